@@ -1,0 +1,1 @@
+"""Short scripts that print ratios measured in one run; results are kept in LOG.md."""

@@ -1,0 +1,1 @@
+"""Leaf modules: they know nothing of Config."""

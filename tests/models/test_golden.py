@@ -1,0 +1,83 @@
+"""Agreement with the publication: outputs in eval mode, figures and gradients of training, names of weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from loss import gradient_loss, pixel_loss
+from models import load_model, save_checkpoint
+from models.checkpoint import DERIVED, read_state, to_official, write_state
+from tests.models import golden
+
+WEIGHTS = {'bce': 30., 'iou': .5, 'ssim': 10.}
+
+
+@pytest.fixture(params=golden.NAMES)
+def case(request, tmp_path):
+    """Name of a golden network and the model loaded from its official file."""
+    name = request.param
+    write_state(golden.state(name), tmp_path / 'official.pth')
+    overrides = {'tile_order': 'column'} if name.endswith('2024-05') else {}
+    if golden.spec(name)['config'].get('mul_scl_ipt') == 'add':
+        overrides['mul_scl_ipt'] = 'add'
+    return name, load_model(tmp_path / 'official.pth', **overrides)
+
+
+def test_eval_output(case):
+    name, model = case
+    expected = torch.from_numpy(golden.arrays(name)['eval_output'])
+    with torch.inference_mode():
+        output = model(golden.image(name))
+    assert len(output) == 1
+    assert (output[-1] - expected).abs().max() < 1e-5 * expected.std()
+
+
+def test_written_layout(case, tmp_path):
+    name, model = case
+    save_checkpoint(model, tmp_path / 'ours.pth')
+    written, official = read_state(tmp_path / 'ours.pth'), golden.state(name)
+    assert {k for k in written if not DERIVED.search(k)} == official.keys()
+    assert all(torch.equal(written[key], value) for key, value in official.items())
+
+
+def freeze_randomness(model: nn.Module) -> None:
+    """Training mode without what is random or depends on the batch: dropout, drop path and BatchNorm in eval mode."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.Dropout)) or type(module).__name__ == 'DropPath':
+            module.eval()
+
+
+def close(figures: list[list[float]]) -> list:
+    """Means and deviations, to 1e-6 of the deviation."""
+    return [pytest.approx(pair, rel=0, abs=1e-6 * pair[1]) for pair in figures]
+
+
+def test_training_figures(case):
+    name, model = case
+    spec = golden.spec(name)
+    model = model.double()
+    model.requires_grad_(True)
+    model.encoder.frozen = False  # the figures are of a network with nothing frozen
+    freeze_randomness(model)
+    output = model(golden.image(name).double())
+    figures = [[value.mean().item(), value.std().item()] for value in output.logits]
+    assert figures == close(spec['train_output_mean_std'])
+    for which, key in ((0, 'gdt_pred_mean_std'), (1, 'gdt_label_mean_std')):
+        figures = [[pair[which].mean().item(), pair[which].std().item()] for pair in output.gradient_pairs]
+        assert figures == close(spec.get(key, []))
+
+    ssim = 2 if '2024' in name else 1  # these generations took 1 - SSIM, not half of it
+    terms = pixel_loss(output.logits, golden.mask(name), {**WEIGHTS, 'ssim': WEIGHTS['ssim'] * ssim})
+    gradient = gradient_loss(output.gradient_pairs) if output.gradient_pairs else torch.zeros(())
+    assert sum(terms.values()).item() == pytest.approx(spec['loss_pix'], rel=1e-5)
+    assert gradient.item() == pytest.approx(spec['loss_gdt'], rel=1e-6)
+    (sum(terms.values()) + gradient).backward()
+    grads = to_official({key: p.grad for key, p in model.named_parameters() if p.grad is not None}, model.config.bb)
+    norms = {key: grad.norm().item() for key, grad in grads.items() if not DERIVED.search(key)}
+    assert sum(n * n for n in norms.values()) ** .5 == pytest.approx(spec['grad_norm_total'], rel=1e-5)
+    for key, norm in spec['grad_norms'].items():
+        assert norms[key] == pytest.approx(norm, rel=1e-4, abs=1e-6), key
+    if 'class_pred_mean_std' in spec:
+        figures = [output.class_logits.mean().item(), output.class_logits.std().item()]
+        assert figures == pytest.approx(spec['class_pred_mean_std'], rel=1e-6)
