@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 IMAGE_SUFFIXES = frozenset(
     '.jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .jp2 .avif .heic .heif'.split())
 
-# A decompression bomb is refused by `max_pixels` below, with a message of ours; Pillow's own limit stays out of the way.
+# `max_pixels` below refuses decompression bombs with a message of ours; Pillow's own limit stays out of the way.
 Image.MAX_IMAGE_PIXELS = None
 MAX_PIXELS = 500_000_000
 # Pillow warns of corrupt EXIF data, palette transparency and the like. `catch_warnings` would not be safe in threads.

@@ -83,7 +83,8 @@ def load_model(path: str | os.PathLike, device: str | torch.device = 'cpu', **ov
     official = to_official(model.state_dict(), config.bb)
     expected = {key: tuple(value.shape) for key, value in official.items() if not DERIVED.search(key)}
     if problem := differences(expected, shapes):
-        raise ValueError(f'{file} does not fit its nearest known layout, {config.bb} of {generation(shapes)}: {problem}')
+        raise ValueError(f'{file} does not fit its nearest known layout, {config.bb} of {generation(shapes)}: '
+                         f'{problem}')
     model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
     return model.to(device).eval()
 

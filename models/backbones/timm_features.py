@@ -37,7 +37,8 @@ def build_timm(name: str, size: tuple[int, int], scales: tuple[float, ...], pret
     return Backbone(net, channels, outputs)
 
 
-def _probe(name: str, size: tuple[int, int], scales: tuple[float, ...]) -> tuple[dict, tuple[int, ...], tuple[int, ...]]:
+def _probe(name: str, size: tuple[int, int], scales: tuple[float, ...],
+           ) -> tuple[dict, tuple[int, ...], tuple[int, ...]]:
     """Options under which the model runs at every scale of `size`, the outputs to take and their channels."""
     sizes = [(round(size[1] * s), round(size[0] * s)) for s in scales]
     problem = ''

@@ -34,7 +34,7 @@ class PooledBranch(Branch):
 
 
 class _PyramidPooling(nn.Module):
-    """A pointwise branch, `branches`, and the pooled one, concatenated in that order and projected to `out_channels`."""
+    """A pointwise branch, `branches` more, and the pooled one, concatenated in that order and projected."""
 
     def __init__(self, in_channels: int, out_channels: int, pointwise: nn.Module, branches: int) -> None:
         super().__init__()
