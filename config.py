@@ -8,6 +8,7 @@ that gives, `python config.py --print bb task=COD` a single value.
 import difflib
 import json
 import math
+import os
 import re
 import sys
 import typing
@@ -146,7 +147,8 @@ class Config:
     # --- Run ----------------------------------------------------------------------------------------------------------
     seed: int = option(7, 'seed; each rank adds its number', minimum=0)
     weights: str = option('', 'start from this checkpoint, counting epochs from 1')
-    resume: str = option('', "'auto': go on from the run's last state; empty: start anew", choices=('', 'auto'))
+    resume: str = option('', "'auto': go on from the run's last state; 'force': even if the config has changed",
+                         choices=('', 'auto', 'force'))
     ckpt_root: str = option('ckpts', 'runs are saved in <ckpt_root>/<run>')
     pred_root: str = option('e_preds', 'masks are saved in <pred_root>/<run>--epoch_<N>')
     save_dir: str = option('e_results', 'scores and tables are saved here')
@@ -182,7 +184,7 @@ class Config:
         automatic = {**preset, 'freeze_bb': (self.bb or preset['bb']) in DINO}
         batch_size = self.batch_size or preset['batch_size']
         base_lr = preset['base_lr'] if self.base_lr is None else self.base_lr
-        automatic |= {'lr': base_lr * math.sqrt(batch_size / 4), 'num_workers': min(batch_size, 8),
+        automatic |= {'lr': base_lr * math.sqrt(batch_size / 4), 'num_workers': min(batch_size, 8, _cores()),
                       'tail_epochs': min(preset['tail_epochs'], (self.epochs or preset['epochs']) // 2)}
         for name, value in automatic.items():
             if getattr(self, name) is AUTO:
@@ -225,7 +227,18 @@ class Config:
         return json.loads(json.dumps(asdict(self)))
 
 
+# What a checkpoint's keys and shapes, or the config saved with it, tell of the network.
+ARCHITECTURE = ('bb', 'mul_scl_ipt', 'cxt_num', 'squeeze_block', 'auxiliary_classification', 'num_classes', 'dec_blk',
+                'dec_att', 'dec_channels_inter', 'dec_ipt', 'dec_ipt_split', 'dec_ipt_levels', 'tile_order',
+                'ms_supervision', 'out_ref', 'out_ref_levels', 'deform_kernels')
 BOOLEANS = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False}
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 HINTS = typing.get_type_hints(Config)
 
 
@@ -348,8 +361,6 @@ def _contradictions(cfg: Config) -> Iterable[str]:
         yield f'lambdas_pix_last: {cfg.lambdas_pix_last} has a negative weight'
     if not 0 <= cfg.ema_decay < 1:
         yield f'ema_decay: {cfg.ema_decay} is not below 1; nearest: 0.999'
-    if cfg.weights and cfg.resume:
-        yield "weights and resume exclude each other: weights starts anew at epoch 1, resume goes on with the run's own"
     if cfg.tail_epochs > cfg.epochs:
         yield f'tail_epochs: {cfg.tail_epochs} is more than epochs={cfg.epochs}; nearest: {cfg.epochs}'
 

@@ -1,0 +1,184 @@
+#!/usr/bin/env python
+"""Writes masks of a run's checkpoints over its test sets: `python test.py --ckpt_folder ckpts/RUN`, or under torchrun.
+
+The run's saved config says the task, the test sets and the size; key=value overrides it (`testsets=DIS-VD size=2048`).
+Masks go to <pred_root>/<run>--epoch_<N>[-reso_<W>x<H>]/<set>/<name>.png; those that are there already are not made
+again, unless their checkpoint has changed.
+"""
+
+import argparse
+import json
+import logging
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from config import ARCHITECTURE, Config, ConfigError, test_sets
+from dataset import TestSet, check_images, find_images_in_set, normalize
+from models import BiRefNet, load_model
+from training.distributed import World, gather, join_world
+from training.log import setup_logging
+from utils import write_json, write_png
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = 'manifest.json'
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='fields of config.py')
+    parser.add_argument('--ckpt', action='append', default=[], metavar='FILE', help='a checkpoint (may be repeated)')
+    parser.add_argument('--ckpt_folder', help='a run: all its epoch_<N>.pth (default: the newest in ckpts)')
+    parser.add_argument('--pred_root', help='the same as pred_root=FOLDER')
+    parser.add_argument('--resolution', nargs='*', default=['config'], metavar='WxH',
+                        help="any of: WxH, 'native' (each image's own), 'config' (the run's)")
+    parser.add_argument('--testsets', help='the same as testsets=A+B')
+    options = parser.parse_args(arguments)
+    for name in ('pred_root', 'testsets'):
+        if getattr(options, name):
+            options.overrides.append(f'{name}={getattr(options, name)}')
+    return options
+
+
+def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Path]:
+    """The checkpoints asked for, in the order of their epochs. Raises ValueError if there are none."""
+    if options.ckpt:
+        return [Path(path) for path in options.ckpt]
+    folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
+    found = sorted(folder.glob('epoch_*.pth'), key=lambda path: epoch_of(path) or 0)
+    if not found:
+        raise ValueError(f'{folder}: holds no epoch_<N>.pth; train the run first, or name a file with --ckpt')
+    return found
+
+
+def _newest_run(root: Path) -> Path:
+    runs = [path for path in root.glob('*') if any(path.glob('epoch_*.pth'))]
+    if not runs:
+        raise ValueError(f'{root}: holds no run with checkpoints; name one with --ckpt_folder or a file with --ckpt')
+    return max(runs, key=lambda path: path.stat().st_mtime)
+
+
+def epoch_of(path: Path) -> int | None:
+    """The epoch that a checkpoint's name tells, as ours or a published one, e.g. BiRefNet_DIS_ep580.pth."""
+    found = re.search(r'ep(?:och_)?(\d+)', path.stem)
+    return int(found.group(1)) if found else None
+
+
+def run_of(path: Path) -> str:
+    """The run that a checkpoint belongs to: its folder's name for ours, else its own name without the epoch."""
+    if re.fullmatch(r'epoch_\d+|best', path.stem) or path.is_dir():
+        return (path if path.is_dir() else path.resolve().parent).name
+    return re.sub(r'[-_]?ep(?:och_)?\d+', '', path.stem) or path.stem
+
+
+def run_config(path: Path, overrides: list[str]) -> Config:
+    """The config saved beside a checkpoint, if there is one, with the command line's overrides."""
+    saved = path.with_name('config.json')
+    return Config.load(saved, overrides) if saved.is_file() else Config.from_overrides(overrides)
+
+
+def parse_resolution(text: str, cfg: Config) -> tuple[tuple[int, int] | str, str]:
+    """What TestSet takes as its size, and how the resolution is written in the folder's name."""
+    if text in ('config', ''):
+        return cfg.size, ''
+    if text in ('native', 'None'):
+        return 'native', '-reso_native'
+    if not re.fullmatch(r'\d+x\d+', text):
+        raise ValueError(f"--resolution: {text!r} is not WxH, 'native' or 'config'")
+    width, height = map(int, text.split('x'))
+    if width % 32 or height % 32 or not width or not height:
+        raise ValueError(f'--resolution: {text} has a side that is no multiple of 32; nearest: '
+                         f'{max(32, round(width / 32) * 32)}x{max(32, round(height / 32) * 32)}')
+    return (width, height), f'-reso_{text}'
+
+
+def prepare_folder(folder: Path, manifest: dict[str, Any]) -> None:
+    """Keeps the masks that are there if the manifest says that the same checkpoint made them; drops them otherwise."""
+    file = folder / MANIFEST
+    if file.is_file() and json.loads(file.read_text(encoding='utf-8')) != manifest:
+        logger.info('%s is of another checkpoint of that name: its masks are made anew', folder)
+        for mask in folder.glob('*/*.png'):
+            mask.unlink()
+    write_json(file, manifest)
+
+
+def predict_set(model: BiRefNet, images: list[Path], size: tuple[int, int] | str, folder: Path, title: str,
+                world: World, dtype: torch.dtype | None = None) -> int:
+    """Writes the mask of each image that has none in `folder`; returns how many were written.
+
+    A mask is sigmoid(logit), resized (bilinear, corners aligned) to the image's size, times 255, truncated.
+    """
+    todo = [path for path in images if not (folder / f'{path.stem}.png').is_file()]
+    loader = DataLoader(TestSet(todo, size), batch_size=None, num_workers=min(4, len(todo)))
+    autocast = torch.autocast(world.device.type, dtype) if dtype else nullcontext()
+    bar = tqdm(total=len(images), initial=len(images) - len(todo), desc=title, unit='image', dynamic_ncols=True,
+               disable=None if world.is_main else True)
+    with bar, ThreadPoolExecutor(2) as writers, torch.inference_mode(), autocast:
+        writes = []
+        for image, name, original in loader:
+            logits = model(normalize(image[None].to(world.device)))[-1].float()
+            mask = F.interpolate(logits.sigmoid(), size=tuple(original), mode='bilinear', align_corners=True)
+            mask = (mask[0, 0] * 255).cpu().numpy().astype(np.uint8)
+            writes.append(writers.submit(write_png, folder / f'{name}.png', mask))
+            bar.update()
+        for write in writes:
+            write.result()
+    return len(todo)
+
+
+def run_checkpoint(path: Path, options: argparse.Namespace, world: World) -> None:
+    """Masks of one checkpoint over all test sets at all resolutions."""
+    cfg = run_config(path, options.overrides)
+    given = {text.split('=')[0] for text in options.overrides}
+    model = load_model(path, world.device, **{name: getattr(cfg, name) for name in ARCHITECTURE if name in given})
+    dtype = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[cfg.mixed_precision]
+    stat = path.stat()
+    for text in options.resolution:
+        size, suffix = parse_resolution(text, cfg)
+        epoch, run = epoch_of(path), run_of(path)
+        folder = Path(cfg.pred_root, run + (f'--epoch_{epoch}' if epoch is not None else '') + suffix)
+        if world.is_main:
+            prepare_folder(folder, {
+                'run': run, 'epoch': epoch, 'resolution': text if suffix else 'x'.join(map(str, cfg.size)),
+                'checkpoint': str(path), 'checkpoint_size': stat.st_size, 'checkpoint_mtime': stat.st_mtime_ns,
+                'task': cfg.task, 'ckpt_dir': str(path.parent)})
+        gather(None, world)  # nobody writes before the folder is ready
+        for name in test_sets(cfg):
+            images = find_images_in_set(cfg.data_root, cfg.task, name)
+            made = predict_set(model, images[world.rank::world.size], size, folder / name, f'{folder.name} {name}',
+                               world, dtype)
+            logger.info('%s: %s: %d masks, %d of them new', folder, name, len(images), sum(gather(made, world)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Checks everything that can be checked before the first mask, then works through the checkpoints."""
+    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    setup_logging()
+    cfg = Config.from_overrides(options.overrides)
+    checkpoints = find_checkpoints(options, cfg.ckpt_root)
+    cfg = run_config(checkpoints[0], options.overrides)
+    for text in options.resolution:
+        parse_resolution(text, cfg)
+    check_images([path for name in test_sets(cfg) for path in find_images_in_set(cfg.data_root, cfg.task, name)])
+    with join_world(cfg.device) as world:
+        for path in checkpoints:
+            run_checkpoint(path, options, world)
+    return 0
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except (ConfigError, ValueError, OSError) as error:
+        sys.exit(f'test: {error}')

@@ -1,0 +1,138 @@
+"""One process or many: ranks, devices, and ends on which all agree."""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` of them, and the device that it works on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and speaks to the user."""
+        return self.rank == 0
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """'auto' (cuda if there is one, else cpu), 'cpu', 'cuda' or 'mps'. Raises ValueError if it is not there."""
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('device=cuda: torch sees no CUDA device; take device=cpu, or mend the installation')
+    if name == 'mps' and not torch.backends.mps.is_available():
+        raise ValueError('device=mps: torch sees no Metal device; take device=cpu')
+    return torch.device(name, local_rank) if name == 'cuda' else torch.device(name)
+
+
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Joins the processes that torchrun started, over nccl on GPUs and gloo on CPUs; alone without torchrun."""
+    size = int(os.environ.get('WORLD_SIZE', 1))
+    chosen = choose_device(device, int(os.environ.get('LOCAL_RANK', 0)))
+    if size == 1:
+        yield World(0, 1, chosen)
+        return
+    if chosen.type == 'cuda':
+        torch.cuda.set_device(chosen)
+    backend = 'cuda:nccl,cpu:gloo' if chosen.type == 'cuda' else 'gloo'
+    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    try:
+        yield World(dist.get_rank(), size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2 ** 32)
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Every random state of this process, of types that torch loads without unpickling code."""
+    name, keys, *rest = np.random.get_state()
+    state = {'python': random.getstate(), 'numpy': (name, keys.tolist(), *rest), 'torch': torch.get_rng_state()}
+    if device.type == 'cuda':
+        state['cuda'] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Undoes everything random since `random_state`."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if device.type == 'cuda' and 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'], device)
+
+
+def gather(value: Any, world: World) -> list[Any]:
+    """`value` of every rank, on every rank."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def mean_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
+    """The mean of a tensor over all ranks."""
+    if world.size > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+        values /= world.size
+    return values
+
+
+class StopRequest:
+    """SIGTERM or SIGUSR1 (Slurm's warning of preemption) to any process asks all of them to stop after the same step.
+
+    The ranks exchange one number each step, over CPU memory and answered a step later, so that nobody waits for it.
+    """
+
+    SIGNALS = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))
+
+    def __init__(self, world: World) -> None:
+        self._world, self._pending, self.name = world, None, ''
+        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.name = signal.Signals(number).name
+
+    def agreed(self) -> bool:
+        """Whether to stop now; call it once after each step, on every rank."""
+        if self._world.size == 1:
+            return bool(self.name)
+        answer = False
+        if self._pending:
+            work, flag = self._pending
+            work.wait()
+            answer = bool(flag.item())
+        flag = torch.tensor([float(bool(self.name))])
+        self._pending = (dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True), flag)
+        return answer
+
+    def close(self) -> None:
+        """Gives the signals back, and awaits what is under way."""
+        if self._pending:
+            self._pending[0].wait()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,274 @@
+"""The training loop: one optimizer step, one epoch, and all that has to be saved to go on exactly there."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dataset import Batch, normalize
+from loss import Criterion, Discriminator, discriminator_loss, generator_loss
+from training.distributed import World, gather, mean_over_ranks, random_state, set_random_state
+from training.log import RunLog
+
+logger = logging.getLogger(__name__)
+
+AUTOCAST = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term became infinite or NaN; the message says which and at which step."""
+
+
+@dataclass
+class Options:
+    """How to step; fields are Config's of the same names."""
+
+    accumulate: int = 1
+    grad_clip: float = 0.
+    ema_decay: float = 0.
+    mixed_precision: str = 'no'
+    channels_last: bool = False
+    lambda_adv_g: float = 0.
+    lambda_adv_d: float = 3.
+    log_step: int = 20
+
+
+class Adversary:
+    """The discriminator of MCCL with its optimizer; the generator's term goes into the network's loss."""
+
+    def __init__(self, discriminator: Discriminator, optimizer: torch.optim.Optimizer, world: World) -> None:
+        self.bare, self.optimizer = discriminator.to(world.device), optimizer
+        self.net = _distribute(self.bare, world)
+
+    def step(self, probability: Tensor, mask: Tensor, image: Tensor, weight: float) -> Tensor:
+        """One step of the discriminator; returns its weighted loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = weight * discriminator_loss(self.net, probability, mask, image)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def _distribute(model: nn.Module, world: World, find_unused: bool = False) -> nn.Module:
+    if world.size == 1 or not any(p.requires_grad for p in model.parameters()):
+        return model
+    devices = [world.device] if world.device.type == 'cuda' else None
+    return DistributedDataParallel(model, devices, find_unused_parameters=find_unused, gradient_as_bucket_view=True)
+
+
+@dataclass
+class Sums:
+    """Running sums of named terms on the device, read only when logged, and the first step that was not finite."""
+
+    names: tuple[str, ...] = ()
+    values: Tensor | None = None  # (terms,)
+    first_bad: Tensor | None = None  # (terms,), -1: all finite so far
+    count: int = 0
+
+    def add(self, terms: dict[str, Tensor], step: int) -> None:
+        """Adds one step's terms; the names must stay the same until `clear`."""
+        values = torch.stack([value.detach().float() for value in terms.values()])
+        if self.values is None:
+            self.names, self.values, self.count = tuple(terms), torch.zeros_like(values), 0
+            self.first_bad = torch.full_like(values, -1)
+        assert self.names == tuple(terms), (self.names, tuple(terms))
+        self.first_bad = torch.where((self.first_bad < 0) & ~values.isfinite(), step, self.first_bad)
+        self.values += values
+        self.count += 1
+
+    def means(self, world: World) -> dict[str, float]:
+        """Mean of each term over the steps and the ranks. Raises NonFiniteLossError."""
+        if self.values is None:
+            return {}
+        bad = {name: int(step) for name, step in zip(self.names, self.first_bad.tolist(), strict=True) if step >= 0}
+        if bad:
+            step = min(bad.values())
+            terms = ', '.join(name for name, first in bad.items() if first == step)
+            raise NonFiniteLossError(f'loss is not finite at step {step} of the epoch, in: {terms}')
+        means = mean_over_ranks(self.values / self.count, world).tolist()
+        return dict(zip(self.names, means, strict=True))
+
+    def clear(self) -> None:
+        """Starts anew, with any names."""
+        self.values = None
+
+
+@dataclass
+class Trainer:
+    """All that moves during training. `rate` gives the learning rate's factor for an optimizer step."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    criterion: Criterion
+    rate: Callable[[int], float]
+    options: Options
+    world: World
+    adversary: Adversary | None = None
+    find_unused: bool = False
+    epoch: int = 1  # the epoch under way, 1-based
+    batch: int = 0  # batches of it that are done
+    steps: int = 0  # optimizer steps of the whole run
+    window: Sums = field(default_factory=Sums)  # since the last log line
+    total: Sums = field(default_factory=Sums)  # since the epoch's beginning
+
+    def __post_init__(self) -> None:
+        self.net = _distribute(self.model, self.world, self.find_unused)
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.options.mixed_precision == 'fp16')
+        self.ema = None
+        if self.options.ema_decay:
+            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.options.ema_decay))
+        self._base_rates = [group['lr'] for group in self.optimizer.param_groups]
+
+    @property
+    def best_weights(self) -> nn.Module:
+        """The network to save and to validate: the moving average where there is one."""
+        return self.ema.module if self.ema else self.model
+
+    def run_epoch(self, loader: DataLoader, batches: int, log: RunLog | None,
+                  after_step: Callable[[], bool]) -> dict[str, float] | None:
+        """Trains on the rest of the epoch, `batches` in all; returns the mean of each term over the epoch.
+
+        `loader` begins at `self.batch`. `after_step` is called after each optimizer step; if it says so, training stops
+        there and None is returned.
+        """
+        self.net.train()
+        bar = tqdm(total=batches, initial=self.batch, desc=f'epoch {self.epoch}/{self.criterion.epochs}', unit='batch',
+                   disable=None if self.world.is_main else True, dynamic_ncols=True)
+        with bar:
+            for item in loader:
+                group_end = self._group_end(batches)
+                self._step(item, group_end, batches)
+                self.batch += 1
+                if self.batch % self.options.log_step == 0 or self.batch == batches:
+                    self._report(log, bar)
+                bar.update()
+                if self.batch == group_end and after_step():
+                    return None
+        means = self.total.means(self.world)
+        self.total.clear()
+        self.epoch, self.batch = self.epoch + 1, 0
+        return means
+
+    def _group_end(self, batches: int) -> int:
+        """Number of batches done when the group of accumulated gradients under way is complete."""
+        size = self.options.accumulate
+        return min((self.batch // size + 1) * size, batches)
+
+    def _step(self, item: Batch, group_end: int, batches: int) -> None:
+        """One batch forward and backward and, at the end of its group, one step of the optimizer."""
+        image, mask, classes = self._to_device(item)
+        first = (self.batch // self.options.accumulate) * self.options.accumulate
+        group = group_end - first
+        last = self.batch + 1 == group_end
+        no_sync = isinstance(self.net, DistributedDataParallel) and not last
+        with self.net.no_sync() if no_sync else nullcontext():
+            with self._autocast():
+                output = self.net(image)
+            parts = group * self.world.size
+            terms = self.criterion(output, mask, classes, epoch=self.epoch, parts=parts)
+            probability = output.logits[-1].float().sigmoid()
+            if self.adversary:
+                deception = generator_loss(self.adversary.bare, probability, image)
+                terms['adversarial'] = self.options.lambda_adv_g * deception
+            loss = sum(terms.values())
+            self.scaler.scale(loss / group).backward()
+        terms = {'loss': loss, **terms}
+        if self.adversary:
+            learns = (self.batch + 1) % 2 == 0
+            terms['discriminator'] = self.adversary.step(
+                probability, mask, image, self.options.lambda_adv_d) if learns else torch.zeros_like(loss)
+        if last:
+            terms['gradient_norm'] = self._optimize()
+        elif self.options.accumulate > 1:
+            terms['gradient_norm'] = torch.zeros_like(loss)
+        for sums in (self.window, self.total):
+            sums.add(terms, self.batch + 1)
+        if self.world.device.type == 'cpu':  # reading costs nothing here: stop before a bad step is built upon
+            self.window.means(World(0, 1, self.world.device))
+
+    def _to_device(self, item: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised image (B, 3, H, W) float32, mask (B, 1, H, W) in 0..1, class ids (B,), on the device."""
+        tensors = (item.image, item.mask, item.class_ids)
+        image, mask, classes = (t.to(self.world.device, non_blocking=True) for t in tensors)
+        image = normalize(image)
+        if self.options.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return image, mask.float() / 255, classes
+
+    def _autocast(self) -> Any:
+        dtype = AUTOCAST[self.options.mixed_precision]
+        return torch.autocast(self.world.device.type, dtype) if dtype else nullcontext()
+
+    def _optimize(self) -> Tensor:
+        """Moves the weights; returns the norm of the gradient before clipping."""
+        factor = self.rate(self.steps)
+        for optimizer, rates in self._optimizers():
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group['lr'] = rate * factor
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group['params']]
+        norm = nn.utils.clip_grad_norm_(parameters, self.options.grad_clip or math.inf)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update_parameters(self.model)
+        self.steps += 1
+        # Under fp16 the scaler skips steps whose gradient overflows: no reason to stop.
+        return norm.nan_to_num(0., 0., 0.) if self.scaler.is_enabled() else norm
+
+    def _optimizers(self) -> Iterator[tuple[torch.optim.Optimizer, list[float]]]:
+        yield self.optimizer, self._base_rates
+        if self.adversary:
+            yield self.adversary.optimizer, self._base_rates[:1]
+
+    def _report(self, log: RunLog | None, bar: tqdm) -> None:
+        """Reads the terms since the last report, on all ranks, and writes them."""
+        means = self.window.means(self.world)
+        self.window.clear()
+        if log:
+            rate = self.optimizer.param_groups[0]['lr']
+            log.write(epoch=self.epoch, batch=self.batch, step=self.steps, lr=rate, **means)
+            log.scalars('train', {**means, 'lr': rate}, self.steps)
+            bar.set_postfix(loss=f'{means["loss"]:.3f}')
+
+    def state_dict(self, log_position: int) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on exactly here. Call on every rank."""
+        def sums(s: Sums) -> dict[str, Any]:
+            return {'names': list(s.names), 'values': s.values, 'first_bad': s.first_bad, 'count': s.count}
+
+        adversary = self.adversary and {'net': self.adversary.bare.state_dict(),
+                                        'optimizer': self.adversary.optimizer.state_dict()}
+        return {'model': self.model.state_dict(), 'optimizer': self.optimizer.state_dict(),
+                'scaler': self.scaler.state_dict(), 'ema': self.ema and self.ema.state_dict(), 'adversary': adversary,
+                'epoch': self.epoch, 'batch': self.batch, 'steps': self.steps, 'log_position': log_position,
+                'sums': gather({'window': sums(self.window), 'total': sums(self.total)}, self.world),
+                'random': gather(random_state(self.world.device), self.world)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to where `state_dict` was called, on the same number of ranks."""
+        self.model.load_state_dict(state['model'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.scaler.load_state_dict(state['scaler'])
+        if self.ema:
+            self.ema.load_state_dict(state['ema'])
+        if self.adversary:
+            self.adversary.bare.load_state_dict(state['adversary']['net'])
+            self.adversary.optimizer.load_state_dict(state['adversary']['optimizer'])
+        self.epoch, self.batch, self.steps = state['epoch'], state['batch'], state['steps']
+        own = state['sums'][self.world.rank]
+        self.window, self.total = (Sums(tuple(s['names']), s['values'], s['first_bad'], s['count'])
+                                   for s in (own['window'], own['total']))
+        for sums in (self.window, self.total):
+            if sums.values is not None:
+                sums.values, sums.first_bad = (t.to(self.world.device) for t in (sums.values, sums.first_bad))
+        set_random_state(state['random'][self.world.rank], self.world.device)
