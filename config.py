@@ -25,6 +25,7 @@ PVT = ('pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2', 'pvt_v2_b5')
 DINO = ('dino_v3_s', 'dino_v3_s_plus', 'dino_v3_b', 'dino_v3_l', 'dino_v3_h_plus', 'dino_v3_7b')
 BACKBONES = (*SWIN, *PVT, 'vgg16', 'vgg16bn', 'resnet50', *DINO)
 SQUEEZE_PATTERN = r'(BasicDecBlk|ResBlk|ASPP|ASPPDeformable)_x[1-9]\d*'
+SETS_PATTERN = r'([^/\\+]+(\+[^/\\+]+)*)?'
 PREPROC_METHODS = ('flip', 'crop', 'rotate', 'enhance', 'pepper')
 PIXEL_LOSSES = ('bce', 'iou', 'iou_patch', 'mae', 'mse', 'reg', 'ssim', 'cnt', 'structure')
 DIS_TEST_SETS = 'DIS-VD+DIS-TE1+DIS-TE2+DIS-TE3+DIS-TE4'
@@ -32,7 +33,7 @@ DIS_TEST_SETS = 'DIS-VD+DIS-TE1+DIS-TE2+DIS-TE3+DIS-TE4'
 # What a task changes. `training_set` and `testsets` join names with '+'; an empty one is read off the task's folder.
 DEFAULTS: dict[str, Any] = {
     'bb': 'swin_v1_l', 'size': (1024, 1024), 'batch_size': 4, 'epochs': 150, 'save_last': 50, 'save_step': 5,
-    'tail_epochs': 20, 'base_lr': 1e-5, 'warmup_steps': 0, 'lr_schedule': 'step',
+    'tail_epochs': 20, 'base_lr': 1e-5, 'warmup_steps': 0, 'lr_schedule': 'step', 'channels_last': False,
     'lambdas_pix_last': {'bce': 30., 'iou': .5, 'ssim': 10.}, 'training_set': '', 'testsets': '', 'val_step': 0,
 }
 GENERAL = {'lambdas_pix_last': {'bce': 30., 'iou': .5, 'mae': 100., 'ssim': 10.}, 'testsets': 'DIS-VD+TE-P3M-500-NP'}
@@ -45,8 +46,8 @@ TASKS: dict[str, dict[str, Any]] = {
     'Matting': {'lambdas_pix_last': {'bce': 30., 'mae': 100., 'ssim': 10.}, 'tail_epochs': 10,
                 'testsets': 'TE-P3M-500-NP+TE-AM-2k'},
     # Small enough to learn from random weights on two CPU cores in minutes (`make demo`).
-    'Demo': {'bb': 'pvt_v2_b0', 'size': (160, 160), 'batch_size': 8, 'epochs': 8, 'save_last': 8, 'save_step': 1,
-             'tail_epochs': 2, 'base_lr': 7e-4, 'warmup_steps': 20, 'lr_schedule': 'cosine',
+    'Demo': {'bb': 'pvt_v2_b0', 'size': (160, 160), 'batch_size': 8, 'epochs': 4, 'save_last': 4, 'save_step': 1,
+             'tail_epochs': 1, 'channels_last': True, 'base_lr': 7e-4, 'warmup_steps': 20, 'lr_schedule': 'cosine',
              'training_set': 'TR-Demo', 'testsets': 'TE-Demo'},
 }
 
@@ -67,11 +68,15 @@ class Config:
     """One frozen set of switches. Raises `ConfigError` naming every offending field with its nearest legal value."""
 
     # --- Task and data ----------------------------------------------------------------------------------------------
-    task: str = option('DIS5K', f'{", ".join(TASKS)}, or the name of any folder in data_root', pattern=r'[^/\\]+')
+    task: str = option('DIS5K', f'{", ".join(TASKS)}, or the name of any folder in data_root',
+                       pattern=r'(?!\.+$)[^/\\]+')
     data_root: str = option('datasets', 'holds <task>/<set>/im and <task>/<set>/gt')
-    training_set: str = option(AUTO, "sets to train on, joined by '+'; empty: all of the task's folder (TR- if marked)")
-    testsets: str = option(AUTO, "sets to test on, joined by '+'; empty: those of the task's folder named TE-*")
-    validation_set: str = option('', "sets to validate on, joined by '+'; empty: a held-out share of the training set")
+    training_set: str = option(AUTO, "sets to train on, joined by '+'; empty: all of the task's folder (TR- if marked)",
+                               pattern=SETS_PATTERN)
+    testsets: str = option(AUTO, "sets to test on, joined by '+'; empty: those of the task's folder named TE-*",
+                           pattern=SETS_PATTERN)
+    validation_set: str = option('', "sets to validate on, joined by '+'; empty: a held-out share of the training set",
+                                 pattern=SETS_PATTERN)
     validation_share: float = option(.05, 'share of training pairs held out without a validation_set', minimum=0)
     size: tuple[int, int] = option(AUTO, 'network input (width, height): 1024x1024; General-2K 2560x1440')
     dynamic_size: tuple[tuple[int, int], tuple[int, int]] | None = option(
@@ -141,7 +146,7 @@ class Config:
     mixed_precision: str = option('no', 'autocast of training and testing', choices=('no', 'bf16', 'fp16'))
     compile: bool = option(False, 'torch.compile of backbone and decoder')
     grad_checkpointing: bool = option(False, 'recompute activations of backbone and decoder blocks: less memory')
-    channels_last: bool = option(False, 'memory format of the network')
+    channels_last: bool = option(AUTO, 'memory format of the network')
     sync_bn: bool = option(False, 'BatchNorm statistics over all processes')
 
     # --- Run ----------------------------------------------------------------------------------------------------------
@@ -170,11 +175,12 @@ class Config:
     def _check(self, spec) -> str:
         """Brings one field to its type; returns what is wrong with it, or nothing."""
         value, hint = getattr(self, spec.name), HINTS[spec.name]
-        if value is AUTO and spec.default is AUTO:
+        if spec.default is AUTO and value in (AUTO, 'None', 'none'):
+            object.__setattr__(self, spec.name, AUTO)
             return ''
         try:
             value = _convert(value, hint)
-        except (KeyError, TypeError, ValueError, SyntaxError):
+        except (ArithmeticError, KeyError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
             return f'{spec.name}: {value!r} is no {_type_name(hint)}'
         object.__setattr__(self, spec.name, value)
         return _illegal(spec, value)
@@ -196,21 +202,20 @@ class Config:
 
         `lambdas_pix_last.mae=100` sets one weight. Raises ConfigError.
         """
-        values, problems = dict(base or {}), []
+        values, weights, problems = dict(base or {}), {}, []
         for text in overrides:
             name, equals, value = text.partition('=')
-            name, _, entry = name.partition('.')
             if not equals:
                 problems.append(f'{text!r}: write key=value')
-            elif entry and name == 'lambdas_pix_last':
-                task = TASKS.get(values.get('task', cls.task), {})
-                values.setdefault(name, dict((DEFAULTS | task)[name]))
-                values[name] = {**values[name], entry: value}
+            elif name.startswith('lambdas_pix_last.'):
+                weights[name.partition('.')[2]] = value
             else:
-                values[text.partition('=')[0]] = value
+                values[name] = value
         problems += unknown_fields(values)
         if problems:
             raise ConfigError('\n'.join(problems))
+        if weights:  # they join those that the rest leads to, whatever the order of the overrides
+            values['lambdas_pix_last'] = cls(**values).lambdas_pix_last | weights
         return cls(**values)
 
     @classmethod
@@ -218,8 +223,10 @@ class Config:
         """The config saved at `path` (JSON), with `key=value` overrides."""
         try:
             values = json.loads(Path(path).read_text(encoding='utf-8'))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ConfigError(f'{path}: no JSON ({error})') from error
+        if not isinstance(values, dict):
+            raise ConfigError(f'{path}: holds no fields by name')
         return cls.from_overrides(overrides, values)
 
     def as_dict(self) -> dict[str, Any]:
@@ -257,12 +264,15 @@ def unknown_fields(names: Iterable[str]) -> list[str]:
 def training_sets(cfg: Config) -> list[str]:
     """Names of the training sets: given, the task's, or read off `<data_root>/<task>`.
 
-    Of the publication's tasks all that is no test set is read off, of any other task the sets named TR-*.
+    What is read off is all that is no test set; of a task of one's own the sets named TR-*, if any is.
     """
     if cfg.training_set:
         return cfg.training_set.split('+')
     rest = [name for name in _folder_sets(cfg) if name not in test_sets(cfg)]
-    return [name for name in rest if name.startswith('TR-')] if cfg.task not in TASKS else rest
+    names = [name for name in rest if name.startswith('TR-') and cfg.task not in TASKS] or rest
+    if not names:
+        raise ConfigError(f'training_set: {Path(cfg.data_root, cfg.task)} holds no <set>/im to train on')
+    return names
 
 
 def test_sets(cfg: Config) -> list[str]:
@@ -298,17 +308,21 @@ def _convert(value: Any, hint: Any) -> Any:
         return value
     if hint is str or isinstance(value, bool):
         raise TypeError(value)
+    if hint is int and isinstance(value, str) and re.fullmatch(r'\s*[+-]?\d+\s*', value):
+        return int(value)
     if hint in (int, float):
         number = float(value)
         if not math.isfinite(number) or (hint is int and number != int(number)):
             raise ValueError(value)
-        return hint(number)
+        return value if type(value) is hint else hint(number)
     if isinstance(value, str):
         value = _parse_collection(value, hint)
     if typing.get_origin(hint) is dict:
         return {_convert(k, args[0]): _convert(v, args[1]) for k, v in dict(value).items()}
     items = list(value) if isinstance(value, (list, tuple)) else [value] * (1 if args[-1] is ... else len(args))
     hints = [args[0]] * len(items) if args[-1] is ... else args
+    if any(typing.get_args(h) and not isinstance(item, (list, tuple)) for item, h in zip(items, hints, strict=True)):
+        raise TypeError(value)  # a pair of pairs is written in full
     return tuple(_convert(item, h) for item, h in zip(items, hints, strict=True))
 
 
@@ -334,7 +348,7 @@ def _illegal(spec, value: Any) -> str:
         legal = ' or '.join(repr(n) for n in near) or ', '.join(map(repr, rule['choices']))
         return f'{spec.name}: {bad[0]!r} is not legal; nearest: {legal}'
     if rule['pattern'] and not rule['choices'] and not free:
-        return f'{spec.name}: {value!r} is not legal; it must be a plain name'
+        return f"{spec.name}: {value!r} is not legal; it must be a plain name, or set names joined by '+'"
     numbers = value.values() if isinstance(value, dict) else [] if value is None else items
     if rule['minimum'] is not None and any(n < rule['minimum'] for n in numbers):
         return f'{spec.name}: {value!r} is too small; nearest: {rule["minimum"]}'
@@ -355,6 +369,12 @@ def _contradictions(cfg: Config) -> Iterable[str]:
         yield f"squeeze_block='' and cxt_num={cfg.cxt_num} exclude each other: set cxt_num=0, or a squeeze_block"
     if cfg.mixed_precision == 'fp16' and cfg.device == 'cpu':
         yield "mixed_precision='fp16' and device='cpu' exclude each other: take bf16 or no"
+    if cfg.bb in SWIN and cfg.bb_weights == 'hub':
+        yield f"bb_weights='hub' and bb={cfg.bb} exclude each other: take a local file of the official Swin weights"
+    if not 0 <= cfg.validation_share < 1:
+        yield f'validation_share: {cfg.validation_share} is not below 1; nearest: 0.5'
+    if not 1 <= len(cfg.deform_kernels) <= 9:
+        yield f'deform_kernels: {cfg.deform_kernels} must be 1 to 9 kernels; nearest: (1, 3, 7)'
     if any(k % 2 == 0 or k < 1 for k in cfg.deform_kernels):
         yield f'deform_kernels: {cfg.deform_kernels} must be odd; nearest: (1, 3, 7)'
     if any(weight < 0 for weight in cfg.lambdas_pix_last.values()):
@@ -396,7 +416,8 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == '__main__':
     if {'-h', '--help'} & set(sys.argv):
-        sys.exit(f'{__doc__}\n{main.__doc__}')
+        print(f'{__doc__}\n{main.__doc__}')
+        sys.exit()
     try:
         main(sys.argv[1:])
     except ConfigError as error:

@@ -44,7 +44,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument('--resolution', nargs='*', default=['config'], metavar='WxH',
                         help="any of: WxH, 'native' (each image's own), 'config' (the run's)")
     parser.add_argument('--testsets', help='the same as testsets=A+B')
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    options.overrides += [text for text in options.resolution if '=' in text]  # they may stand behind it
+    options.resolution = [text for text in options.resolution if '=' not in text]
     for name in ('pred_root', 'testsets'):
         if getattr(options, name):
             options.overrides.append(f'{name}={getattr(options, name)}')

@@ -43,7 +43,7 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
     parser.add_argument('--resume', nargs='?', const='auto', default='', metavar='FILE',
                         help="alone: the same as resume=auto; with a file: the same as weights=FILE")
     parser.add_argument('--dist', '--use_accelerate', nargs='?', help=argparse.SUPPRESS)  # torchrun says it
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     overrides = list(options.overrides)
     if options.epochs is not None:
         overrides.append(f'epochs={options.epochs}')

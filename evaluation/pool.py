@@ -1,0 +1,90 @@
+"""Worker processes that can be trusted: one task each at a time, so a death is told with its task; none remains.
+
+`concurrent.futures` says of a dead worker only that the pool is broken, not what it was working on.
+"""
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+import cv2
+
+TaskT = TypeVar('TaskT')
+ResultT = TypeVar('ResultT')
+
+
+def run(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: int,
+        describe: Callable[[TaskT], str]) -> Iterator[tuple[TaskT, ResultT]]:
+    """Yields (task, function(task)) as they finish; with fewer than two workers in this process, in order.
+
+    `function` must be importable. Its ValueErrors are raised here; any other exception, or a worker's death, becomes a
+    RuntimeError that names the task by `describe`. Leaving the loop, by Ctrl-C too, ends all workers.
+    """
+    if workers < 2:
+        for task in tasks:
+            yield task, function(task)
+        return
+    pending = iter(tasks)
+    processes, connections, current = [], {}, {}
+    context = multiprocessing.get_context('spawn')
+    try:
+        for _, task in zip(range(workers), pending, strict=False):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            connections[ours] = process
+            current[ours] = task
+            ours.send(task)
+        while current:
+            for connection in wait(list(current)):
+                task = current.pop(connection)
+                yield task, _receive(connection, connections[connection], describe(task))
+                task = next(pending, None)
+                if task is not None:
+                    current[connection] = task
+                    connection.send(task)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _receive(connection: Connection, process: multiprocessing.Process, name: str) -> Any:
+    try:
+        result, error = connection.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        raise RuntimeError(f'{name}: the worker process died (exit code {process.exitcode}); if it ran out of memory, '
+                           'use fewer workers') from None
+    if isinstance(error, ValueError):
+        raise error
+    if error:
+        raise RuntimeError(f'{name}: {error}')
+    return result
+
+
+def _serve(connection: Connection, function: Callable) -> None:
+    """A worker's life: until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+    cv2.setNumThreads(1)
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer = function(task), None
+        except ValueError as error:
+            answer = None, ValueError(str(error))
+        except Exception:
+            answer = None, traceback.format_exc()
+        try:
+            connection.send(answer)
+        except ConnectionError:
+            return

@@ -1,0 +1,113 @@
+#!/usr/bin/env python
+"""Tells the best checkpoint of those that eval_existingOnes.py has scored, over all test sets of the task.
+
+    python gen_best_ep.py task=COD                          by S-measure and by weighted F (DIS5K: by HCE too)
+    python gen_best_ep.py --metrics maxFm+mae               by each of these
+    python gen_best_ep.py --weights sm=1+wfm=2+hce=.5       by all of these together, each standardised
+
+Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .md and .csv) and <save_dir>/report.html with curves and
+pictures. Ties are told, and whether the lead over the runner-up is more than chance (paired bootstrap over images).
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from config import Config, test_sets
+from evaluation import results, tables
+from evaluation.ground_truth import SCORES, groups_of
+from evaluation.selection import Ranking, compare, rank
+from evaluation.store import ScoreStore
+from evaluation.summary import MethodScores, collect
+
+DIS_TEST_SETS = ('DIS-TE1', 'DIS-TE2', 'DIS-TE3', 'DIS-TE4')
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='fields of config.py, e.g. task=COD')
+    parser.add_argument('--metrics', '--metric', metavar='sm+wfm', help=f'of {", ".join(SCORES)}')
+    parser.add_argument('--weights', metavar='sm=1+mae=2', help='choose by several scores at once')
+    parser.add_argument('--data_lst', metavar='A+B', help="test sets (default: the task's)")
+    parser.add_argument('--save_dir', help='folder of the results (default: save_dir of the config, e_results)')
+    parser.add_argument('--no-report', action='store_true', help='tables only, no report.html')
+    return parser.parse_intermixed_args(arguments)
+
+
+def parse_criteria(options: argparse.Namespace, task: str) -> dict[str, dict[str, float]]:
+    """What to choose by: weights of scores, by the name of the criterion."""
+    default = 'sm+wfm+hce' if task == 'DIS5K' else 'sm+wfm'
+    if options.weights:
+        pairs = [pair.partition('=') for pair in options.weights.split('+')]
+        try:
+            criteria = {'weighted': {name: float(value or 1) for name, _, value in pairs}}
+        except ValueError:
+            raise ValueError(f'--weights {options.weights}: write sm=1+mae=2') from None
+    else:
+        criteria = {name: {name: 1.0} for name in (options.metrics or default).split('+')}
+    unknown = [name for weights in criteria.values() for name in weights if name not in SCORES]
+    if unknown:
+        raise ValueError(f'unknown scores {", ".join(unknown)}; known: {", ".join(SCORES)}')
+    return criteria
+
+
+def verdict(ranking: Ranking, name: str, weights: Mapping[str, float], save_dir: str,
+            datasets: Sequence[str]) -> list[str]:
+    """What is to be said of the choice: ties, and the lead over the runner-up with its interval."""
+    best = ranking.methods[0]
+    lines = [f'best on {name}: {best}']
+    if len(ranking.ties) > 1:
+        lines.append(f'tied with it: {", ".join(ranking.ties[1:])}; the first is taken')
+    runner_up = next((method for method in ranking.methods if method not in ranking.ties), None)
+    for score in weights if runner_up else ():
+        scored = [image_scores(save_dir, dataset, (best, runner_up), score) for dataset in datasets]
+        lead = compare([one[best] for one in scored], [one[runner_up] for one in scored], score)
+        clear = 'more than chance' if lead.low > 0 else 'may be chance'
+        lines.append(f'{score}: ahead of {runner_up} by {lead.lead:.4g}, 95% interval {lead.low:.4g} to '
+                     f'{lead.high:.4g} (paired bootstrap over images): {clear}')
+    return lines
+
+
+def image_scores(save_dir: str, dataset: str, methods: Sequence[str], score: str) -> dict[str, MethodScores]:
+    """The scores of single images of some methods."""
+    rows = ScoreStore(results.store_path(save_dir, dataset)).rows
+    return {method: collect({name: row for (owner, name), row in rows.items() if owner == method}, groups_of([score]))
+            for method in methods}
+
+
+def table_entries(best: str, scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, str, Any]]:
+    """The best method's row of each set; for DIS5K also the means over DIS-TE1..4."""
+    entries = [(dataset, best, methods[best]) for dataset, methods in scores.items()]
+    if all(dataset in scores for dataset in DIS_TEST_SETS):
+        means = results.mean_scores([scores[dataset][best] for dataset in DIS_TEST_SETS])
+        entries.append(('DIS-TE1..4', best, means))
+    return entries
+
+
+def main(arguments: list[str]) -> None:
+    """Chooses, tells and reports."""
+    options = parse_arguments(arguments)
+    cfg = Config.from_overrides(options.overrides)
+    save_dir = options.save_dir or cfg.save_dir
+    criteria = parse_criteria(options, cfg.task)
+    sets = results.read_sets(save_dir, options.data_lst.split('+') if options.data_lst else test_sets(cfg))
+    scores = {dataset: {method['method']: method['scores'] for method in found['methods']}
+              for dataset, found in sets.items()}
+    for name, weights in criteria.items():
+        ranking = rank(scores, weights)
+        formats = tables.score_table(cfg.task, table_entries(ranking.methods[0], scores))
+        told = verdict(ranking, name, weights, save_dir, list(scores))
+        for suffix, text in formats.items():
+            remarks = ''.join(f'{line}\n' for line in ('', *told)) if suffix != 'csv' else ''
+            results.write_text(Path(save_dir, f'eval-{cfg.task}_best_on_{name}.{suffix}'), text + remarks)
+        print(formats['txt'], *told, sep='\n', end='\n\n')
+
+
+if __name__ == '__main__':
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f'error: {error}')

@@ -1,0 +1,22 @@
+# Sourced by train.sh and test.sh: launch GPUS SCRIPT [ARGUMENT ...] runs SCRIPT on these GPUs, or on the CPU.
+launch() {
+    local gpus=$1 device=cuda processes
+    shift
+    if [ "$gpus" = cpu ]; then
+        # CPU_PROCESSES > 1 shares the work among so many processes, over gloo.
+        device=cpu processes=${CPU_PROCESSES:-1}
+    else
+        export CUDA_VISIBLE_DEVICES=$gpus
+        processes=$(tr ',' '\n' <<<"$gpus" | grep -c .)
+    fi
+    if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
+        local rendezvous=(--standalone)
+        if [ "${NNODES:-1}" -gt 1 ]; then
+            rendezvous=(--nnodes "$NNODES" --node-rank "${NODE_RANK:?set NODE_RANK on each node}"
+                        --master-addr "${MASTER_ADDR:?set MASTER_ADDR to the first node}"
+                        --master-port "${MASTER_PORT:-29500}")
+        fi
+        exec torchrun "${rendezvous[@]}" --nproc-per-node "$processes" "$@" "device=$device"
+    fi
+    exec python "$@" "device=$device"
+}

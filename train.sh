@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Trains a run: ./train.sh RUN GPUS [key=value ...]      GPUS: a comma list such as 0,1, or cpu
+# With several GPUs it starts one process for each by torchrun. For several nodes set NNODES, NODE_RANK and
+# MASTER_ADDR (and MASTER_PORT) on each of them.
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    sed -n '2,4s/^# //p' "$0" >&2
+    exit 2
+fi
+cd "$(dirname "$0")"
+run=$1 gpus=$2
+shift 2
+source ./launch.sh
+launch "$gpus" train.py --ckpt_dir "ckpts/$run" "$@"
