@@ -1,0 +1,96 @@
+"""test.py: which masks it writes, where, and what it does not do twice."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from config import Config
+from dataset import normalize
+from models import BiRefNet, load_model, save_checkpoint
+from tests.training.runs import finish, make_data, start
+from utils import read_image, write_json
+
+
+@pytest.fixture(scope='module')
+def setting(tmp_path_factory) -> tuple[Path, Path]:
+    """Data, and a run's folder with two checkpoints of random weights."""
+    root = tmp_path_factory.mktemp('test')
+    data, run = make_data(root / 'data'), root / 'ckpts' / 'tiny'
+    cfg = Config(task='Tiny', bb='pvt_v2_b0', mul_scl_ipt='', dec_att='', size=(64, 32), data_root=str(data))
+    for epoch in (1, 12):
+        torch.manual_seed(epoch)
+        save_checkpoint(BiRefNet(cfg), run / f'epoch_{epoch}.pth')
+    write_json(run / 'config.json', cfg.as_dict())
+    return data, run
+
+
+def run_test(setting, folder: Path, *more: str, size: int = 1) -> str:
+    log = folder / 'out'
+    codes = finish(start('test', ['device=cpu', f'pred_root={folder}', *more], log, size))
+    assert codes == [0] * size, log.read_text()
+    return log.read_text()
+
+
+def expected_mask(checkpoint: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
+    """SPEC's definition in a few lines."""
+    pixels = read_image(image)
+    resized = torch.from_numpy(cv2.resize(pixels, size)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        probability = load_model(checkpoint)(normalize(resized))[-1].sigmoid()
+    mask = F.interpolate(probability, size=pixels.shape[:2], mode='bilinear', align_corners=True)
+    return (mask[0, 0] * 255).numpy().astype(np.uint8)
+
+
+def test_masks_of_all_checkpoints_at_several_sizes(setting, tmp_path):
+    data, run = setting
+    run_test(setting, tmp_path, '--ckpt_folder', str(run), '--resolution', 'config', '96x64', 'native')
+    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert folders == sorted(f'tiny--epoch_{e}{s}' for e in (1, 12) for s in ('', '-reso_96x64', '-reso_native'))
+    manifest = json.loads((tmp_path / 'tiny--epoch_12' / 'manifest.json').read_text())
+    assert [manifest[key] for key in ('run', 'epoch', 'resolution', 'task')] == ['tiny', 12, '64x32', 'Tiny']
+    image = data / 'Tiny' / 'TE-Tiny' / 'im' / '1.png'
+    for suffix, size in (('', (64, 32)), ('-reso_96x64', (96, 64)), ('-reso_native', (64, 64))):
+        written = cv2.imread(str(tmp_path / f'tiny--epoch_12{suffix}' / 'TE-Tiny' / '1.png'), cv2.IMREAD_UNCHANGED)
+        expected = expected_mask(run / 'epoch_12.pth', image, size)
+        assert written.shape == expected.shape == (48, 56)
+        assert abs(written.astype(int) - expected).max() <= 1  # truncation may fall on either side of a rounding error
+
+
+def test_nothing_twice_unless_the_checkpoint_changed(setting, tmp_path):
+    _, run = setting
+    file = run / 'epoch_1.pth'
+    arguments = ('--ckpt', str(file))
+    run_test(setting, tmp_path, *arguments)
+    masks = sorted((tmp_path / 'tiny--epoch_1' / 'TE-Tiny').iterdir())
+    masks[0].unlink()
+    kept = masks[1].stat().st_mtime_ns
+    assert '2 masks, 1 of them new' in run_test(setting, tmp_path, *arguments)
+    assert masks[0].exists()
+    assert masks[1].stat().st_mtime_ns == kept
+    save_checkpoint(load_model(file), file)
+    assert '2 masks, 2 of them new' in run_test(setting, tmp_path, *arguments)
+
+
+def test_processes_share_the_images(setting, tmp_path):
+    _, run = setting
+    for size in (1, 2):
+        (tmp_path / str(size)).mkdir()
+        run_test(setting, tmp_path / str(size), '--ckpt', str(run / 'epoch_1.pth'), size=size)
+    for one in (tmp_path / '1').glob('*/*/*.png'):
+        assert one.read_bytes() == (tmp_path / '2' / one.relative_to(tmp_path / '1')).read_bytes()
+
+
+def test_bad_requests_are_refused_before_the_first_mask(setting, tmp_path):
+    _, run = setting
+    for more, words in ((['--resolution', '100x64'], 'multiple of 32; nearest: 96x64'),
+                        (['--ckpt_folder', str(tmp_path)], 'epoch_<N>.pth'),
+                        (['--testsets', 'TE-None'], 'TE-None')):
+        arguments = ['--ckpt_folder', str(run), f'pred_root={tmp_path}', *more]
+        assert finish(start('test', arguments, tmp_path / 'out')) == [1]
+        assert words in (tmp_path / 'out').read_text()
+    assert not list(tmp_path.glob('*/*'))
