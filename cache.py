@@ -42,7 +42,7 @@ class SharedCache:
     def __getitem__(self, row: int) -> np.ndarray | None:
         """Record `row`, uint8 (record_bytes,), read-only, or None if its sources could not be read."""
         if self._maps is None:
-            if self._header_on_disk() != self._header:
+            if not self._is_on_disk():
                 raise ValueError(f'{self.file}: replaced by another run; start again')
             self._maps = self._open('r')
         table, records = self._maps
@@ -56,7 +56,7 @@ class SharedCache:
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{self.file}.lock'):
-            if self._header_on_disk() != self._header:
+            if not self._is_on_disk():
                 self._create()
             table, records = self._open('r+')
             now = self._fingerprints(workers)
@@ -99,12 +99,14 @@ class SharedCache:
         digest = hashlib.sha256(names.encode()).hexdigest()
         return {'version': VERSION, 'records': len(self), 'record_bytes': self.record_bytes, 'sources': digest}
 
-    def _header_on_disk(self) -> dict | None:
+    def _is_on_disk(self) -> bool:
+        """Whether the file is there, whole, and made for these sources."""
         try:
             with open(self.file, 'rb') as file:
-                return json.loads(file.read(PAGE).rstrip(b'\0'))
+                header = json.loads(file.read(PAGE).rstrip(b'\0'))
+            return header == self._header and self.file.stat().st_size == self._layout()[2]
         except (FileNotFoundError, ValueError):
-            return None
+            return False
 
     def _layout(self) -> tuple[tuple[int, int], int, int]:
         """The table's shape, the offset of the records, and the file's size, in bytes."""

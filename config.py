@@ -47,7 +47,7 @@ TASKS: dict[str, dict[str, Any]] = {
                 'testsets': 'TE-P3M-500-NP+TE-AM-2k'},
     # Small enough to learn from random weights on two CPU cores in minutes (`make demo`).
     'Demo': {'bb': 'pvt_v2_b0', 'size': (160, 160), 'batch_size': 8, 'epochs': 4, 'save_last': 4, 'save_step': 1,
-             'tail_epochs': 1, 'channels_last': True, 'base_lr': 7e-4, 'warmup_steps': 20, 'lr_schedule': 'cosine',
+             'tail_epochs': 1, 'channels_last': True, 'base_lr': 1.5e-3, 'warmup_steps': 20, 'lr_schedule': 'cosine',
              'training_set': 'TR-Demo', 'testsets': 'TE-Demo'},
 }
 

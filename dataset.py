@@ -14,25 +14,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from cache import SharedCache
 from transforms import augment
-from utils import MAX_PIXELS, find_images, open_image, read_image, read_mask
+from utils import MAX_PIXELS, find_images, open_header, open_image, read_image, read_mask
 
 logger = logging.getLogger(__name__)
 
 Size = tuple[int, int]  # (width, height)
 STRIDE = 32  # the network takes sides that are multiples of this
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-END_OF_FILE = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB\x60\x82'}
 
 
 class Pair(NamedTuple):
@@ -130,18 +128,11 @@ def check_images(files: Sequence[Path], workers: int = 8, full: bool = False) ->
 
 def _size_by_header(path: Path) -> Size | None:
     """(width, height), upright, of an image that its header and its last bytes say is whole; else None."""
-    try:
-        with open(path, 'rb') as file:
-            image = Image.open(file)
-            # Pillow would decode a PNG to look for EXIF data behind its pixels.
-            exif = image.getexif() if image.format == 'JPEG' or 'exif' in image.info else {}
-            file.seek(-64, 2)
-            whole = file.read().rstrip(b'\0').endswith(END_OF_FILE[image.format])
-    except Exception:  # a full decoding will say what is wrong, if anything is
-        return None
-    if not whole or image.width * image.height > MAX_PIXELS:
-        return None
-    return image.size[::-1] if exif.get(ExifTags.Base.Orientation, 1) >= 5 else image.size
+    with open(path, 'rb') as file:
+        header, orientation = open_header(file) or (None, 0)
+        if header is None or header.width * header.height > MAX_PIXELS:
+            return None
+        return header.size[::-1] if orientation >= 5 else header.size
 
 
 def _with_path(path: Path, error: Exception) -> str:
@@ -322,7 +313,9 @@ def native_size(size: Size) -> Size:
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) or (H, W) as (3, H, W) or (1, H, W), contiguous and its own memory."""
-    return torch.from_numpy(np.stack(cv2.split(pixels)))
+    planes = np.empty((1 if pixels.ndim == 2 else pixels.shape[2], *pixels.shape[:2]), np.uint8)
+    cv2.split(pixels, list(planes))
+    return torch.from_numpy(planes)
 
 
 @functools.cache
@@ -405,15 +398,22 @@ def collate(samples: list[Sample]) -> Batch:
 
 def build_loader(dataset: TrainSet, batches: Iterable[list[SampleKey] | list[int]], workers: int,
                  pin_memory: bool = False) -> DataLoader:
-    """Loader of `Batch`es, whose contents do not depend on the number of `workers` (0: this process does the work).
+    """Loader of `Batch`es, whose contents do not depend on the number of `workers` (0: this process does the work)."""
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory,
+                      **worker_options(workers))
+
+
+def worker_options(workers: int) -> dict[str, Any]:
+    """Arguments of any DataLoader here that say who does its work.
 
     Workers stay from epoch to epoch. They are not forked from this process: its threads (OpenCV's, torch's) may hold a
     lock at that moment, and the worker then hangs, now and then. A generator of its own keeps the loader from drawing
     on torch's global random state, which a run resumed inside an epoch could not repeat.
     """
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin_memory,
-                      worker_init_fn=_start_worker, persistent_workers=workers > 0, generator=torch.Generator(),
-                      multiprocessing_context=_worker_context() if workers else None)
+    alone = {'num_workers': 0, 'generator': torch.Generator()}
+    return alone if not workers else {
+        **alone, 'num_workers': workers, 'persistent_workers': True, 'worker_init_fn': _start_worker,
+        'multiprocessing_context': _worker_context()}
 
 
 def _worker_context() -> multiprocessing.context.BaseContext:

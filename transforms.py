@@ -108,25 +108,34 @@ def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels
     to_source = np.column_stack([turn, centre - turn @ (centre - 0.5) - 0.5])
     inverse_warp = {'M': to_source, 'dsize': size[::-1]}
 
-    pair = cv2.merge([image, mask])
+    pair = cv2.insertChannel(mask, cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), 3)
     cubic = cv2.warpAffine(pair, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
                            **inverse_warp)
     # Padding by hand: OpenCV's remap is twice as fast with its default border, which then is never seen.
     padded = cv2.copyMakeBorder(pair, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    hermite = cv2.remap(padded, *(_smoothed(row, size) + 1 for row in to_source), cv2.INTER_LINEAR)
+    hermite = cv2.remap(padded, *(_smoothed(row, size) for row in to_source + np.array([0, 0, 1])),
+                        cv2.INTER_LINEAR)
     inside = cv2.warpAffine(np.ones(size, np.uint8), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, **inverse_warp)
     pair = cv2.copyTo(cv2.addWeighted(cubic, 4 / 3, hermite, -1 / 3, TRUNCATE), inside)
     return cv2.cvtColor(pair, cv2.COLOR_RGBA2RGB), cv2.extractChannel(pair, 3)
 
 
 def _smoothed(row: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """One coordinate of an affine map over a grid of `size`, its fraction t replaced by 3 t^2 - 2 t^3; float32."""
+    """One coordinate of an affine map over a grid of `size`, its fraction t replaced by 3 t^2 - 2 t^3; float32.
+
+    With u = t - 1/2 that adds u/2 - 2 u^3. In place, as this is a fifth of a rotation's time.
+    """
     height, width = size
-    fraction = np.add.outer(row[1] * np.arange(height), row[0] * np.arange(width) + row[2], dtype=np.float32)
-    whole = np.floor(fraction)
-    fraction -= whole
-    whole += fraction * fraction * (3 - 2 * fraction)
-    return whole
+    down, right = row[1] * np.arange(height), row[0] * np.arange(width) + row[2] - 0.5
+    middle = np.add.outer(down.astype(np.float32), right.astype(np.float32))
+    u = middle - np.rint(middle)
+    middle += 0.5
+    change = u * u
+    change *= -2
+    change += 0.5
+    change *= u
+    middle += change
+    return middle
 
 
 def brightness(image: Pixels, factor: float) -> Pixels:

@@ -20,6 +20,7 @@ IMAGE_SUFFIXES = frozenset(
 # `max_pixels` below refuses decompression bombs with a message of ours; Pillow's own limit stays out of the way.
 Image.MAX_IMAGE_PIXELS = None
 MAX_PIXELS = 500_000_000
+END_OF_FILE = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB\x60\x82'}
 # Pillow warns of corrupt EXIF data, palette transparency and the like. `catch_warnings` would not be safe in threads.
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
@@ -59,18 +60,33 @@ def _decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
         raise ValueError(f'{name}: unreadable image ({error or type(error).__name__})') from error
 
 
-def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """An upright RGB JPEG that is whole, decoded by OpenCV: the same pixels in half of Pillow's time. Others: None."""
-    if not (data.startswith(b'\xff\xd8') and data.endswith(b'\xff\xd9')):
-        return None
+def open_header(file: IO[bytes]) -> tuple[Image.Image, int] | None:
+    """The image, not yet decoded, of a JPEG or PNG whose last bytes say that it is whole; None for all others.
+
+    With it comes its EXIF orientation: 1 (upright) to 8; from 5 on, width and height change places.
+    """
     try:
-        header = Image.open(io.BytesIO(data))
-        upright = header.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    except Exception:  # Pillow's decoding will say what is wrong
+        image = Image.open(file)
+        # Pillow would decode a PNG to look for EXIF data behind its pixels.
+        has_exif = image.format == 'JPEG' or 'exif' in image.info
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if has_exif else 1
+        file.seek(-64, os.SEEK_END)
+        whole = file.read().rstrip(b'\0').endswith(END_OF_FILE[image.format])
+        return (image, orientation) if whole else None
+    except Exception:  # a full decoding will say what is wrong, if anything is
         return None
-    if header.mode != 'RGB' or not upright or header.width * header.height > max_pixels:
+
+
+def _decode_plain(data: bytes, mode: str, max_pixels: int) -> np.ndarray | None:
+    """An upright 8-bit JPEG or PNG of Pillow's `mode` ('RGB' or 'L'), decoded by OpenCV: the same pixels in two thirds
+    of Pillow's time. None for all others, damaged ones among them."""
+    header, orientation = open_header(io.BytesIO(data)) or (None, None)
+    if orientation != 1 or header.mode != mode or header.width * header.height > max_pixels:
         return None
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if header.format == 'PNG' and data[24] != 8:  # bits per channel
+        return None
+    colour = cv2.IMREAD_COLOR_RGB if mode == 'RGB' else cv2.IMREAD_GRAYSCALE
+    return cv2.imdecode(np.frombuffer(data, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -86,16 +102,35 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 def read_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image of any kind as RGB, uint8, (H, W, 3), upright; alpha is dropped. Errors as `open_image`."""
     name, data = _load(source)
-    pixels = _decode_plain_jpeg(data, max_pixels)
-    return np.asarray(_to_8_bit(_decode(name, data, max_pixels)).convert('RGB')) if pixels is None else pixels
+    pixels = _decode_plain(data, 'RGB', max_pixels)
+    return to_rgb(_decode(name, data, max_pixels)) if pixels is None else pixels
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Pixels of an image of any mode as RGB, uint8, (H, W, 3)."""
+    return np.asarray(_to_8_bit(image).convert('RGB'))
 
 
 def read_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a mask as grey, uint8, (H, W), upright; colour becomes grey as OpenCV does it. Errors as `open_image`."""
-    image = _to_8_bit(open_image(source, max_pixels))
+    name, data = _load(source)
+    pixels = _decode_plain(data, 'L', max_pixels)
+    if pixels is not None:
+        return pixels
+    image = _to_8_bit(_decode(name, data, max_pixels))
     if image.mode in ('L', '1'):
         return np.asarray(image.convert('L'))
     return cv2.cvtColor(np.asarray(image.convert('RGB')), cv2.COLOR_RGB2GRAY)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+UMASK = _umask()  # once, before there are threads: two of them at it could leave a wrong one
 
 
 @contextmanager
@@ -109,18 +144,11 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb') -> Iterator[IO[Any]]
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -1,19 +1,20 @@
 """Binary masks packed 64 pixels to a word: logic, dilations and counts of 5 megapixels in under a millisecond.
 
-A packed mask is uint64, (H, ceil(W / 64)); bit j of word k is column 64 k + j. The bits past the last column are
-padding: `pack` leaves them 0, shifts may set them, and whoever dilates masks them out with `valid`.
+A packed mask is uint64, (H, W // 64 + 1); bit j of word k is column 64 k + j. The bits past the last column, one at least,
+are padding: `pack` leaves them 0, shifts and dilations may set them, and have to be masked with `valid` before the next.
 """
 
 import cv2
 import numpy as np
 
 WORD = 64
+ONE, LAST = np.uint64(1), np.uint64(WORD - 1)
 
 
 def pack(mask: np.ndarray) -> np.ndarray:
     """Packs a boolean mask (H, W)."""
     rows, columns = mask.shape
-    packed = np.zeros((rows, -(-columns // WORD) * 8), np.uint8)
+    packed = np.zeros((rows, (columns // WORD + 1) * 8), np.uint8)
     packed[:, :-(-columns // 8)] = np.packbits(mask, axis=1, bitorder='little')
     return packed.view('<u8')
 
@@ -35,7 +36,7 @@ def count(bits: np.ndarray) -> int:
 
 def lookup(bits: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Whether the pixels at (rows, columns) are set: boolean, of the shape of `rows`."""
-    return ((bits[rows, columns // WORD] >> (columns % WORD).astype(np.uint64)) & np.uint64(1)).astype(bool)
+    return ((bits[rows, columns // WORD] >> (columns % WORD).astype(np.uint64)) & ONE).astype(bool)
 
 
 def shift_columns(bits: np.ndarray, distance: int) -> np.ndarray:
@@ -57,8 +58,13 @@ def shift_columns(bits: np.ndarray, distance: int) -> np.ndarray:
 
 
 def dilate_cross(bits: np.ndarray) -> np.ndarray:
-    """Dilation by the 3x3 plus sign; nothing comes in from outside the image."""
-    out = bits | shift_columns(bits, 1) | shift_columns(bits, -1)
+    """Dilation by the 3x3 plus sign; nothing comes in from outside the image. The padding must be 0."""
+    out = bits | bits << ONE
+    out |= bits >> ONE
+    # What passes from word to word: at a row's ends it is padding.
+    flat, source = out.reshape(-1), bits.reshape(-1)
+    flat[1:] |= source[:-1] >> LAST
+    flat[:-1] |= source[1:] << LAST
     out[1:] |= bits[:-1]
     out[:-1] |= bits[1:]
     return out

@@ -36,8 +36,8 @@ def rank(results: Mapping[str, Mapping[str, Mapping[str, float]]], weights: Mapp
     """Ranks methods by the sum over the sets; `results` are scores by set and method, `weights` by score.
 
     Only methods that have all sets take part. With several weighted scores each is standardised over the methods first,
-    so that an HCE of thousands and an S-measure below 1 can be added. Of equals the first stays first. Raises ValueError
-    where no method has all sets or a score is missing.
+    so that an HCE of thousands and an S-measure below 1 can be added. Of equals the first stays first. Raises
+    ValueError where no method has all sets or a score is missing.
     """
     first, *rest = results.values()
     methods = [method for method in first if all(method in scores for scores in rest)]

@@ -14,7 +14,7 @@ import numpy as np
 from evaluation.histograms import EPS, Levels
 
 REACH = 3
-STRIP = 128
+STRIP = 64
 # From this distance on 2 - exp(ln(.5) / 5 * d) is 2 in float64.
 SATURATED = 280
 
@@ -38,9 +38,9 @@ def surroundings(mask: np.ndarray) -> Surroundings:
     for row in range(0, len(mask), STRIP):
         strip = distance[row:row + STRIP]
         # float32 holds squares up to the saturation closely enough to find the integer
-        squares = np.minimum(np.rint(strip * strip), SATURATED ** 2).astype(np.int32)
-        np.take(table, squares, out=weights[row:row + STRIP])
-        here = np.flatnonzero(reached[row:row + STRIP])
+        squares = np.minimum(np.rint(strip * strip), SATURATED ** 2).astype(np.intp)
+        np.take(table, squares, out=weights[row:row + STRIP], mode='clip')  # 'raise' would go through a copy
+        here = np.flatnonzero(reached[row:row + STRIP] > 0)
         near.append(here + row * mask.shape[1])
         squared.append(squares.ravel()[here])
     near = np.concatenate(near)

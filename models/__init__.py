@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from config import Config, ConfigError, unknown_fields
+from inference.predict import predict
 from models import birefnet
 from models.backbones import build_backbone, needs_neck
 from models.checkpoint import (
@@ -29,8 +30,9 @@ from models.checkpoint import (
     to_official,
     write_state,
 )
+from models.fast import optimize
 
-__all__ = ['BiRefNet', 'load_model', 'save_checkpoint']
+__all__ = ['BiRefNet', 'load_model', 'optimize', 'predict', 'save_checkpoint']
 
 
 class BiRefNet(birefnet.BiRefNet):
@@ -83,7 +85,8 @@ def load_model(path: str | os.PathLike, device: str | torch.device = 'cpu', **ov
     official = to_official(model.state_dict(), config.bb)
     expected = {key: tuple(value.shape) for key, value in official.items() if not DERIVED.search(key)}
     if problem := differences(expected, shapes):
-        raise ValueError(f'{file} does not fit its nearest known layout, {config.bb} of {generation(shapes)}: '
+        given = ''.join(f', {name}={value!r} as given' for name, value in overrides.items())
+        raise ValueError(f'{file} does not fit its nearest known layout, {config.bb} of {generation(shapes)}{given}: '
                          f'{problem}')
     model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
     return model.to(device).eval()
@@ -96,7 +99,7 @@ def _infer_config(file: Path, shapes: Mapping[str, tuple[int, ...]], saved: Mapp
     if not bb or not any(key.startswith('decoder.') for key in shapes):
         raise ValueError(f'{file} is no checkpoint of BiRefNet; {nearest_layout(shapes)}. If its backbone is one of '
                          "timm's, give bb='timm/<name>'")
-    size = Config(**{k: v for k, v in {**saved, **overrides}.items() if k in ('task', 'size')}).size
+    size = Config(bb=bb, **{k: v for k, v in {**saved, **overrides}.items() if k in ('task', 'size')}).size
     with torch.device('meta'):
         channels = build_backbone(bb, size).channels
     found = infer_architecture(shapes, channels)
@@ -116,9 +119,11 @@ def _saved_fields(file: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(f'{path}: no JSON ({error})') from error
-    content = content.get('birefnet', content)
+    content = content.get('birefnet', content) if isinstance(content, dict) else {}
+    if not {'mul_scl_ipt', 'tile_order'} <= content.keys():  # another project's, which the keys make good for
+        return {}
     known = {spec.name for spec in fields(Config)}
-    return {k: v for k, v in content.items() if k in known} if 'mul_scl_ipt' in content else {}
+    return {k: v for k, v in content.items() if k in known}
 
 
 def find_checkpoint(path: str | os.PathLike) -> Path:
@@ -127,8 +132,8 @@ def find_checkpoint(path: str | os.PathLike) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        epochs = sorted(path.glob('epoch_*.pth'), key=lambda p: int(re.search(r'\d+', p.stem).group()))
-        for candidate in (path / 'model.safetensors', path / 'best.pth', *epochs[::-1]):
+        epochs = {int(p.stem[6:]): p for p in path.glob('epoch_*.pth') if p.stem[6:].isdecimal()}
+        for candidate in (path / 'model.safetensors', path / 'best.pth', *(epochs[n] for n in sorted(epochs)[-1:])):
             if candidate.is_file():
                 return candidate
         raise ValueError(f'{path}: holds neither model.safetensors nor best.pth nor epoch_<N>.pth')
@@ -154,8 +159,7 @@ def _download(repository: str) -> Path:
 def save_checkpoint(model: nn.Module, path: str | os.PathLike) -> None:
     """Writes the network's weights in the official layout, atomically; `.safetensors` by suffix, else as `.pth`.
 
-    `model` is a BiRefNet, bare or wrapped for several GPUs or by torch.compile.
+    `model` is a BiRefNet, bare or wrapped for several GPUs, by torch.compile or as a moving average.
     """
-    state = strip_prefixes(model.state_dict())
     inner = next(m for m in model.modules() if isinstance(m, BiRefNet))
-    write_state(to_official(state, inner.config.bb), path)
+    write_state(to_official(strip_prefixes(inner.state_dict()), inner.config.bb), path)

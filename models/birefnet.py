@@ -18,6 +18,15 @@ NECK_CHANNELS = (192, 384, 768, 1536)  # Swin-L's
 BLOCKS = {'BasicDecBlk': BasicDecBlk, 'ResBlk': ResBlk}
 
 
+def check_size(image: Tensor) -> None:
+    """Raises ValueError if a side of image (B, 3, H, W) is no multiple of 32, with the size to bring it to."""
+    height, width = image.shape[-2:]
+    if height % STRIDE or width % STRIDE:
+        padded = [-(-side // STRIDE) * STRIDE for side in (height, width)]
+        raise ValueError(f'input of {height}x{width} (height x width): sides must be multiples of {STRIDE}; '
+                         f'resize or pad it to {padded[0]}x{padded[1]}')
+
+
 class TrainingOutput(NamedTuple):
     """What the network returns in training mode; everything is a logit.
 
@@ -70,11 +79,8 @@ class BiRefNet(nn.Module):
 
         Raises ValueError if H or W is no multiple of 32.
         """
+        check_size(image)
         height, width = image.shape[-2:]
-        if height % STRIDE or width % STRIDE:
-            padded = [-(-side // STRIDE) * STRIDE for side in (height, width)]
-            raise ValueError(f'input of {height}x{width} (height x width): sides must be multiples of {STRIDE}; '
-                             f'resize or pad it to {padded[0]}x{padded[1]}')
         maps = self.encoder(image)
         classes = None
         if self.class_head is not None and self.training:

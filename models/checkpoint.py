@@ -67,6 +67,7 @@ PVT: Rules = (
 RESNET: Rules = (('conv1', 'conv1.0'), ('bn1', 'conv1.1'), ('layer1', 'conv1.4'),
                  *((f'layer{i}', f'conv{i}') for i in (2, 3, 4)))
 DERIVED = re.compile(r'(relative_position_index|attn_mask)$')  # buffers that follow from the architecture
+WRAPPERS = ('model', 'state_dict', 'model_state_dict', 'params', 'net')  # keys under which files hold a state dict
 OURS, OFFICIAL = 'encoder.backbone.', 'bb.'
 
 
@@ -135,7 +136,7 @@ def read_state(path: str | os.PathLike) -> State:
     Raises ValueError, naming the file, if it holds no tensors by name.
     """
     try:
-        if Path(path).suffix == '.safetensors':
+        if Path(path).suffix.lower() == '.safetensors':
             content = load_safetensors(path)
         else:
             content = torch.load(path, map_location='cpu', weights_only=True)
@@ -145,9 +146,8 @@ def read_state(path: str | os.PathLike) -> State:
         raise ValueError(f'{path}: no safetensors file ({error})') from error
     except Exception as error:  # torch's unpickler raises many kinds on foreign or damaged files
         raise ValueError(f'{path}: not loaded: damaged, or holding more than tensors ({str(error)[:200]})') from error
-    for key in ('model', 'state_dict', 'model_state_dict', 'params', 'net'):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    while isinstance(content, dict) and (inner := [content[k] for k in WRAPPERS if isinstance(content.get(k), dict)]):
+        content = inner[0]
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f'{path}: holds no state dict')
     return strip_prefixes({key: value for key, value in content.items() if isinstance(value, Tensor)})
@@ -162,7 +162,7 @@ def write_state(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     """Writes tensors by name, atomically: as safetensors if `path` says so, else as torch saves them."""
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     with atomic_write(path) as file:
-        if Path(path).suffix == '.safetensors':
+        if Path(path).suffix.lower() == '.safetensors':
             file.write(save_safetensors({k: v.clone() for k, v in state.items()}, {'format': 'pt'}))
         else:
             torch.save(state, file)
@@ -186,8 +186,9 @@ def infer_backbone(shapes: Shapes) -> str:
         return len({key[len(start):].split('.')[0] for key in shapes if key.startswith(start)})
 
     if has('layers.0.blocks.0.attn.relative_position_bias_table'):
-        depth = {6: 't', 18: 's'}.get(count('layers.2.blocks'), '')
-        return {96: f'swin_v1_{depth}', 128: 'swin_v1_b', 192: 'swin_v1_l'}.get(size('patch_embed.proj.weight'), '')
+        key = (size('patch_embed.proj.weight'), count('layers.2.blocks'))
+        known = {(96, 6): 'swin_v1_t', (96, 18): 'swin_v1_s', (128, 18): 'swin_v1_b', (192, 18): 'swin_v1_l'}
+        return known.get(key, '')
     if has('patch_embed1.proj.weight'):
         key = (size('patch_embed1.proj.weight'), count('block3'))
         return {(32, 2): 'pvt_v2_b0', (64, 2): 'pvt_v2_b1', (64, 6): 'pvt_v2_b2', (64, 40): 'pvt_v2_b5'}.get(key, '')
@@ -301,11 +302,15 @@ def _some(keys: Iterable[str], most: int = 4) -> str:
 
 
 def differences(expected: Shapes, found: Shapes) -> str:
-    """What of `found` does not fit `expected`, in words; '' if all does."""
+    """What of `found` does not fit `expected`, in words; '' if all does.
+
+    BatchNorm's counters, which files of old torch versions lack, are not missed.
+    """
     common = expected.keys() & found.keys()
     wrong = [f'{k} {tuple(found[k])} instead of {tuple(expected[k])}' for k in expected
              if k in common and tuple(found[k]) != tuple(expected[k])]
-    parts = {'missing': [k for k in expected if k not in found], 'unexpected': [k for k in found if k not in expected],
+    missing = [k for k in expected if k not in found and not k.endswith('.num_batches_tracked')]
+    parts = {'missing': missing, 'unexpected': [k for k in found if k not in expected],
              'of another shape': wrong}
     return '; '.join(f'{len(keys)} {word}: {_some(keys)}' for word, keys in parts.items() if keys)
 
@@ -341,7 +346,10 @@ def _backbone_names(state: State, bb: str, own: Mapping[str, Tensor]) -> State:
     if bb.startswith('vgg'):
         stage = {key.split('.', 1)[1]: key for key in own}
         return {stage.get(key.removeprefix('features.'), key): value for key, value in state.items()}
-    if any(key in own for key in state) or not state:
-        return state
-    flattened = {re.sub(r'^([a-z]+)\.(\d+)\.', r'\1_\2.', key): value for key, value in state.items()}
-    return flattened if any(key in own for key in flattened) else {f'model.{k}': v for k, v in state.items()}
+
+    def in_features(key: str) -> str:
+        """timm's name of a parameter in a model's features; there 'stages.0' may be 'stages_0'."""
+        names = (key, re.sub(r'^([a-z]+)\.(\d+)\.', r'\1_\2.', key), f'model.{key}')
+        return next((name for name in names if name in own), key)
+
+    return {in_features(key): value for key, value in state.items()}

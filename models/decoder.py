@@ -1,16 +1,25 @@
 """The decoder with bilateral reference: one loop over levels, lowest resolution first."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.modules.norm import frozen_statistics
 from models.modules.reference import InwardReference, OutwardReference, image_to_tiles, laplacian
 from models.modules.resize import resize
 
 BlockFactory = Callable[[int, int], nn.Module]
+
+
+def _checkpointed(level: nn.Module, *inputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    """`level(*inputs)`, computed again in the backward pass instead of being kept."""
+    if torch.compiler.is_compiling():  # the compiler repeats no update of statistics by itself
+        return checkpoint(level, *inputs, use_reentrant=False)
+    return checkpoint(level, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(level)))
 
 
 class DecoderOutput(NamedTuple):
@@ -82,7 +91,7 @@ class Decoder(nn.Module):
         for level, finer in zip(self.levels, (*maps[2::-1], image), strict=True):
             tiles = self._tiles(image, x.shape[-2:]) if level.reference is not None else None
             if self.grad_checkpointing and self.training:
-                x, side, gradient = checkpoint(level, x, tiles, use_reentrant=False)
+                x, side, gradient = _checkpointed(level, x, tiles)
             else:
                 x, side, gradient = level(x, tiles)
             sides += [side] * (side is not None)

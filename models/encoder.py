@@ -17,7 +17,8 @@ class Encoder(nn.Module):
 
     def __init__(self, backbone: Backbone, pyramid: str = 'cat', frozen: bool = False) -> None:
         super().__init__()
-        self.backbone, self.outputs, self.pyramid, self.frozen = backbone.net, backbone.outputs, pyramid, frozen
+        self.backbone, self.outputs, self.channels_last = backbone.net, backbone.outputs, backbone.channels_last
+        self.smallest, self.pyramid, self.frozen = backbone.smallest, pyramid, frozen
         self.channels = tuple(c * (2 if pyramid == 'cat' else 1) for c in backbone.channels)
         if frozen:
             self.backbone.requires_grad_(False)
@@ -32,18 +33,22 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """image (B, 3, H, W) -> x1..x4, (B, channels[i], H / 2^(i+2), W / 2^(i+2)) for i = 0..3."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps = self._features(image)
             if not self.pyramid:
-                return maps
-            half = self._features(resize(image, (image.shape[-2] // 2, image.shape[-1] // 2)))
+                return self._features(image)
+            maps, half = self.both(image)
             half = [resize(small, x.shape[-2:]) for small, x in zip(half, maps, strict=True)]
             if self.pyramid == 'add':
                 return [x + small for x, small in zip(maps, half, strict=True)]
             return [torch.cat(pair, 1) for pair in zip(maps, half, strict=True)]
 
+    def both(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The backbone's four maps of the image, and those of its half-size copy."""
+        half = resize(image, [max(side // 2, self.smallest) for side in image.shape[-2:]])
+        return self._features(image), self._features(half)
+
     def _features(self, image: Tensor) -> list[Tensor]:
         maps = self.backbone(image)
-        return [maps[i] for i in self.outputs]
+        return [maps[i].permute(0, 3, 1, 2) if self.channels_last else maps[i] for i in self.outputs]
 
 
 class Context(nn.Module):

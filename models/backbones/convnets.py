@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from models.backbones.base import Backbone
-from models.modules.norm import BatchNorm2d
+from models.modules.norm import BatchNorm2d, allow_any_batch
 
 
 class FourStages(nn.Module):
@@ -30,7 +30,7 @@ def build_resnet50(pretrained: bool = False) -> Backbone:
     """ResNet-50 (He 2015): x1..x4 are the outputs of layer1..layer4."""
     net = torchvision.models.resnet50(weights='DEFAULT' if pretrained else None, norm_layer=BatchNorm2d)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
-    return Backbone(FourStages([stem, net.layer2, net.layer3, net.layer4]), (256, 512, 1024, 2048))
+    return Backbone(FourStages([stem, net.layer2, net.layer3, net.layer4]), (256, 512, 1024, 2048), smallest=16)
 
 
 def build_vgg(name: str, pretrained: bool = False) -> Backbone:
@@ -44,4 +44,4 @@ def build_vgg(name: str, pretrained: bool = False) -> Backbone:
     bounds = [0, *(i + 1 for i in pools[1:])]
     stages = [nn.Sequential(OrderedDict((str(i), layers[i]) for i in range(first, last)))
               for first, last in pairwise(bounds)]
-    return Backbone(FourStages(stages), (128, 256, 512, 512))
+    return Backbone(allow_any_batch(FourStages(stages)), (128, 256, 512, 512))

@@ -4,8 +4,9 @@ Ours, because the published weights need padding before the cyclic shift; timm s
 map is no multiple of the window. Parameter names are those of the official checkpoints.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,33 +16,49 @@ from torch.utils.checkpoint import checkpoint
 
 from models.backbones.base import Backbone
 
+CPU = torch.device('cpu')
 MASKED = -100.  # as published: far enough from any logit, and finite in half precision
 
 
-# Cached tensors may first be needed under inference_mode or on the meta device, and then serve training on another.
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def relative_position_index(window: int) -> Tensor:
+def _constant(maxsize: int) -> Callable:
+    """Decorator: keeps the tensors that a function of hashable arguments returned last.
+
+    They may first be needed under inference_mode and then serve training. What compilers and exporters trace with
+    (symbolic sizes, fake tensors) is not kept.
+    """
+    def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        cached = lru_cache(maxsize)(torch.inference_mode(False)(function))
+
+        @wraps(function)
+        def call(*args: Any) -> Tensor:
+            return function(*args) if torch.compiler.is_compiling() else cached(*args)
+
+        return call
+
+    return decorate
+
+
+@_constant(maxsize=16)
+def relative_position_index(window: int, device: torch.device = CPU) -> Tensor:
     """Row of the bias table for each (query, key) of a window: (w*w, w*w), int64,
     (dy + w - 1)(2w - 1) + dx + w - 1 with (dy, dx) = query - key."""
-    token = torch.arange(window * window, device='cpu')
+    token = torch.arange(window * window, device=device)
     y, x = token // window, token % window
     return (y[:, None] - y + window - 1) * (2 * window - 1) + x[:, None] - x + window - 1
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@_constant(maxsize=16)
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
     """Which tokens of a shifted, padded map may attend to each other: 0 or MASKED, (windows, w*w, w*w), float32.
 
     Tokens that the cyclic shift brought together from opposite borders may not.
     """
     shift = window // 2
-    tokens = [torch.arange(side, device='cpu') for side in (height, width)]
-    regions = [(t >= len(t) - window).long() + (t >= len(t) - shift).long() for t in tokens]
+    tokens = [torch.arange(side, device=device) - side for side in (height, width)]
+    regions = [(t >= -window).long() + (t >= -shift).long() for t in tokens]
     region = (3 * regions[0][:, None] + regions[1]).reshape(1, height, width, 1)
     region = _to_windows(region, window)[..., 0]
-    return torch.where(region[:, :, None] == region[:, None], 0., MASKED).to(device)
+    return torch.where(region[:, :, None] == region[:, None], 0., MASKED)
 
 
 def _to_windows(x: Tensor, window: int) -> Tensor:
@@ -70,7 +87,7 @@ class WindowAttention(nn.Module):
 
     def bias(self) -> Tensor:
         """(heads, w*w, w*w)."""
-        index = relative_position_index(self.window).to(self.relative_position_bias_table.device)
+        index = relative_position_index(self.window, self.relative_position_bias_table.device)
         return self.relative_position_bias_table[index].permute(2, 0, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -220,7 +237,7 @@ SWINS = {
 def build_swin(name: str) -> Backbone:
     """One of SWINS, with random weights."""
     net = SwinTransformer(**SWINS[name])
-    return Backbone(net, net.channels)
+    return Backbone(net, net.channels, smallest=16)
 
 
 def resize_bias_tables(weights: dict[str, Tensor], backbone: SwinTransformer) -> dict[str, Tensor]:

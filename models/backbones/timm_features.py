@@ -5,7 +5,8 @@ import difflib
 import timm
 import torch
 
-from models.backbones.base import Backbone
+from models.backbones.base import SMALLEST, Backbone
+from models.modules.norm import allow_any_batch
 
 STRIDES = (4, 8, 16, 32)
 
@@ -19,7 +20,7 @@ def build_pvt(name: str, pretrained: bool = False) -> Backbone:
 def build_dino(name: str, blocks: tuple[int, ...], pretrained: bool = False) -> Backbone:
     """DINOv3: the features of four blocks, all at stride 16, without a further norm."""
     net = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=blocks)
-    return Backbone(net, tuple(net.feature_info.channels()))
+    return Backbone(net, tuple(net.feature_info.channels()), smallest=16)
 
 
 def build_timm(name: str, size: tuple[int, int], scales: tuple[float, ...], pretrained: bool = False) -> Backbone:
@@ -33,28 +34,33 @@ def build_timm(name: str, size: tuple[int, int], scales: tuple[float, ...], pret
         raise ValueError(f'bb=timm/{name}: timm has no such model; nearest: {", ".join(near) or "none"}')
     with torch.device('meta'):
         options, outputs, channels = _probe(name, size, scales)
-    net = timm.create_model(name, pretrained=pretrained, features_only=True, **options)
-    return Backbone(net, channels, outputs)
+    net = allow_any_batch(timm.create_model(name, pretrained=pretrained, features_only=True, **options))
+    return Backbone(net, channels, outputs, channels_last=_channels_last(net))
+
+
+def _channels_last(net: torch.nn.Module) -> bool:
+    return getattr(net, 'output_fmt', 'NCHW') == 'NHWC'
 
 
 def _probe(name: str, size: tuple[int, int], scales: tuple[float, ...],
            ) -> tuple[dict, tuple[int, ...], tuple[int, ...]]:
     """Options under which the model runs at every scale of `size`, the outputs to take and their channels."""
-    sizes = [(round(size[1] * s), round(size[0] * s)) for s in scales]
+    sizes = [tuple(max(round(side * scale), SMALLEST) for side in size[::-1]) for scale in scales]
     problem = ''
     for options in ({}, {'img_size': sizes[0]}, {'img_size': sizes[0], 'dynamic_img_size': True},
                     {'img_size': sizes[0], 'strict_img_size': False}):
         try:
             net = timm.create_model(name, features_only=True, **options).eval()
-            maps = [net(torch.zeros(1, 3, *s)) for s in sizes]
+            maps, *_ = [net(torch.zeros(1, 3, *s)) for s in sizes]
+            maps = [m.permute(0, 3, 1, 2) for m in maps] if _channels_last(net) else maps
         except Exception as error:  # timm's models refuse sizes and arguments each in a way of its own
             problem = problem or f'{type(error).__name__}: {error}'
             continue
-        strides = [sizes[0][1] / m.shape[3] for m in maps[0]]
+        strides = [sizes[0][1] / m.shape[3] for m in maps]
         if missing := [s for s in STRIDES if s not in strides]:
             raise ValueError(f'bb=timm/{name} has no maps at strides {missing}, only at {sorted(set(strides))}; '
                              'take a hierarchical backbone')
         outputs = tuple(len(strides) - 1 - strides[::-1].index(s) for s in STRIDES)
-        return options, outputs, tuple(maps[0][i].shape[1] for i in outputs)
+        return options, outputs, tuple(maps[i].shape[1] for i in outputs)
     raise ValueError(f"bb=timm/{name} does not run at {' and '.join(f'{w}x{h}' for h, w in sizes)} (width x height): "
                      f"{problem}. Choose a size that it supports, or mul_scl_ipt='' if half the size is what fails")

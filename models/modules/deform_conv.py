@@ -1,11 +1,12 @@
 """Modulated deformable convolution (Zhu et al., "Deformable ConvNets v2", CVPR 2019, eq. 1), quick on a CPU too.
 
-torchvision's CPU kernel samples on one core and fills a buffer with all columns, k*k*C*H*W values. Here a bilinear sample is a
-bag of four weighted rows of the (pixels, C) map, which `embedding_bag` sums on all cores, and one block of pixels is sampled at a
-time, so that its columns stay in the processor's cache until they meet the weight. The backward pass samples again instead of
-keeping the columns.
+torchvision's CPU kernel samples on one core and fills a buffer with all columns, k*k*C*H*W values. Here a bilinear
+sample is a bag of four weighted rows of the (pixels, C) map, which `embedding_bag` sums on all cores, and one block of
+pixels is sampled at a time, so that its columns stay in the processor's cache until they meet the weight. The backward
+pass samples again instead of keeping the columns.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,8 +23,8 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor)
     """Modulated deformable convolution: stride 1, dilation 1, padding k // 2 for odd k; zero outside the map.
 
     `x` (B, C, H, W), `offset` (B, 2*k*k, H, W) in pixels, y before x for each tap, `modulation` (B, k*k, H, W),
-    `weight` (O, C, k, k) -> (B, O, H, W) in the dtype of `x`. Equal to torchvision's operator, gradients included; 16-bit
-    inputs are computed in float32, because positions need more than 16 bits (torchvision does so under autocast).
+    `weight` (O, C, k, k) -> (B, O, H, W) in the dtype of `x`. Equal to torchvision's operator, gradients included.
+    16-bit inputs are computed in float32, because positions need more bits (torchvision does so under autocast).
     """
     args = (x, offset, modulation, weight)
     if any(arg.dtype in (torch.float16, torch.bfloat16) for arg in args):
@@ -31,13 +32,14 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor)
     # Exporters know torchvision's operator and lower it to ONNX DeformConv.
     if x.device.type == 'cpu' and not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
         return _deform_conv2d(*args)
-    return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=weight.shape[-1] // 2)
+    padding = int(weight.shape[-1]) // 2  # under torch.jit.trace a size is a tensor
+    return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=padding)
 
 
 class DeformableConv2d(nn.Module):
     """Deformable convolution that predicts its offsets and its modulation, 2 * sigmoid, by convolutions of its input.
 
-    (B, in_channels, H, W) -> (B, out_channels, H, W); `kernel_size` is odd. Starts as an ordinary convolution.
+    `kernel_size` is odd. It starts as an ordinary convolution: no offsets, modulation 1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
@@ -56,34 +58,38 @@ class DeformableConv2d(nn.Module):
         return deform_conv2d(x, offset, modulation, self.regular_conv.weight)
 
 
+# Custom operators, not an autograd.Function: torch.compile takes them as they are instead of tracing the loops.
 @torch.library.custom_op('birefnet::deform_conv2d', mutates_args=(), device_types='cpu')
+@torch.autocast('cpu', enabled=False)
 def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
-    out, rows, matrix = _empty_map(x, len(weight)), _bordered_rows(x), _matrix(weight)
-    with torch.autocast('cpu', enabled=False):
-        for block, samples in _sample_blocks(x, offset, modulation):
-            torch.mm(_columns(rows, samples).view(-1, matrix.shape[1]), matrix.T, out=_pixel_rows(out)[block])
+    rows, matrix = _bordered_rows(x), _matrix(weight)
+    out = _empty_map(x, len(weight))
+    for block, samples in _sample_blocks(x, offset, modulation):
+        columns = samples.gather(rows).view(-1, matrix.shape[1])
+        torch.mm(columns, matrix.T, out=_pixel_rows(out)[block])
     return out
 
 
 @torch.library.custom_op('birefnet::deform_conv2d_backward', mutates_args=(), device_types='cpu')
+@torch.autocast('cpu', enabled=False)
 def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
                             weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the four inputs, from the output's."""
     rows, matrix, grad = _bordered_rows(x), _matrix(weight), _pixel_rows(grad)
     grad_rows, grad_matrix = torch.zeros_like(rows), torch.zeros_like(matrix)
-    grad_offset, grad_modulation = (_empty_map(x, t.shape[1]) for t in (offset, modulation))
-    with torch.autocast('cpu', enabled=False):
-        for block, samples in _sample_blocks(x, offset, modulation):
-            columns = _columns(rows, samples).view(-1, matrix.shape[1])
-            grad_matrix.addmm_(grad[block].T, columns)
-            grad_columns = torch.mm(grad[block], matrix, out=columns).view(-1, rows.shape[1])
-            _add_to_rows(grad_rows, grad_columns, samples)
-            grad_y, grad_x, grad_samples = _sample_gradients(rows, grad_columns, samples)
-            _pixel_rows(grad_offset)[block] = torch.stack((grad_y, grad_x), -1).view(len(columns), -1)
-            _pixel_rows(grad_modulation)[block] = grad_samples.view(len(columns), -1)
-    batch, channels, height, width = x.shape
-    grad_map = grad_rows.view(batch, height + 2, width + 2, channels)[:, 1:-1, 1:-1].contiguous()
-    grad_weight = grad_matrix.view(len(weight), *weight.shape[2:], channels)
-    return grad_map.permute(0, 3, 1, 2), grad_offset, grad_modulation, grad_weight.permute(0, 3, 1, 2)
+    grad_offset, grad_modulation = _empty_map(x, offset.shape[1]), _empty_map(x, modulation.shape[1])
+    for block, samples in _sample_blocks(x, offset, modulation):
+        columns = samples.gather(rows).view(-1, matrix.shape[1])
+        grad_matrix.addmm_(grad[block].T, columns)
+        grad_columns = torch.mm(grad[block], matrix, out=columns).view(-1, rows.shape[1])
+        samples.scatter_(grad_rows, grad_columns)
+        grad_position, grad_amount = samples.gradients(rows, grad_columns)
+        _pixel_rows(grad_offset)[block] = grad_position.view(-1, offset.shape[1])
+        _pixel_rows(grad_modulation)[block] = grad_amount.view(-1, modulation.shape[1])
+    (batch, channels, height, width), kernel = x.shape, weight.shape[2:]
+    grad_x = grad_rows.view(batch, height + 2, width + 2, channels)[:, 1:-1, 1:-1].contiguous()
+    grad_weight = grad_matrix.view(len(weight), *kernel, channels)
+    return grad_x.permute(0, 3, 1, 2), grad_offset, grad_modulation, grad_weight.permute(0, 3, 1, 2)
 
 
 @_deform_conv2d.register_fake
@@ -102,18 +108,18 @@ _deform_conv2d.register_autograd(
 
 
 def _empty_map(like: Tensor, channels: int) -> Tensor:
-    """(B, channels, H, W) for a `like` of (B, C, H, W), each pixel's channels side by side in memory."""
+    """(B, channels, H, W) for a `like` of (B, C, H, W), with each pixel's channels side by side in memory."""
     batch, _, height, width = like.shape
     return like.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _pixel_rows(t: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B*H*W, C), a view of maps that hold each pixel's channels side by side."""
+    """(B, C, H, W) -> (B*H*W, C); a view if each pixel's channels lie side by side in memory."""
     return t.permute(0, 2, 3, 1).reshape(-1, t.shape[1])
 
 
 def _bordered_rows(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B*(H+2)*(W+2), C): one row for each pixel, and zeros for a border one pixel wide."""
+    """(B, C, H, W) -> (B*(H+2)*(W+2), C): a row for each pixel, and rows of zeros for a border one pixel wide."""
     batch, channels, height, width = x.shape
     bordered = x.new_zeros(batch, height + 2, width + 2, channels)
     bordered[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
@@ -121,83 +127,87 @@ def _bordered_rows(x: Tensor) -> Tensor:
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """(O, C, k, k) -> (O, k*k*C), in the order of the columns."""
+    """(O, C, k, k) -> (O, k*k*C), tap after tap as in the columns."""
     return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
 
 class _Samples(NamedTuple):
-    """Where the N samples of a block of pixels lie, one tap after the other for each pixel; corners upper left first."""
+    """Where the N samples of a block of pixels lie, tap after tap for each pixel. Corners: the upper two, the lower."""
 
-    corners: tuple[Tensor, ...]  # four of (N,), int32: rows of the bordered map
-    weights: tuple[Tensor, ...]  # four of (N,): their bilinear weights times the modulation
-    y: Tensor  # (N,): way from the upper to the lower corners, 0..1
-    x: Tensor
-    y_slope: Tensor  # (N,): modulation where the sample depends on y, and 0 where it is off the map
-    x_slope: Tensor
+    corner: Tensor  # (N,) int32, the upper left corner's row in the bordered map
+    shifts: tuple[int, int, int, int]  # from there to each corner's row
+    weights: tuple[Tensor, Tensor, Tensor, Tensor]  # (N,) each: a corner's bilinear weight times the modulation
+    down: Tensor  # (N,) way from the upper to the lower corners, 0..1
+    right: Tensor  # (N,) way from the left to the right corners, 0..1
+    slope_y: Tensor  # (N,) modulation where y matters, 0 where it is off the map
+    slope_x: Tensor  # (N,) likewise
+
+    def corners(self) -> Tensor:
+        """(N, 4) rows of all corners."""
+        return torch.stack([self.corner + shift for shift in self.shifts], 1)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Values (N, C) of the samples, times their modulation."""
+        return F.embedding_bag(self.corners(), rows, mode='sum', per_sample_weights=torch.stack(self.weights, 1))
+
+    def scatter_(self, rows: Tensor, values: Tensor) -> None:
+        """Transpose of `gather`: adds `values` (N, C) to `rows`. Sorted by corner, samples are the bags' contents."""
+        corner, order = self.corner.sort()
+        first = int(corner[0])
+        counts = torch.bincount(corner - first)
+        starts = counts.cumsum(0) - counts
+        for shift, weight in zip(self.shifts, self.weights, strict=True):
+            rows[first + shift:first + shift + len(counts)] += F.embedding_bag(
+                order, values, starts, mode='sum', per_sample_weights=weight[order])
+
+    def gradients(self, rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the positions (N, 2), y before x, and of the modulation (N,), from that of the values (N, C)."""
+        corners = self.corners().view(-1)
+        bags = torch.arange(len(grad), dtype=corners.dtype)
+        products = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # of each corner's row with `grad`
+            grad, rows, corners, 4 * bags, bags.repeat_interleave(4), 0)
+        upper_left, upper_right, lower_left, lower_right = products.view(-1, 4).unbind(1)
+        upper, lower = torch.lerp(upper_left, upper_right, self.right), torch.lerp(lower_left, lower_right, self.right)
+        across = torch.lerp(upper_right - upper_left, lower_right - lower_left, self.down)
+        positions = torch.stack(((lower - upper) * self.slope_y, across * self.slope_x), 1)
+        return positions, torch.lerp(upper, lower, self.down)
 
 
 def _sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor) -> Iterator[tuple[slice, _Samples]]:
-    """Samples of one block of pixels after the other."""
+    """The samples of one block of the B*H*W pixels after the other."""
     (_, channels, height, width), taps = x.shape, modulation.shape[1]
     offset, modulation = _pixel_rows(offset), _pixel_rows(modulation)
     step = max(1, BLOCK_VALUES // (taps * channels))
     for start in range(0, len(offset), step):
         block = slice(start, min(start + step, len(offset)))
-        yield block, _locate(torch.arange(block.start, block.stop)[:, None], offset[block], modulation[block], height, width)
+        pixel = torch.arange(block.start, block.stop)[:, None]
+        yield block, _locate(pixel, offset[block], modulation[block], height, width)
 
 
 def _locate(pixel: Tensor, offset: Tensor, modulation: Tensor, height: int, width: int) -> _Samples:
-    """`pixel` (P, 1) in a batch of maps, `offset` (P, 2*k*k), `modulation` (P, k*k)."""
-    tap, size = torch.arange(modulation.shape[1]), round(modulation.shape[1]**.5)
-    top, y, in_y = _split(offset[:, ::2] + (pixel // width % height + tap // size - size // 2), height)
-    left, x, in_x = _split(offset[:, 1::2] + (pixel % width + tap % size - size // 2), width)
+    """Samples of the pixels numbered `pixel` (P, 1) in a batch of maps; `offset` (P, 2*k*k), `modulation` (P, k*k)."""
+    tap, kernel = torch.arange(modulation.shape[1]), math.isqrt(modulation.shape[1])
+    top, down, inside_y = _split(offset[:, ::2] + (pixel // width % height + tap // kernel - kernel // 2), height)
+    left, right, inside_x = _split(offset[:, 1::2] + (pixel % width + tap % kernel - kernel // 2), width)
 
     stride = width + 2
-    origin = pixel // (height * width) * (height + 2) * stride + stride + 1
-    corner = (top.int() * stride + left.int() + origin.int()).flatten()
-    lower = modulation * y
+    origin = pixel // (height * width) * (height + 2) * stride + stride + 1  # row of the image's first pixel
+    corner = top.int() * stride + left.int() + origin.int()
+    lower = modulation * down
     upper = modulation - lower
-    lower_right, upper_right = lower * x, upper * x
+    lower_right, upper_right = lower * right, upper * right
     weights = (upper - upper_right, upper_right, lower - lower_right, lower_right)
-    return _Samples((corner, corner + 1, corner + stride, corner + stride + 1), tuple(w.flatten() for w in weights),
-                    y.flatten(), x.flatten(), (modulation * in_y).flatten(), (modulation * in_x).flatten())
+    return _Samples(corner.flatten(), (0, 1, stride, stride + 1), tuple(weight.flatten() for weight in weights),
+                    down.flatten(), right.flatten(), (modulation * inside_y).flatten(),
+                    (modulation * inside_x).flatten())
 
 
 def _split(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The pixel at or before each position in -1..size-1, the way from there to the next, whether the position lies there.
+    """Index of the pixel at or before each position, -1..size-1, the way from there to the next, and whether it is so.
 
-    Beyond the border the two add up to a position on it. NaN positions yield a pixel, so that only their values are NaN.
+    Of a position that is farther off the map, the two name a place on the border instead, where all is zero. The index
+    is one for NaN too, so that NaN spreads by values and not by a failing access.
     """
     floor = position.floor()
     first = floor.clamp(-1, size - 1).nan_to_num_(-1)
     return first, (position - first).clamp_(0, 1), floor == first
-
-
-def _columns(rows: Tensor, samples: _Samples) -> Tensor:
-    """(N, C): each sample's value, times its modulation."""
-    return F.embedding_bag(torch.stack(samples.corners, 1), rows, mode='sum',
-                           per_sample_weights=torch.stack(samples.weights, 1))
-
-
-def _add_to_rows(grad_rows: Tensor, grad_columns: Tensor, samples: _Samples) -> None:
-    """Adds each sample's gradient (N, C) to the rows of its corners: sorted by corner, the samples are bags again."""
-    corner, order = samples.corners[0].sort()
-    first = int(corner[0])
-    count = torch.bincount(corner - first)
-    start = count.cumsum(0) - count
-    for corners, weights in zip(samples.corners, samples.weights, strict=True):
-        shift = int(corners[0] - samples.corners[0][0])
-        grad_rows[first + shift:first + shift + len(count)] += F.embedding_bag(
-            order, grad_columns, start, mode='sum', per_sample_weights=weights[order])
-
-
-def _sample_gradients(rows: Tensor, grad_columns: Tensor, samples: _Samples) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of y, x and modulation (N,) each, from that of the columns."""
-    corners = torch.stack(samples.corners, 1).view(-1)
-    bags = torch.arange(len(grad_columns), dtype=corners.dtype)
-    grads = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        grad_columns, rows, corners, 4 * bags, bags.repeat_interleave(4), 0)
-    upper_left, upper_right, lower_left, lower_right = grads.view(-1, 4).unbind(1)
-    upper, lower = torch.lerp(upper_left, upper_right, samples.x), torch.lerp(lower_left, lower_right, samples.x)
-    across = torch.lerp(upper_right - upper_left, lower_right - lower_left, samples.y)
-    return (lower - upper) * samples.y_slope, across * samples.x_slope, torch.lerp(upper, lower, samples.y)

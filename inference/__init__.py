@@ -1,0 +1,1 @@
+"""From files to masks and cut-outs: decoding, the pipeline around the network, edges and video."""

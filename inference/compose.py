@@ -1,0 +1,97 @@
+"""What is made of a picture and its mask: cut-outs, masks, other backgrounds."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from inference.edges import estimate_foreground, refine_mask
+from inference.images import Picture
+
+OUTPUTS = ('cutout', 'mask', 'color', 'picture', 'blur', 'side-by-side')
+SQUARE = 16  # pixels of the chequered pattern that stands for transparency
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """What to make, and how masks and edges are refined (see inference.edges).
+
+    `output` is one of OUTPUTS; 'color' takes `color` (R, G, B, A), 'picture' takes `backdrop`, uint8 (H, W, 3) and cut
+    to the picture's aspect, 'blur' a Gaussian of `blur_background` pixels. `matting` names the method that estimates
+    the foreground's colour at soft edges, '' none.
+    """
+
+    output: str = 'cutout'
+    color: tuple[int, int, int, int] = (255, 255, 255, 255)
+    backdrop: np.ndarray | None = None
+    blur_background: float = 20
+    matting: str = ''
+    threshold: int | None = None
+    fill_holes: int = 0
+    min_object: int = 0
+    mask_offset: int = 0
+    mask_blur: float = 0
+
+
+def compose(picture: Picture, mask: np.ndarray, style: Style) -> np.ndarray:
+    """The result for a picture and its mask (H, W), uint8: a mask (H, W), RGB (H, W, 3) or RGBA (H, W, 4), uint8.
+
+    The picture's own transparency multiplies the mask.
+    """
+    mask = refine_mask(mask, style.threshold, style.fill_holes, style.min_object, style.mask_offset, style.mask_blur)
+    if picture.alpha is not None:
+        mask = cv2.multiply(mask, picture.alpha, scale=1 / 255)
+    if style.output == 'mask':
+        return mask
+    colour = estimate_foreground(picture.pixels, mask, style.matting) if style.matting else picture.pixels
+    if style.output == 'cutout':
+        return np.dstack((colour, mask))
+    if style.output == 'color':
+        return _over_color(colour, mask, style.color)
+    if style.output == 'picture':
+        return over(colour, mask, _cover(style.backdrop, *mask.shape))
+    if style.output == 'blur':
+        return over(colour, mask, _blurred_background(picture.pixels, mask, style.blur_background))
+    return np.hstack((picture.pixels, over(colour, mask, _chequered(*mask.shape))))
+
+
+def over(colour: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """`colour` over `background`, both uint8 (H, W, 3), by the mask."""
+    alpha = mask.astype(np.float32) * np.float32(1 / 255)
+    return cv2.blendLinear(colour, background, alpha, 1 - alpha)
+
+
+def _over_color(colour: np.ndarray, mask: np.ndarray, color: tuple[int, int, int, int]) -> np.ndarray:
+    """RGB over an opaque colour; RGBA over one that lets through."""
+    flat = np.empty_like(colour)
+    flat[:] = color[:3]
+    if color[3] == 255:
+        return over(colour, mask, flat)
+    front = mask.astype(np.float32) / 255
+    total = front + (1 - front) * (color[3] / 255)
+    share = front / np.maximum(total, 1e-6)
+    return np.dstack((cv2.blendLinear(colour, flat, share, 1 - share), np.rint(255 * total).astype(np.uint8)))
+
+
+def _cover(backdrop: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The backdrop scaled to cover (height, width), its middle."""
+    scale = max(height / backdrop.shape[0], width / backdrop.shape[1])
+    size = [max(side, round(own * scale)) for side, own in ((width, backdrop.shape[1]), (height, backdrop.shape[0]))]
+    scaled = cv2.resize(backdrop, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
+    return scaled[top:top + height, left:left + width].copy()
+
+
+def _blurred_background(pixels: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
+    """Blurred without the foreground, whose colour would spread as a halo."""
+    weight = 1 - mask.astype(np.float32) / 255
+    total = cv2.GaussianBlur(weight, (0, 0), sigma)[..., None]
+    colour = cv2.GaussianBlur(pixels * weight[..., None], (0, 0), sigma)
+    plain = cv2.GaussianBlur(pixels, (0, 0), sigma)
+    return np.where(total > .01, np.clip(colour / np.maximum(total, .01), 0, 255), plain).astype(np.uint8)
+
+
+def _chequered(height: int, width: int) -> np.ndarray:
+    y, x = np.arange(height) // SQUARE, np.arange(width) // SQUARE
+    grey = np.where((y[:, None] + x) % 2, np.uint8(204), np.uint8(255))
+    return np.repeat(grey[..., None], 3, 2)

@@ -1,0 +1,72 @@
+"""Images through a network: sizes, normalisation, memory and device seen to."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.images import Size
+
+IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
+# What the fast network needs over its weights, measured with swin_v1_l in float32; all other backbones need less.
+BYTES_PER_PIXEL = 2500
+
+
+class Predictor:
+    """Turns images of one size into foreground probabilities, by a network on `device` that takes normalised RGB
+    (B, 3, H, W) and gives [..., logits (B, 1, H, W)]. Safe to call from several threads."""
+
+    def __init__(self, network: Callable[[Tensor], Sequence[Tensor]], device: torch.device | str = 'cpu') -> None:
+        self.network, self.device = network, torch.device(device)
+        self.mean, self.std = (torch.tensor(v, device=self.device).view(3, 1, 1) * 255
+                               for v in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """images, each uint8 (H, W, 3) RGB -> (B, H, W), float32, 0..1.
+
+        Raises ValueError if the memory would not do, before any work, or if the network gives no numbers.
+        """
+        check_memory(images[0].shape[1::-1], len(images), self.device)
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+            batch = batch.to(torch.float32, memory_format=torch.channels_last).sub_(self.mean).div_(self.std)
+            probability = self.network(batch)[-1].float().sigmoid()[:, 0].cpu().numpy()
+        if not np.isfinite(probability).all():
+            raise ValueError('the network gave values that are no numbers; take float32 (or bfloat16) as dtype')
+        return probability
+
+
+def check_memory(size: Size, batch: int, device: torch.device) -> None:
+    """Raises ValueError where a batch of `size` (width, height) would need more memory than is free."""
+    free = _free_memory(device)
+    needed = batch * size[0] * size[1] * BYTES_PER_PIXEL
+    if free is not None and needed > free:
+        side = int((free / batch / BYTES_PER_PIXEL) ** .5) // 32 * 32
+        raise ValueError(f'{batch} image(s) at {size[0]}x{size[1]} need about {needed / 2 ** 30:.1f} GiB of memory, '
+                         f'{free / 2 ** 30:.1f} are free; take a resolution of at most {side}x{side}')
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes free on the device, None where that cannot be told."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    file = Path('/proc/meminfo')
+    if device.type != 'cpu' or not file.exists():
+        return None
+    lines = (line.split() for line in file.read_text().splitlines())
+    return next((1024 * int(words[1]) for words in lines if words[0] == 'MemAvailable:'), None)
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' (cuda, else cpu), 'cpu', 'cuda', 'cuda:N' or 'mps'. Raises ValueError where that is missing."""
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    kind, _, number = name.partition(':')
+    if kind not in ('cpu', 'cuda', 'mps') or (number and not number.isdecimal()):
+        raise ValueError(f'device {name}: take auto, cpu, cuda, cuda:N or mps')
+    present = {'cpu': 1, 'cuda': torch.cuda.device_count(), 'mps': int(torch.backends.mps.is_available())}[kind]
+    if int(number or 0) >= present:
+        raise ValueError(f'device {name}: there is none here; take --device cpu, or install PyTorch for {kind}')
+    return torch.device(name)

@@ -1,0 +1,72 @@
+"""Linear layers rewritten as fewer or cheaper ones. Weights are worked out in float64, so that results stay equal."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d:
+    """A convolution with the padding and dilation of `like`; its weight is stored as channels-last maps want it."""
+    layer = nn.utils.skip_init(nn.Conv2d, weight.shape[1], weight.shape[0], weight.shape[2:], bias=bias is not None,
+                               padding=like.padding, dilation=like.dilation)
+    layer.weight = nn.Parameter(weight.to(like.weight).contiguous(memory_format=torch.channels_last), False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.to(like.weight), False)
+    return layer
+
+
+def weights(layer: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
+    """Weight (O, I, k, k) and bias (O,) of a convolution and the BatchNorm in eval mode that follows it, in float64."""
+    weight = layer.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
+    if norm is None:
+        return weight, bias
+    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    return weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + norm.bias.detach()
+
+
+def fold(layer: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> nn.Conv2d:
+    """The convolution that is `layer`, then `norm`."""
+    return conv(*weights(layer, norm), layer)
+
+
+def split(layer: nn.Conv2d, channels: int) -> tuple[nn.Conv2d, nn.Conv2d | None]:
+    """Two convolutions, of the first `channels` of the input and, without bias, of the rest: their sum is `layer`."""
+    weight, bias = weights(layer)
+    rest = conv(weight[:, channels:], None, layer) if weight.shape[1] > channels else None
+    return conv(weight[:, :channels], bias, layer), rest
+
+
+def project(layer: nn.Conv2d, pointwise: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """`layer`, then the 1x1 convolution `pointwise` (O', O) with `bias` (O',)."""
+    weight, inner = weights(layer)
+    outer = pointwise @ inner + (0 if bias is None else bias)
+    return conv(torch.einsum('po,oikl->pikl', pointwise, weight), outer, layer)
+
+
+def compose(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """`first`, then `second`, both 3x3, as one 5x5 convolution: equal but for the outermost pixels, where the second
+    sees zeros outside of the first's map, which this one cannot know."""
+    (inner, inner_bias), (outer, outer_bias) = weights(first), weights(second)
+    weight = F.conv2d(inner.transpose(0, 1), outer.flip(2, 3), padding=2).transpose(0, 1)
+    like = nn.utils.skip_init(nn.Conv2d, 1, 1, 5, padding=2).to(first.weight)
+    return conv(weight, outer_bias + torch.einsum('omkl,m->o', outer, inner_bias), like)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def resize_matrix(sizes: Sequence[int]) -> Tensor:
+    """(sizes[-1], sizes[0]), float32: bilinear resizing with aligned corners of a row through all `sizes`."""
+    matrix = torch.eye(sizes[0], dtype=torch.float64, device='cpu')[None]
+    for size in sizes[1:]:
+        matrix = F.interpolate(matrix, size=size, mode='linear', align_corners=True)
+    return matrix[0].T.float().contiguous()
+
+
+def resize_through(x: Tensor, *sizes: Sequence[int]) -> Tensor:
+    """x (B, C, h, w) -> (B, C, *sizes[-1]): resized (bilinear, aligned corners) to each size in turn, in one step."""
+    rows, columns = (resize_matrix((x.shape[i], *(size[i - 2] for size in sizes))).to(x) for i in (2, 3))
+    return torch.einsum('bchw,yh,xw->bcyx', x, rows, columns)

@@ -1,0 +1,227 @@
+"""Backbones: channels and strides, any of timm's, and pretrained weights in the formats that people have."""
+
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from config import Config
+from models import BiRefNet
+from models.backbones import backbone_shapes, build_backbone
+from models.backbones.swin import build_swin
+from models.checkpoint import PVT, load_backbone
+from tests.models.small import image
+
+CHANNELS = {
+    'swin_v1_t': (96, 192, 384, 768), 'swin_v1_l': (192, 384, 768, 1536), 'pvt_v2_b0': (32, 64, 160, 256),
+    'pvt_v2_b1': (64, 128, 320, 512), 'pvt_v2_b2': (64, 128, 320, 512), 'pvt_v2_b5': (64, 128, 320, 512),
+    'vgg16': (128, 256, 512, 512), 'vgg16bn': (128, 256, 512, 512), 'resnet50': (256, 512, 1024, 2048),
+    'timm/resnet18': (64, 128, 256, 512), 'timm/convnext_atto': (40, 80, 160, 320),
+}
+
+
+@pytest.mark.parametrize('name', CHANNELS)
+def test_channels_and_strides(name):
+    with torch.device('meta'):
+        backbone = build_backbone(name, (96, 64))
+        maps = backbone.net.eval()(torch.zeros(1, 3, 64, 96))
+    assert backbone.channels == CHANNELS[name]
+    shapes = [tuple(maps[i].shape) for i in backbone.outputs]
+    assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(CHANNELS[name], (4, 8, 16, 32), strict=True)]
+
+
+@pytest.mark.parametrize(('name', 'width', 'blocks'), [
+    ('dino_v3_s', 384, 12), ('dino_v3_s_plus', 384, 12), ('dino_v3_b', 768, 12), ('dino_v3_l', 1024, 24)])
+def test_dino_gives_four_maps_of_one_stride(name, width, blocks):
+    with torch.device('meta'):
+        backbone = build_backbone(name)
+        maps = backbone.net(torch.zeros(1, 3, 64, 96))
+    assert backbone.channels == (width,) * 4
+    assert [tuple(m.shape) for m in maps] == [(1, width, 4, 6)] * 4
+    assert f'model.blocks.{blocks - 1}.attn.qkv.weight' in backbone_shapes(name)
+
+
+def test_unknown_names():
+    with pytest.raises(KeyError, match=r'swin_v1_xl.*swin_v1_l'):
+        build_backbone('swin_v1_xl')
+    with pytest.raises(ValueError, match=r'timm/resnt18.*nearest.*resnet18'):
+        build_backbone('timm/resnt18')
+
+
+# --- timm -------------------------------------------------------------------------------------------------------------
+
+
+def test_timm_maps_are_channels_first():
+    size = (224, 224)
+    backbone = build_backbone('timm/swin_tiny_patch4_window7_224', size)
+    assert backbone.channels == (96, 192, 384, 768)
+    model = BiRefNet(Config(bb='timm/swin_tiny_patch4_window7_224', size=size, mul_scl_ipt='', dec_att='')).eval()
+    x = image(224, 224, 1)
+    with torch.inference_mode():
+        maps = model.encoder(x)
+        raw = model.encoder.backbone(x)
+        assert model(x)[-1].shape == (1, 1, 224, 224)
+    assert [tuple(m.shape) for m in maps] == [(1, 96 << i, 56 >> i, 56 >> i) for i in range(4)]
+    assert torch.equal(maps[2][0, 5], raw[2][0, ..., 5])
+
+
+def test_timm_models_without_the_strides_are_refused():
+    with pytest.raises(ValueError, match=r'timm/vit_tiny_patch16_224.*strides \[4, 8, 32\]'):
+        build_backbone('timm/vit_tiny_patch16_224', (224, 224))
+
+
+def test_timm_models_of_a_fixed_size_are_refused_at_others():
+    with pytest.raises(ValueError, match=r"maxvit_pico_rw_256.*64x96 and 32x48.*mul_scl_ipt=''"):
+        build_backbone('timm/maxvit_pico_rw_256', (64, 96), (1., .5))
+
+
+def test_timm_takes_the_last_map_of_each_stride():
+    with torch.device('meta'):
+        backbone = build_backbone('timm/efficientnet_b0', (64, 64))
+        reductions = timm.create_model('efficientnet_b0', features_only=True).feature_info.reduction()
+    assert [reductions[i] for i in backbone.outputs] == [4, 8, 16, 32]
+
+
+def test_timm_norms_take_single_images():
+    net = build_backbone('timm/mobilenetv3_small_050', (64, 64)).net.train()
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [m.running_mean.clone() for m in norms]
+    net(image(32, 32, 1))
+    still = [torch.equal(m.running_mean, old) for m, old in zip(norms, before, strict=True)]
+    assert any(still)
+    assert not all(still)
+
+
+# --- Pretrained weights ---------------------------------------------------------------------------------------------
+
+
+def assert_equal(net: nn.Module, expected: dict[str, torch.Tensor]) -> None:
+    state = net.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+@pytest.fixture(scope='module')
+def official_swin() -> dict[str, torch.Tensor]:
+    """The classification file of Swin-T: buffers, the last norm and the head, and no norms between the stages."""
+    torch.manual_seed(0)
+    state = build_swin('swin_v1_t').net.state_dict()
+    state = {key: torch.randn_like(value) for key, value in state.items() if not re.match(r'norm\d', key)}
+    for key in [key for key in state if key.endswith('bias_table')]:
+        state[key.replace('bias_table', 'index')] = torch.zeros(49, 49, dtype=torch.long)
+    state['layers.0.blocks.1.attn_mask'] = torch.zeros(64, 49, 49)
+    return state | {'norm.weight': torch.ones(768), 'norm.bias': torch.ones(768), 'head.weight': torch.ones(1000, 768),
+                    'head.bias': torch.ones(1000)}
+
+
+def test_official_swin(tmp_path, official_swin):
+    torch.save({'model': official_swin}, tmp_path / 'swin_tiny.pth')
+    model = BiRefNet(Config(bb='swin_v1_t', bb_weights=str(tmp_path / 'swin_tiny.pth')))
+    net = model.encoder.backbone
+    own = net.state_dict().keys() & official_swin.keys()
+    assert len(own) == len(net.state_dict()) - 8
+    assert_equal(net, {key: official_swin[key] for key in own})
+    assert_equal(net, {f'norm{i}.weight': torch.ones(96 << i) for i in range(4)})
+
+
+def test_official_swin_of_another_window(tmp_path, official_swin):
+    state = {key: torch.randn(23 * 23, value.shape[1]) if key.endswith('bias_table') else value
+             for key, value in official_swin.items()}
+    torch.save({'model': state}, tmp_path / 'swin.pth')
+    net = build_swin('swin_v1_t').net
+    load_backbone(net, 'swin_v1_t', tmp_path / 'swin.pth')
+    key = 'layers.1.blocks.0.attn.relative_position_bias_table'
+    grid = state[key].T.reshape(1, -1, 23, 23)
+    expected = nn.functional.interpolate(grid, size=(13, 13), mode='bicubic').reshape(-1, 169).T
+    assert torch.allclose(net.state_dict()[key], expected)
+
+
+def official_pvt(key: str) -> str:
+    """timm's name -> the official one."""
+    for official, ours in PVT:
+        if key.startswith(ours + '.'):
+            return (official + key[len(ours):]).replace('.dwconv.', '.dwconv.dwconv.')
+    return key
+
+
+@pytest.mark.parametrize('naming', ['official', 'timm'])
+def test_pvt(tmp_path, naming):
+    source = timm.create_model('pvt_v2_b0', num_classes=10).state_dict()
+    flat = {re.sub(r'^stages\.', 'stages_', key): value for key, value in source.items()}
+    state = {official_pvt(key): value for key, value in flat.items()} if naming == 'official' else source
+    assert ('patch_embed1.proj.weight' in state) == (naming == 'official')
+    torch.save(state, tmp_path / 'pvt.pth')
+    net = build_backbone('pvt_v2_b0').net
+    load_backbone(net, 'pvt_v2_b0', tmp_path / 'pvt.pth')
+    assert_equal(net, {key: value for key, value in flat.items() if not key.startswith('head')})
+
+
+@pytest.mark.parametrize('counters', [True, False])
+def test_torchvision_resnet(tmp_path, counters):
+    """Its files of 2016 have no counters in their norms."""
+    source = torchvision.models.resnet50()
+    state = {k: v for k, v in source.state_dict().items() if counters or 'num_batches_tracked' not in k}
+    torch.save(state, tmp_path / 'resnet50.pth')
+    net = build_backbone('resnet50').net
+    load_backbone(net, 'resnet50', tmp_path / 'resnet50.pth')
+    x = image(64, 64, 1)
+    with torch.inference_mode():
+        y = source.eval().maxpool(source.relu(source.bn1(source.conv1(x))))
+        for stage, found in zip((source.layer1, source.layer2, source.layer3, source.layer4), net.eval()(x), strict=True):
+            y = stage(y)
+            assert torch.equal(found, y)
+
+
+@pytest.mark.parametrize('name', ['vgg16', 'vgg16bn'])
+def test_torchvision_vgg(tmp_path, name):
+    build = {'vgg16': torchvision.models.vgg16, 'vgg16bn': torchvision.models.vgg16_bn}[name]
+    with torch.device('meta'):
+        features = build().features
+    features = features.to_empty(device='cpu')
+    state = {f'features.{k}': torch.randn(v.shape) if v.ndim else v * 0 for k, v in features.state_dict().items()}
+    torch.save(state | {'classifier.0.weight': torch.zeros(3)}, tmp_path / 'vgg.pth')
+    net = build_backbone(name).net
+    load_backbone(net, name, tmp_path / 'vgg.pth')
+    assert_equal(net, {f'conv{stage}.{n}.weight': state[f'features.{n}.weight'] for stage, n in
+                       ([(1, 0), (2, 10), (4, 28)] if name == 'vgg16' else [(1, 1), (2, 14), (4, 41)])})
+    layers = [layer for stage in (net.conv1, net.conv2, net.conv3, net.conv4) for layer in stage]
+    assert len(layers) == len(features)
+
+
+def test_timm_dino(tmp_path):
+    source = timm.create_model('vit_small_patch16_dinov3').state_dict()
+    torch.save(source, tmp_path / 'dino.pth')
+    net = build_backbone('dino_v3_s').net
+    load_backbone(net, 'dino_v3_s', tmp_path / 'dino.pth')
+    assert_equal(net, {key: source[key.removeprefix('model.')] for key in net.state_dict()})
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'convnext_atto', 'swin_tiny_patch4_window7_224', 'mobilenetv3_small_050'])
+def test_timm_files(tmp_path, name):
+    source = timm.create_model(name).state_dict()
+    torch.save({'state_dict': source}, tmp_path / 'weights.pth')
+    net = build_backbone(f'timm/{name}', (224, 224)).net
+    for value in net.parameters():
+        nn.init.constant_(value, 7.)
+    load_backbone(net, f'timm/{name}', tmp_path / 'weights.pth')
+    assert not any((value == 7).all() for value in net.parameters())
+    keys = [key for key in net.state_dict() if key in source]
+    assert keys
+    assert_equal(net, {key: source[key] for key in keys})
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path, official_swin):
+    torch.save(official_swin, tmp_path / 'swin.pth')
+    for bb, words in (('pvt_v2_b0', 'missing'), ('swin_v1_s', r'missing: layers\.2\.blocks\.6'), ('swin_v1_b', 'of another shape'),
+                      ('resnet50', 'missing'), ('timm/resnet18', 'missing')):
+        with pytest.raises(ValueError, match=rf'swin\.pth: no weights for bb={bb}: .*{words}'):
+            load_backbone(build_backbone(bb, (64, 64)).net, bb, tmp_path / 'swin.pth')
+
+
+def test_missing_files_and_hubs():
+    with pytest.raises(ValueError, match='no such'):
+        BiRefNet(Config(bb='pvt_v2_b0', bb_weights='nowhere.pth'))
+    with pytest.raises(ValueError, match='local file'):
+        build_backbone('swin_v1_t', pretrained=True)

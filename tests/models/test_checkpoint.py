@@ -1,0 +1,469 @@
+"""Checkpoints tell their own architecture, whatever wrote them; files that are none are refused in words."""
+
+import copy
+import itertools
+import json
+import pickle
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import models
+import models.checkpoint
+from config import ARCHITECTURE, Config, ConfigError
+from models import BiRefNet, load_model, save_checkpoint
+from models.backbones import build_backbone
+from models.checkpoint import (
+    DERIVED,
+    from_official,
+    infer_architecture,
+    infer_backbone,
+    read_state,
+    strip_prefixes,
+    to_official,
+    write_state,
+)
+from tests.models.small import build, image, output
+
+SWITCHES = {
+    'mul_scl_ipt': ('', 'add', 'cat'), 'cxt_num': (0, 1, 2, 3), 'dec_blk': ('BasicDecBlk', 'ResBlk'),
+    'squeeze_block': ('', 'BasicDecBlk_x1', 'BasicDecBlk_x3', 'ResBlk_x1', 'ResBlk_x2', 'ASPP_x1', 'ASPP_x2',
+                      'ASPPDeformable_x1'),
+    'dec_att': ('', 'ASPP', 'ASPPDeformable'), 'dec_channels_inter': ('fixed', 'adap'), 'dec_ipt': (True, True, False),
+    'dec_ipt_split': (True, False), 'dec_ipt_levels': ((5, 4, 3, 2, 1), (4, 3, 2, 1), (5, 1), (1,)),
+    'ms_supervision': (True, True, False), 'out_ref': (True, False), 'out_ref_levels': ((4, 3, 2), (3, 2), (4,)),
+    'deform_kernels': ((1, 3, 7), (3,), (1, 5)), 'auxiliary_classification': (False, True), 'num_classes': (219, 10),
+    'tile_order': ('row', 'column'),
+}
+
+
+def random_switches(seed: int) -> dict:
+    draw = random.Random(seed)
+    switches = {name: draw.choice(values) for name, values in SWITCHES.items()}
+    return switches if switches['squeeze_block'] else {**switches, 'cxt_num': 0}
+
+
+def visible(cfg: Config) -> dict:
+    """The architecture as far as it can matter: what is off has no details."""
+    fields = {name: getattr(cfg, name) for name in ARCHITECTURE}
+    fields['out_ref'] = cfg.out_ref and cfg.ms_supervision
+    hidden = {'dec_ipt_levels': not cfg.dec_ipt, 'out_ref_levels': not fields['out_ref'],
+              'dec_ipt_split': not cfg.dec_ipt or cfg.dec_ipt_levels == (1,),
+              'tile_order': not (cfg.dec_ipt and cfg.dec_ipt_split) or cfg.dec_ipt_levels == (1,),
+              'deform_kernels': 'ASPPDeformable' not in (cfg.dec_att, cfg.squeeze_block[:-3]),
+              'num_classes': not cfg.auxiliary_classification}
+    return {name: value for name, value in fields.items() if not hidden.get(name)}
+
+
+def shapes_of(cfg: Config) -> dict[str, tuple[int, ...]]:
+    """Official keys and shapes, without memory for values."""
+    with torch.device('meta'):
+        state = to_official(BiRefNet(cfg).state_dict(), cfg.bb)
+    return {key: tuple(value.shape) for key, value in state.items() if not DERIVED.search(key)}
+
+
+@pytest.fixture(scope='module')
+def model() -> BiRefNet:
+    return build()
+
+
+@pytest.fixture(scope='module')
+def official(model) -> dict[str, torch.Tensor]:
+    return to_official(model.state_dict(), 'pvt_v2_b0')
+
+
+# --- The architecture from keys and shapes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_switches_follow_from_keys(seed):
+    cfg = Config(bb='pvt_v2_b0', **random_switches(seed))
+    shapes = shapes_of(cfg)
+    assert infer_backbone(shapes) == cfg.bb
+    with torch.device('meta'):
+        channels = build_backbone(cfg.bb).channels
+    # The two that keys do not settle come from the config saved with a run.
+    unseen = {'tile_order': cfg.tile_order, **({'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {})}
+    found = Config(bb=cfg.bb, **{**infer_architecture(shapes, channels), **unseen})
+    assert visible(found) == visible(cfg)
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_files_alone_give_the_network_back(tmp_path, seed, suffix):
+    path = tmp_path / f'weights{suffix}'
+    original = build(**random_switches(100 + seed))
+    save_checkpoint(original, path)
+    cfg = original.config
+    unseen = {'tile_order': cfg.tile_order, **({'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {})}
+    loaded = load_model(path, **unseen)
+    assert visible(loaded.config) == visible(cfg)
+    assert not any(module.training for module in loaded.modules())
+    assert torch.equal(output(loaded), output(original))
+
+
+def test_every_switch_is_in_the_architecture():
+    network = {spec for spec in SWITCHES} | {'bb'}
+    assert network == set(ARCHITECTURE)
+
+
+@pytest.mark.parametrize('bb', [
+    'swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l', 'pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2', 'pvt_v2_b5', 'vgg16',
+    'vgg16bn', 'resnet50', 'dino_v3_s', 'dino_v3_s_plus', 'dino_v3_b', 'dino_v3_l'])
+@pytest.mark.parametrize('pyramid', ['cat', ''])
+def test_every_backbone_is_told_apart(bb, pyramid):
+    cfg = Config(bb=bb, mul_scl_ipt=pyramid)
+    shapes = shapes_of(cfg)
+    assert infer_backbone(shapes) == bb
+    with torch.device('meta'):
+        channels = build_backbone(bb).channels
+    assert visible(Config(bb=bb, **infer_architecture(shapes, channels))) == visible(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('bb', ['dino_v3_h_plus', 'dino_v3_7b'])
+def test_the_largest_backbones_are_told_apart(bb):
+    assert infer_backbone(shapes_of(Config(bb=bb))) == bb
+
+
+def test_generations(tmp_path):
+    old = {'dec_ipt_levels': (4, 3, 2, 1), 'out_ref_levels': (3, 2), 'deform_kernels': (3,), 'tile_order': 'column'}
+    original = build(**old)
+    save_checkpoint(original, tmp_path / 'BiRefNet_DIS_ep580.pth')
+    keys = read_state(tmp_path / 'BiRefNet_DIS_ep580.pth')
+    assert not any(key.startswith(('decoder.ipt_blk5', 'decoder.gdt_convs_4')) for key in keys)
+    loaded = load_model(tmp_path / 'BiRefNet_DIS_ep580.pth')
+    assert {name: getattr(loaded.config, name) for name in old} == old
+    assert torch.equal(output(loaded), output(original))
+
+    column = build(tile_order='column')  # 2024-05: as the current one, but for an option
+    save_checkpoint(column, tmp_path / 'epoch_244.pth')
+    assert load_model(tmp_path / 'epoch_244.pth').config.tile_order == 'row'
+    assert torch.equal(output(load_model(tmp_path / 'epoch_244.pth', tile_order='column')), output(column))
+    assert not torch.allclose(output(load_model(tmp_path / 'epoch_244.pth')), output(column))
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('switches', [
+    {}, {'squeeze_block': 'ASPPDeformable_x2', 'dec_blk': 'ResBlk'}, {'dec_att': 'ASPP', 'auxiliary_classification': True},
+    {'bb': 'swin_v1_t'}, {'bb': 'resnet50'}, {'bb': 'vgg16bn'}, {'bb': 'dino_v3_s'}, {'bb': 'timm/resnet18'},
+    {'squeeze_block': 'ResBlk_x12'}, {'deform_kernels': (1, 3, 5, 7, 9, 3, 3, 3, 3)}])
+def test_names_go_both_ways(switches):
+    cfg = Config(**{'bb': 'pvt_v2_b0', **switches})
+    with torch.device('meta'):
+        ours = BiRefNet(cfg).state_dict()
+    official = to_official(ours, cfg.bb)
+    assert from_official(official).keys() == ours.keys()
+    assert from_official(ours).keys() == ours.keys()
+    foreign = r'encoder|levels|attention|pointwise|deformable|project|residual|pooled|class_head|neck\b'
+    assert not [key for key in official if re.search(foreign, key)]
+    tables = [key for key in official if key.endswith('relative_position_bias_table')]
+    assert len(official) == len(ours) + (len(tables) if cfg.bb.startswith('swin') else 0)
+
+
+def test_a_state_dict_may_have_either_names(model, official):
+    other = BiRefNet(model.config).eval()
+    assert not other.load_state_dict(official).unexpected_keys
+    assert torch.equal(output(other), output(model))
+    other = BiRefNet(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(output(other), output(model))
+    with pytest.raises(RuntimeError, match='Missing'):
+        other.load_state_dict({key: value for key, value in official.items() if 'ipt_blk3' not in key})
+
+
+def test_wrapped_networks_load_and_save(tmp_path, model, official):
+    class Shell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module, self.extra = BiRefNet(model.config), nn.Linear(2, 2)
+
+    shell = Shell()
+    shell.load_state_dict({f'module.{k}': v for k, v in official.items()} | shell.extra.state_dict(prefix='extra.'))
+    average = AveragedModel(model)
+    for wrapped in (shell, average, nn.DataParallel(model)):
+        save_checkpoint(wrapped, tmp_path / 'wrapped.pth')
+        written = read_state(tmp_path / 'wrapped.pth')
+        assert written.keys() == official.keys()
+        assert all(torch.equal(written[key], official[key]) for key in official)
+    again = AveragedModel(BiRefNet(model.config))
+    again.load_state_dict(average.state_dict())
+    assert torch.equal(output(again.module.eval()), output(model))
+
+
+def test_swin_index_is_written_as_published(tmp_path):
+    with torch.device('meta'):
+        cfg = Config(bb='swin_v1_t')
+        state = to_official(BiRefNet(cfg).state_dict(), cfg.bb)
+    index = {key: value for key, value in state.items() if key.endswith('relative_position_index')}
+    assert sorted(index) == sorted(f'bb.layers.{i}.blocks.{j}.attn.relative_position_index'
+                                   for i, depth in enumerate((2, 2, 6, 2)) for j in range(depth))
+    w = 7
+    expected = torch.tensor([[(qy - ky + w - 1) * (2 * w - 1) + qx - kx + w - 1
+                              for ky, kx in itertools.product(range(w), repeat=2)]
+                             for qy, qx in itertools.product(range(w), repeat=2)])
+    for value in index.values():
+        assert value.dtype == torch.int64
+        assert torch.equal(value, expected)
+    first, second = list(index.values())[:2]
+    assert first.data_ptr() != second.data_ptr()
+
+
+# --- What people wrap weights in ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'module._orig_mod.', '_orig_mod.module.',
+                                    'module.module._orig_mod.module.'])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_prefixes(tmp_path, official, prefix, suffix):
+    write_state({prefix + key: value for key, value in official.items()}, tmp_path / f'w{suffix}')
+    assert read_state(tmp_path / f'w{suffix}').keys() == official.keys()
+
+
+def test_prefixes_inside_and_names_that_look_like_them():
+    keys = {'bb._orig_mod.stages_0.x': 'bb.stages_0.x', 'squeeze_module.0.conv_in.weight': 'squeeze_module.0.conv_in.weight',
+            'decoder.module.head': 'decoder.head', '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a'}
+    assert list(strip_prefixes(dict.fromkeys(keys, torch.zeros(())))) == list(keys.values())
+
+
+@pytest.mark.parametrize('path', [('model',), ('state_dict',), ('state_dict', 'model'), ('model', 'state_dict'), ('net',)])
+def test_nested(tmp_path, official, path):
+    content = official
+    for key in reversed(path):
+        content = {'epoch': 3, key: content, 'optimizer': {'state': {}, 'lr': .1}}
+    torch.save(content, tmp_path / 'w.pth')
+    assert read_state(tmp_path / 'w.pth').keys() == official.keys()
+
+
+def test_half_precision_and_old_file_formats(tmp_path, model, official):
+    half = {key: value.half() if value.is_floating_point() else value for key, value in official.items()}
+    save_file(half, tmp_path / 'half.SAFETENSORS')
+    loaded = load_model(tmp_path / 'half.SAFETENSORS')
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert torch.allclose(output(loaded), output(model), atol=.05 * output(model).std())
+    torch.save(official, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    assert torch.equal(output(load_model(tmp_path / 'old.pth')), output(model))
+
+
+def test_files_without_counters(tmp_path, model, official):
+    write_state({k: v for k, v in official.items() if 'num_batches_tracked' not in k}, tmp_path / 'w.pth')
+    assert torch.equal(output(load_model(tmp_path / 'w.pth')), output(model))
+
+
+# --- Folders ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('foreign', [
+    {'architectures': ['BiRefNet'], 'model_type': 'x', 'size': 'large', 'task': None}, {'bb_pretrained': False}, [1, 2], 'text', None,
+    {'embed_dim': 192, 'depths': [2, 2, 18, 2], 'dec_channels_inter': 'wide', 'mul_scl_ipt': 'none'}])
+def test_hugging_face_folder(tmp_path, model, foreign):
+    save_checkpoint(model, tmp_path / 'model.safetensors')
+    (tmp_path / 'config.json').write_text(json.dumps(foreign))
+    assert torch.equal(output(load_model(tmp_path)), output(model))
+    assert torch.equal(output(load_model(str(tmp_path))), output(model))
+
+
+def test_run_folder(tmp_path):
+    original = build(mul_scl_ipt='add', tile_order='column', task='COD', batch_size=3)
+    (tmp_path / 'config.json').write_text(json.dumps(original.config.as_dict()))
+    for epoch in (2, 10, 9):
+        weakened = copy.deepcopy(original)
+        weakened.decoder.head.bias.data += epoch
+        save_checkpoint(weakened, tmp_path / f'epoch_{epoch}.pth')
+    (tmp_path / 'epoch_last.pth').write_text('a file of the user')
+    (tmp_path / 'last_state.pth').write_text('another')
+    loaded = load_model(tmp_path)
+    assert loaded.config == original.config
+    assert torch.allclose(output(loaded), output(original) + 10)
+    assert torch.allclose(output(load_model(tmp_path / 'epoch_2.pth')), output(original) + 2)
+    save_checkpoint(original, tmp_path / 'best.pth')
+    assert torch.equal(output(load_model(tmp_path)), output(original))
+    assert load_model(tmp_path, tile_order='row', seed=3).config.tile_order == 'row'
+
+
+def test_a_timm_backbone_needs_its_name_once(tmp_path):
+    original = build(bb='timm/resnet18')
+    save_checkpoint(original, tmp_path / 'best.pth')
+    with pytest.raises(ValueError, match=r"bb='timm/<name>'"):
+        load_model(tmp_path)
+    assert torch.equal(output(load_model(tmp_path, bb='timm/resnet18')), output(original))
+    (tmp_path / 'config.json').write_text(json.dumps(original.config.as_dict()))
+    assert torch.equal(output(load_model(tmp_path)), output(original))
+
+
+@pytest.mark.parametrize('content', ['{', '', '\x00'])
+def test_a_damaged_config_is_named(tmp_path, model, content):
+    save_checkpoint(model, tmp_path / 'best.pth')
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(ValueError, match=r'config\.json'):
+        load_model(tmp_path)
+
+
+def test_paths_that_hold_nothing(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r'model\.safetensors.*best\.pth'):
+        load_model(tmp_path)
+    for missing in (tmp_path / 'no.pth', 'no.pth', 'a/b/c', tmp_path / 'no' / 'no.safetensors'):
+        with pytest.raises(ValueError, match=r'no such checkpoint'):
+            load_model(missing)
+
+    def offline(*_):
+        raise OSError('no network')
+
+    monkeypatch.setattr('huggingface_hub.hf_hub_download', offline)
+    with pytest.raises(ValueError, match=r'somebody/net.*local file'):
+        load_model('somebody/net')
+
+
+def test_a_repository_of_the_hub(tmp_path, model, monkeypatch):
+    save_checkpoint(model, tmp_path / 'model.safetensors')
+    asked = []
+
+    def download(repository, name):
+        asked.append((repository, name))
+        if name == 'config.json':
+            raise OSError('has none')
+        return str(tmp_path / name)
+
+    monkeypatch.setattr('huggingface_hub.hf_hub_download', download)
+    assert torch.equal(output(load_model('some-body/Net_lite-2K')), output(model))
+    assert asked == [('some-body/Net_lite-2K', 'model.safetensors'), ('some-body/Net_lite-2K', 'config.json')]
+
+
+# --- Files that fit nothing ---------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """What a hostile pickle does."""
+
+    exploded: Path
+
+    def __reduce__(self):
+        return Path.touch, (self.exploded,)
+
+
+@pytest.mark.parametrize('name', ['bomb.pth', 'bomb.pkl', 'bomb.bin'])
+@pytest.mark.parametrize('writer', ['torch', 'old torch', 'pickle'])
+def test_code_in_files_is_not_run(tmp_path, name, writer):
+    Bomb.exploded = tmp_path / 'exploded'
+    content = {'bb.x': torch.zeros(2), 'evil': Bomb()}
+    if writer == 'pickle':
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=writer == 'torch')
+    with pytest.raises(ValueError, match=re.escape(name)):
+        load_model(tmp_path / name)
+    assert not Bomb.exploded.exists()
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('damage', [lambda d: b'', lambda d: d[:len(d) // 2], lambda d: b'hello\n', lambda d: d[:7],
+                                    lambda d: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n'],
+                         ids=['empty', 'half', 'text', 'head', 'lfs'])
+def test_damaged_files_are_named(tmp_path, official, suffix, damage):
+    path = tmp_path / f'w{suffix}'
+    write_state(official, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        load_model(path)
+
+
+@pytest.mark.parametrize('content', [{}, [], 3, {'a': 1}, {'model': {}}, [torch.zeros(2)], torch.zeros(2)])
+def test_files_without_weights(tmp_path, content):
+    torch.save(content, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match='holds no state dict'):
+        load_model(tmp_path / 'w.pth')
+
+
+def test_the_nearest_layout_is_named(tmp_path):
+    write_state({'conv.weight': torch.zeros(2), 'a': torch.zeros(1)}, tmp_path / 'random.pth')
+    with pytest.raises(ValueError, match=r'random\.pth is no checkpoint.*nearest known layout.*no keys under bb\.'):
+        load_model(tmp_path / 'random.pth')
+    with torch.device('meta'):
+        swin = {k: torch.zeros(v.shape, device='cpu') for k, v in build_backbone('swin_v1_t').net.state_dict().items()}
+    write_state(swin, tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match=r'nearest known layout: swin_v1_t.*no keys under bb\. and decoder\.'):
+        load_model(tmp_path / 'swin.pth')
+
+
+def test_what_is_missing_is_named(tmp_path, official):
+    for name, change, words in (
+            ('less', lambda k: {k: v for k, v in official.items() if 'lateral_block3' not in k},
+             r'pvt_v2_b0.*2 missing: decoder\.lateral_block3\.conv\.'),
+            ('more', lambda k: official | {'decoder.surplus.weight': torch.zeros(1)}, r'1 unexpected: decoder\.surplus'),
+            ('other', lambda k: official | {'decoder.conv_out1.0.bias': torch.zeros(5)},
+             r'conv_out1\.0\.bias \(5,\) instead of \(1,\)'),
+            ('bb', lambda k: {k: v for k, v in official.items() if not k.startswith('decoder.')}, r'no keys under decoder\.'),
+            ('head', lambda k: {k: v for k, v in official.items() if not k.startswith('bb.')}, r'no keys under bb\.')):
+        write_state(change(name), tmp_path / f'{name}.pth')
+        with pytest.raises(ValueError, match=words):
+            load_model(tmp_path / f'{name}.pth')
+
+
+def test_a_swin_of_another_depth_is_refused(tmp_path):
+    cfg = Config(bb='swin_v1_t')
+    state = {key: torch.zeros(shape) for key, shape in shapes_of(cfg).items() if 'layers.2.blocks.5' not in key}
+    write_state(state, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match='nearest known layout: swin_v1_t'):
+        load_model(tmp_path / 'w.pth')
+
+
+@pytest.mark.parametrize(('overrides', 'words'), [
+    ({'dec_att': 'ASPP'}, "dec_att='ASPP' as given"), ({'bb': 'pvt_v2_b2'}, "bb='pvt_v2_b2' as given"),
+    ({'mul_scl_ipt': 'add'}, "mul_scl_ipt='add' as given"), ({'squeeze_block': 'BasicDecBlk_x2'}, 'as given: .*missing')])
+def test_overrides_that_contradict_the_keys(tmp_path, model, overrides, words):
+    save_checkpoint(model, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match=words):
+        load_model(tmp_path / 'w.pth', **overrides)
+
+
+@pytest.mark.parametrize('overrides', [{'tile_ordr': 'row'}, {'bb': 'swin_v2'}, {'tile_order': 'diagonal'}, {'bb': 'timm/foo'}])
+def test_wrong_overrides(tmp_path, model, overrides):
+    save_checkpoint(model, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match=next(iter(overrides))) as caught:
+        load_model(tmp_path / 'w.pth', **overrides)
+    assert isinstance(caught.value, ConfigError) or 'timm' in str(overrides)
+
+
+# --- Writing ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, model, official, suffix, monkeypatch):
+    path = tmp_path / f'w{suffix}'
+    save_checkpoint(model, path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError('disk full')
+
+    def half(content, file, *_):
+        file.write(b'half of it')
+        fail()
+
+    monkeypatch.setattr(torch, 'save', half)
+    monkeypatch.setattr(models.checkpoint, 'save_safetensors', fail)
+    with pytest.raises(OSError, match='disk full'):
+        save_checkpoint(model, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_is_written_is_plain(tmp_path, model):
+    """CPU tensors without history, strictly loadable by others."""
+    training = copy.deepcopy(model).train()
+    save_checkpoint(training, tmp_path / 'w.pth')
+    assert training.training
+    content = torch.load(tmp_path / 'w.pth', weights_only=True)
+    assert all(type(value) is torch.Tensor and not value.requires_grad and value.is_contiguous() for value in content.values())
+    assert content['decoder.decoder_block1.bn_in.num_batches_tracked'].dtype == torch.int64
+    save_checkpoint(model.to(memory_format=torch.channels_last), tmp_path / 'nhwc.safetensors')
+    assert torch.allclose(output(load_model(tmp_path / 'nhwc.safetensors')), output(model), atol=1e-4)
+    assert image().shape == (2, 3, 64, 96)

@@ -1,0 +1,112 @@
+"""The fast network gives the plain one's outputs: every golden config, odd sizes, batches, borders, low precision."""
+
+import numpy as np
+import pytest
+import torch
+
+from config import Config
+from models import BiRefNet, load_model, optimize
+from models.checkpoint import write_state
+from models.fast.algebra import compose, resize_through
+from models.fast.blocks import FastReference
+from models.modules.reference import InwardReference
+from models.modules.resize import resize
+from tests.models import golden
+
+SIZES = {'square': (1, 64, 64), 'wide': (2, 32, 160), 'tall': (1, 224, 96)}  # 7 and 12 divide none of their maps
+
+
+def randomize(model: torch.nn.Module) -> torch.nn.Module:
+    """Weights away from their start values: offsets that move, BatchNorms that scale and shift."""
+    generator = torch.Generator().manual_seed(0)
+    for key, value in model.state_dict().items():
+        if key.endswith('running_var'):
+            value.uniform_(.5, 2, generator=generator)
+        elif key.endswith('weight') and value.ndim == 1:
+            value.uniform_(.5, 1.5, generator=generator)
+        elif value.is_floating_point():
+            value.normal_(0, value[0].numel() ** -.5 if value.ndim > 1 else .1, generator=generator)
+    return model.eval()
+
+
+def error(model: torch.nn.Module, fast: torch.nn.Module, size: tuple[int, int, int]) -> float:
+    """Largest difference, as a share of the output's deviation."""
+    image = torch.randn(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected, = model(image)
+        got, = fast(image)
+    assert got.dtype == torch.float32
+    assert got.shape == expected.shape
+    return ((got - expected).abs().max() / expected.std()).item()
+
+
+@pytest.fixture(scope='module', params=golden.NAMES)
+def golden_model(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp('golden') / 'official.pth'
+    write_state(golden.state(request.param), path)
+    add = golden.spec(request.param)['config'].get('mul_scl_ipt') == 'add'
+    return load_model(path, **({'mul_scl_ipt': 'add'} if add else {}))
+
+
+@pytest.mark.parametrize('size', SIZES.values(), ids=SIZES)
+def test_equals_plain_network(golden_model, size):
+    assert error(golden_model, optimize(golden_model), size) < 2e-5
+
+
+@pytest.mark.parametrize('overrides', [
+    {'bb': 'vgg16bn'}, {'bb': 'resnet50', 'dec_att': 'ASPP'}, {'dec_ipt_split': False}, {'dec_ipt': False},
+    {'squeeze_block': '', 'cxt_num': 0}, {'squeeze_block': 'ResBlk_x2', 'cxt_num': 2}, {'mul_scl_ipt': ''},
+    {'squeeze_block': 'ASPPDeformable_x1'}, {'dec_channels_inter': 'adap', 'dec_att': ''}, {'out_ref': False}],
+    ids=lambda overrides: ','.join(f'{k}={v}' for k, v in overrides.items()))
+def test_equals_plain_network_of_other_configs(overrides):
+    model = randomize(BiRefNet(Config(**{'bb': 'pvt_v2_b0', **overrides})))
+    assert error(model, optimize(model), (1, 96, 64)) < 2e-5
+
+
+def test_original_stays_as_it_was():
+    model = randomize(BiRefNet(Config(bb='swin_v1_t')))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = optimize(model, torch.bfloat16)
+    with torch.inference_mode():
+        fast(torch.zeros(1, 3, 64, 64))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision(dtype):
+    model = randomize(BiRefNet(Config(bb='swin_v1_t')))
+    assert error(model, optimize(model, dtype), (1, 128, 96)) < .25
+
+
+def test_refuses_what_it_cannot_do():
+    model = BiRefNet(Config(bb='pvt_v2_b0'))
+    with pytest.raises(ValueError, match=r'model\.eval'):
+        optimize(model.train())
+    with pytest.raises(ValueError, match='float64'):
+        optimize(model.eval(), torch.float64)
+    with pytest.raises(ValueError, match='multiples of 32'):
+        optimize(model)(torch.zeros(1, 3, 64, 65))
+
+
+@pytest.mark.parametrize('size', [(6, 6), (7, 31), (5, 40), (1, 1)])
+def test_reference_as_one_convolution_keeps_its_borders(size):
+    reference = InwardReference(3, 8)
+    x = torch.randn(2, 3, *size)
+    fast = FastReference(reference)
+    assert fast.both is not None
+    torch.testing.assert_close(fast(x), reference(x), atol=1e-5, rtol=1e-5)
+
+
+def test_composed_convolution_differs_at_the_border_alone():
+    reference, x = InwardReference(3, 8), torch.randn(1, 3, 12, 9)
+    difference = (compose(reference.conv_in, reference.conv_out)(x) - reference(x)).abs()[0].amax(0)
+    assert difference[1:-1, 1:-1].max() < 1e-5 < difference.max()
+
+
+@pytest.mark.parametrize('sizes', [((9, 5), (18, 10), (3, 2)), ((4, 4), (1, 7), (5, 1))])
+def test_resizing_through_several_sizes(sizes):
+    start, *rest = sizes
+    expected = x = torch.randn(2, 3, *start)
+    for size in rest:
+        expected = resize(expected, size)
+    np.testing.assert_allclose(resize_through(x, *rest), expected, atol=1e-5)

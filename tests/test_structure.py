@@ -1,0 +1,95 @@
+"""The directions in which imports may point, read off the source."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENTRY_SCRIPTS = {'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
+FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'benchmarks', 'tests')
+FILES = sorted([*ROOT.glob('*.py'), *(file for folder in FOLDERS for file in (ROOT / folder).rglob('*.py'))])
+NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
+
+
+def imports(name: str) -> set[str]:
+    """Every module that a file imports, anywhere in it, with what it takes from it (`models.decoder.Decoder`)."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f'{name}: a relative import hides where it points'
+            found |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return found
+
+
+def packages(name: str) -> set[str]:
+    return {module.split('.')[0] for module in imports(name)}
+
+
+def test_the_files_are_found():
+    assert {'config.py', 'loss.py', 'models/decoder.py', 'tests/test_structure.py'} <= set(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_imports_point_one_way(name):
+    used, folder = packages(name), name.split('/')[0]
+    if folder != 'tests':
+        assert not used & ENTRY_SCRIPTS, 'nothing imports an entry script'
+        assert 'tests' not in used
+    if folder == 'models':
+        allowed = {'inference'} if name == 'models/__init__.py' else set()  # `from models import load_model, predict`
+        assert not (used - allowed) & {'dataset', 'transforms', 'cache', 'training', 'loss', 'evaluation', 'inference'}
+    if folder == 'inference':
+        assert not used & {'models', 'config', 'dataset', 'training'}
+        assert name == 'models/__init__.py' or 'config' not in used, 'only models/__init__.py knows Config'
+    if folder in ('evaluation', 'demo') or name in ('utils.py', 'config.py'):
+        assert not used & {'torch', 'torchvision', 'timm', 'models'}
+    if folder == 'evaluation':
+        assert 'config' not in used, 'metrics take plain arguments'
+
+
+def test_modules_are_leaves():
+    for name in NAMES:
+        if name.startswith('models/modules/'):
+            ours = {m for m in imports(name) if m.startswith('models')}
+            assert all(m.startswith('models.modules.') for m in ours), name
+
+
+def test_loss_imports_torch_alone():
+    assert packages('loss.py') - sys.stdlib_module_names == {'torch'}
+
+
+def test_nothing_happens_at_import():
+    """At the top level of the entry scripts stand definitions, and one call behind `__main__`."""
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for name in NAMES:
+        if name.removesuffix('.py') in ENTRY_SCRIPTS:
+            body = ast.parse((ROOT / name).read_text(encoding='utf-8')).body
+            for node in body[1:]:
+                main = isinstance(node, ast.If) and '__main__' in ast.unparse(node.test)
+                assert isinstance(node, kinds) or main, f'{name}, line {node.lineno}'
+
+
+def test_no_code_from_data():
+    """No eval, exec or pickle; torch.load with weights_only; no shell strings."""
+    for name in NAMES:
+        if name.startswith('tests/'):
+            continue
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding='utf-8'))):
+            if not isinstance(node, ast.Call):
+                continue
+            called, options = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            where = f'{name}, line {node.lineno}'
+            assert called not in ('eval', 'exec', 'os.system', 'pickle.load', 'pickle.loads'), where
+            assert called != 'torch.load' or options.get('weights_only') == 'True', where
+            assert options.get('shell', 'False') == 'False', where
+
+
+def test_sources_carry_no_path_of_a_machine():
+    for name in NAMES:
+        text = (ROOT / name).read_text(encoding='utf-8')
+        assert '/work' + '/' not in text, name
+        assert '/ho' + 'me/' not in text, name

@@ -1,0 +1,138 @@
+"""Augmentations: Pillow's definitions, the mask that moves with its image, and draws that depend on the generator."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+from skimage import data
+
+import transforms
+from transforms import AUGMENTATIONS, augment
+
+PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'rocket')
+FACTORS = [step / 10 for step in range(31)]
+
+
+@pytest.fixture(params=PHOTOGRAPHS)
+def photograph(request) -> np.ndarray:
+    return getattr(data, request.param)()
+
+
+def text_mask(height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    cv2.putText(mask, 'text', (width // 20, height * 2 // 3), cv2.FONT_HERSHEY_SIMPLEX, height / 100, 255, 9,
+                cv2.LINE_AA)
+    return mask
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.abs(a.astype(int) - b)
+
+
+@pytest.mark.parametrize(('ours', 'pillows'), [
+    (transforms.brightness, ImageEnhance.Brightness), (transforms.contrast, ImageEnhance.Contrast),
+    (transforms.colour, ImageEnhance.Color), (transforms.sharpness, ImageEnhance.Sharpness)])
+def test_enhancements_are_pillows_within_2_grey_levels(photograph, ours, pillows):
+    enhancer = pillows(Image.fromarray(photograph))
+    for factor in FACTORS:
+        assert difference(ours(photograph, factor), enhancer.enhance(factor)).max() <= 2, factor
+
+
+@pytest.mark.parametrize('degrees', [-15, -1, 4, 14])
+def test_rotation_is_pillows_within_2_grey_levels(photograph, degrees):
+    image = cv2.resize(photograph, (640, 512))
+    mask = text_mask(512, 640)
+    for ours, original in zip(transforms.rotated(image, mask, degrees), (image, mask), strict=True):
+        error = difference(ours, Image.fromarray(original).rotate(degrees, Image.Resampling.BICUBIC))
+        assert (error > 2).mean() <= 2e-5  # the term that is left out shows at a few pixels of hard edges
+        assert error.max() <= 4
+
+
+def test_rotation_by_nothing_is_nothing(photograph):
+    mask = text_mask(*photograph.shape[:2])
+    image, rotated_mask = transforms.rotated(photograph, mask, 0)
+    assert (image == photograph).all()
+    assert (rotated_mask == mask).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), height=st.integers(12, 90), width=st.integers(12, 90),
+       methods=st.sets(st.sampled_from(['flip', 'crop', 'rotate'])))
+def test_the_mask_moves_with_its_image(seed, height, width, methods):
+    mask = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    image, moved = augment(cv2.merge([mask] * 3), mask, np.random.default_rng(seed), tuple(methods))
+    assert image.shape == (height, width, 3)
+    assert moved.shape == (height, width)
+    assert image.dtype == moved.dtype == np.uint8
+    assert difference(image, moved[..., None]).max() <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), synthesis=st.booleans())
+def test_draws_come_from_the_generator_and_inputs_stay(seed, synthesis):
+    image = data.astronaut()[::8, ::8]
+    mask = text_mask(64, 64)
+    image.flags.writeable = mask.flags.writeable = False
+    first, again = (augment(image, mask, np.random.default_rng(seed), tuple(AUGMENTATIONS), synthesis)
+                    for _ in range(2))
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def shares(augmentation, changed, draws=2000) -> float:
+    image, mask = data.astronaut()[::16, ::16], text_mask(32, 32)
+    rng = np.random.default_rng(0)
+    return np.mean([changed(*augmentation(image, mask, rng), image, mask) for _ in range(draws)])
+
+
+def test_probabilities():
+    def moved(image, mask, old_image, old_mask):
+        return not np.array_equal(image, old_image)
+
+    assert shares(transforms.flip, moved) == pytest.approx(0.5, abs=0.04)
+    assert shares(transforms.rotate, moved) == pytest.approx(0.2 * 29 / 30, abs=0.03)
+    assert shares(transforms.crop, moved) == pytest.approx(1 - 1 / 16, abs=0.03)  # 3 pixels at most: 4 x 4 cases
+
+
+def test_pepper_sets_its_share_of_the_image_and_leaves_the_mask():
+    image, mask = np.full((400, 500, 3), 100, np.uint8), text_mask(400, 500)
+    peppered, same_mask = transforms.pepper(image, mask, np.random.default_rng(1))
+    changed = (peppered != 100).any(axis=2)
+    assert 0.0014 < changed.mean() <= 0.0015  # a pixel may be drawn twice
+    assert {tuple(pixel) for pixel in peppered[changed].tolist()} == {(0, 0, 0), (255, 255, 255)}
+    assert same_mask is mask
+
+
+def test_background_synthesis_keeps_the_foreground_and_flattens_the_rest():
+    image, mask = data.astronaut()[::8, ::8], text_mask(64, 64)
+    foreground = image[mask == 255].astype(float)
+    mean = image[mask > 127].mean(axis=0)
+    colours = []
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        result, same_mask = transforms.replace_background(image, mask, rng)
+        assert same_mask is mask
+        assert difference(result[mask == 255], foreground).max() <= 1
+        assert len(np.unique(result[mask == 0], axis=0)) == 1
+        colours.append(result[mask == 0][0].astype(float))
+    colours = np.array(colours)
+    toward = np.where(colours.mean(axis=1, keepdims=True) > mean.mean(), 255 - mean, mean)
+    assert np.mean(np.ptp(colours, axis=1) == 0) == pytest.approx(0.4, abs=0.05)
+    # A few greys happen to lie that near, too.
+    assert np.mean((np.abs(colours - mean) <= 0.2 * toward + 2).all(axis=1)) == pytest.approx(0.45, abs=0.07)
+
+
+def test_background_synthesis_blends_by_the_mask():
+    image, mask = np.full((8, 8, 3), 200, np.uint8), np.full((8, 8), 128, np.uint8)
+    mask[0, 0] = 0
+    result, _ = transforms.replace_background(image, mask, np.random.default_rng(3))
+    background = result[0, 0].astype(float)
+    assert difference(result[4, 4], 200 * 128 / 255 + background * 127 / 255).max() <= 1
+
+
+def test_order_is_fixed_whatever_the_order_of_names():
+    image, mask = data.astronaut()[::4, ::4], text_mask(128, 128)
+    one, other = (augment(image, mask, np.random.default_rng(5), names)
+                  for names in (('flip', 'rotate', 'enhance'), ('enhance', 'flip', 'rotate')))
+    assert (one[0] == other[0]).all()

@@ -1,0 +1,194 @@
+"""Reading images of every kind, finding them, and writing files whole or not at all."""
+
+import json
+import os
+import re
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import utils
+from utils import atomic_write, find_images, open_image, read_image, read_mask, write_json, write_png
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """A smooth picture, (24, 40, 3), so that JPEG keeps it."""
+    y, x = np.mgrid[:24, :40]
+    return np.stack((x * 6, y * 10, 255 - x * 3 - y * 2), -1).astype(np.uint8)
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'L', 'LA', 'P', 'CMYK', '1', 'I;16', 'I', 'F', 'YCbCr', 'PA'])
+def test_every_mode(tmp_path, pixels, mode):
+    image = Image.fromarray(pixels)
+    if mode in ('I;16', 'I'):
+        image = Image.fromarray(grey(pixels).astype(np.uint16) * 257).convert(mode)
+    elif mode == 'F':
+        image = Image.fromarray(grey(pixels).astype(np.float32) / 255)
+    else:
+        image = image.convert(mode)
+    path = tmp_path / f'image.{"tif" if mode in ("CMYK", "F", "I", "YCbCr", "PA") else "png"}'
+    try:
+        image.save(path)
+    except OSError:
+        path = path.with_suffix('.gif')  # PA has no other format
+        image.save(path)
+    read, mask = read_image(path), read_mask(path)
+    assert (read.shape, read.dtype, mask.shape, mask.dtype) == ((24, 40, 3), np.uint8, (24, 40), np.uint8)
+    assert read.flags.c_contiguous
+    if mode in ('RGB', 'RGBA'):
+        assert np.array_equal(read, pixels)
+        assert np.array_equal(mask, grey(pixels))
+    elif mode in ('L', 'LA', 'I;16', 'I', 'F'):
+        expected = grey(pixels) if mode in ('I;16', 'I', 'F') else np.asarray(Image.fromarray(pixels).convert('L'))
+        assert np.abs(read - expected[..., None].astype(int)).max() <= (1 if mode == 'F' else 0)
+        assert np.abs(mask - expected.astype(int)).max() <= (1 if mode == 'F' else 0)
+    elif mode != '1':
+        assert np.abs(read - pixels.astype(int)).mean() < 20
+
+
+def test_bilevel_masks_are_0_and_255(tmp_path):
+    Image.fromarray(np.eye(9, dtype=bool)).save(tmp_path / 'mask.png')
+    assert np.array_equal(read_mask(tmp_path / 'mask.png'), np.eye(9, dtype=np.uint8) * 255)
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.JPEG', '.png', '.bmp', '.tif', '.webp', '.gif', '.ppm'])
+def test_every_format(tmp_path, pixels, suffix):
+    path = tmp_path / f'ein Bild, größer.v2{suffix}'
+    options = {'lossless': True} if suffix == '.webp' else {'quality': 95, 'subsampling': 0} if 'j' in suffix.lower() else {}
+    Image.fromarray(pixels).save(path, **options)
+    assert np.abs(read_image(path).astype(int) - pixels).mean() < (10 if suffix == '.gif' else 2)
+    assert np.array_equal(read_image(path.read_bytes()), read_image(path))
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif'])
+def test_upright_by_exif(tmp_path, pixels, orientation, suffix):
+    turned = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.transpose(1, 0, 2),
+              6: np.rot90(pixels), 7: pixels[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(pixels, -1)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f'turned{suffix}'
+    Image.fromarray(np.ascontiguousarray(turned)).save(path, exif=exif, **({'quality': 98} if suffix == '.jpg' else {}))
+    assert read_image(path).shape == pixels.shape
+    assert np.abs(read_image(path).astype(int) - pixels).mean() < 3
+    assert np.abs(read_mask(path).astype(int) - grey(pixels)).mean() < 3
+
+
+def test_jpegs_decode_alike_by_both_ways(tmp_path, pixels):
+    path = tmp_path / 'photo.jpg'
+    Image.fromarray(pixels).resize((400, 240)).save(path, quality=80)
+    slow = np.asarray(open_image(path).convert('RGB'))
+    assert np.abs(read_image(path).astype(int) - slow).max() <= 1
+
+
+@pytest.mark.parametrize('damage', [
+    lambda data: data[:len(data) // 2], lambda data: b'', lambda data: b'text\n', lambda data: data[:20],
+    lambda data: bytes(len(data)),
+], ids=['half', 'empty', 'text', 'header', 'zeros'])
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+@pytest.mark.parametrize('read', [read_image, read_mask, open_image])
+def test_damaged_files_are_named(tmp_path, damage, suffix, read):
+    path = tmp_path / f'damaged{suffix}'
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        read(path)
+
+
+def test_missing_files_stay_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / 'nothing.png')
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_too_many_pixels(tmp_path, suffix):
+    Image.new('RGB', (50, 40)).save(tmp_path / f'large{suffix}')
+    assert read_image(tmp_path / f'large{suffix}', max_pixels=2000).shape == (40, 50, 3)
+    with pytest.raises(ValueError, match=r'large.*50x40.*1999'):
+        read_image(tmp_path / f'large{suffix}', max_pixels=1999)
+
+
+# --- Finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_find_images(tmp_path):
+    names = ['b.PNG', 'a.jpg', 'c.x.TIFF', 'ä ö.jpeg']
+    for name in (*names, '.hidden.png', '._a.jpg', 'notes.txt', 'Thumbs.db', 'noext'):
+        (tmp_path / name).touch()
+    (tmp_path / 'folder.png').mkdir()
+    assert [path.name for path in find_images(tmp_path)] == sorted(names)
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_atomic_write(tmp_path):
+    path = tmp_path / 'new' / 'folder' / 'file.txt'
+    with atomic_write(path, 'w') as file:
+        file.write('größer')
+        assert not path.exists()
+    assert path.read_text(encoding='utf-8') == 'größer'
+    assert os.listdir(path.parent) == ['file.txt']
+
+
+@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / 'file'
+    path.write_bytes(b'old')
+
+    def fail():
+        with atomic_write(path) as file:
+            file.write(b'new')
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_bytes() == b'old'
+    assert os.listdir(tmp_path) == ['file']
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='no umask')
+def test_files_have_the_rights_of_plain_files(tmp_path):
+    (tmp_path / 'plain').touch()
+    write_json(tmp_path / 'ours', {})
+    assert stat.S_IMODE(os.stat(tmp_path / 'ours').st_mode) == stat.S_IMODE(os.stat(tmp_path / 'plain').st_mode)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='no umask')
+def test_writing_from_threads_never_touches_the_umask(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, 'umask', calls.append)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: write_json(tmp_path / f'{i % 3}.json', i), range(30)))
+    assert not calls
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_write_json(tmp_path):
+    value = {'ä': [1, .1 + .2, None, True], 'b': {'c': 'text'}}
+    write_json(tmp_path / 'value.json', value)
+    assert json.loads((tmp_path / 'value.json').read_text(encoding='utf-8')) == value
+
+
+@pytest.mark.parametrize('shape', [(5, 7), (5, 7, 3), (5, 7, 4)])
+def test_write_png(tmp_path, shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    write_png(tmp_path / 'Bild ä.png', array)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / 'Bild ä.png')), array)
+
+
+def test_imports_no_torch():
+    assert 'torch' not in Path(utils.__file__).read_text(encoding='utf-8').replace('No torch', '')
