@@ -43,7 +43,7 @@ class SharedCache:
         """Record `row`, uint8 (record_bytes,), read-only, or None if its sources could not be read."""
         if self._maps is None:
             if not self._is_on_disk():
-                raise ValueError(f'{self.file}: replaced by another run; start again')
+                raise RuntimeError(f'{self.file}: replaced by another run; start again')
             self._maps = self._open('r')
         table, records = self._maps
         return records[row] if table[row].any() else None

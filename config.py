@@ -161,6 +161,10 @@ class Config:
     save_step: int = option(AUTO, 'epochs between checkpoints', minimum=1)
     save_every: int = option(0, 'also save the state for resuming every so many steps; 0: each epoch', minimum=0)
     val_step: int = option(AUTO, 'epochs between validations; 0: none', minimum=0)
+    val_metric: str = option('sm', 'what best.pth is best on: a metric of the validation, or its loss',
+                             choices=('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'))
+    early_stop: int = option(0, 'stop after so many validations without a better one; 0: never', minimum=0)
+    dry_run: bool = option(False, 'go through one batch of everything, estimate time and memory, leave nothing')
     log_step: int = option(20, 'steps between log lines', minimum=1)
     device: str = option('auto', "'auto': cuda if there is one, else cpu", choices=('auto', 'cpu', 'cuda', 'mps'))
 

@@ -177,25 +177,28 @@ class PairCache:
 
     def __init__(self, pairs: Sequence[Pair], size: Size, cache_dir: str | Path, workers: int = 8,
                  skip_bad: bool = False):
-        """Builds what is missing; whoever comes second waits. Errors as `SharedCache.build`."""
+        """Builds what is missing; whoever comes second waits. Errors as `SharedCache.build`.
+
+        `pairs` are all of their sets: a shorter list would replace the file of a longer one.
+        """
         self.size = size
         by_set = defaultdict(list)
-        for index, pair in enumerate(pairs):
-            by_set[pair.image.parents[1].resolve()].append((index, pair))
-        self._place: dict[int, tuple[SharedCache, int]] = {}
-        for folder, members in by_set.items():
+        for pair in pairs:
+            by_set[pair.set, pair.image.parents[1].resolve()].append(pair)
+        self._place: dict[Pair, tuple[SharedCache, int]] = {}
+        for (name, folder), members in by_set.items():
             digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]  # sets of several tasks may share a name
-            cache = SharedCache(Path(cache_dir, f'{folder.name}-{size[0]}x{size[1]}-{digest}.cache'),
-                                [(pair.image, pair.mask) for _, pair in members], 4 * size[0] * size[1])
-            cache.build(lambda row, members=members: self._record(members[row][1]), workers, skip_bad)
-            self._place.update({index: (cache, row) for row, (index, _) in enumerate(members)})
+            cache = SharedCache(Path(cache_dir, f'{name}-{size[0]}x{size[1]}-{digest}.cache'),
+                                [(pair.image, pair.mask) for pair in members], 4 * size[0] * size[1])
+            cache.build(lambda row, members=members: self._record(members[row]), workers, skip_bad)
+            self._place.update({pair: (cache, row) for row, pair in enumerate(members)})
 
     def _record(self, pair: Pair) -> np.ndarray:
         return np.concatenate([pixels.ravel() for pixels in load_pair(pair, self.size)])
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def __getitem__(self, pair: Pair) -> tuple[np.ndarray, np.ndarray] | None:
         """Read-only image and mask as of `load_pair`, or None if that pair could not be read."""
-        cache, row = self._place[index]
+        cache, row = self._place[pair]
         record = cache[row]
         if record is None:
             return None
@@ -251,7 +254,7 @@ class TrainSet(Dataset):
     def __getitem__(self, key: int | SampleKey) -> Sample:
         key = SampleKey(key) if isinstance(key, int) else key
         index, image, mask, skipped = self._load(key.index, key.size or self.size)
-        image, mask = self.augment(image, mask, _generator(self.seed, 'sample', key.epoch, key.index))
+        image, mask = self.augment(image, mask, random_stream(self.seed, 'sample', key.epoch, key.index))
         return Sample(to_tensor(image), to_tensor(mask), self.pairs[index].name, self.class_ids[index], skipped)
 
     def _load(self, index: int, size: Size) -> tuple[int, np.ndarray, np.ndarray, list[str]]:
@@ -270,8 +273,9 @@ class TrainSet(Dataset):
         raise ValueError(f'not one of the {len(self)} pairs can be read:\n  ' + '\n  '.join(skipped))
 
     def _load_one(self, index: int, size: Size) -> tuple[np.ndarray, np.ndarray]:
-        cached = self.cache[index] if self.cache and self.cache.size == size else None
-        return cached or load_pair(self.pairs[index], size)
+        pair = self.pairs[index]
+        cached = self.cache[pair] if self.cache and self.cache.size == size else None
+        return cached or load_pair(pair, size)
 
 
 def _class_ids(pairs: Sequence[Pair], classes: Sequence[str] | None) -> list[int]:
@@ -362,7 +366,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
-        order = _generator(self.seed, 'order', epoch).permutation(self.n)
+        order = random_stream(self.seed, 'order', epoch).permutation(self.n)
         for batch in range(self.start_batch, self.batches):
             start = (batch * self.world_size + self.rank) * self.per_batch
             size = self._size(epoch, batch)
@@ -371,7 +375,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
     def _size(self, epoch: int, batch: int) -> Size | None:
         if not self.sides:
             return None
-        rng = _generator(self.seed, 'size', epoch, batch)
+        rng = random_stream(self.seed, 'size', epoch, batch)
         width, height = (int(rng.choice(sides)) for sides in self.sides)
         return width, height
 
@@ -383,7 +387,7 @@ def _multiples(low: int, high: int) -> range:
     return sides
 
 
-def _generator(seed: int, purpose: Literal['order', 'size', 'sample'], *key: int) -> np.random.Generator:
+def random_stream(seed: int, purpose: Literal['order', 'size', 'sample'], *key: int) -> np.random.Generator:
     """An independent stream of random numbers for each purpose and key."""
     streams = {'order': 0, 'size': 1, 'sample': 2}
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(streams[purpose], *key)))

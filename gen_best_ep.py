@@ -18,10 +18,12 @@ from typing import Any
 from config import Config, test_sets
 from evaluation import results, tables
 from evaluation.ground_truth import SCORES, groups_of
+from evaluation.report import Choice, write_page
 from evaluation.selection import Ranking, compare, rank
 from evaluation.store import ScoreStore
 from evaluation.summary import MethodScores, collect
 
+DRAWN = 5
 DIS_TEST_SETS = ('DIS-TE1', 'DIS-TE2', 'DIS-TE3', 'DIS-TE4')
 
 
@@ -33,6 +35,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument('--weights', metavar='sm=1+mae=2', help='choose by several scores at once')
     parser.add_argument('--data_lst', metavar='A+B', help="test sets (default: the task's)")
     parser.add_argument('--save_dir', help='folder of the results (default: save_dir of the config, e_results)')
+    parser.add_argument('--methods', metavar='A+B', help='whose curves the report draws (default: the best five)')
     parser.add_argument('--no-report', action='store_true', help='tables only, no report.html')
     return parser.parse_intermixed_args(arguments)
 
@@ -62,8 +65,13 @@ def verdict(ranking: Ranking, name: str, weights: Mapping[str, float], save_dir:
     if len(ranking.ties) > 1:
         lines.append(f'tied with it: {", ".join(ranking.ties[1:])}; the first is taken')
     runner_up = next((method for method in ranking.methods if method not in ranking.ties), None)
-    for score in weights if runner_up else ():
-        scored = [image_scores(save_dir, dataset, (best, runner_up), score) for dataset in datasets]
+    for score in weights:
+        scored = [image_scores(save_dir, dataset, [best, *([runner_up] if runner_up else [])], [score])
+                  for dataset in datasets]
+        lines += [f'{score} on {dataset}: {one[best].scores[score]:.4g}, standard deviation over images '
+                  f'{one[best].deviations[score]:.4g}' for dataset, one in zip(datasets, scored, strict=True)]
+        if not runner_up:
+            continue
         lead = compare([one[best] for one in scored], [one[runner_up] for one in scored], score)
         clear = 'more than chance' if lead.low > 0 else 'may be chance'
         lines.append(f'{score}: ahead of {runner_up} by {lead.lead:.4g}, 95% interval {lead.low:.4g} to '
@@ -71,11 +79,14 @@ def verdict(ranking: Ranking, name: str, weights: Mapping[str, float], save_dir:
     return lines
 
 
-def image_scores(save_dir: str, dataset: str, methods: Sequence[str], score: str) -> dict[str, MethodScores]:
+def image_scores(save_dir: str, dataset: str, methods: Sequence[str],
+                 scores: Sequence[str]) -> dict[str, MethodScores]:
     """The scores of single images of some methods."""
     rows = ScoreStore(results.store_path(save_dir, dataset)).rows
-    return {method: collect({name: row for (owner, name), row in rows.items() if owner == method}, groups_of([score]))
-            for method in methods}
+    found = {method: {name: row for (owner, name), row in rows.items() if owner == method} for method in methods}
+    stored = set.intersection(*(set(row['groups']) for of_method in found.values() for row in of_method.values()))
+    groups = [group for group in groups_of(scores) if group in stored]
+    return {method: collect(of_method, groups) for method, of_method in found.items()}
 
 
 def table_entries(best: str, scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, str, Any]]:
@@ -87,13 +98,23 @@ def table_entries(best: str, scores: Mapping[str, Mapping[str, Mapping[str, floa
     return entries
 
 
+def drawn_methods(save_dir: str, datasets: Sequence[str], best: str, others: Sequence[str],
+                  score: str) -> dict[str, dict[str, MethodScores]]:
+    """Curves and scores of single images, by set, of the methods that the report draws."""
+    return {dataset: image_scores(save_dir, dataset, list(dict.fromkeys([best, *others])), [score, 'em', 'fm'])
+            for dataset in datasets}
+
+
 def main(arguments: list[str]) -> None:
     """Chooses, tells and reports."""
     options = parse_arguments(arguments)
     cfg = Config.from_overrides(options.overrides)
     save_dir = options.save_dir or cfg.save_dir
+    if not any(text.startswith('task=') for text in options.overrides):
+        cfg = Config.from_overrides([*options.overrides, *(f'task={task}' for task in results.only_task(save_dir))])
     criteria = parse_criteria(options, cfg.task)
     sets = results.read_sets(save_dir, options.data_lst.split('+') if options.data_lst else test_sets(cfg))
+    choices = []
     scores = {dataset: {method['method']: method['scores'] for method in found['methods']}
               for dataset, found in sets.items()}
     for name, weights in criteria.items():
@@ -104,6 +125,14 @@ def main(arguments: list[str]) -> None:
             remarks = ''.join(f'{line}\n' for line in ('', *told)) if suffix != 'csv' else ''
             results.write_text(Path(save_dir, f'eval-{cfg.task}_best_on_{name}.{suffix}'), text + remarks)
         print(formats['txt'], *told, sep='\n', end='\n\n')
+        choices.append((Choice(name, ranking.methods[0], told[1:], list(weights)), ranking))
+    if not options.no_report:
+        choice, ranking = choices[0]
+        others = options.methods.split('+') if options.methods else ranking.methods[1:DRAWN]
+        details = drawn_methods(save_dir, list(sets), choice.best, others, choice.scores[0])
+        path = Path(save_dir, 'report.html')
+        results.write_text(path, write_page(cfg.task, sets, [choice for choice, _ in choices], details))
+        print(f'report: {path}')
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -19,14 +20,16 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from config import ARCHITECTURE, Config, training_sets
-from dataset import EpochSampler, PairCache, TrainSet, build_loader, check_readable, class_names, find_pairs
+from dataset import EpochSampler, Pair, PairCache, TrainSet, build_loader, check_readable, class_names, find_pairs
 from loss import Criterion, Discriminator
 from models import BiRefNet, load_model, save_checkpoint
-from training.distributed import StopRequest, World, join_world, seed_everything
+from training.curves import draw_curves
+from training.distributed import StopRequest, World, join_world, peak_memory, seed_everything
 from training.log import RunLog, setup_logging
 from training.loop import Adversary, NonFiniteLossError, Options, Trainer
 from training.schedule import is_checkpoint, rate_factor
 from training.state import contradictions, load_state, save_state
+from training.validation import Best, split_pairs, validate
 from utils import write_json
 
 logger = logging.getLogger(__name__)
@@ -71,12 +74,22 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     return model, cfg
 
 
-def build_data(cfg: Config, folder: Path, world: World) -> tuple[TrainSet, EpochSampler]:
-    """Training set and the sampler of this rank. Raises ValueError listing all that is wrong with the files."""
+def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
+    """Training and validation pairs. Raises ValueError listing all that is wrong with the files."""
     pairs = find_pairs(cfg.data_root, cfg.task, training_sets(cfg))
-    logger.info('%d training pairs from %s', len(pairs), '+'.join(training_sets(cfg)))
-    if not cfg.skip_bad and not cfg.load_all:
-        check_readable(pairs)
+    held_out: list[Pair] = []
+    if cfg.val_step and cfg.validation_set:
+        held_out = find_pairs(cfg.data_root, cfg.task, cfg.validation_set.split('+'))
+    elif cfg.val_step:
+        pairs, held_out = split_pairs(pairs, cfg.validation_share, cfg.seed)
+    logger.info('%d training pairs from %s, %d for validation', len(pairs), '+'.join(training_sets(cfg)), len(held_out))
+    if not cfg.skip_bad:
+        check_readable([*pairs, *held_out])
+    return pairs, held_out
+
+
+def build_data(cfg: Config, pairs: list[Pair], world: World) -> tuple[TrainSet, EpochSampler]:
+    """Training set and the sampler of this rank."""
     classes = class_names(pairs) if cfg.auxiliary_classification else None
     if classes and len(classes) > cfg.num_classes:
         raise ValueError(f'num_classes: the training set has {len(classes)} classes, more than {cfg.num_classes}')
@@ -126,7 +139,7 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
                    world, adversary, find_unused)
 
 
-def resume(cfg: Config, folder: Path, trainer: Trainer) -> int:
+def resume(cfg: Config, folder: Path, trainer: Trainer, best: Best) -> int:
     """Goes back to the run's last state, if there is one; returns the position of the log there.
 
     Raises ValueError if the run has a state that was not asked for, or one that the config contradicts.
@@ -138,75 +151,132 @@ def resume(cfg: Config, folder: Path, trainer: Trainer) -> int:
         return 0
     if not cfg.resume:
         raise ValueError(f'{folder} holds a run already: add resume=auto to go on with it, or choose another name')
-    conflicts = contradictions(state['config'], cfg.as_dict())
     if state['world_size'] != trainer.world.size:
-        conflicts.append(f'processes: the run had {state["world_size"]}, now there are {trainer.world.size}')
+        raise ValueError(f'the run to resume had {state["world_size"]} processes, now there are {trainer.world.size}: '
+                         'the order of its images depends on their number')
+    conflicts = contradictions(state['config'], cfg.as_dict())
     if conflicts and cfg.resume != 'force':
         raise ValueError('the run to resume contradicts this config (resume=force goes on all the same):\n  '
                          + '\n  '.join(conflicts))
-    if state['world_size'] != trainer.world.size:
-        raise ValueError(conflicts[-1] + '; the order of images depends on it')
     trainer.load_state_dict(state)
+    vars(best).update(state['best'])
     logger.info('resuming in epoch %d after %d batches', trainer.epoch, trainer.batch)
     return state['log_position']
 
 
-def train(cfg: Config, folder: Path, world: World) -> int:
-    """Trains until the last epoch, or until a signal; returns the exit code."""
-    seed_everything(cfg.seed + world.rank)
-    model, cfg = build_model(cfg)
-    data, sampler = build_data(cfg, folder, world)
-    steps_per_epoch = -(-sampler.batches // cfg.accumulate)
-    trainer = build_trainer(cfg, model, steps_per_epoch, world)
-    seed_everything(cfg.seed + world.rank)  # what was drawn for building depends on the configuration
-    position = resume(cfg, folder, trainer)
-    log = None
-    if world.is_main:
-        write_json(folder / 'config.json', cfg.as_dict())
-        log = RunLog(folder, position, trainer.steps)
-        parameters = sum(p.numel() for p in model.parameters())
-        logger.info('%s, %.1f M parameters, %d batches of %d each epoch on %d x %s', cfg.bb, parameters / 1e6,
-                    sampler.batches, sampler.per_batch, world.size, world.device.type)
-    loader = build_loader(data, sampler, cfg.num_workers, pin_memory=world.device.type == 'cuda')
-    stop = StopRequest(world)
+class Run:
+    """One run: its parts, and what happens after each step and each epoch."""
 
-    def save() -> None:
-        state = trainer.state_dict(log.position if log else 0)
-        if world.is_main:
-            save_state(folder, {**state, 'config': cfg.as_dict(), 'world_size': world.size})
+    def __init__(self, cfg: Config, folder: Path, world: World) -> None:
+        seed_everything(cfg.seed + world.rank)
+        model, self.cfg = build_model(cfg)
+        self.folder, self.world, self.log = folder, world, None
+        pairs, self.held_out = find_data(self.cfg)
+        data, self.sampler = build_data(self.cfg, pairs, world)
+        self.trainer = build_trainer(self.cfg, model, -(-self.sampler.batches // cfg.accumulate), world)
+        self.best = Best(cfg.val_metric)
+        seed_everything(cfg.seed + world.rank)  # from here on random states do not depend on how things were built
+        self.loader = build_loader(data, self.sampler, cfg.num_workers, pin_memory=world.device.type == 'cuda')
+        logger.info('%s, %.1f M parameters, %d batches of %d each epoch on %d x %s', self.cfg.bb,
+                    sum(p.numel() for p in model.parameters()) / 1e6, self.sampler.batches, self.sampler.per_batch,
+                    world.size, world.device.type)
 
-    def after_step() -> bool:
-        stopping = stop.agreed()
-        if stopping or (cfg.save_every and trainer.steps % cfg.save_every == 0):
-            save()
+    def train(self) -> int:
+        """Epoch after epoch, from the last state on; returns the exit code."""
+        position = resume(self.cfg, self.folder, self.trainer, self.best)
+        if self.world.is_main:
+            write_json(self.folder / 'config.json', self.cfg.as_dict())
+            self.log = RunLog(self.folder, position, self.trainer.steps)
+        self.stop = StopRequest(self.world)
+        try:
+            while self.trainer.epoch <= self.cfg.epochs and not self._tired():
+                if not self._run_epoch():
+                    logger.info('stopped by a signal: the state is saved, resume=auto goes on with it')
+                    return PREEMPTED
+        finally:
+            self.stop.close()
+            if self.log:
+                self.log.close()
+        if self.world.is_main:
+            logger.info('done: checkpoints in %s, curves in %s', self.folder, draw_curves(self.folder))
+        return 0
+
+    def _tired(self) -> bool:
+        tired = bool(self.cfg.early_stop) and self.best.since >= self.cfg.early_stop
+        if tired:
+            logger.info('early stop: no better %s since epoch %d', self.best.metric, self.best.epoch)
+        return tired
+
+    def _run_epoch(self) -> bool:
+        """Trains one epoch and keeps what it gave; False if a signal ended it."""
+        epoch, began = self.trainer.epoch, time.monotonic()
+        self.sampler.set_epoch(epoch, self.trainer.batch)
+        means = self.trainer.run_epoch(self.loader, self.sampler.batches, self.log, self._after_step)
+        if means is None:
+            return False
+        if self.log:
+            self.log.write(epoch=epoch, mean=means)
+            terms = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
+            logger.info('epoch %d/%d: %s (%.0f s)', epoch, self.cfg.epochs, terms, time.monotonic() - began)
+            if is_checkpoint(epoch, self.cfg.epochs, self.cfg.save_last, self.cfg.save_step):
+                save_checkpoint(self.trainer.best_weights, self.folder / f'epoch_{epoch}.pth')
+        if self.cfg.val_step and (epoch % self.cfg.val_step == 0 or epoch == self.cfg.epochs):
+            self._validate(epoch)
+        self._save()
+        return True
+
+    def _validate(self, epoch: int) -> None:
+        cfg = self.cfg
+        scores = validate(self.trainer.best_weights, self.held_out, cfg.size, cfg.lambdas_pix_last, self.world,
+                          self.trainer.autocast())
+        better = self.best.update(scores, epoch)
+        if self.log:
+            self.log.write(epoch=epoch, validation=scores)
+            self.log.scalars('validation', scores, self.trainer.steps)
+            logger.info('validation: %s%s', ' '.join(f'{name} {value:.4f}' for name, value in scores.items()),
+                        f' (the best {self.best.metric} so far)' if better else '')
+            if better:
+                save_checkpoint(self.trainer.best_weights, self.folder / 'best.pth')
+
+    def _after_step(self) -> bool:
+        stopping = self.stop.agreed()
+        if stopping or (self.cfg.save_every and self.trainer.steps % self.cfg.save_every == 0):
+            self._save()
         return stopping
 
-    try:
-        return run(cfg, folder, trainer, sampler, loader, log, save, after_step)
-    finally:
-        stop.close()
-        if log:
-            log.close()
+    def _save(self) -> None:
+        state = self.trainer.state_dict(self.log.position if self.log else 0)
+        if self.world.is_main:
+            save_state(self.folder, {**state, 'best': self.best.state_dict(), 'config': self.cfg.as_dict(),
+                                     'world_size': self.world.size})
 
-
-def run(cfg, folder, trainer: Trainer, sampler: EpochSampler, loader, log: RunLog | None, save, after_step) -> int:
-    """Epoch after epoch; returns the exit code."""
-    while trainer.epoch <= cfg.epochs:
-        epoch, began = trainer.epoch, time.monotonic()
-        sampler.set_epoch(epoch, trainer.batch)
-        means = trainer.run_epoch(loader, sampler.batches, log, after_step)
-        if means is None:
-            logger.info('stopped by a signal in epoch %d after %d batches: the state is saved', epoch, trainer.batch)
-            return PREEMPTED
-        if log:
-            log.write(epoch=epoch, mean=means)
-            terms = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
-            logger.info('epoch %d/%d: %s (%.0f s)', epoch, cfg.epochs, terms, time.monotonic() - began)
-            if is_checkpoint(epoch, cfg.epochs, cfg.save_last, cfg.save_step):
-                save_checkpoint(trainer.best_weights, folder / f'epoch_{epoch}.pth')
-        save()
-    logger.info('done: %d epochs, checkpoints in %s', cfg.epochs, folder)
-    return 0
+    def rehearse(self) -> int:
+        """One batch of everything; tells what time and memory the run would take. Leaves nothing behind."""
+        self.sampler.set_epoch(1)
+        batches, began = iter(self.loader), time.monotonic()
+        batch = next(batches)
+        loading, began = time.monotonic() - began, time.monotonic()
+        seconds = []
+        for _ in range(2):  # the first step also plans and allocates
+            self.trainer.rehearse(batch)
+            seconds.append(time.monotonic() - began)
+            began = time.monotonic()
+        validation = 0.
+        if self.held_out:
+            validate(self.trainer.model, self.held_out[:self.world.size], self.cfg.size, self.cfg.lambdas_pix_last,
+                     self.world, self.trainer.autocast())
+            validation = (time.monotonic() - began) * len(self.held_out) / self.world.size
+        with tempfile.TemporaryDirectory() as folder:
+            save_checkpoint(self.trainer.best_weights, Path(folder, 'epoch_1.pth'))
+            size = Path(folder, 'epoch_1.pth').stat().st_size
+        epoch = seconds[1] * self.sampler.batches
+        kept = sum(is_checkpoint(e, self.cfg.epochs, self.cfg.save_last, self.cfg.save_step)
+                   for e in range(1, self.cfg.epochs + 1))
+        logger.info('dry run: first batch loaded in %.1f s, a step takes %.2f s, an epoch %.0f s, %d epochs %.1f h; '
+                    'a validation %.0f s; peak memory %.2f GB; %d checkpoints of %.2f GB, and the state twice, %.2f GB',
+                    loading, seconds[1], epoch, self.cfg.epochs, epoch * self.cfg.epochs / 3600, validation,
+                    peak_memory(self.world.device) / 1e9, kept, size / 1e9, 2 * 3 * size / 1e9)
+        return 0
 
 
 @record
@@ -214,11 +284,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, joins the other processes, trains; returns the exit code."""
     cfg, folder = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     is_main = int(os.environ.get('RANK', 0)) == 0
-    if is_main:
+    if is_main and not cfg.dry_run:
         folder.mkdir(parents=True, exist_ok=True)
-    setup_logging(*([folder] if is_main else [None, logging.WARNING]))
+    setup_logging(folder if is_main and not cfg.dry_run else None, logging.INFO if is_main else logging.WARNING)
     with join_world(cfg.device) as world:
-        return train(cfg, folder, world)
+        run = Run(cfg, folder, world)
+        return run.rehearse() if cfg.dry_run else run.train()
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Binary masks packed 64 pixels to a word: logic, dilations and counts of 5 megapixels in under a millisecond.
 
-A packed mask is uint64, (H, W // 64 + 1); bit j of word k is column 64 k + j. The bits past the last column, one at least,
-are padding: `pack` leaves them 0, shifts and dilations may set them, and have to be masked with `valid` before the next.
+A packed mask is uint64, (H, W // 64 + 1); bit j of word k is column 64 k + j. The bits past the last column, at least
+one, are padding: `pack` leaves them 0, shifts and dilations may set them, and `valid` masks them out before the next.
 """
 
 import cv2

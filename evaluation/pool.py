@@ -24,8 +24,7 @@ def run(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: i
     RuntimeError that names the task by `describe`. Leaving the loop, by Ctrl-C too, ends all workers.
     """
     if workers < 2:
-        for task in tasks:
-            yield task, function(task)
+        yield from _run_here(function, tasks)
         return
     pending = iter(tasks)
     processes, connections, current = [], {}, {}
@@ -53,6 +52,17 @@ def run(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: i
             process.terminate()
         for process in processes:
             process.join()
+
+
+def _run_here(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, ResultT]]:
+    """One worker is one core here too: OpenCV's threads rest meanwhile."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        for task in tasks:
+            yield task, function(task)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _receive(connection: Connection, process: multiprocessing.Process, name: str) -> Any:

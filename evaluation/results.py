@@ -73,6 +73,12 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
     return found
 
 
+def only_task(save_dir: str | Path) -> list[str]:
+    """The task of all results in a folder, if it is one."""
+    tasks = {json.loads(path.read_text(encoding='utf-8'))['task'] for path in Path(save_dir).glob('*' + SUFFIX)}
+    return list(tasks) if len(tasks) == 1 else []
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, atomically."""
     with atomic_write(path, 'w') as file:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from inference.masks import encode_png
 from utils import MAX_PIXELS, atomic_write, open_image, read_image, to_rgb
 
 try:  # HEIC, where the extra is installed
@@ -125,7 +126,7 @@ def encode(pixels: np.ndarray, suffix: str, picture: Picture, keep_exif: bool = 
     info = {'icc_profile': picture.profile if pixels.ndim == 3 else None, 'exif': picture.exif if keep_exif else None}
     info = {key: value for key, value in info.items() if value}
     if kind == 'PNG' and not info:
-        return _plain_png(pixels)
+        return encode_png(pixels) if pixels.ndim == 2 else _plain_png(pixels)
     options = {'PNG': {'compress_level': 1}, 'WEBP': {'quality': WEBP_QUALITY, 'method': 2}, 'JPEG': {'quality': 95}}
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options.get(kind, {}), **info)
@@ -133,9 +134,8 @@ def encode(pixels: np.ndarray, suffix: str, picture: Picture, keep_exif: bool = 
 
 
 def _plain_png(pixels: np.ndarray) -> bytes:
-    if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[pixels.shape[2]])
-    return cv2.imencode('.png', pixels)[1].tobytes()
+    order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[pixels.shape[2]]
+    return cv2.imencode('.png', cv2.cvtColor(pixels, order))[1].tobytes()
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

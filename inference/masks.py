@@ -3,9 +3,12 @@
 import os
 import struct
 import zlib
+from itertools import product
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from utils import atomic_write
 
@@ -14,6 +17,8 @@ try:  # Intel's deflate compresses a mask ten times as fast as zlib to the same 
 except ImportError:
     from zlib import compress
 
+# Before version 5, OpenCV rounds positions to a 32nd of a pixel.
+EXACT_WARP = int(cv2.__version__.split('.')[0]) >= 5
 TILE = (64, 8192)  # rows and columns resized at a time: the float values stay in the processor's cache
 
 
@@ -26,16 +31,24 @@ def to_mask(probability: np.ndarray, height: int, width: int) -> np.ndarray:
     if probability.shape == mask.shape:
         np.multiply(probability, np.float32(255), out=mask, casting='unsafe')
         return mask
-    scale_y, scale_x = ((source - 1) / max(target - 1, 1)
-                        for source, target in zip(probability.shape, mask.shape, strict=True))
-    for top in range(0, height, TILE[0]):
-        for left in range(0, width, TILE[1]):
-            tile = mask[top:top + TILE[0], left:left + TILE[1]]
-            to_source = np.array([[scale_x, 0, left * scale_x], [0, scale_y, top * scale_y]])
-            values = cv2.warpAffine(probability, to_source, tile.shape[::-1], borderMode=cv2.BORDER_REPLICATE,
-                                    flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            np.multiply(values, np.float32(255), out=tile, casting='unsafe')
+    if not EXACT_WARP:
+        values = F.interpolate(torch.from_numpy(probability)[None, None], (height, width), mode='bilinear',
+                               align_corners=True)
+        np.multiply(values[0, 0].numpy(), np.float32(255), out=mask, casting='unsafe')
+        return mask
+    for top, left in product(range(0, height, TILE[0]), range(0, width, TILE[1])):
+        tile = mask[top:top + TILE[0], left:left + TILE[1]]
+        values = _warp(probability, mask.shape, (top, left), tile.shape)
+        np.multiply(values, np.float32(255), out=tile, casting='unsafe')
     return mask
+
+
+def _warp(values: np.ndarray, whole: tuple[int, int], start: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+    """The part of `shape` that begins at `start`, row and column, of `values` resized to `whole`."""
+    scale_y, scale_x = ((source - 1) / max(target - 1, 1) for source, target in zip(values.shape, whole, strict=True))
+    to_source = np.array([[scale_x, 0, start[1] * scale_x], [0, scale_y, start[0] * scale_y]])
+    return cv2.warpAffine(values, to_source, shape[::-1], borderMode=cv2.BORDER_REPLICATE,
+                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def encode_png(mask: np.ndarray) -> bytes:

@@ -99,11 +99,13 @@ def predict(model: nn.Module, images: Any, output: str = 'mask', *, resolution: 
     return [outcome.value for outcome in results]
 
 
-def sizes_of(model: nn.Module, resolution: str, trained: Size | None = None) -> Callable[[Size], Size]:
-    """The network's size for an image's, by `resolution` and the model's config; `trained` overrules what that says."""
+def sizes_of(model: nn.Module, resolution: str, trained: Size | None = None,
+             dynamic: tuple[Size, Size] | None = None) -> Callable[[Size], Size]:
+    """The network's size for an image's, by `resolution` and the model's config; `trained`, or a `dynamic` range,
+    overrule what that says."""
     config = getattr(model, 'config', None)
     size = trained or (config.size if config else (1024, 1024))
-    dynamic = config.dynamic_size if config else None
+    dynamic = dynamic or (config.dynamic_size if config else None)
     network_size(resolution, (32, 32), size)  # a wrong resolution is told before any image is read
     return lambda image: network_size(resolution, image, size, dynamic)
 

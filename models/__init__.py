@@ -132,10 +132,10 @@ def find_checkpoint(path: str | os.PathLike) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        epochs = {int(p.stem[6:]): p for p in path.glob('epoch_*.pth') if p.stem[6:].isdecimal()}
-        for candidate in (path / 'model.safetensors', path / 'best.pth', *(epochs[n] for n in sorted(epochs)[-1:])):
-            if candidate.is_file():
-                return candidate
+        numbers = [int(p.stem[6:]) for p in path.glob('epoch_*.pth') if p.stem[6:].isdecimal()]
+        for name in ('model.safetensors', 'best.pth', f'epoch_{max(numbers, default=0)}.pth'):
+            if (path / name).is_file():
+                return path / name
         raise ValueError(f'{path}: holds neither model.safetensors nor best.pth nor epoch_<N>.pth')
     if re.fullmatch(r'[\w.-]+/[\w.-]+', str(path.as_posix())) and not path.suffix:
         return _download(path.as_posix())

@@ -107,7 +107,7 @@ def test_a_changed_list_of_sources_starts_anew_and_leaves_open_readers_alone(tmp
     assert len(maker.made) == 7
     assert_complete(longer)
     assert_complete(reader)
-    with pytest.raises(ValueError, match='replaced by another run'):
+    with pytest.raises(RuntimeError, match='replaced by another run'):
         late_reader[0]
 
 

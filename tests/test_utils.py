@@ -67,7 +67,8 @@ def test_bilevel_masks_are_0_and_255(tmp_path):
 @pytest.mark.parametrize('suffix', ['.jpg', '.JPEG', '.png', '.bmp', '.tif', '.webp', '.gif', '.ppm'])
 def test_every_format(tmp_path, pixels, suffix):
     path = tmp_path / f'ein Bild, größer.v2{suffix}'
-    options = {'lossless': True} if suffix == '.webp' else {'quality': 95, 'subsampling': 0} if 'j' in suffix.lower() else {}
+    options = {'lossless': True} if suffix == '.webp' else {'quality': 95,
+                                                            'subsampling': 0} if 'j' in suffix.lower() else {}
     Image.fromarray(pixels).save(path, **options)
     assert np.abs(read_image(path).astype(int) - pixels).mean() < (10 if suffix == '.gif' else 2)
     assert np.array_equal(read_image(path.read_bytes()), read_image(path))

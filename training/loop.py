@@ -47,7 +47,8 @@ class Adversary:
 
     def __init__(self, discriminator: Discriminator, optimizer: torch.optim.Optimizer, world: World) -> None:
         self.bare, self.optimizer = discriminator.to(world.device), optimizer
-        self.net = _distribute(self.bare, world)
+        # It runs twice before its backward pass, in between of which its buffers may not be overwritten.
+        self.net = _distribute(self.bare, world, broadcast=False)
 
     def step(self, probability: Tensor, mask: Tensor, image: Tensor, weight: float) -> Tensor:
         """One step of the discriminator; returns its weighted loss."""
@@ -58,11 +59,12 @@ class Adversary:
         return loss.detach()
 
 
-def _distribute(model: nn.Module, world: World, find_unused: bool = False) -> nn.Module:
+def _distribute(model: nn.Module, world: World, find_unused: bool = False, broadcast: bool = True) -> nn.Module:
     if world.size == 1 or not any(p.requires_grad for p in model.parameters()):
         return model
     devices = [world.device] if world.device.type == 'cuda' else None
-    return DistributedDataParallel(model, devices, find_unused_parameters=find_unused, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, devices, find_unused_parameters=find_unused, gradient_as_bucket_view=True,
+                                   broadcast_buffers=broadcast)
 
 
 @dataclass
@@ -146,7 +148,7 @@ class Trainer:
         with bar:
             for item in loader:
                 group_end = self._group_end(batches)
-                self._step(item, group_end, batches)
+                self._step(item, group_end)
                 self.batch += 1
                 if self.batch % self.options.log_step == 0 or self.batch == batches:
                     self._report(log, bar)
@@ -158,12 +160,19 @@ class Trainer:
         self.epoch, self.batch = self.epoch + 1, 0
         return means
 
+    def rehearse(self, item: Batch) -> None:
+        """One step that counts for nothing, but for the weights."""
+        self.net.train()
+        self._step(item, self.batch + 1)
+        self.window.clear()
+        self.total.clear()
+
     def _group_end(self, batches: int) -> int:
         """Number of batches done when the group of accumulated gradients under way is complete."""
         size = self.options.accumulate
         return min((self.batch // size + 1) * size, batches)
 
-    def _step(self, item: Batch, group_end: int, batches: int) -> None:
+    def _step(self, item: Batch, group_end: int) -> None:
         """One batch forward and backward and, at the end of its group, one step of the optimizer."""
         image, mask, classes = self._to_device(item)
         first = (self.batch // self.options.accumulate) * self.options.accumulate
@@ -171,7 +180,7 @@ class Trainer:
         last = self.batch + 1 == group_end
         no_sync = isinstance(self.net, DistributedDataParallel) and not last
         with self.net.no_sync() if no_sync else nullcontext():
-            with self._autocast():
+            with self.autocast():
                 output = self.net(image)
             parts = group * self.world.size
             terms = self.criterion(output, mask, classes, epoch=self.epoch, parts=parts)
@@ -204,7 +213,8 @@ class Trainer:
             image = image.contiguous(memory_format=torch.channels_last)
         return image, mask.float() / 255, classes
 
-    def _autocast(self) -> Any:
+    def autocast(self) -> Any:
+        """The context in which the network computes."""
         dtype = AUTOCAST[self.options.mixed_precision]
         return torch.autocast(self.world.device.type, dtype) if dtype else nullcontext()
 

@@ -15,7 +15,7 @@ LAST, PREVIOUS = 'last.pt', 'last.previous.pt'
 # Fields that a resumed run may change: where things lie and what is reported, not what is computed.
 FREE_FIELDS = frozenset(
     'data_root cache_dir ckpt_root pred_root save_dir num_workers skip_bad resume weights device save_last save_step '
-    'save_every log_step load_all testsets'.split())
+    'save_every log_step load_all testsets val_metric early_stop dry_run'.split())
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

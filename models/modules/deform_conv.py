@@ -59,8 +59,8 @@ class DeformableConv2d(nn.Module):
 
 
 # Custom operators, not an autograd.Function: torch.compile takes them as they are instead of tracing the loops.
+# Their matrix products write in place, which autocast leaves alone.
 @torch.library.custom_op('birefnet::deform_conv2d', mutates_args=(), device_types='cpu')
-@torch.autocast('cpu', enabled=False)
 def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
     rows, matrix = _bordered_rows(x), _matrix(weight)
     out = _empty_map(x, len(weight))
@@ -71,7 +71,6 @@ def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor
 
 
 @torch.library.custom_op('birefnet::deform_conv2d_backward', mutates_args=(), device_types='cpu')
-@torch.autocast('cpu', enabled=False)
 def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
                             weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the four inputs, from the output's."""

@@ -131,6 +131,13 @@ def test_offsets_that_are_no_positions(value):
         assert torch.equal(out, deform_conv2d(x, offset, modulation, weight))
 
 
+def test_second_derivatives_are_refused():
+    x, *others = inputs()
+    grad, = torch.autograd.grad(deform_conv2d(x, *others).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='deform_conv2d'):
+        grad.sum().backward()
+
+
 def test_batch_is_independent():
     values = inputs((3, 6, 7, 9))
     whole = deform_conv2d(*values)

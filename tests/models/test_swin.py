@@ -79,13 +79,13 @@ def naive_block(block: SwinBlock, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize('shifted', [False, True])
-@pytest.mark.parametrize(('height', 'width'), [(5, 7), (4, 8), (3, 2), (1, 9)])
+@pytest.mark.parametrize(('height', 'width'), [(5, 7), (3, 6), (2, 1), (1, 4)])
 @torch.inference_mode()
 def test_block_equals_the_loop_over_windows(shifted, height, width):
     torch.manual_seed(0)
-    block = SwinBlock(8, heads=2, window=4, shifted=shifted, drop_path=.5).double().eval()
+    block = SwinBlock(8, heads=2, window=3, shifted=shifted, drop_path=.5).double().eval()
     nn.init.normal_(block.attn.relative_position_bias_table)
-    x = picture(3, height, width, 8, dtype=torch.float64)
+    x = picture(2, height, width, 8, dtype=torch.float64)
     expected = torch.stack([naive_block(block, one) for one in x])
     assert (block(x) - expected).abs().max() < 1e-12
 
@@ -148,7 +148,8 @@ def test_checkpointing_leaves_gradients_as_they_are():
 
 
 def test_drop_path_rises_linearly():
-    rates = [getattr(block.drop_path, 'drop_prob', 0.) for stage in build_swin('swin_v1_t').net.layers for block in stage.blocks]
+    blocks = [block for stage in build_swin('swin_v1_t').net.layers for block in stage.blocks]
+    rates = [getattr(block.drop_path, 'drop_prob', 0.) for block in blocks]
     assert rates == pytest.approx([.2 * i / 11 for i in range(12)])
 
 

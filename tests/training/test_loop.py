@@ -60,14 +60,14 @@ def assert_equal_gradients(ours: dict, expected: dict) -> None:
 def joined() -> dict[str, torch.Tensor]:
     """Gradients of one process on a batch of 4."""
     t = trainer(World(0, 1, torch.device('cpu')))
-    t._step(batch(4), 1, 1)
+    t._step(batch(4), 1)
     return gradients(t)
 
 
 def test_accumulated_gradients_are_those_of_the_joined_batch(joined):
     t = trainer(World(0, 1, torch.device('cpu')), accumulate=2)
     for i in (0, 1):
-        t._step(part(batch(4), 2 * i, 2 * i + 2), 2, 2)
+        t._step(part(batch(4), 2 * i, 2 * i + 2), 2)
         t.batch += 1
     assert_equal_gradients(gradients(t), joined)
 
@@ -78,7 +78,7 @@ def _rank_gradients(rank: int, size: int, port: int, path: str) -> None:
     dist.init_process_group('gloo', rank=rank, world_size=size)
     t = trainer(World(rank, size, torch.device('cpu')))
     share = 4 // size
-    t._step(part(batch(4), rank * share, (rank + 1) * share), 1, 1)
+    t._step(part(batch(4), rank * share, (rank + 1) * share), 1)
     torch.save(gradients(t), f'{path}/{rank}.pt')
     dist.destroy_process_group()
 
@@ -94,7 +94,7 @@ def test_non_finite_loss_says_where():
     with torch.no_grad():
         t.model.decoder.head.bias.fill_(float('nan'))
     with pytest.raises(NonFiniteLossError, match=r'step 1 .*bce'):
-        t._step(batch(2), 1, 1)
+        t._step(batch(2), 1)
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 30))

@@ -144,7 +144,8 @@ def test_truncated_state_gives_way_to_the_previous(whole, data, tmp_path):
 
 
 @pytest.mark.parametrize('more', [
-    'lambda_adv_g=10 dynamic_size=((32,64),(32,64)) size=64', 'auxiliary_classification=true num_classes=3',
+    'lambda_adv_g=10 dynamic_size=((32,64),(32,64)) size=64',
+    'auxiliary_classification=true num_classes=3',
     'accumulate=2 ema_decay=.5 grad_clip=1 optimizer=Adam lr_schedule=cosine warmup_steps=2',
     'mixed_precision=bf16 grad_checkpointing=true channels_last=true load_all=true background_color_synthesis=true'],
     ids=['adversarial', 'classes', 'accumulate', 'bf16'])
@@ -168,6 +169,27 @@ def test_weights_bring_their_architecture(whole, data, tmp_path):
     assert codes == [0], output
     ours, theirs = load_model(tmp_path / 'run' / 'epoch_1.pth'), load_model(whole / 'epoch_3.pth')
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_validation_keeps_the_best_and_stops_early(data, tmp_path):
+    more = ['val_step=1', 'validation_share=.34', 'early_stop=1', 'epochs=6', 'lr=0', 'val_metric=mae']
+    codes, output = run(data, tmp_path / 'run', *more)
+    assert codes == [0], output
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'log.jsonl').read_text().splitlines()]
+    scores = [line['validation'] for line in lines if 'validation' in line]
+    assert len(scores) == 2  # with lr=0 the second is no better, which ends the run
+    assert scores[0].keys() >= {'sm', 'mae', 'wfm', 'loss'}
+    assert '4 training pairs from TR-Tiny, 2 for validation' in output
+    assert 'early stop: no better mae since epoch 1' in output
+    assert load_model(tmp_path / 'run').config.dec_att == ''  # a run's folder is its best.pth
+    assert (tmp_path / 'run' / 'curves.png').stat().st_size > 5000
+
+
+def test_dry_run_leaves_nothing(data, tmp_path):
+    codes, output = run(data, tmp_path / 'run', 'dry_run=true', 'val_step=1')
+    assert codes == [0], output
+    assert 'a step takes' in output
+    assert not (tmp_path / 'run').exists()
 
 
 def test_bad_data_is_named_before_anything_starts(tmp_path):

@@ -1,0 +1,208 @@
+"""Videos through anything that turns frames into frames: streamed, with their timing, rotation and sound."""
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from utils import write_png
+
+try:
+    import av
+except ImportError:
+    av = None
+
+VIDEO_SUFFIXES = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ts .mts .m2ts .ogv .3gp'.split())
+UNSPECIFIED = 2  # FFmpeg's number for a colour space that is not named
+HIGH_DEFINITION = 720  # rows from which unmarked videos have BT.709's colours, below BT.601's
+
+
+class _Codec(NamedTuple):
+    """How a kind of file holds frames; no `alpha`: without transparency; no `audio`: the sound is copied."""
+
+    name: str
+    opaque: str
+    alpha: str
+    audio: str
+    options: dict[str, str]
+
+
+CODECS = {
+    '.webm': _Codec('libvpx-vp9', 'yuv420p', 'yuva420p', 'libopus',
+                    {'crf': '24', 'b': '0', 'deadline': 'good', 'cpu-used': '4', 'row-mt': '1', 'auto-alt-ref': '0'}),
+    '.mov': _Codec('prores_ks', 'yuv422p10le', 'yuva444p10le', '', {}),
+    '.mp4': _Codec('libx264', 'yuv420p', '', '', {'crf': '18', 'preset': 'veryfast'}),
+    '.mkv': _Codec('libx264', 'yuv420p', '', '', {'crf': '18', 'preset': 'veryfast'}),
+}
+
+
+def check_video_target(target: str | os.PathLike, transparent: bool) -> None:
+    """Raises ValueError if videos cannot be written, or not to a file of this name: .webm, .mov, .mp4, .mkv, or
+    .png with a number's place such as frame-%05d.png."""
+    suffix = Path(target).suffix.lower()
+    if av is None:
+        raise ValueError('videos need the package av: pip install av')
+    if suffix == '.png' and '%' in Path(target).name:
+        return
+    if suffix not in CODECS:
+        raise ValueError(f'{target}: videos are written to {", ".join(CODECS)} or frame-%05d.png')
+    if transparent and not CODECS[suffix].alpha:
+        raise ValueError(f'{target}: {suffix} holds no transparency; take .webm, .mov or frame-%05d.png, or a '
+                         'background')
+
+
+def convert_video(source: str | os.PathLike, target: str | os.PathLike,
+                  render: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]) -> int:
+    """Writes what `render` makes of the frames of `source`, each upright RGB, uint8 (H, W, 3), and returns their count.
+
+    `render` yields a result, uint8 (H, W), (H, W, 3) or (H, W, 4), for each frame in order. Times of frames are kept,
+    and the first sound track. An interrupted run leaves no file (of a PNG sequence, whole pictures). Raises ValueError
+    if `source` is no video, and for targets as `check_video_target`.
+    """
+    times: deque[tuple[int, Fraction]] = deque()
+    with _opened(source) as container, _writer(target, container) as write:
+        count = 0
+        for count, result in enumerate(render(_frames(container, times, write)), 1):  # noqa: B007
+            write.picture(result, *times.popleft())
+    if not count:
+        raise ValueError(f'{source}: holds no frames')
+    return count
+
+
+@contextmanager
+def _opened(source: str | os.PathLike) -> Iterator[Any]:
+    try:
+        container = av.open(os.fspath(source))
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f'{source}: unreadable video ({error})') from error
+    with container:
+        if not container.streams.video:
+            raise ValueError(f'{source}: holds no pictures')
+        yield container
+
+
+def _frames(container: Any, times: deque[tuple[int, Fraction]], write: Any) -> Iterator[np.ndarray]:
+    """Upright RGB frames; their times go to `times` and packets of sound to the writer."""
+    video = container.streams.video[0]
+    video.thread_type = 'AUTO'
+    rate = video.average_rate or Fraction(25)
+    for packet in container.demux(*container.streams.video[:1], *container.streams.audio[:1]):
+        if packet.stream.type == 'audio':
+            write.sound(packet)
+            continue
+        for number, frame in enumerate(packet.decode()):
+            if frame.pts is None:
+                times.append((len(times) + number, 1 / rate))
+            else:
+                times.append((frame.pts, frame.time_base))
+            yield _upright(frame)
+
+
+def _upright(frame: Any) -> np.ndarray:
+    space = frame.colorspace
+    if space == UNSPECIFIED:
+        space = 'ITU709' if frame.height >= HIGH_DEFINITION else 'ITU601'
+    pixels = frame.reformat(format='rgb24', src_colorspace=space).to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
+
+
+@contextmanager
+def _writer(target: str | os.PathLike, source: Any) -> Iterator[Any]:
+    """A _FileWriter whose file appears under its name only when all is in it, or a _PictureWriter."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix.lower() == '.png':
+        yield _PictureWriter(target)
+        return
+    with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as folder:
+        temporary = Path(folder, f'video{target.suffix.lower()}')
+        with av.open(os.fspath(temporary), 'w') as container:
+            writer = _FileWriter(container, CODECS[temporary.suffix], source)
+            yield writer
+            writer.finish()
+        os.replace(temporary, target)
+
+
+class _PictureWriter:
+    """Numbered PNG files."""
+
+    def __init__(self, target: Path) -> None:
+        self.target, self.number = target, 0
+
+    def picture(self, pixels: np.ndarray, time: int, base: Fraction) -> None:
+        """Writes the next picture."""
+        self.number += 1
+        write_png(self.target.with_name(self.target.name % self.number), pixels)
+
+    def sound(self, packet: Any) -> None:
+        """PNG holds no sound."""
+
+
+class _FileWriter:
+    """A video file, whose streams are opened with the first picture: its size is not known before."""
+
+    def __init__(self, container: Any, codec: _Codec, source: Any) -> None:
+        self.container, self.codec, self.source = container, codec, source
+        self.video = self.audio = None
+        self.waiting: list[Any] = []  # packets of sound from before the first picture is done
+
+    def picture(self, pixels: np.ndarray, time: int, base: Fraction) -> None:
+        """Encodes `pixels` to be shown at `time` in units of `base` seconds."""
+        if pixels.ndim == 2:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+        if self.video is None:
+            self._open(pixels, base)
+        height, width = pixels.shape[:2]
+        pixels = cv2.copyMakeBorder(pixels, 0, self.video.height - height, 0, self.video.width - width,
+                                    cv2.BORDER_REPLICATE)
+        frame = av.VideoFrame.from_ndarray(pixels, 'rgba' if pixels.shape[2] == 4 else 'rgb24')
+        frame = frame.reformat(format=self.video.pix_fmt, dst_colorspace='ITU709')
+        frame.pts, frame.time_base = time, base
+        self.container.mux(self.video.encode(frame))
+        for packet in self.waiting:
+            self._mux_sound(packet)
+        self.waiting.clear()
+
+    def _open(self, pixels: np.ndarray, base: Fraction) -> None:
+        rate = self.source.streams.video[0].average_rate or Fraction(25)
+        self.video = self.container.add_stream(self.codec.name, rate=rate, options=dict(self.codec.options))
+        self.video.height, self.video.width = (side + side % 2 for side in pixels.shape[:2])  # halved colour planes
+        self.video.pix_fmt = self.codec.alpha if pixels.shape[2] == 4 else self.codec.opaque
+        context = self.video.codec_context
+        context.time_base = base
+        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+        for track in self.source.streams.audio[:1]:
+            if self.codec.audio:
+                self.audio = self.container.add_stream(self.codec.audio, rate=48000)
+                self.audio.layout = track.layout.name
+            else:
+                self.audio = self.container.add_stream_from_template(track)
+
+    def sound(self, packet: Any) -> None:
+        """Takes a packet of the source's sound."""
+        self.waiting.append(packet)
+
+    def _mux_sound(self, packet: Any) -> None:
+        if self.codec.audio:
+            for frame in packet.decode():
+                self.container.mux(self.audio.encode(frame))
+        elif packet.dts is not None:  # the last, empty one has no time
+            packet.stream = self.audio
+            self.container.mux(packet)
+
+    def finish(self) -> None:
+        """Writes what the encoders still hold."""
+        if self.video is None:
+            return
+        self.container.mux(self.video.encode(None))
+        for packet in self.waiting:
+            self._mux_sound(packet)
+        if self.audio is not None and self.codec.audio:
+            self.container.mux(self.audio.encode(None))

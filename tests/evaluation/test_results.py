@@ -1,0 +1,140 @@
+"""Tables, the choice of the best, and what folders' names tell."""
+
+import math
+
+import numpy as np
+import pytest
+
+from evaluation import results, selection, tables
+from evaluation.ground_truth import GROUPS, SCORES
+from evaluation.summary import Method, MethodScores, describe_method, parse_metrics, sort_methods
+
+
+@pytest.mark.parametrize(('score', 'value', 'text'), [
+    ('sm', .8619, '.862'), ('sm', .9994, '.999'), ('sm', .9995, '1.000'), ('maxEm', 1.0000517, '1.000'),
+    ('mae', 0, '.000'), ('hce', 1234.4, '1234'), ('mba', math.nan, '-')])
+def test_formats(score, value, text):
+    assert tables.format_score(score, value) == text
+
+
+@pytest.mark.parametrize(('task', 'start'), [
+    ('DIS5K', ['maxFm', 'wfm', 'mae', 'sm', 'meanEm', 'hce']), ('General-2K', ['maxFm', 'wfm', 'mae']),
+    ('COD', ['sm', 'wfm', 'meanFm', 'meanEm', 'maxEm', 'mae']), ('HRSOD', ['sm', 'maxFm', 'meanEm', 'mae']),
+    ('Matting', ['sm', 'maxFm', 'meanEm', 'mse']), ('Mine', ['sm', 'mae', 'maxEm'])])
+def test_columns(task, start):
+    shown = tables.columns(task, SCORES)
+    assert shown[:len(start)] == start
+    assert len(shown) == 13
+
+
+def test_columns_of_a_subset():
+    assert tables.columns('COD', ['mae', 'sm']) == ['sm', 'mae']
+    assert tables.columns('COD', ['mse']) == ['mse']
+
+
+def test_table():
+    formats = tables.score_table('COD', [('CAMO', 'ours', {'sm': .5, 'mae': .25}), ('CAMO', 'a|b', {'sm': 1 / 3})])
+    lines = formats['txt'].splitlines()
+    assert [cell.strip() for cell in lines[0].split(' & ')] == ['Dataset', 'Method', 'Smeasure', 'MAE']
+    assert [cell.strip() for cell in lines[2].split(' & ')] == ['CAMO', 'ours', '.500', '.250']
+    assert r'| CAMO | a\|b | .333 | - |' in formats['md']
+    assert f'CAMO,a|b,{1 / 3},nan' in formats['csv']
+
+
+def test_comparison_marks_the_three_best():
+    scores = {'A': {f'm_{i}': {'sm': value} for i, value in enumerate((.9, .8, .9, .7, .6))}}
+    lines = tables.comparison('COD', scores).splitlines()
+    assert [line.split(' & ')[1].removesuffix(r' \\') for line in lines if line.startswith('m\\_')] == [
+        r'\textbf{.900}', r'\underline{.800}', r'\textbf{.900}', r'\textit{.700}', '.600']
+    assert r'\multicolumn{1}{c}{A}' in lines[2]
+
+
+def test_comparison_of_a_method_without_a_set():
+    text = tables.comparison('COD', {'A': {'x': {'mae': .1}, 'y': {'mae': .2}}, 'B': {'y': {'mae': .3}}})
+    assert r'x & \textbf{.100} & - \\' in text
+
+
+def test_overall_leaves_out_what_is_not_there(tmp_path):
+    scores = {'A': {'x': {'mba': math.nan, 'sm': .5}, 'y': {'sm': 1.}}, 'B': {'x': {'mba': .25, 'sm': .7}}}
+    text = results.write_overall(tmp_path, 'COD', scores)
+    assert 'x' in text.splitlines()[2]
+    assert len(text.splitlines()) == 3
+    assert results.mean_scores([scores['A']['x'], scores['B']['x']]) == {'mba': .25, 'sm': pytest.approx(.6)}
+
+
+class TestRank:
+    scores = {'A': {'x': {'sm': .5, 'hce': 10}, 'y': {'sm': .6, 'hce': 900}, 'z': {'sm': .9, 'hce': 1}},  # noqa: RUF012
+              'B': {'x': {'sm': .9, 'hce': 20}, 'y': {'sm': .7, 'hce': 100}}}
+
+    def test_highest_sum_of_those_with_all_sets(self):
+        ranking = selection.rank(self.scores, {'sm': 1})
+        assert ranking.methods == ['x', 'y']
+        assert ranking.ties == ['x']
+
+    def test_lowest(self):
+        assert selection.rank(self.scores, {'hce': 1}).methods[0] == 'x'
+
+    def test_ties(self):
+        tied = {'A': {'x': {'sm': .1}, 'y': {'sm': .3}}, 'B': {'x': {'sm': .3}, 'y': {'sm': .1}}}
+        assert selection.rank(tied, {'sm': 1}).ties == ['x', 'y']
+
+    def test_weighted(self):
+        scores = {'A': {'x': {'sm': .80, 'hce': 2000}, 'y': {'sm': .81, 'hce': 3000}, 'z': {'sm': .70, 'hce': 2000}}}
+        assert selection.rank(scores, {'sm': 1, 'hce': 1}).methods == ['x', 'y', 'z']
+        assert selection.rank(scores, {'sm': 20, 'hce': 1}).methods[0] == 'y'
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match='no method has scores of all of A, B'):
+            selection.rank({'A': {'x': {'sm': 1}}, 'B': {'y': {'sm': 1}}}, {'sm': 1})
+        with pytest.raises(ValueError, match='x has no wfm'):
+            selection.rank(self.scores, {'wfm': 1})
+
+
+class TestBootstrap:
+    @staticmethod
+    def scored(values, score='sm'):
+        return MethodScores([str(i) for i in range(len(values))], {score: np.asarray(values)}, {})
+
+    def test_clear_lead(self):
+        base = np.random.default_rng(0).random(80)
+        lead = selection.compare([self.scored(base + .1)], [self.scored(base)], 'sm')
+        assert lead == pytest.approx((.1, .1, .1))
+
+    def test_chance(self):
+        rng = np.random.default_rng(0)
+        lead = selection.compare([self.scored(rng.random(60))], [self.scored(rng.random(60))], 'sm')
+        assert lead.low < 0 < lead.high
+
+    def test_lower_is_better_and_nan(self):
+        lead = selection.compare([self.scored([1, 2, math.nan], 'hce')], [self.scored([3, 4, math.nan], 'hce')], 'hce')
+        assert lead == (2, 2, 2)
+
+    def test_coverage(self):
+        """The interval holds the true difference about 95 times of 100."""
+        rng = np.random.default_rng(1)
+        held = 0
+        for _ in range(100):
+            lead = selection.compare([self.scored(rng.normal(.3, 1, 60))], [self.scored(rng.normal(0, 1, 60))], 'sm')
+            held += lead.low <= .3 <= lead.high
+        assert 88 <= held <= 100
+
+
+@pytest.mark.parametrize(('name', 'run', 'epoch'), [
+    ('BiRefNet_DIS_ep580', 'BiRefNet_DIS', 580), ('mine--epoch_35-reso_1024x1024', 'mine', 35),
+    ('SINet', 'SINet', None), ('deep_v3', 'deep_v3', None)])
+def test_foreign_names(tmp_path, name, run, epoch):
+    method = describe_method(tmp_path, name)
+    assert (method.run, method.epoch) == (run, epoch)
+
+
+def test_order_of_methods():
+    methods = [Method(f'r--epoch_{n}', 'r', n, None, None) for n in (100, 20, 5)]
+    assert [method.epoch for method in sort_methods(methods)] == [5, 20, 100]
+
+
+def test_metric_names():
+    assert parse_metrics('all') == list(GROUPS)
+    assert parse_metrics('S+MAE+wF+BIoU') == ['sm', 'mae', 'wfm', 'biou']
+    assert parse_metrics('maxFm+E') == ['em', 'fm']
+    with pytest.raises(ValueError, match='--metrics S\\+psnr'):
+        parse_metrics('S+psnr')

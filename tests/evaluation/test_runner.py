@@ -1,0 +1,301 @@
+"""Folders of predictions: what is checked, what is computed again, and what survives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from evaluation import inputs, pool, runner
+from evaluation.metrics import GroundTruth
+from evaluation.store import ScoreStore, decode, encode
+from evaluation.summary import collect
+from tests.evaluation.folders import SHAPE, make_folders
+from utils import read_mask, write_png
+
+REPOSITORY = Path(__file__).parents[2]
+METHODS = ['run--epoch_5', 'run--epoch_10']
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_folders(tmp_path, sets=('TE-A',))
+
+
+def plan(root, **options):
+    return inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], METHODS, **options)
+
+
+def evaluate(root, **options):
+    [planned] = plan(root)
+    return runner.evaluate(planned, root / 'scores.jsonl', **options)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Names of images, and their methods, as they are computed."""
+    seen = []
+
+    def spy(job, skeleton_cache):
+        seen.extend((job[0].name, method) for method in job[1])
+        return original(job, skeleton_cache)
+
+    original = runner.score_image
+    monkeypatch.setattr(runner, 'score_image', spy)
+    return seen
+
+
+class TestInputs:
+    def test_all_offenders_in_one_error(self, root):
+        folder = root / 'e_preds/run--epoch_5/TE-A'
+        missing, unreadable, cut, small = sorted(folder.glob('*.png'))
+        missing.rename(folder / 'extra.png')
+        unreadable.write_bytes(b'no image')
+        cut.write_bytes(cut.read_bytes()[:-20])
+        write_png(small, np.zeros((10, 10), np.uint8))
+        with pytest.raises(ValueError, match='nothing was computed') as error:
+            plan(root)
+        lines = str(error.value).splitlines()
+        assert len(lines) == 6
+        for part, reason in ((missing.stem, 'missing'), ('extra.png', 'no mask of that name'),
+                             (unreadable.name, 'unreadable'), (cut.name, 'cut off'),
+                             (small.name, '10x10, but its mask is 52x40; --resize')):
+            assert any(part in line and reason in line for line in lines), (part, reason)
+
+    def test_two_files_of_one_stem(self, root):
+        path = next((root / 'datasets/Toy/TE-A/gt').iterdir())
+        write_png(path.with_suffix('.BMP'), np.zeros(SHAPE, np.uint8))
+        with pytest.raises(ValueError, match='2 files named'):
+            plan(root)
+
+    def test_many_problems_are_counted(self, root):
+        for index in range(60):
+            write_png(root / f'e_preds/run--epoch_5/TE-A/extra{index}.png', np.zeros((2, 2), np.uint8))
+        with pytest.raises(ValueError, match=r'60 problems(?s:.*)and 10 more'):
+            plan(root)
+
+    def test_folders_that_are_not_there(self, root):
+        with pytest.raises(ValueError, match='nowhere'):
+            inputs.find_methods(root / 'nowhere', ['TE-A'])
+        with pytest.raises(ValueError, match='no folder <method>/<set> for any of TE-X'):
+            inputs.find_methods(root / 'e_preds', ['TE-X'])
+        with pytest.raises(ValueError, match='no masks'):
+            inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X'], METHODS)
+        with pytest.raises(ValueError, match='other: no such folder'):
+            inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], ['other'])
+
+    def test_resize(self, root):
+        path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
+        small = read_mask(path)[::2, ::2]
+        write_png(path, small)
+        [planned] = plan(root, resize=True)
+        assert planned.notes == ['run--epoch_5/TE-A: 1 predictions resized to their masks']
+        rows = runner.evaluate(planned, root / 'scores.jsonl', ['mae'])
+        truth = GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{path.name}'))
+        resized = cv2.resize(small, SHAPE[::-1], interpolation=cv2.INTER_LINEAR)
+        assert rows['run--epoch_5'][path.stem]['values'] == truth.score(resized, ['mae'])
+
+    def test_deep_predictions_are_scaled_and_said(self, root):
+        path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
+        before = evaluate(root, groups=['mae'])['run--epoch_5'][path.stem]['values']
+        assert cv2.imwrite(str(path), read_mask(path).astype(np.uint16) * 257)
+        [planned] = plan(root)
+        assert planned.notes == ['run--epoch_5/TE-A: 1 predictions of 16 bits or floating point, scaled to 8 bits']
+        assert evaluate(root, groups=['mae'])['run--epoch_5'][path.stem]['values'] == before
+
+    def test_any_suffix_pairs(self, root):
+        path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
+        pixels = read_mask(path)
+        path.unlink()
+        assert cv2.imwrite(str(path.with_suffix('.BMP')), pixels)
+        assert len(plan(root)[0].tasks) == 4
+
+
+class TestEvaluation:
+    def test_scores_are_those_of_single_pairs(self, root):
+        rows = evaluate(root)
+        name = 'im 2.é'
+        truth = GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{name}.png'))
+        expected = truth.measure(read_mask(root / f'e_preds/run--epoch_10/TE-A/{name}.png'))
+        row = rows['run--epoch_10'][name]
+        assert row['values'] == expected.values
+        assert (decode(row['counts']) == expected.counts).all()
+        assert (decode(row['edge_counts']) == expected.edge_counts).all()
+
+    @pytest.mark.slow
+    def test_workers_give_the_same_bytes(self, tmp_path):
+        root = make_folders(tmp_path, sets=('TE-A',), images=6)
+        files = []
+        for workers in (1, 3):
+            [planned] = plan(root)
+            runner.evaluate(planned, root / f'{workers}.jsonl', workers=workers, skeleton_cache=root / 'cache')
+            files.append((root / f'{workers}.jsonl').read_bytes())
+        assert files[0] == files[1]
+        assert files[0].count(b'\n') == 12
+
+    def test_only_what_is_new_is_computed(self, root, computed):
+        evaluate(root)
+        assert len(computed) == 8
+        before = (root / 'scores.jsonl').read_bytes()
+        computed.clear()
+        evaluate(root)
+        assert computed == []
+        assert (root / 'scores.jsonl').read_bytes() == before
+        changed = root / 'e_preds/run--epoch_5/TE-A/im 1.é.png'
+        write_png(changed, 255 - read_mask(changed))
+        mask = root / 'datasets/Toy/TE-A/gt/im 3.é.png'
+        write_png(mask, 255 - read_mask(mask))
+        evaluate(root)
+        assert sorted(computed) == [('im 1.é', 'run--epoch_5'), ('im 3.é', 'run--epoch_10'), ('im 3.é', 'run--epoch_5')]
+
+    def test_further_metrics_keep_those_there(self, root, computed):
+        evaluate(root, groups=['sm'])
+        evaluate(root, groups=['mae'])
+        assert len(computed) == 16
+        computed.clear()
+        rows = evaluate(root, groups=['sm', 'mae'])
+        assert computed == []
+        assert set(rows['run--epoch_5']['im 0.é']['values']) == {'sm', 'mae'}
+
+    def test_a_line_cut_off_is_computed_again(self, root, computed):
+        evaluate(root)
+        path = root / 'scores.jsonl'
+        whole = path.read_bytes()
+        computed.clear()
+        path.write_bytes(whole[:-100])
+        evaluate(root)
+        assert len(computed) == 1
+        assert path.read_bytes() == whole
+
+    def test_unreadable_while_computing(self, root):
+        path = root / 'e_preds/run--epoch_5/TE-A/im 1.é.png'
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 255  # not seen by the check before, which decodes nothing
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r'im 1\.é\.png'):
+            evaluate(root)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.evaluation.test_runner import plan
+from evaluation import runner
+if __name__ == '__main__':
+    root = Path(sys.argv[1])
+    runner.evaluate(plan(root)[0], root / sys.argv[2], workers=2, skeleton_cache=root / 'cache')
+"""
+
+
+def running(root, store):
+    script = root / 'evaluate.py'
+    script.write_text(KILLED)
+    environment = os.environ | {'PYTHONPATH': str(REPOSITORY)}
+    return subprocess.Popen([sys.executable, str(script), str(root), store], env=environment, cwd=root,
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def alive(group):
+    """Processes left in a process group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != 'posix', reason='signals')
+class TestInterruption:
+    @pytest.fixture
+    def root(self, tmp_path):
+        return make_folders(tmp_path, sets=('TE-A',), images=30)
+
+    def test_killed_and_run_again_gives_the_same_bytes(self, root):
+        assert running(root, 'whole.jsonl').wait() == 0
+        store = root / 'killed.jsonl'
+        for lines in (3, 11, 40):
+            process = running(root, store.name)
+            wait_until(lambda lines=lines: store.exists() and store.read_bytes().count(b'\n') >= lines)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert wait_until(lambda group=process.pid: not alive(group)), 'workers outlived their parent'
+        assert running(root, store.name).wait() == 0
+        assert store.read_bytes() == (root / 'whole.jsonl').read_bytes()
+
+    def test_ctrl_c_leaves_nothing(self, root):
+        process = running(root, 'scores.jsonl')
+        assert wait_until((root / 'scores.jsonl').exists)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) != 0
+        # multiprocessing's resource tracker ends a moment after its parent
+        assert wait_until(lambda: not alive(process.pid)), 'workers outlived their parent'
+        assert not list(root.rglob('*.tmp'))
+
+
+def die(task):
+    if task == 'b':
+        os._exit(9)
+    return task.upper()
+
+
+def fail(task):
+    raise (ValueError('bad.png: unreadable') if task == 'b' else KeyError(task))
+
+
+@pytest.mark.slow
+class TestPool:
+    def test_results(self):
+        assert sorted(pool.run(str.upper, 'abcde', 2, str)) == [(c, c.upper()) for c in 'abcde']
+
+    def test_death_names_its_task(self):
+        with pytest.raises(RuntimeError, match=r'image b: the worker process died \(exit code 9\)'):
+            list(pool.run(die, ['b', 'a'], 2, lambda task: f'image {task}'))
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match=r'^bad\.png: unreadable$'):
+            list(pool.run(fail, ['b', 'b'], 2, str))
+        with pytest.raises(RuntimeError, match=r'image a(?s:.*)KeyError'):
+            list(pool.run(fail, ['a', 'a'], 2, lambda task: f'image {task}'))
+
+
+def test_counts_survive_the_store():
+    counts = np.random.default_rng(0).integers(0, 2 ** 40, (2, 256))
+    assert (decode(encode(counts)) == counts).all()
+    assert encode(None) is None
+
+
+def test_other_version_is_stale(root, monkeypatch):
+    evaluate(root, groups=['mae'])
+    monkeypatch.setattr('evaluation.store.VERSION', 99)
+    store = ScoreStore(root / 'scores.jsonl')
+    row = store.rows['run--epoch_5', 'im 0.é']
+    assert store.missing('run--epoch_5', 'im 0.é', row['files'], ['mae']) == {'mae'}
+    assert json.loads((root / 'scores.jsonl').read_text(encoding='utf-8').splitlines()[0])['version'] == 1
+
+
+def test_collect_means_over_images(root):
+    rows = evaluate(root)['run--epoch_10']
+    scored = collect(rows, ['sm', 'fm', 'biou'])
+    curves = [GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{name}.png')) for name in scored.names]
+    every = [truth.score(read_mask(root / f'e_preds/run--epoch_10/TE-A/{name}.png'))
+             for truth, name in zip(curves, scored.names, strict=True)]
+    for score in ('sm', 'meanFm', 'adpFm', 'meanBIoU'):
+        assert scored.scores[score] == pytest.approx(np.mean([scores[score] for scores in every]))
+    # the maximum of the mean curve, not the mean of the maxima
+    assert scored.scores['maxFm'] == pytest.approx(scored.curves['fm'].max())
+    assert scored.scores['maxFm'] < np.mean([scores['maxFm'] for scores in every])
+    assert scored.deviations['sm'] == pytest.approx(np.std([scores['sm'] for scores in every]))

@@ -1,0 +1,56 @@
+"""Masks: the values of F.interpolate to a rounding, and PNG files that anything reads."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import inference.masks
+from inference.masks import encode_png, to_mask, write_mask
+
+SIDES = st.integers(1, 90)
+
+
+def expected(probability, height, width):
+    tensor = torch.from_numpy(probability)[None, None]
+    return F.interpolate(tensor, (height, width), mode='bilinear', align_corners=True)[0, 0].mul(255).byte().numpy()
+
+
+@settings(max_examples=50, deadline=None)
+@given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 99))
+def test_same_as_torch(h, w, height, width, seed):
+    probability = np.random.default_rng(seed).random((h, w), np.float32)
+    assert np.abs(to_mask(probability, height, width).astype(int) - expected(probability, height, width)).max() <= 1
+
+
+@pytest.mark.parametrize('size', [(700, 1100), (64, 33_000), (33_000, 64)])
+def test_truncated_alike_nearly_everywhere(size):
+    probability = np.random.default_rng(0).random((96, 128), np.float32)
+    mask = to_mask(probability, *size)
+    assert (mask != expected(probability, *size)).mean() < 1e-3
+
+
+def test_truncates_and_keeps_the_extremes():
+    assert to_mask(np.float32([[1, .999, .5, 0]]), 1, 4).tolist() == [[255, 254, 127, 0]]
+    assert set(np.unique(to_mask(np.ones((5, 7), np.float32), 61, 83))) == {255}
+
+
+def test_older_opencv_gives_the_same(monkeypatch):
+    probability = np.random.default_rng(0).random((9, 7), np.float32)
+    monkeypatch.setattr(inference.masks, 'EXACT_WARP', False)
+    assert np.array_equal(to_mask(probability, 30, 20), expected(probability, 30, 20))
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 9), (9, 1), (37, 53)])
+def test_png_is_read_back(shape, tmp_path):
+    mask = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = Image.open(io.BytesIO(encode_png(mask)))
+    assert image.mode == 'L'
+    assert np.array_equal(np.asarray(image), mask)
+    write_mask(tmp_path / 'sub' / 'mask.png', mask)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / 'sub' / 'mask.png')), mask)

@@ -1,0 +1,134 @@
+"""The commands eval_existingOnes.py and gen_best_ep.py, from folders to tables and the report."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eval_existingOnes
+import gen_best_ep
+from tests.evaluation.folders import make_folders
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def scored(tmp_path_factory):
+    """The results of two sets by two epochs."""
+    root = make_folders(tmp_path_factory.mktemp('scored'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        eval_existingOnes.main(['task=Toy', '--cache', str(root / 'cache'), 'workers=1', '--all-methods'])
+        gen_best_ep.main(['task=Toy'])
+    return root / 'e_results'
+
+
+def test_tables(scored):
+    lines = (scored / 'TE-A_eval.txt').read_text().splitlines()
+    assert lines[0].split(' & ')[2].strip() == 'Smeasure'
+    assert [line.split(' & ')[1].strip() for line in lines[2:]] == ['run--epoch_5', 'run--epoch_10']
+    exact = json.loads((scored / 'TE-A_eval.json').read_text())
+    assert exact['task'] == 'Toy'
+    assert [method['epoch'] for method in exact['methods']] == [5, 10]
+    assert f"{exact['methods'][0]['scores']['sm']:.3f}"[1:] == lines[2].split(' & ')[2].strip()
+    assert {path.name for path in scored.glob('overall_eval.*')} == {f'overall_eval.{s}' for s in
+                                                                   ('txt', 'md', 'csv', 'json')}
+    assert r'\textbf' in (scored / 'comparison.tex').read_text()
+
+
+def test_best(scored):
+    text = (scored / 'eval-Toy_best_on_sm.txt').read_text()
+    rows = [line.split(' & ') for line in text.splitlines() if ' & ' in line]
+    assert [[cell.strip() for cell in row[:2]] for row in rows[1:]] == [['TE-A', 'run--epoch_10'],
+                                                                       ['TE-B', 'run--epoch_10']]
+    assert re.search(r'ahead of run--epoch_5 by .*95% interval', text)
+    assert (scored / 'eval-Toy_best_on_wfm.txt').exists()
+
+
+def test_report_is_complete_in_itself(scored):
+    page = (scored / 'report.html').read_text(encoding='utf-8')
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count('image/svg+xml') == 4  # two scores over epochs, curves of two sets
+    assert page.count('image/jpeg') == 2 * 3 * 6
+    assert page.count('<table>') == 3
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_folders(tmp_path, images=2))
+    monkeypatch.setenv('BIREFNET_CACHE', str(tmp_path / 'cache'))
+    return tmp_path
+
+
+def test_published_flags(root):
+    eval_existingOnes.main(['--gt_root', 'datasets/Toy', '--pred_root', 'e_preds', '--data_lst', 'TE-B',
+                            '--save_dir', 'out', '--metrics', 'S+MAE', '--workers', '1'])
+    header = (root / 'out/TE-B_eval.txt').read_text().splitlines()[0]
+    assert [cell.strip() for cell in header.split(' & ')] == ['Dataset', 'Method', 'Smeasure', 'MAE']
+    assert not (root / 'out/overall_eval.txt').exists()
+    gen_best_ep.main(['task=Toy', '--save_dir', 'out', '--metric', 'mae'])
+    assert 'run--epoch_10' in (root / 'out/eval-Toy_best_on_mae.txt').read_text()
+
+
+def test_task_of_the_manifests(root):
+    eval_existingOnes.main(['--metrics', 'S', '--workers', '1'])
+    assert json.loads((root / 'e_results/TE-A_eval.json').read_text())['task'] == 'Toy'
+    gen_best_ep.main(['--metrics', 'sm', '--no-report'])
+    assert (root / 'e_results/eval-Toy_best_on_sm.txt').exists()
+    assert not (root / 'e_results/report.html').exists()
+
+
+def test_run_of_a_checkpoint_folder(root):
+    from config import Config
+    from utils import write_json
+    write_json(root / 'ckpts/run/config.json', Config(task='Toy').as_dict())
+    write_json(root / 'ckpts/other/config.json', Config(task='Toy').as_dict())
+    eval_existingOnes.main(['--ckpt_folder', 'ckpts/run', '--metrics', 'S', '--workers', '1'])
+    with pytest.raises(ValueError, match='no masks of the run other'):
+        eval_existingOnes.main(['--ckpt_folder', 'ckpts/other', '--metrics', 'S', '--workers', '1'])
+
+
+def test_dis5k_means(tmp_path, monkeypatch):
+    sets = ['DIS-VD', 'DIS-TE1', 'DIS-TE2', 'DIS-TE3', 'DIS-TE4']
+    monkeypatch.chdir(make_folders(tmp_path, sets, images=1, task='DIS5K'))
+    eval_existingOnes.main(['--workers', '1', '--metrics', 'S+wF+HCE', '--cache', 'cache'])
+    gen_best_ep.main(['--no-report'])
+    for criterion in ('sm', 'wfm', 'hce'):
+        text = Path(f'e_results/eval-DIS5K_best_on_{criterion}.txt').read_text()
+        rows = [line.split(' & ') for line in text.splitlines() if ' & ' in line]
+        assert [row[0].strip() for row in rows] == ['Dataset', *sets, 'DIS-TE1..4']
+    means = [json.loads(Path(f'e_results/{dataset}_eval.json').read_text())['methods'][1]['scores']['sm']
+             for dataset in sets[1:]]
+    assert rows[0][3].strip() == 'Smeasure'
+    assert float(rows[-1][3]) == pytest.approx(sum(means) / 4, abs=6e-4)
+
+
+@pytest.mark.parametrize(('command', 'arguments', 'words'), [
+    ('eval_existingOnes.py', ['--pred_root', 'nowhere'], 'nowhere'),
+    ('gen_best_ep.py', ['--save_dir', 'nowhere'], 'run eval_existingOnes.py first')])
+def test_errors_are_one_line_and_an_exit_code(tmp_path, command, arguments, words):
+    done = subprocess.run([sys.executable, str(REPOSITORY / command), *arguments], cwd=tmp_path, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith('error: ')
+    assert words in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_bad_options(root):
+    with pytest.raises(ValueError, match='task'):
+        eval_existingOnes.main(['tusk=COD'])
+    with pytest.raises(ValueError, match='unknown scores psnr'):
+        gen_best_ep.main(['--metrics', 'psnr'])
+    with pytest.raises(ValueError, match='--weights sm=much'):
+        gen_best_ep.main(['--weights', 'sm=much'])
+
+
+@pytest.mark.parametrize('module', [eval_existingOnes, gen_best_ep])
+def test_help_fits_a_screen(module, capsys):
+    with pytest.raises(SystemExit):
+        module.parse_arguments(['--help'])
+    assert len(capsys.readouterr().out.splitlines()) <= 48

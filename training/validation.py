@@ -1,0 +1,78 @@
+"""Validation during training: the evaluator's metrics and the pixel losses on a validation set, and what was best."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataset import Pair, load_pair, normalize, to_tensor
+from evaluation.ground_truth import SCORES
+from evaluation.metrics import GroundTruth, higher_is_better
+from inference.masks import to_mask
+from loss import pixel_loss
+from training.distributed import World, gather
+from utils import read_mask
+
+METRICS = ('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm')
+
+
+def split_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Training pairs and the `share` of them (one at least) held out for validation: a function of the seed alone."""
+    count = min(max(1, round(share * len(pairs))), len(pairs) - 1)
+    held_out = set(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist())
+    return ([pair for i, pair in enumerate(pairs) if i not in held_out],
+            [pair for i, pair in enumerate(pairs) if i in held_out])
+
+
+@torch.inference_mode()
+def validate(model: nn.Module, pairs: Sequence[Pair], size: tuple[int, int], weights: Mapping[str, float], world: World,
+             autocast: AbstractContextManager) -> dict[str, float]:
+    """Means over `pairs` of METRICS, at each mask's own size, and of the weighted pixel losses ('loss') at `size`.
+
+    Ranks share the pairs. The network is left in the mode that it was in.
+    """
+    was_training = model.training
+    model.eval()
+    rows = []
+    with autocast:
+        for pair in pairs[world.rank::world.size]:
+            image, mask = (to_tensor(pixels)[None].to(world.device) for pixels in load_pair(pair, size))
+            logit = model(normalize(image))[-1].float()
+            loss = sum(pixel_loss([logit], mask.float() / 255, weights).values()).item()
+            truth = read_mask(pair.mask)
+            prediction = to_mask(logit.sigmoid()[0, 0].cpu().numpy(), *truth.shape)
+            scores = GroundTruth(truth).score(prediction, set(METRICS))
+            rows.append([loss, *(scores[name] for name in METRICS)])
+    model.train(was_training)
+    means = np.mean([row for share in gather(rows, world) for row in share], axis=0).tolist()
+    return dict(zip(('loss', *METRICS), means, strict=True))
+
+
+@dataclass
+class Best:
+    """The best validation so far by one metric, and how many have passed since."""
+
+    metric: str
+    value: float | None = None
+    epoch: int = 0
+    since: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.metric in SCORES or self.metric == 'loss', self.metric
+
+    def update(self, scores: Mapping[str, float], epoch: int) -> bool:
+        """Takes note of a validation; whether it is the best so far (of equals the first is)."""
+        sign = 1 if self.metric != 'loss' and higher_is_better(self.metric) else -1
+        better = self.value is None or sign * scores[self.metric] > sign * self.value
+        if better:
+            self.value, self.epoch = scores[self.metric], epoch
+        self.since = 0 if better else self.since + 1
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
