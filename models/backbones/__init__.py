@@ -1,6 +1,7 @@
 """Backbones by name."""
 
 import difflib
+from functools import lru_cache
 
 import torch
 
@@ -53,6 +54,7 @@ def build_backbone(name: str, size: tuple[int, int] = (1024, 1024), scales: tupl
     raise KeyError(f'unknown backbone {name!r}; nearest: {near}; known: {", ".join(known)}')
 
 
+@lru_cache(maxsize=32)
 def backbone_shapes(name: str) -> dict[str, torch.Size]:
     """Names and shapes of a backbone's state, without memory for its values."""
     with torch.device('meta'):

@@ -356,7 +356,7 @@ def test_code_in_files_is_not_run(tmp_path, name, writer):
     Bomb.exploded = tmp_path / 'exploded'
     content = {'bb.x': torch.zeros(2), 'evil': Bomb()}
     if writer == 'pickle':
-        (tmp_path / name).write_bytes(pickle.dumps(content))
+        (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, tmp_path / name, _use_new_zipfile_serialization=writer == 'torch')
     with pytest.raises(ValueError, match=re.escape(name)):
