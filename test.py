@@ -11,23 +11,24 @@ import json
 import logging
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from config import ARCHITECTURE, Config, ConfigError, test_sets
-from dataset import TestSet, check_images, find_images_in_set, normalize
-from models import BiRefNet, load_model
+from dataset import check_images, find_images_in_set
+from inference.images import network_size
+from inference.masks import to_mask, write_mask
+from inference.network import Predictor
+from inference.pipeline import run_pipeline
+from models import load_model, optimize
 from training.distributed import World, gather, join_world
 from training.log import setup_logging
-from utils import write_json, write_png
+from utils import read_image, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -90,19 +91,13 @@ def run_config(path: Path, overrides: list[str]) -> Config:
     return Config.load(saved, overrides) if saved.is_file() else Config.from_overrides(overrides)
 
 
-def parse_resolution(text: str, cfg: Config) -> tuple[tuple[int, int] | str, str]:
-    """What TestSet takes as its size, and how the resolution is written in the folder's name."""
+def parse_resolution(text: str, cfg: Config) -> tuple[str, str]:
+    """What `network_size` takes as the resolution, and how it is written in the folder's name. Raises ValueError."""
     if text in ('config', ''):
-        return cfg.size, ''
-    if text in ('native', 'None'):
-        return 'native', '-reso_native'
-    if not re.fullmatch(r'\d+x\d+', text):
-        raise ValueError(f"--resolution: {text!r} is not WxH, 'native' or 'config'")
-    width, height = map(int, text.split('x'))
-    if width % 32 or height % 32 or not width or not height:
-        raise ValueError(f'--resolution: {text} has a side that is no multiple of 32; nearest: '
-                         f'{max(32, round(width / 32) * 32)}x{max(32, round(height / 32) * 32)}')
-    return (width, height), f'-reso_{text}'
+        return 'x'.join(map(str, cfg.size)), ''
+    text = 'native' if text == 'None' else text
+    network_size(text, (32, 32), cfg.size)
+    return text, f'-reso_{text}'
 
 
 def prepare_folder(folder: Path, manifest: dict[str, Any]) -> None:
@@ -115,27 +110,32 @@ def prepare_folder(folder: Path, manifest: dict[str, Any]) -> None:
     write_json(file, manifest)
 
 
-def predict_set(model: BiRefNet, images: list[Path], size: tuple[int, int] | str, folder: Path, title: str,
-                world: World, dtype: torch.dtype | None = None) -> int:
+def predict_set(predictor: Predictor, images: list[Path], resolution: str, folder: Path, title: str,
+                world: World) -> int:
     """Writes the mask of each image that has none in `folder`; returns how many were written.
 
     A mask is sigmoid(logit), resized (bilinear, corners aligned) to the image's size, times 255, truncated.
+    Raises ValueError listing all images that failed, when the others are done.
     """
+    def load(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+        image = read_image(path)
+        height, width = image.shape[:2]
+        return cv2.resize(image, network_size(resolution, (width, height), (0, 0))), (height, width)
+
+    def save(path: Path, original: tuple[int, int], probability: np.ndarray) -> None:
+        write_mask(folder / f'{path.stem}.png', to_mask(probability, *original))
+
     todo = [path for path in images if not (folder / f'{path.stem}.png').is_file()]
-    loader = DataLoader(TestSet(todo, size), batch_size=None, num_workers=min(4, len(todo)))
-    autocast = torch.autocast(world.device.type, dtype) if dtype else nullcontext()
     bar = tqdm(total=len(images), initial=len(images) - len(todo), desc=title, unit='image', dynamic_ncols=True,
                disable=None if world.is_main else True)
-    with bar, ThreadPoolExecutor(2) as writers, torch.inference_mode(), autocast:
-        writes = []
-        for image, name, original in loader:
-            logits = model(normalize(image[None].to(world.device)))[-1].float()
-            mask = F.interpolate(logits.sigmoid(), size=tuple(original), mode='bilinear', align_corners=True)
-            mask = (mask[0, 0] * 255).cpu().numpy().astype(np.uint8)
-            writes.append(writers.submit(write_png, folder / f'{name}.png', mask))
+    problems = []
+    with bar:
+        for outcome in run_pipeline(todo, load, predictor, save):
+            if outcome.error is not None:
+                problems.append(f'{outcome.item}: {outcome.error}')
             bar.update()
-        for write in writes:
-            write.result()
+    if problems:
+        raise ValueError(f'{len(problems)} image(s) failed:\n  ' + '\n  '.join(problems))
     return len(todo)
 
 
@@ -144,22 +144,23 @@ def run_checkpoint(path: Path, options: argparse.Namespace, world: World) -> Non
     cfg = run_config(path, options.overrides)
     given = {text.split('=')[0] for text in options.overrides}
     model = load_model(path, world.device, **{name: getattr(cfg, name) for name in ARCHITECTURE if name in given})
-    dtype = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[cfg.mixed_precision]
+    dtype = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[cfg.mixed_precision]
+    predictor = Predictor(optimize(model, dtype), world.device)
     stat = path.stat()
     for text in options.resolution:
-        size, suffix = parse_resolution(text, cfg)
+        resolution, suffix = parse_resolution(text, cfg)
         epoch, run = epoch_of(path), run_of(path)
         folder = Path(cfg.pred_root, run + (f'--epoch_{epoch}' if epoch is not None else '') + suffix)
         if world.is_main:
             prepare_folder(folder, {
-                'run': run, 'epoch': epoch, 'resolution': text if suffix else 'x'.join(map(str, cfg.size)),
+                'run': run, 'epoch': epoch, 'resolution': resolution,
                 'checkpoint': str(path), 'checkpoint_size': stat.st_size, 'checkpoint_mtime': stat.st_mtime_ns,
                 'task': cfg.task, 'ckpt_dir': str(path.parent)})
         gather(None, world)  # nobody writes before the folder is ready
         for name in test_sets(cfg):
             images = find_images_in_set(cfg.data_root, cfg.task, name)
-            made = predict_set(model, images[world.rank::world.size], size, folder / name, f'{folder.name} {name}',
-                               world, dtype)
+            made = predict_set(predictor, images[world.rank::world.size], resolution, folder / name,
+                               f'{folder.name} {name}', world)
             logger.info('%s: %s: %d masks, %d of them new', folder, name, len(images), sum(gather(made, world)))
 
 

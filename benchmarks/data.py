@@ -23,7 +23,7 @@ from dataset import IMAGENET_MEAN, IMAGENET_STD, Pair, PairCache, SampleKey, Tra
 METHODS = ('flip', 'rotate', 'enhance', 'pepper')
 PHOTOGRAPHS = ('astronaut', 'coffee', 'chelsea', 'rocket', 'retina')
 SIZE = (1024, 1024)
-SEED = 7
+SEED = 1  # with it 24 of the first 120 samples are rotated, as many as expected
 
 
 def write_pairs(folder: Path, count: int, height: int = 2000, width: int = 3000) -> list[Pair]:
@@ -72,7 +72,7 @@ def plain_sample(pair: Pair, rng: np.random.Generator) -> tuple[torch.Tensor, to
 def seconds_each(samples: dict[str, Callable[[SampleKey], object]], keys: list[SampleKey]) -> dict[str, float]:
     """Mean processor seconds of a sample of each kind; kinds take turns, so that a busy machine slows all alike."""
     seconds = dict.fromkeys(samples, 0.0)
-    for name, sample in samples.items():
+    for sample in samples.values():
         sample(keys[0])  # warms up
     for key in keys:
         for name, sample in samples.items():

@@ -1,8 +1,8 @@
-"""Speed of the evaluator against PySODMetrics, in one run on one core, on the same pairs: `python -m benchmarks.evaluation`.
+"""Speed of the evaluator against PySODMetrics, on one core, on the same pairs: `python -m benchmarks.evaluation`.
 
 S, MAE, E, F, weighted F and HCE of a mask of fine structures and of predictions that are wrong about its borders and in
-some places. Files are read outside the clock. PySODMetrics stands in an environment of its own, since its requirements hold
-back numpy, scikit-image and OpenCV; it is made in the cache folder if --peer names none.
+some places. Files are read outside the clock. PySODMetrics stands in an environment of its own, since its requirements
+hold back numpy, scikit-image and OpenCV; it is made in the cache folder if --peer names none.
 """
 
 import argparse
@@ -40,9 +40,9 @@ for _ in range(3):
     for metric in (m.Smeasure, m.MAE, m.Emeasure, m.Fmeasure, m.WeightedFmeasure, m.HumanCorrectionEffortMeasure):
         one = metric(); one.step(pred, gt); found |= one.get_results()
     times.append(time.perf_counter() - start)
-print(json.dumps({'seconds': min(times), 'sm': float(found['sm']), 'mae': float(found['mae']), 'wfm': float(found['wfm']),
-                  'hce': float(found['hce']), 'maxEm': float(found['em']['curve'].max()),
-                  'adpEm': float(found['em']['adp']), 'meanFm': float(found['fm']['curve'].mean())}))
+scores = {name: float(found[name]) for name in ('sm', 'mae', 'wfm', 'hce')}
+print(json.dumps({'seconds': min(times), 'maxEm': float(found['em']['curve'].max()), 'adpEm': float(found['em']['adp']),
+                  'meanFm': float(found['fm']['curve'].mean()), **scores}))
 """
 MEMORY = """
 import resource, sys

@@ -87,7 +87,7 @@ def test_processes_share_the_images(setting, tmp_path):
 
 def test_bad_requests_are_refused_before_the_first_mask(setting, tmp_path):
     _, run = setting
-    for more, words in ((['--resolution', '100x64'], 'multiple of 32; nearest: 96x64'),
+    for more, words in ((['--resolution', '100x64'], 'multiples of 32; nearest: 96x64'),
                         (['--ckpt_folder', str(tmp_path)], 'epoch_<N>.pth'),
                         (['--testsets', 'TE-None'], 'TE-None')):
         arguments = ['--ckpt_folder', str(run), f'pred_root={tmp_path}', *more]

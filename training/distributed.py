@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from inference.network import choose_device
+
 
 @dataclass(frozen=True)
 class World:
@@ -29,22 +31,13 @@ class World:
         return self.rank == 0
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """'auto' (cuda if there is one, else cpu), 'cpu', 'cuda' or 'mps'. Raises ValueError if it is not there."""
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if name == 'cuda' and not torch.cuda.is_available():
-        raise ValueError('device=cuda: torch sees no CUDA device; take device=cpu, or mend the installation')
-    if name == 'mps' and not torch.backends.mps.is_available():
-        raise ValueError('device=mps: torch sees no Metal device; take device=cpu')
-    return torch.device(name, local_rank) if name == 'cuda' else torch.device(name)
-
-
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
     """Joins the processes that torchrun started, over nccl on GPUs and gloo on CPUs; alone without torchrun."""
     size = int(os.environ.get('WORLD_SIZE', 1))
-    chosen = choose_device(device, int(os.environ.get('LOCAL_RANK', 0)))
+    if device in ('auto', 'cuda') and torch.cuda.is_available():
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    chosen = choose_device(device)
     if size == 1:
         yield World(0, 1, chosen)
         return

@@ -36,7 +36,7 @@ def test_holes_are_filled_and_small_objects_removed_with_their_soft_edge():
     assert np.array_equal(cleaned[10:], mask[10:])
 
 
-@pytest.mark.parametrize('method', ['blur-fusion', 'multi-level'])
+@pytest.mark.parametrize('method', ['blur-fusion', pytest.param('multi-level', marks=pytest.mark.slow)])
 def test_foreground_colour_is_nearer_to_the_truth(method):
     if method == 'multi-level':
         pytest.importorskip('pymatting')

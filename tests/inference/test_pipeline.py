@@ -15,7 +15,7 @@ def load(item):
     return np.full(item % 3 + 1, item), f'note {item}'
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 4), st.integers(1, 5))
 def test_every_item_comes_out_in_order_with_its_own_output(items, workers, batch):
     shapes = []
