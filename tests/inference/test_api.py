@@ -1,0 +1,124 @@
+"""`predict`: kinds in are kinds out, sizes, threads, examples, memory."""
+
+import doctest
+import io
+import resource
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from config import Config
+from inference.network import Predictor, check_memory, choose_device
+from models import BiRefNet, optimize, predict
+
+RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    return optimize(BiRefNet(Config(bb='pvt_v2_b0', size=(64, 32), dec_att='')).eval())
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def test_gives_what_it_was_given(model, tmp_path):
+    Image.fromarray(RGB).save(tmp_path / 'a.png')
+    expected = predict(model, RGB)
+    assert expected.shape == (40, 60)
+    assert expected.dtype == np.uint8
+    tensor = torch.from_numpy(RGB).permute(2, 0, 1)
+    assert np.array_equal(np.asarray(predict(model, Image.fromarray(RGB))), expected)
+    assert np.array_equal(np.asarray(predict(model, tmp_path / 'a.png')), expected)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(predict(model, png(RGB))))), expected)
+    assert np.array_equal(predict(model, tensor)[0], expected)
+    floats = predict(model, tensor / 255)
+    assert floats.dtype == torch.float32
+    assert torch.equal((floats * 255).round().byte()[0], torch.from_numpy(expected))
+    assert np.asarray(predict(model, png(RGB), 'cutout')[:4] == b'\x89PNG')
+    assert predict(model, Image.fromarray(RGB), 'cutout').mode == 'RGBA'
+
+
+def test_lists_of_mixed_sizes_equal_single_images(model):
+    images = [RGB, RGB[:20], RGB[:, :33], Image.fromarray(RGB[5:])]
+    for batch in (1, 3):
+        for image, result in zip(images, predict(model, images, batch=batch), strict=True):
+            single = np.asarray(predict(model, image)).astype(int)
+            assert np.abs(np.asarray(result) - single).max() <= 1
+    assert predict(model, []) == []
+
+
+def test_box_and_resolution(model):
+    mask = predict(model, RGB, box=(10, 10, 30, 30), resolution='native')
+    assert mask.shape == (40, 60)
+    assert not mask[:, 32:].any()
+    assert mask[10:30, 10:30].any()
+    with pytest.raises(ValueError, match='60x40'):
+        predict(model, RGB, box=(10, 10, 61, 30))
+
+
+@pytest.mark.parametrize('image', [RGB.astype(float), np.zeros((0, 5, 3), np.uint8), torch.zeros(5, 5), b'no image'])
+def test_what_is_no_image_is_refused(model, image):
+    with pytest.raises(ValueError, match='image'):
+        predict(model, image)
+    with pytest.raises(TypeError, match='int'):
+        predict(model, 3)
+
+
+def test_documented_examples_run(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(RGB).save('photo.jpg')
+    names = {'predict': predict, 'model': model, 'Image': Image, 'array': RGB, 'other_array': RGB[:9]}
+    examples = doctest.DocTestParser().get_examples(predict.__doc__)
+    assert len(examples) == 3
+    for example in examples:
+        exec(example.source.replace('2048x2048', '64x64'), names)
+    assert names['mask'].mode == 'L'
+    assert names['cutout'].mode == 'RGBA'
+    assert [m.shape for m in names['masks']] == [(40, 60), (9, 60)]
+
+
+def test_threads_do_not_disturb_each_other(model):
+    images = [np.roll(RGB, i, 0) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda image: predict(model, image), images))
+    assert all(np.array_equal(a, predict(model, b)) for a, b in zip(together, images, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='ru_maxrss in other units')
+def test_memory_does_not_grow(model):
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    for i in range(100):
+        predict(model, RGB[:20 + i % 20], resolution='native')
+    before = peak()
+    for i in range(1000):
+        predict(model, RGB[:20 + i % 20], resolution='native')
+    assert peak() - before < 20  # MiB
+
+
+def test_values_that_are_no_numbers_are_an_error():
+    def network(batch):
+        return [batch[:, :1] * torch.nan]
+    with pytest.raises(ValueError, match='float32'):
+        Predictor(network)([RGB])
+
+
+def test_too_little_memory_is_told_before_the_work():
+    with pytest.raises(ValueError, match=r'GiB.*resolution of at most'):
+        check_memory((10 ** 6, 10 ** 6), 1, torch.device('cpu'))
+
+
+@pytest.mark.parametrize('name', ['cuda:99', 'tpu', 'cuda:x'])
+def test_a_missing_device_is_an_error(name):
+    with pytest.raises(ValueError, match=name):
+        choose_device(name)

@@ -1,0 +1,103 @@
+"""Videos: times, sound, transparency, rotation, and no half-written files."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip('av')
+
+from inference.video import check_video_target, convert_video  # noqa: E402
+
+TIMES = [0, 250, 350, 600, 700, 950]  # milliseconds, of varying distance
+HEIGHT, WIDTH = 48, 64
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / 'in.mp4'
+    with av.open(str(path), 'w') as container:
+        video = container.add_stream('libx264', rate=10)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        video.codec_context.time_base = Fraction(1, 1000)
+        audio = container.add_stream('aac', rate=44100)
+        audio.layout = 'mono'
+        for time in TIMES:
+            pixels = np.full((HEIGHT, WIDTH, 3), (20, 200, 20), np.uint8)
+            pixels[:, :WIDTH // 2] = (200, 20, 20)
+            frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for i in range(40):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
+            frame.sample_rate, frame.pts, frame.time_base = 44100, i * 1024, Fraction(1, 44100)
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+    return path
+
+
+def unchanged(frames):
+    yield from frames
+
+
+def with_alpha(frames):
+    for frame in frames:
+        yield np.dstack((frame, np.full(frame.shape[:2], 128, np.uint8)))
+
+
+@pytest.mark.parametrize(('name', 'render'), [
+    ('out.mp4', unchanged), ('out.webm', unchanged), ('out.webm', with_alpha), ('out.mov', with_alpha)])
+def test_times_colours_and_sound_are_kept(source, tmp_path, name, render):
+    assert convert_video(source, tmp_path / name, render) == len(TIMES)
+    with av.open(str(tmp_path / name)) as container:
+        frames = list(container.decode(video=0))
+    assert [round(1000 * float(f.time)) for f in frames] == TIMES
+    pixels = frames[2].reformat(format='rgb24', src_colorspace='ITU709').to_ndarray()
+    assert np.abs(pixels[24, 10].astype(int) - (200, 20, 20)).max() < 12
+    assert np.abs(pixels[24, 50].astype(int) - (20, 200, 20)).max() < 12
+    with av.open(str(tmp_path / name)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) >= 35 * 1024
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(['in.mp4', name])
+
+
+def test_transparency_is_in_the_file(source, tmp_path):
+    convert_video(source, tmp_path / 'out.mov', with_alpha)
+    with av.open(str(tmp_path / 'out.mov')) as container:
+        alpha = next(container.decode(video=0)).to_ndarray(format='rgba')[..., 3]
+    assert np.abs(alpha.astype(int) - 128).max() <= 2
+    convert_video(source, tmp_path / 'out.webm', with_alpha)
+    with av.open(str(tmp_path / 'out.webm')) as container:
+        decoder = av.CodecContext.create('libvpx-vp9', 'r')
+        frame = next(f for packet in container.demux(video=0) for f in decoder.decode(packet))
+    assert frame.format.name == 'yuva420p'
+
+
+def test_picture_sequence(source, tmp_path):
+    assert convert_video(source, tmp_path / 'frames' / 'f-%02d.png', with_alpha) == len(TIMES)
+    assert sorted(p.name for p in (tmp_path / 'frames').iterdir()) == [f'f-{i:02}.png' for i in range(1, 7)]
+
+
+def test_an_interrupted_run_leaves_nothing(source, tmp_path):
+    def interrupted(frames):
+        yield next(iter(frames))
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        convert_video(source, tmp_path / 'out.webm', interrupted)
+    assert [p.name for p in tmp_path.iterdir()] == ['in.mp4']
+
+
+def test_odd_sizes(source, tmp_path):
+    convert_video(source, tmp_path / 'out.mp4', lambda frames: (f[:33, :41] for f in frames))
+    with av.open(str(tmp_path / 'out.mp4')) as container:
+        assert next(container.decode(video=0)).width == 42
+
+
+def test_no_video_and_wrong_targets(tmp_path):
+    (tmp_path / 'text.mp4').write_text('hello')
+    with pytest.raises(ValueError, match=r'text\.mp4'):
+        convert_video(tmp_path / 'text.mp4', tmp_path / 'out.webm', unchanged)
+    with pytest.raises(ValueError, match='transparency'):
+        check_video_target('out.mp4', True)
+    with pytest.raises(ValueError, match='webm'):
+        check_video_target('out.avi', False)

@@ -1,0 +1,142 @@
+"""predict.py as it is typed: inputs of every kind, every flag, damaged files, exit codes."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import predict
+from config import Config
+from models import BiRefNet, save_checkpoint
+
+RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp('model') / 'm.safetensors'
+    torch.manual_seed(0)
+    save_checkpoint(BiRefNet(Config(bb='pvt_v2_b0', dec_att='')), path)
+    return str(path)
+
+
+@pytest.fixture
+def run(model, tmp_path, monkeypatch):
+    """Runs predict.py in tmp_path and returns its exit code."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: predict.main([*arguments, '-m', model, '--resolution', '64x32', '--device', 'cpu'])
+
+
+def write(name, pixels=RGB):
+    predict.Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(name)
+
+
+@pytest.mark.parametrize(('flags', 'mode', 'size'), [
+    ((), 'RGBA', (60, 40)), (('-om',), 'L', (60, 40)), (('-bgc', '1', '2', '3', '255'), 'RGB', (60, 40)),
+    (('-bgc', '1', '2', '3', '0'), 'RGBA', (60, 40)), (('--background', 'in.png'), 'RGB', (60, 40)),
+    (('--blur-background',), 'RGB', (60, 40)), (('--side-by-side',), 'RGB', (120, 40)),
+    (('-a', '--threshold', '100', '--fill-holes', '9', '--min-object', '9', '--mask-offset', '-1', '--mask-blur', '1'),
+     'RGBA', (60, 40)), (('--box', '5,5,30,30'), 'RGBA', (60, 40)), (('--dtype', 'bfloat16'), 'RGBA', (60, 40))])
+def test_one_picture(run, flags, mode, size):
+    write('in.png')
+    assert run('in.png', 'out.png', *flags) == 0
+    image = Image.open('out.png')
+    assert (image.mode, image.size) == (mode, size)
+
+
+def test_default_name_and_webp(run, tmp_path):
+    write('in.png')
+    assert run('in.png', '--format', 'webp') == 0
+    assert Image.open(tmp_path / 'in.out.webp').mode == 'RGBA'
+
+
+def test_folder_keeps_its_tree_and_names_what_failed(run, tmp_path, capsys):
+    write('in/a.png')
+    write('in/a.jpg')
+    write('in/sub/b.jpg', RGB[:20])
+    write('in/.hidden.png')
+    predict.Path('in/text.jpg').write_text('hello')
+    predict.Path('in/broken.png').symlink_to('nowhere.png')
+    write('in/huge.png', np.zeros((60, 60, 3), np.uint8))
+    assert run('in', 'in/out', '--max-pixels', '3000', '--batch', '2') == 1
+    made = {p.relative_to(tmp_path / 'in/out').as_posix() for p in (tmp_path / 'in/out').rglob('*.png')}
+    assert made == {'a.jpg.png', 'a.png.png', 'sub/b.png'}
+    text = capsys.readouterr().err
+    assert all(name in text for name in ('text.jpg', 'broken.png', 'huge.png', 'limit of 3000', '3 done', '3 failed'))
+    assert run('in/sub', 'in/out/sub', '--skip-existing') == 0
+    assert '1 skipped' in capsys.readouterr().err
+
+
+def test_list_and_pattern(run, tmp_path):
+    write('in/a.png')
+    write('in/x/b.png')
+    predict.Path('list.txt').write_text('in/a.png\nin/x/b.png\n')
+    assert run('list.txt', 'one') == 0
+    assert run('in/**/*.png', 'two') == 0
+    for folder in ('one', 'two'):
+        assert sorted(p.relative_to(folder).as_posix() for p in predict.Path(folder).rglob('*.png')) == \
+            ['a.png', 'x/b.png']
+
+
+def test_standard_input_and_output(run, monkeypatch):
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, 'JPEG')
+
+    class Stream:
+        def __init__(self, data=b''):
+            self.buffer = io.BytesIO(data)
+
+    out = Stream()
+    monkeypatch.setattr(sys, 'stdin', Stream(buffer.getvalue()))
+    monkeypatch.setattr(sys, 'stdout', out)
+    assert run('-', '-', '-om') == 0
+    assert Image.open(io.BytesIO(out.buffer.getvalue())).size == (60, 40)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (('missing.png',), 'missing.png: No such file'), (('missing*.png',), 'no picture matches'),
+    (('in.png', '--device', 'cuda:99'), 'cuda:99'), (('in.png', '--resolution', '50x50'), '64x64'),
+    (('in.png', '--box', '0,0,100,10'), '60x40'), (('in.png', '--watch'), 'give a folder'),
+    (('in.png', 'out.jpg'), 'transparency'), (('in.png', '-m', 'none.pth'), 'none.pth')])
+def test_mistakes_are_named(model, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write('in.png')
+    assert predict.main(['-m', model, '--resolution', '64x32', *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ['in.png']
+
+
+def test_watching_takes_each_picture_once_it_is_whole(monkeypatch):
+    sizes, ran, rounds = {'a': [5, 9, 9, 9], 'b': [3, 3, 3, 3]}, [], iter(range(4))
+
+    class Source(str):
+        def exists(self):
+            return True
+
+        def stat(self):
+            return type('Stat', (), {'st_size': sizes[str(self)][watched[0]]})
+
+    jobs = [predict.Job(Source(name), None) for name in sizes]
+    watched = [0]
+
+    def next_round(_):
+        next(rounds)
+        watched[0] += 1
+        if watched[0] == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict.time, 'sleep', next_round)
+    with pytest.raises(KeyboardInterrupt):
+        predict.watch(lambda: jobs, lambda ready: ran.append([str(job.source) for job in ready]))
+    assert ran == [[], ['b'], ['a'], []]
+
+
+@pytest.mark.parametrize(('name', 'expected'), [
+    ('ZhengPeng7/BiRefNet_HR', ((2048, 2048), None)), ('BiRefNet_lite-2K', ((2560, 1440), None)),
+    ('x/BiRefNet_dynamic', (None, predict.PUBLISHED_DYNAMIC)), ('ckpts/run/epoch_3.pth', (None, None))])
+def test_sizes_of_published_weights(name, expected):
+    assert predict.published_sizes(name) == expected

@@ -1,0 +1,96 @@
+"""The shell scripts, with recorders in the place of python, torchrun and sbatch."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECORDER = """#!/usr/bin/env bash
+echo "$(basename "$0") CUDA=${CUDA_VISIBLE_DEVICES:-} $*" >>"$RECORD"
+case "$*" in *"$FAIL"*) [ -z "$FAIL" ] || exit "$CODE" ;; esac
+"""
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Runs a script in a copy of the project's; returns its exit code and what it called."""
+    for name in ('sub.sh', 'train.sh', 'test.sh', 'launch.sh', 'train_test.sh'):
+        shutil.copy(ROOT / name, tmp_path)
+    tools = tmp_path / 'tools'
+    tools.mkdir()
+
+    def run(*command: str, fail: str = '', code: int = 1, extra: tuple[str, ...] = (), **environment: str):
+        for tool in ('python', 'torchrun', *extra):
+            (tools / tool).write_text(RECORDER)
+            (tools / tool).chmod(0o755)
+        record = tmp_path / 'record'
+        record.write_text('')
+        base = {k: v for k, v in os.environ.items() if not k.startswith(('SLURM', 'CUDA', 'NNODES', 'CPU_PROCESSES'))}
+        done = subprocess.run(['bash', *command], cwd=tmp_path, capture_output=True, text=True, check=False,
+                              env={**base, 'PATH': f'{tools}:{base["PATH"]}', 'RECORD': str(record), 'FAIL': fail,
+                                   'CODE': str(code), **environment})
+        return done.returncode, record.read_text().splitlines(), done.stderr
+
+    return run
+
+
+def test_sub_trains_tests_and_evaluates(shell):
+    code, calls, _ = shell('sub.sh', 'my run', '0', '1', 'task=COD', 'weights=w.pth', 'resume=auto')
+    assert code == 0
+    assert calls == [
+        'python CUDA=0 train.py --ckpt_dir ckpts/my run task=COD weights=w.pth resume=auto device=cuda',
+        'python CUDA=1 test.py task=COD pred_root=e_preds --ckpt_folder ckpts/my run --resolution config device=cuda',
+        'python CUDA= eval_existingOnes.py --pred_root e_preds --ckpt_folder ckpts/my run task=COD']
+
+
+def test_several_gpus_use_torchrun(shell):
+    code, calls, _ = shell('train.sh', 'r', '0,2,5', 'task=COD')
+    assert (code, len(calls)) == (0, 1)
+    assert calls[0].startswith('torchrun CUDA=0,2,5 --standalone --nproc-per-node 3 train.py --ckpt_dir ckpts/r')
+
+
+def test_several_nodes_need_a_rendezvous(shell):
+    code, calls, _ = shell('train.sh', 'r', '0,1', NNODES='2', NODE_RANK='1', MASTER_ADDR='first')
+    assert code == 0
+    assert '--nnodes 2 --node-rank 1 --master-addr first --master-port 29500 --nproc-per-node 2' in calls[0]
+    code, calls, error = shell('train.sh', 'r', '0,1', NNODES='2')
+    assert code != 0
+    assert not calls
+    assert 'NODE_RANK' in error
+
+
+def test_cpu_takes_no_gpu(shell):
+    assert shell('train.sh', 'r', 'cpu')[1] == ['python CUDA= train.py --ckpt_dir ckpts/r device=cpu']
+    assert 'torchrun CUDA= --standalone --nproc-per-node 2' in shell('train.sh', 'r', 'cpu', CPU_PROCESSES='2')[1][0]
+
+
+def test_test_passes_resolutions_on(shell):
+    _, calls, _ = shell('test.sh', '0', 'masks', '1024x1024 native', '--ckpt_folder', 'ckpts/r', 'task=COD')
+    assert '--resolution 1024x1024 native' in calls[0]
+    assert 'pred_root=masks --ckpt_folder ckpts/r' in calls[0]
+    assert calls[1] == 'python CUDA= eval_existingOnes.py --pred_root masks --ckpt_folder ckpts/r task=COD'
+
+
+@pytest.mark.parametrize(('fail', 'left'), [('train.py', 1), ('test.py', 2), ('eval_existing', 3)])
+def test_the_first_failure_ends_all_with_its_code(shell, fail, left):
+    code, calls, _ = shell('sub.sh', 'r', 'cpu', 'cpu', fail=fail, code=43)
+    assert code == 43
+    assert len(calls) == left
+
+
+def test_slurm_gets_the_script_itself(shell):
+    code, calls, _ = shell('sub.sh', 'r', '0,1', '0', 'task=COD', extra=('sbatch',), SLURM_ACCOUNT='acc',
+                           SLURM_PARTITION='gpu')
+    assert (code, len(calls)) == (0, 1)
+    assert '--gpus-per-node 2 --account acc --partition gpu sub.sh r 0,1 0 task=COD resume=auto' in calls[0]
+    assert shell('sub.sh', 'r', '0', '0', extra=('sbatch',), SUBMIT='no')[1][0].startswith('python')
+
+
+def test_usage_without_arguments(shell):
+    for script in ('sub.sh', 'train.sh', 'test.sh'):
+        code, calls, error = shell(script)
+        assert (code, calls) == (2, [])
+        assert f'./{script}' in error
