@@ -34,7 +34,7 @@ datasets/Demo/.complete: demo/make_data.py demo/render.py demo/shapes.py | .venv
 	$(BIN)/python -m pip install --quiet -r $<
 	touch $@
 
-.venv/requirements-dev: requirements.txt
+.venv/requirements-dev: requirements.txt requirements-predict.txt
 
 clean:
 	rm -rf datasets/Demo ckpts/demo e_preds/demo--epoch_* demo.png

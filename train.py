@@ -24,7 +24,7 @@ from dataset import EpochSampler, Pair, PairCache, TrainSet, build_loader, check
 from loss import Criterion, Discriminator
 from models import BiRefNet, load_model, save_checkpoint
 from training.curves import draw_curves
-from training.distributed import StopRequest, World, join_world, peak_memory, seed_everything
+from training.distributed import StopRequest, World, gather, join_world, peak_memory, seed_everything
 from training.log import RunLog, setup_logging
 from training.loop import Adversary, NonFiniteLossError, Options, Trainer
 from training.schedule import is_checkpoint, rate_factor
@@ -88,14 +88,16 @@ def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
     return pairs, held_out
 
 
-def build_data(cfg: Config, pairs: list[Pair], world: World) -> tuple[TrainSet, EpochSampler]:
+def build_data(cfg: Config, pairs: list[Pair], held_out: list[Pair], world: World) -> tuple[TrainSet, EpochSampler]:
     """Training set and the sampler of this rank."""
     classes = class_names(pairs) if cfg.auxiliary_classification else None
     if classes and len(classes) > cfg.num_classes:
         raise ValueError(f'num_classes: the training set has {len(classes)} classes, more than {cfg.num_classes}')
     cache = None
     if cfg.load_all:
-        cache = PairCache(pairs, cfg.size, cfg.cache_dir or Path(cfg.data_root, '.cache'), skip_bad=cfg.skip_bad)
+        # Of all pairs, however they are divided: a change of validation then leaves the cache as it is.
+        cache = PairCache(sorted([*pairs, *held_out]), cfg.size, cfg.cache_dir or Path(cfg.data_root, '.cache'),
+                          skip_bad=cfg.skip_bad)
     data = TrainSet(pairs, cfg.size, cfg.preproc_methods, cfg.background_color_synthesis, cfg.seed, classes, cache,
                     cfg.skip_bad)
     return data, EpochSampler(len(pairs), cfg.batch_size, cfg.seed, world.rank, world.size, cfg.dynamic_size)
@@ -172,7 +174,7 @@ class Run:
         model, self.cfg = build_model(cfg)
         self.folder, self.world, self.log = folder, world, None
         pairs, self.held_out = find_data(self.cfg)
-        data, self.sampler = build_data(self.cfg, pairs, world)
+        data, self.sampler = build_data(self.cfg, pairs, self.held_out, world)
         self.trainer = build_trainer(self.cfg, model, -(-self.sampler.batches // cfg.accumulate), world)
         self.best = Best(cfg.val_metric)
         seed_everything(cfg.seed + world.rank)  # from here on random states do not depend on how things were built
@@ -197,6 +199,10 @@ class Run:
             self.stop.close()
             if self.log:
                 self.log.close()
+        skipped = set().union(*gather(self.trainer.skipped, self.world))
+        if skipped:
+            logger.warning('%d pair(s) could not be read, and others stood in for them:\n  %s', len(skipped),
+                           '\n  '.join(sorted(skipped)))
         if self.world.is_main:
             logger.info('done: checkpoints in %s, curves in %s', self.folder, draw_curves(self.folder))
         return 0

@@ -5,6 +5,7 @@
 
 import multiprocessing
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -82,6 +83,7 @@ def _receive(connection: Connection, process: multiprocessing.Process, name: str
 def _serve(connection: Connection, function: Callable) -> None:
     """A worker's life: until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that a file half written is taken away
     cv2.setNumThreads(1)
     while True:
         try:

@@ -55,8 +55,9 @@ def evaluate(plan: SetPlan, store_path: str | os.PathLike, groups: Sequence[str]
         for _, rows in pool.run(function, jobs, min(workers, len(jobs)), lambda job: f'{job[0].dataset}/{job[0].name}'):
             store.append(rows)
             progress.update(len(rows))
-    store.finish()
     names = sorted(task.name for task in plan.tasks)
+    store.drop_others(plan.methods, names)
+    store.finish()
     return {method: {name: store.rows[method, name] for name in names} for method in plan.methods}
 
 

@@ -73,6 +73,12 @@ class ScoreStore:
             # The line break in front ends a line that a crash may have cut off.
             file.write(b'\n' + b'\n'.join(map(_line, rows)) + b'\n')
 
+    def drop_others(self, methods: Collection[str], names: Collection[str]) -> None:
+        """Forgets images that a set no longer has, of these methods."""
+        kept = set(names)
+        self.rows = {(method, name): row for (method, name), row in self.rows.items()
+                     if method not in methods or name in kept}
+
     def finish(self) -> None:
         """Rewrites the file in order, if it differs."""
         data = b''.join(_line(self.rows[key]) + b'\n' for key in sorted(self.rows))

@@ -121,6 +121,7 @@ class Trainer:
     steps: int = 0  # optimizer steps of the whole run
     window: Sums = field(default_factory=Sums)  # since the last log line
     total: Sums = field(default_factory=Sums)  # since the epoch's beginning
+    skipped: set[str] = field(default_factory=set)  # what was wrong with pairs that others stood in for
 
     def __post_init__(self) -> None:
         self.net = _distribute(self.model, self.world, self.find_unused)
@@ -150,6 +151,7 @@ class Trainer:
                 group_end = self._group_end(batches)
                 self._step(item, group_end)
                 self.batch += 1
+                self.skipped.update(item.skipped)
                 if self.batch % self.options.log_step == 0 or self.batch == batches:
                     self._report(log, bar)
                 bar.update()
@@ -261,6 +263,7 @@ class Trainer:
         return {'model': self.model.state_dict(), 'optimizer': self.optimizer.state_dict(),
                 'scaler': self.scaler.state_dict(), 'ema': self.ema and self.ema.state_dict(), 'adversary': adversary,
                 'epoch': self.epoch, 'batch': self.batch, 'steps': self.steps, 'log_position': log_position,
+                'skipped': gather(sorted(self.skipped), self.world),
                 'sums': gather({'window': sums(self.window), 'total': sums(self.total)}, self.world),
                 'random': gather(random_state(self.world.device), self.world)}
 
@@ -275,6 +278,7 @@ class Trainer:
             self.adversary.bare.load_state_dict(state['adversary']['net'])
             self.adversary.optimizer.load_state_dict(state['adversary']['optimizer'])
         self.epoch, self.batch, self.steps = state['epoch'], state['batch'], state['steps']
+        self.skipped = set(state['skipped'][self.world.rank])
         own = state['sums'][self.world.rank]
         self.window, self.total = (Sums(tuple(s['names']), s['values'], s['first_bad'], s['count'])
                                    for s in (own['window'], own['total']))

@@ -173,6 +173,13 @@ class TestEvaluation:
         assert len(computed) == 1
         assert path.read_bytes() == whole
 
+    def test_an_image_taken_out_of_the_set_is_forgotten(self, root):
+        evaluate(root, groups=['mae'])
+        for path in list(root.rglob('im 1.é.png')):
+            path.unlink()
+        assert len(evaluate(root, groups=['mae'])['run--epoch_5']) == 3
+        assert len(ScoreStore(root / 'scores.jsonl').rows) == 6
+
     def test_unreadable_while_computing(self, root):
         path = root / 'e_preds/run--epoch_5/TE-A/im 1.é.png'
         data = bytearray(path.read_bytes())

@@ -199,6 +199,9 @@ def test_bad_data_is_named_before_anything_starts(tmp_path):
     codes, output = run(data, tmp_path / 'run')
     assert codes == [1]
     assert str(image) in output
+    codes, output = run(data, tmp_path / 'skipping', 'skip_bad=true', 'epochs=1')
+    assert codes == [0], output
+    assert '1 pair(s) could not be read' in output
     (data / 'Tiny' / 'TR-Tiny' / 'gt' / '2.png').unlink()
     codes, output = run(data, tmp_path / 'run')
     assert codes == [1]
