@@ -5,6 +5,9 @@ launch() {
     if [ "$gpus" = cpu ]; then
         # CPU_PROCESSES > 1 shares the work among so many processes, over gloo.
         device=cpu processes=${CPU_PROCESSES:-1}
+        # torchrun would give each process a single thread.
+        local threads=$(($(getconf _NPROCESSORS_ONLN) / processes))
+        export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
     else
         export CUDA_VISIBLE_DEVICES=$gpus
         processes=$(tr ',' '\n' <<<"$gpus" | grep -c .)

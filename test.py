@@ -9,6 +9,7 @@ again, unless their checkpoint has changed.
 import argparse
 import json
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -167,7 +168,7 @@ def run_checkpoint(path: Path, options: argparse.Namespace, world: World) -> Non
 def main(arguments: list[str] | None = None) -> int:
     """Checks everything that can be checked before the first mask, then works through the checkpoints."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    setup_logging()
+    setup_logging(level=logging.INFO if os.environ.get('RANK', '0') == '0' else logging.WARNING)
     cfg = Config.from_overrides(options.overrides)
     checkpoints = find_checkpoints(options, cfg.ckpt_root)
     cfg = run_config(checkpoints[0], options.overrides)

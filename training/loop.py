@@ -48,7 +48,7 @@ class Adversary:
     def __init__(self, discriminator: Discriminator, optimizer: torch.optim.Optimizer, world: World) -> None:
         self.bare, self.optimizer = discriminator.to(world.device), optimizer
         # It runs twice before its backward pass, in between of which its buffers may not be overwritten.
-        self.net = _distribute(self.bare, world, broadcast=False)
+        self.net = _distribute(self.bare, world, forward_sync_buffers=False)
 
     def step(self, probability: Tensor, mask: Tensor, image: Tensor, weight: float) -> Tensor:
         """One step of the discriminator; returns its weighted loss."""
@@ -59,12 +59,12 @@ class Adversary:
         return loss.detach()
 
 
-def _distribute(model: nn.Module, world: World, find_unused: bool = False, broadcast: bool = True) -> nn.Module:
+def _distribute(model: nn.Module, world: World, find_unused: bool = False, **options: Any) -> nn.Module:
     if world.size == 1 or not any(p.requires_grad for p in model.parameters()):
         return model
     devices = [world.device] if world.device.type == 'cuda' else None
     return DistributedDataParallel(model, devices, find_unused_parameters=find_unused, gradient_as_bucket_view=True,
-                                   broadcast_buffers=broadcast)
+                                   **options)
 
 
 @dataclass
@@ -129,6 +129,7 @@ class Trainer:
         self.ema = None
         if self.options.ema_decay:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.options.ema_decay))
+        self.gradient_norm = torch.zeros((), device=self.world.device)
         self._base_rates = [group['lr'] for group in self.optimizer.param_groups]
 
     @property
@@ -198,9 +199,8 @@ class Trainer:
             terms['discriminator'] = self.adversary.step(
                 probability, mask, image, self.options.lambda_adv_d) if learns else torch.zeros_like(loss)
         if last:
-            terms['gradient_norm'] = self._optimize()
-        elif self.options.accumulate > 1:
-            terms['gradient_norm'] = torch.zeros_like(loss)
+            self.gradient_norm = self._optimize()
+        terms['gradient_norm'] = self.gradient_norm  # of the group before, while gradients are being accumulated
         for sums in (self.window, self.total):
             sums.add(terms, self.batch + 1)
         if self.world.device.type == 'cpu':  # reading costs nothing here: stop before a bad step is built upon
@@ -263,7 +263,7 @@ class Trainer:
         return {'model': self.model.state_dict(), 'optimizer': self.optimizer.state_dict(),
                 'scaler': self.scaler.state_dict(), 'ema': self.ema and self.ema.state_dict(), 'adversary': adversary,
                 'epoch': self.epoch, 'batch': self.batch, 'steps': self.steps, 'log_position': log_position,
-                'skipped': gather(sorted(self.skipped), self.world),
+                'gradient_norm': self.gradient_norm, 'skipped': gather(sorted(self.skipped), self.world),
                 'sums': gather({'window': sums(self.window), 'total': sums(self.total)}, self.world),
                 'random': gather(random_state(self.world.device), self.world)}
 
@@ -278,6 +278,7 @@ class Trainer:
             self.adversary.bare.load_state_dict(state['adversary']['net'])
             self.adversary.optimizer.load_state_dict(state['adversary']['optimizer'])
         self.epoch, self.batch, self.steps = state['epoch'], state['batch'], state['steps']
+        self.gradient_norm = state['gradient_norm'].to(self.world.device)
         self.skipped = set(state['skipped'][self.world.rank])
         own = state['sums'][self.world.rank]
         self.window, self.total = (Sums(tuple(s['names']), s['values'], s['first_bad'], s['count'])
