@@ -24,13 +24,21 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from cache import SharedCache
 from transforms import augment
-from utils import MAX_PIXELS, find_images, open_header, open_image, read_image, read_mask
+from utils import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MAX_PIXELS,
+    STRIDE,
+    find_images,
+    open_header,
+    open_image,
+    read_image,
+    read_mask,
+)
 
 logger = logging.getLogger(__name__)
 
 Size = tuple[int, int]  # (width, height)
-STRIDE = 32  # the network takes sides that are multiples of this
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Pair(NamedTuple):
@@ -285,34 +293,6 @@ def _class_ids(pairs: Sequence[Pair], classes: Sequence[str] | None) -> list[int
     _raise_all([f'{pair.image}: class {_class_name(pair)!r} is none of the {len(ids)} known'
                 for pair in pairs if _class_name(pair) not in ids])
     return [ids[_class_name(pair)] for pair in pairs]
-
-
-class TestSample(NamedTuple):
-    image: Tensor  # uint8 (3, H, W)
-    name: str
-    original: tuple[int, int]  # the file's (height, width), upright
-
-
-class TestSet(Dataset):
-    """Images to predict, resized to `size` (width, height), or each to its own size rounded to multiples of 32."""
-
-    def __init__(self, images: Sequence[Path], size: Size | Literal['native']):
-        self.images, self.size = images, size
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> TestSample:
-        image = read_image(self.images[index])
-        height, width = image.shape[:2]
-        size = native_size((width, height)) if self.size == 'native' else self.size
-        return TestSample(to_tensor(cv2.resize(image, size)), self.images[index].stem, (height, width))
-
-
-def native_size(size: Size) -> Size:
-    """Each side rounded to the nearest multiple of 32, at least 32."""
-    width, height = (max(STRIDE, int(side / STRIDE + 0.5) * STRIDE) for side in size)
-    return width, height
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

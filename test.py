@@ -174,6 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
     cfg = run_config(checkpoints[0], options.overrides)
     for text in options.resolution:
         parse_resolution(text, cfg)
+    if not test_sets(cfg):
+        raise ValueError(f'testsets: task {cfg.task} has none; name some with --testsets A+B')
     check_images([path for name in test_sets(cfg) for path in find_images_in_set(cfg.data_root, cfg.task, name)])
     with join_world(cfg.device) as world:
         for path in checkpoints:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from config import ARCHITECTURE, Config, training_sets
@@ -126,7 +127,7 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
         if cfg.compile:
             part.compile()
     if cfg.sync_bn and world.size > 1 and world.device.type == 'cuda':
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # timm's also keeps what it fused into its norms
     adversary = None
     if cfg.lambda_adv_g:
         discriminator = Discriminator(cfg.size, dynamic=cfg.dynamic_size is not None).to(world.device)

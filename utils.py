@@ -14,6 +14,9 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+STRIDE = 32  # the network takes sides that are multiples of this
+IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)  # of its RGB input, in 0..1
+
 IMAGE_SUFFIXES = frozenset(
     '.jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .jp2 .avif .heic .heif'.split())
 

@@ -18,7 +18,8 @@ from PIL import Image, ImageEnhance
 from skimage import data
 from torchvision.transforms import functional
 
-from dataset import IMAGENET_MEAN, IMAGENET_STD, Pair, PairCache, SampleKey, TrainSet, random_stream
+from dataset import Pair, PairCache, SampleKey, TrainSet, random_stream
+from utils import IMAGENET_MEAN, IMAGENET_STD
 
 METHODS = ('flip', 'rotate', 'enhance', 'pepper')
 PHOTOGRAPHS = ('astronaut', 'coffee', 'chelsea', 'rocket', 'retina')

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from inference.masks import encode_png
-from utils import MAX_PIXELS, atomic_write, open_image, read_image, to_rgb
+from utils import MAX_PIXELS, STRIDE, atomic_write, open_image, read_image, to_rgb
 
 try:  # HEIC, where the extra is installed
     import pillow_heif
@@ -21,7 +21,6 @@ except ImportError:
     pass
 
 Size = tuple[int, int]  # width, height
-STRIDE = 32
 WEBP_QUALITY = 90
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from inference.images import Size
+from utils import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
 # What the fast network needs over its weights, measured with swin_v1_l in float32; all other backbones need less.
 BYTES_PER_PIXEL = 2500
 

@@ -12,8 +12,8 @@ from models.decoder import Decoder
 from models.encoder import Context, Encoder, PyramidNeck
 from models.modules.attention import ASPP, ASPPDeformable
 from models.modules.blocks import BasicDecBlk, ResBlk
+from utils import STRIDE
 
-STRIDE = 32
 NECK_CHANNELS = (192, 384, 768, 1536)  # Swin-L's
 BLOCKS = {'BasicDecBlk': BasicDecBlk, 'ResBlk': ResBlk}
 

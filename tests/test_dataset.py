@@ -14,7 +14,6 @@ from PIL import Image
 from skimage import data
 from torchvision.transforms import v2
 
-import dataset
 from dataset import (
     EpochSampler,
     Pair,
@@ -29,7 +28,6 @@ from dataset import (
     find_pairs,
     find_sets,
     load_pair,
-    native_size,
     normalize,
 )
 
@@ -405,23 +403,6 @@ def test_batches_join_samples(pairs):
 
 
 # ---------------------------------------------------------------------------------------------------------- test images
-
-def test_test_images_at_a_size_or_their_own(tmp_path):
-    make_set(tmp_path, 'TE-a', ['x'], height=70)
-    images = find_images_in_set(tmp_path, 'Task', 'TE-a')
-    fixed, native = dataset.TestSet(images, (64, 32))[0], dataset.TestSet(images, 'native')[0]
-    assert (fixed.image.shape, fixed.name, fixed.original) == ((3, 32, 64), 'x', (70, 128))
-    assert (native.image.shape, native.name, native.original) == ((3, 64, 128), 'x', (70, 128))
-
-
-@settings(deadline=None)
-@given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)))
-def test_native_sizes_are_the_nearest_multiples_of_32(size):
-    for rounded, side in zip(native_size(size), size, strict=True):
-        assert rounded % 32 == 0
-        assert rounded >= 32
-        assert abs(rounded - side) <= 16 or rounded == 32
-
 
 def test_normalize_is_torchvisions():
     images = torch.randint(0, 256, (2, 3, 8, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -110,3 +110,22 @@ def test_resizing_through_several_sizes(sizes):
     for size in rest:
         expected = resize(expected, size)
     np.testing.assert_allclose(resize_through(x, *rest), expected, atol=1e-5)
+
+
+def test_work_in_small_parts_gives_the_same(monkeypatch):
+    model = randomize(BiRefNet(Config(bb='swin_v1_t')))
+    monkeypatch.setattr('models.fast.swin.CHUNK_VALUES', 1 << 12)
+    monkeypatch.setattr('models.modules.deform_conv.BLOCK_VALUES', 1 << 14)
+    assert error(model, optimize(model), (2, 96, 160)) < 2e-5
+
+
+def test_where_compiling_fails_it_goes_on_without(monkeypatch):
+    def fail(net, **options):
+        def compiled(image):
+            raise torch._dynamo.exc.TorchDynamoException('no compiler here')
+        return compiled
+
+    monkeypatch.setattr(torch, 'compile', fail)
+    model = randomize(BiRefNet(Config(bb='pvt_v2_b0', dec_att='')))
+    with pytest.warns(UserWarning, match='no compiler here'):
+        assert error(model, optimize(model, compile=True), (1, 64, 64)) < 2e-5
