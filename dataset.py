@@ -52,14 +52,6 @@ class Pair(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------ finding and checking
 
-def find_sets(data_root: str | Path, task: str) -> list[str]:
-    """Names of all sets of a task: the folders of `<data_root>/<task>` that hold a folder `im`."""
-    folder = Path(data_root, task)
-    if not folder.is_dir():
-        raise ValueError(f'{folder}: no such folder; it should hold the sets of task {task!r} as <set>/im and <set>/gt')
-    return sorted(path.parent.name for path in folder.glob('*/im'))
-
-
 def find_pairs(data_root: str | Path, task: str, sets: Sequence[str]) -> list[Pair]:
     """Pairs `<set>/im/<stem>.*` and `<set>/gt/<stem>.*` of the sets, in their order, each set sorted by stem.
 

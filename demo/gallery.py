@@ -100,6 +100,14 @@ def compare(set_folder: Path, first: Path, best: Path, titles: Sequence[str], ro
     return gallery([images[i] for i in chosen], [gt_paths[i] for i in chosen], columns)
 
 
+def save(page: Image.Image, path: Path) -> None:
+    """Writes a gallery as PNG, atomically."""
+    data = io.BytesIO()
+    page.save(data, 'PNG', optimize=True)
+    with atomic_write(path) as file:
+        file.write(data.getvalue())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description='Draws images, ground truth and the masks of two checkpoints.')
     parser.add_argument('--data_root', type=Path, default=Path('datasets'))
@@ -118,10 +126,7 @@ def main() -> None:
                        options.best / options.set, options.titles, options.rows)
     except ValueError as error:
         parser.error(str(error))
-    data = io.BytesIO()
-    page.save(data, 'PNG', optimize=True)
-    with atomic_write(options.output) as file:
-        file.write(data.getvalue())
+    save(page, options.output)
     print(f'Picture of the masks: {options.output}')
 
 

@@ -4,14 +4,12 @@ Prints the table of scores and draws the masks of the first and of the best chec
 """
 
 import argparse
-import io
 import sys
 from pathlib import Path
 
-from demo.gallery import compare
+from demo.gallery import compare, save
 from evaluation.results import read_sets
 from evaluation.selection import rank
-from utils import atomic_write
 
 
 def main() -> None:
@@ -34,10 +32,7 @@ def main() -> None:
     titles = [f'After epoch {first["epoch"]}', f'Best: epoch {best["epoch"]}']
     page = compare(options.data_root / found['task'] / options.set, pred_root / first['method'] / options.set,
                    pred_root / best['method'] / options.set, titles, options.rows)
-    data = io.BytesIO()
-    page.save(data, 'PNG', optimize=True)
-    with atomic_write(options.output) as file:
-        file.write(data.getvalue())
+    save(page, options.output)
     print((options.save_dir / f'{options.set}_eval.md').read_text(encoding='utf-8'))
     print(f'Best checkpoint: {options.run}, epoch {best["epoch"]}, S-measure {best["scores"]["sm"]:.3f}')
     print(f'Picture of the masks: {options.output.resolve()}')
