@@ -119,6 +119,8 @@ def build_optimizer(cfg: Config, model: torch.nn.Module, backbone: torch.nn.Modu
 def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: World) -> Trainer:
     """Everything that moves, on its device."""
     model.to(world.device, memory_format=torch.channels_last if cfg.channels_last else torch.preserve_format)
+    if cfg.compile:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
     for part in (model.encoder.backbone, model.decoder):
         if hasattr(part, 'grad_checkpointing'):
             part.grad_checkpointing = cfg.grad_checkpointing
