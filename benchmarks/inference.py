@@ -6,13 +6,12 @@ The reference is the plain network with torchvision's deformable convolution. `-
 
 import argparse
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -25,6 +24,7 @@ from models import BiRefNet, optimize
 
 DTYPES = {'fast': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 VARIANTS = ('reference', 'plain', *DTYPES)
+STATUS = Path('/proc/self/status')
 
 
 def build(overrides: list[str], variant: str) -> Callable[[Tensor], list[Tensor]]:
@@ -55,13 +55,22 @@ def run(network: Callable[[Tensor], list[Tensor]], variant: str, image: Tensor) 
 
 
 def peak_memory(overrides: list[str], variant: str, size: tuple[int, int], threads: int) -> float:
-    """GiB by which one run raises the peak of a fresh process over what it holds before."""
+    """GiB that one run in a fresh process takes at its peak over what the process holds before (on Linux alone)."""
+    if not STATUS.exists():
+        return float('nan')
     torch.set_num_threads(threads)
     network = build(overrides, variant)
     run(network, variant, torch.zeros(1, 3, 64, 64))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from now
+    before = _status('VmRSS')
     run(network, variant, torch.zeros(1, 3, size[1], size[0]))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2 ** (20 if sys.platform == 'linux' else 30)
+    return _status('VmHWM') - before
+
+
+def _status(key: str) -> float:
+    """A figure of this process, in GiB."""
+    lines = (line.split() for line in STATUS.read_text().splitlines())
+    return next(int(words[1]) for words in lines if words[0] == f'{key}:') / 2 ** 20
 
 
 def matrix_peak() -> float:

@@ -10,8 +10,8 @@ from torch import Tensor
 from inference.images import Size
 from utils import IMAGENET_MEAN, IMAGENET_STD
 
-# What the fast network needs over its weights, measured with swin_v1_l in float32; all other backbones need less.
-BYTES_PER_PIXEL = 2500
+# What a network needs over its weights, in float32; one that needs less says so in `bytes_per_pixel`.
+BYTES_PER_PIXEL = 3000
 
 
 class Predictor:
@@ -28,7 +28,8 @@ class Predictor:
 
         Raises ValueError if the memory would not do, before any work, or if the network gives no numbers.
         """
-        check_memory(images[0].shape[1::-1], len(images), self.device)
+        check_memory(images[0].shape[1::-1], len(images), self.device,
+                     getattr(self.network, 'bytes_per_pixel', BYTES_PER_PIXEL))
         with torch.inference_mode():
             batch = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
             batch = batch.to(torch.float32, memory_format=torch.channels_last).sub_(self.mean).div_(self.std)
@@ -38,12 +39,12 @@ class Predictor:
         return probability
 
 
-def check_memory(size: Size, batch: int, device: torch.device) -> None:
+def check_memory(size: Size, batch: int, device: torch.device, bytes_per_pixel: int = BYTES_PER_PIXEL) -> None:
     """Raises ValueError where a batch of `size` (width, height) would need more memory than is free."""
     free = _free_memory(device)
-    needed = batch * size[0] * size[1] * BYTES_PER_PIXEL
+    needed = batch * size[0] * size[1] * bytes_per_pixel
     if free is not None and needed > free:
-        side = int((free / batch / BYTES_PER_PIXEL) ** .5) // 32 * 32
+        side = int((free / batch / bytes_per_pixel) ** .5) // 32 * 32
         raise ValueError(f'{batch} image(s) at {size[0]}x{size[1]} need about {needed / 2 ** 30:.1f} GiB of memory, '
                          f'{free / 2 ** 30:.1f} are free; take a resolution of at most {side}x{side}')
 

@@ -45,7 +45,13 @@ def optimize(model: BiRefNet, dtype: torch.dtype = torch.float32, compile: bool 
 
 class FastBiRefNet(nn.Module):
     """BiRefNet in eval mode. Under the 'cat' pyramid the half-size image's maps keep their size as long as only linear
-    layers follow, which commute with resizing."""
+    layers follow, which commute with resizing.
+
+    `bytes_per_pixel` of the image bound the memory beyond the weights: 360 (swin_v1_t) and 470 (swin_v1_l) were
+    measured, while backbones that begin at full size, as VGG, keep more.
+    """
+
+    bytes_per_pixel = 1000
 
     def __init__(self, model: BiRefNet) -> None:
         super().__init__()
@@ -210,7 +216,8 @@ class Compiled(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net, self.compiled, self.config = net, torch.compile(net, dynamic=True), net.config
+        self.net, self.compiled = net, torch.compile(net, dynamic=True)
+        self.config, self.bytes_per_pixel = net.config, net.bytes_per_pixel
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """As the network's."""
