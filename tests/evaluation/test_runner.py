@@ -190,11 +190,13 @@ class TestEvaluation:
 
 
 KILLED = """
+import signal
 import sys
 from pathlib import Path
 from tests.evaluation.test_runner import plan
 from evaluation import runner
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     root = Path(sys.argv[1])
     runner.evaluate(plan(root)[0], root / sys.argv[2], workers=2, skeleton_cache=root / 'cache')
 """
