@@ -216,6 +216,8 @@ class SampleKey(NamedTuple):
 
 
 class Sample(NamedTuple):
+    """One training sample, uint8."""
+
     image: Tensor  # uint8 (3, H, W)
     mask: Tensor  # uint8 (1, H, W)
     name: str
@@ -224,6 +226,8 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
+    """Samples of one size, joined."""
+
     image: Tensor  # uint8 (B, 3, H, W)
     mask: Tensor  # uint8 (B, 1, H, W)
     names: list[str]

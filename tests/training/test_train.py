@@ -208,7 +208,7 @@ def test_bad_data_is_named_before_anything_starts(tmp_path):
     assert '2.png' in output
 
 
-def test_an_error_on_one_rank_ends_all(data, tmp_path):
+def test_a_loss_that_is_not_finite_ends_all_ranks(data, tmp_path):
     began = time.monotonic()
     codes, output = run(data, tmp_path / 'run', 'lr=1e38', 'weight_decay=0', size=2)
     assert all(code != 0 for code in codes), output
