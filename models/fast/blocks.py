@@ -9,11 +9,11 @@ from models.modules.attention import ASPP, BRANCH_CHANNELS, ASPPDeformable, Bran
 from models.modules.blocks import BasicDecBlk
 from models.modules.deform_conv import (
     DeformableConv2d,
-    _bordered_rows,
-    _matrix,
-    _pixel_rows,
-    _sample_blocks,
+    bordered_rows,
     deform_conv2d,
+    pixel_rows,
+    sample_blocks,
+    weight_matrix,
 )
 from models.modules.reference import InwardReference, OutwardReference
 
@@ -40,10 +40,10 @@ class DeformableBranch(nn.Module):
         modulation = modulation.sigmoid()
         if rows is None:
             values = deform_conv2d(x, offset.to(x), modulation.to(x), self.weight) + self.bias[:, None, None]
-            out.addmm_(_pixel_rows(values.relu_()), self.projection.T)
+            out.addmm_(pixel_rows(values.relu_()), self.projection.T)
             return
-        matrix = _matrix(self.weight)
-        for block, samples in _sample_blocks(x, offset, modulation):
+        matrix = weight_matrix(self.weight)
+        for block, samples in sample_blocks(x, offset, modulation):
             columns = samples.gather(rows).view(-1, matrix.shape[1]).to(matrix.dtype)
             values = torch.addmm(self.bias, columns, matrix.T).relu_()
             out[block] += values @ self.projection.T
@@ -59,7 +59,7 @@ class PlainBranch(nn.Module):
 
     def add_to(self, out: Tensor, x: Tensor, rows: Tensor | None) -> None:
         """As DeformableBranch.add_to."""
-        out.addmm_(_pixel_rows(self.conv(x).relu_()), self.projection.T)
+        out.addmm_(pixel_rows(self.conv(x).relu_()), self.projection.T)
 
 
 class FastPooling(nn.Module):
@@ -84,7 +84,7 @@ class FastPooling(nn.Module):
         batch, _, height, width = x.shape
         start = self.project_pooled(self.pooled(x.mean((2, 3), keepdim=True)).relu_())
         out = start.permute(0, 2, 3, 1).expand(-1, height, width, -1).reshape(batch * height * width, -1).contiguous()
-        rows = _bordered_rows(x.float()) if self.deformable and x.device.type == 'cpu' else None
+        rows = bordered_rows(x.float()) if self.deformable and x.device.type == 'cpu' else None
         for branch in self.branches:
             branch.add_to(out, x, rows)
         return out.relu_().view(batch, height, width, -1).permute(0, 3, 1, 2)

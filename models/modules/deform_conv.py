@@ -62,11 +62,11 @@ class DeformableConv2d(nn.Module):
 # Their matrix products write in place, which autocast leaves alone.
 @torch.library.custom_op('birefnet::deform_conv2d', mutates_args=(), device_types='cpu')
 def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
-    rows, matrix = _bordered_rows(x), _matrix(weight)
+    rows, matrix = bordered_rows(x), weight_matrix(weight)
     out = _empty_map(x, len(weight))
-    for block, samples in _sample_blocks(x, offset, modulation):
+    for block, samples in sample_blocks(x, offset, modulation):
         columns = samples.gather(rows).view(-1, matrix.shape[1])
-        torch.mm(columns, matrix.T, out=_pixel_rows(out)[block])
+        torch.mm(columns, matrix.T, out=pixel_rows(out)[block])
     return out
 
 
@@ -74,17 +74,17 @@ def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor
 def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
                             weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the four inputs, from the output's."""
-    rows, matrix, grad = _bordered_rows(x), _matrix(weight), _pixel_rows(grad)
+    rows, matrix, grad = bordered_rows(x), weight_matrix(weight), pixel_rows(grad)
     grad_rows, grad_matrix = torch.zeros_like(rows), torch.zeros_like(matrix)
     grad_offset, grad_modulation = _empty_map(x, offset.shape[1]), _empty_map(x, modulation.shape[1])
-    for block, samples in _sample_blocks(x, offset, modulation):
+    for block, samples in sample_blocks(x, offset, modulation):
         columns = samples.gather(rows).view(-1, matrix.shape[1])
         grad_matrix.addmm_(grad[block].T, columns)
         grad_columns = torch.mm(grad[block], matrix, out=columns).view(-1, rows.shape[1])
         samples.scatter_(grad_rows, grad_columns)
         grad_position, grad_amount = samples.gradients(rows, grad_columns)
-        _pixel_rows(grad_offset)[block] = grad_position.view(-1, offset.shape[1])
-        _pixel_rows(grad_modulation)[block] = grad_amount.view(-1, modulation.shape[1])
+        pixel_rows(grad_offset)[block] = grad_position.view(-1, offset.shape[1])
+        pixel_rows(grad_modulation)[block] = grad_amount.view(-1, modulation.shape[1])
     (batch, channels, height, width), kernel = x.shape, weight.shape[2:]
     grad_x = grad_rows.view(batch, height + 2, width + 2, channels)[:, 1:-1, 1:-1].contiguous()
     grad_weight = grad_matrix.view(len(weight), *kernel, channels)
@@ -112,12 +112,12 @@ def _empty_map(like: Tensor, channels: int) -> Tensor:
     return like.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _pixel_rows(t: Tensor) -> Tensor:
+def pixel_rows(t: Tensor) -> Tensor:
     """(B, C, H, W) -> (B*H*W, C); a view if each pixel's channels lie side by side in memory."""
     return t.permute(0, 2, 3, 1).reshape(-1, t.shape[1])
 
 
-def _bordered_rows(x: Tensor) -> Tensor:
+def bordered_rows(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B*(H+2)*(W+2), C): a row for each pixel, and rows of zeros for a border one pixel wide."""
     batch, channels, height, width = x.shape
     bordered = x.new_zeros(batch, height + 2, width + 2, channels)
@@ -125,7 +125,7 @@ def _bordered_rows(x: Tensor) -> Tensor:
     return bordered.view(-1, channels)
 
 
-def _matrix(weight: Tensor) -> Tensor:
+def weight_matrix(weight: Tensor) -> Tensor:
     """(O, C, k, k) -> (O, k*k*C), tap after tap as in the columns."""
     return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
@@ -172,10 +172,10 @@ class _Samples(NamedTuple):
         return positions, torch.lerp(upper, lower, self.down)
 
 
-def _sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor) -> Iterator[tuple[slice, _Samples]]:
+def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor) -> Iterator[tuple[slice, _Samples]]:
     """The samples of one block of the B*H*W pixels after the other."""
     (_, channels, height, width), taps = x.shape, modulation.shape[1]
-    offset, modulation = _pixel_rows(offset), _pixel_rows(modulation)
+    offset, modulation = pixel_rows(offset), pixel_rows(modulation)
     step = max(1, BLOCK_VALUES // (taps * channels))
     for start in range(0, len(offset), step):
         block = slice(start, min(start + step, len(offset)))
