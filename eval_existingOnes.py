@@ -4,9 +4,11 @@
     python eval_existingOnes.py task=COD                       all methods and test sets of a task
     python eval_existingOnes.py --gt_root datasets/DIS5K --data_lst DIS-VD+DIS-TE1 --metrics S+MAE
 
-Writes, per test set, <save_dir>/<set>_eval.txt (pastes into LaTeX), .md, .csv and .json (full precision), and means
-over the sets to overall_eval.*. Scores of single images are kept in <save_dir>/scores: only new or changed masks are
-computed. gen_best_ep.py then tells the best checkpoint and draws the report.
+Masks of any method, type and suffix are paired by file name; 16 bits and floating point are scaled. What is missing,
+too many, unreadable or of another size is listed before anything is computed. Writes, per test set,
+<save_dir>/<set>_eval.txt (pastes into LaTeX), .md, .csv and .json (full precision), and means over the sets to
+overall_eval.*. Scores of single images are kept in <save_dir>/scores: only new or changed masks are computed, also
+after an interruption. gen_best_ep.py then tells the best checkpoint and draws the report.
 """
 
 import argparse
@@ -24,22 +26,25 @@ from evaluation.tables import comparison
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line; `workers=N` among the overrides is `--workers N`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        usage='%(prog)s [key=value ...] [options]', description=__doc__,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=21))
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='fields of config.py (task=COD); workers=N')
-    parser.add_argument('--gt_root', help='folder of the test sets (default: <data_root>/<task>)')
-    parser.add_argument('--pred_root', help='folder of the methods (default: pred_root of the config, e_preds)')
+    parser.add_argument('--gt_root', metavar='DIR', help='test sets (default: <data_root>/<task>)')
+    parser.add_argument('--pred_root', metavar='DIR', help="methods (default: the config's, e_preds)")
     parser.add_argument('--data_lst', metavar='A+B', help="test sets (default: the task's)")
-    parser.add_argument('--save_dir', help='folder of the results (default: save_dir of the config, e_results)')
+    parser.add_argument('--save_dir', metavar='DIR', help="results (default: the config's, e_results)")
     parser.add_argument('--metrics', default='all', metavar='S+MAE',
                         help='of S, MAE, MSE, E, F, wF, HCE, mBA, BIoU, or all (default)')
     parser.add_argument('--methods', metavar='A+B', help='folders of pred_root to score (default: all)')
-    parser.add_argument('--ckpt_folder', help="a run's checkpoints: score only its masks, with its saved config")
-    parser.add_argument('--workers', type=int, default=available_cores(),
+    parser.add_argument('--ckpt_folder', metavar='DIR', help='a run whose masks alone are scored, with its config')
+    parser.add_argument('--workers', type=int, metavar='N', default=available_cores(),
                         help='processes (default: one per core, %(default)s)')
     parser.add_argument('--resize', action='store_true', help='accept masks of another size than their ground truth')
     parser.add_argument('--all-methods', action='store_true',
-                        help='also comparison.tex: all methods by all sets, the three best marked')
-    parser.add_argument('--cache', default=cache_folder(), help='folder of skeletons kept between runs (%(default)s)')
+                        help='also comparison.tex: methods by sets, three best marked')
+    parser.add_argument('--cache', metavar='DIR', default=cache_folder(),
+                        help='skeletons kept between runs (%(default)s)')
     return parser.parse_intermixed_args([f'--{text}' if text.startswith('workers=') else text for text in arguments])
 
 

@@ -10,6 +10,7 @@ pictures. Ties are told, and whether the lead over the runner-up is more than ch
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from config import Config, test_sets
 from evaluation import results, tables
 from evaluation.ground_truth import SCORES, groups_of
 from evaluation.report import Choice, write_page
-from evaluation.selection import Ranking, compare, rank
+from evaluation.selection import Comparison, Ranking, compare, rank
 from evaluation.store import ScoreStore
 from evaluation.summary import MethodScores, collect
 
@@ -57,33 +58,51 @@ def parse_criteria(options: argparse.Namespace, task: str) -> dict[str, dict[str
     return criteria
 
 
-def verdict(ranking: Ranking, name: str, weights: Mapping[str, float], save_dir: str,
-            datasets: Sequence[str]) -> list[str]:
-    """What is to be said of the choice: ties, and the lead over the runner-up with its interval."""
+def title(weights: Mapping[str, float]) -> str:
+    """A criterion in the words of the tables: `Smeasure`, or `1 Smeasure + 0.5 HCE, standardised`."""
+    if len(weights) == 1:
+        return tables.NAMES[next(iter(weights))]
+    return ' + '.join(f'{weight:g} {tables.NAMES[score]}' for score, weight in weights.items()) + ', standardised'
+
+
+def remarks(ranking: Ranking, weights: Mapping[str, float], save_dir: str, datasets: Sequence[str]) -> list[str]:
+    """What is to be said of the best: ties, standard deviations, and the lead over the runner-up with its interval."""
     best = ranking.methods[0]
-    lines = [f'best on {name}: {best}']
+    lines = []
     if len(ranking.ties) > 1:
         lines.append(f'tied with it: {", ".join(ranking.ties[1:])}; the first is taken')
     runner_up = next((method for method in ranking.methods if method not in ranking.ties), None)
+    shown = [best, runner_up] if runner_up else [best]
+    scored = {dataset: image_scores(save_dir, dataset, shown, list(weights)) for dataset in datasets}
     for score in weights:
-        scored = [image_scores(save_dir, dataset, [best, *([runner_up] if runner_up else [])], [score])
-                  for dataset in datasets]
-        lines += [f'{score} on {dataset}: {one[best].scores[score]:.4g}, standard deviation over images '
-                  f'{one[best].deviations[score]:.4g}' for dataset, one in zip(datasets, scored, strict=True)]
-        if not runner_up:
-            continue
-        lead = compare([one[best] for one in scored], [one[runner_up] for one in scored], score)
-        clear = 'more than chance' if lead.low > 0 else 'may be chance'
-        lines.append(f'{score}: ahead of {runner_up} by {lead.lead:.4g}, 95% interval {lead.low:.4g} to '
-                     f'{lead.high:.4g} (paired bootstrap over images): {clear}')
+        for dataset, methods in scored.items():
+            mean, deviation = (tables.format_score(score, found[score])
+                               for found in (methods[best].scores, methods[best].deviations))
+            lines.append(f'{tables.NAMES[score]} on {dataset}: {mean}, standard deviation over '
+                         f'{len(methods[best].names)} images {deviation}')
+        if runner_up:
+            lead = compare(*([methods[method] for methods in scored.values()] for method in shown), score)
+            lines.append(f'{tables.NAMES[score]}: {_lead(score, runner_up, lead)}')
     return lines
+
+
+def _lead(score: str, runner_up: str, lead: Comparison) -> str:
+    amount, low, high = (tables.format_difference(score, value) for value in lead)
+    if math.isnan(lead.low):
+        return f'ahead of {runner_up} by {amount}; too few images for an interval'
+    clear = 'more than chance' if lead.low > 0 else 'may be chance'
+    return f'ahead of {runner_up} by {amount}, 95% interval {low} to {high} (paired bootstrap over images): {clear}'
 
 
 def image_scores(save_dir: str, dataset: str, methods: Sequence[str],
                  scores: Sequence[str]) -> dict[str, MethodScores]:
-    """The scores of single images of some methods."""
-    rows = ScoreStore(results.store_path(save_dir, dataset)).rows
+    """The scores of single images of some methods. Raises ValueError where they are gone."""
+    path = results.store_path(save_dir, dataset)
+    rows = ScoreStore(path).rows
     found = {method: {name: row for (owner, name), row in rows.items() if owner == method} for method in methods}
+    gone = [method for method, of_method in found.items() if not of_method]
+    if gone:
+        raise ValueError(f'{path}: no scores of {", ".join(gone)}; run eval_existingOnes.py again')
     stored = set.intersection(*(set(row['groups']) for of_method in found.values() for row in of_method.values()))
     groups = [group for group in groups_of(scores) if group in stored]
     return {method: collect(of_method, groups) for method, of_method in found.items()}
@@ -120,15 +139,20 @@ def main(arguments: list[str]) -> None:
     for name, weights in criteria.items():
         ranking = rank(scores, weights)
         formats = tables.score_table(cfg.task, table_entries(ranking.methods[0], scores))
-        told = verdict(ranking, name, weights, save_dir, list(scores))
+        said = remarks(ranking, weights, save_dir, list(scores))
+        told = [f'best on {title(weights)}: {ranking.methods[0]}', *said]
+        below = {'txt': '\n' + '\n'.join(told) + '\n', 'md': '\n' + '  \n'.join(told) + '\n', 'csv': ''}
         for suffix, text in formats.items():
-            remarks = ''.join(f'{line}\n' for line in ('', *told)) if suffix != 'csv' else ''
-            results.write_text(Path(save_dir, f'eval-{cfg.task}_best_on_{name}.{suffix}'), text + remarks)
+            results.write_text(Path(save_dir, f'eval-{cfg.task}_best_on_{name}.{suffix}'), text + below[suffix])
         print(formats['txt'], *told, sep='\n', end='\n\n')
-        choices.append((Choice(name, ranking.methods[0], told[1:], list(weights)), ranking))
+        choices.append((Choice(title(weights), ranking.methods[0], said, list(weights)), ranking))
     if not options.no_report:
         choice, ranking = choices[0]
         others = options.methods.split('+') if options.methods else ranking.methods[1:DRAWN]
+        unknown = [method for method in others if method not in ranking.methods]
+        if unknown:
+            raise ValueError(f'--methods: no scores in every set of {", ".join(unknown)}; there are '
+                             f'{", ".join(ranking.methods)}')
         details = drawn_methods(save_dir, list(sets), choice.best, others, choice.scores[0])
         path = Path(save_dir, 'report.html')
         results.write_text(path, write_page(cfg.task, sets, [choice for choice, _ in choices], details))

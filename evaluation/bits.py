@@ -57,17 +57,28 @@ def shift_columns(bits: np.ndarray, distance: int) -> np.ndarray:
     return out
 
 
-def dilate_cross(bits: np.ndarray) -> np.ndarray:
-    """Dilation by the 3x3 plus sign; nothing comes in from outside the image. The padding must be 0."""
-    out = bits | bits << ONE
-    out |= bits >> ONE
-    # What passes from word to word: at a row's ends it is padding.
-    flat, source = out.reshape(-1), bits.reshape(-1)
-    flat[1:] |= source[:-1] >> LAST
-    flat[:-1] |= source[1:] << LAST
-    out[1:] |= bits[:-1]
-    out[:-1] |= bits[1:]
-    return out
+def dilate_cross(bits: np.ndarray, allowed: np.ndarray, steps: int = 1) -> np.ndarray:
+    """`steps` dilations by the 3x3 plus sign, each cut to the mask `allowed`; nothing comes in from outside the image.
+
+    The padding of both must be 0.
+    """
+    source, out, moved = bits.copy(), np.empty_like(bits), np.empty_like(bits)
+    for _ in range(steps):
+        np.left_shift(source, ONE, out=out)
+        np.right_shift(source, ONE, out=moved)
+        out |= source
+        out |= moved
+        # What passes from word to word: at a row's ends it is padding.
+        lost, flat, carried = source.reshape(-1), out.reshape(-1), moved.reshape(-1)[1:]
+        np.right_shift(lost[:-1], LAST, out=carried)
+        flat[1:] |= carried
+        np.left_shift(lost[1:], LAST, out=carried)
+        flat[:-1] |= carried
+        out[1:] |= source[:-1]
+        out[:-1] |= source[1:]
+        out &= allowed
+        source, out = out, source
+    return source
 
 
 def dilate_ellipse(bits: np.ndarray, radius: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from evaluation import bits
-from evaluation.histograms import split_histogram
+from evaluation.counting import Counter, as_words
 
 
 def accuracy_bands(foreground: np.ndarray, shape: tuple[int, int]) -> list[np.ndarray]:
@@ -36,7 +36,7 @@ def boundary(image: np.ndarray) -> np.ndarray:
     return image - cv2.erode(image, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
 
 
-def boundary_histogram(normalised: np.ndarray, mask_boundary: np.ndarray, size: int) -> np.ndarray:
-    """Counts (2, 256) of a normalised prediction's boundary inside and outside the mask's, which has `size` pixels."""
-    edge = boundary(normalised)
-    return split_histogram(edge, edge & mask_boundary, size)
+def boundary_histogram(normalised: np.ndarray, mask_boundary: Counter) -> np.ndarray:
+    """Counts (2, 256) of a normalised prediction's boundary inside and outside the mask's."""
+    words = as_words(boundary(normalised))
+    return mask_boundary.count(words, mask_boundary.differing(words)).sum(axis=0)

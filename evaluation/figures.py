@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from evaluation.inputs import read_prediction
 from evaluation.metrics import higher_is_better
@@ -21,7 +22,9 @@ from utils import read_image, read_mask
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 STYLE = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.25,
          'svg.hashsalt': 'birefnet', 'legend.frameon': False, 'axes.prop_cycle': matplotlib.cycler(color=COLORS)}
+LINES = ('-', '--', ':')
 PANEL_WIDTH = 320
+TICKS = 12
 
 
 def scores_over_epochs(score: str, runs: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
@@ -43,12 +46,15 @@ def scores_over_epochs(score: str, runs: Mapping[str, Mapping[str, Sequence[tupl
             if best and best[0] == run:
                 height = dict(mean)[best[1]]
                 axes.plot(best[1], height, '*', color='#D55E00', ms=14, mec='white', zorder=5)
-                axes.annotate(f'best: epoch {best[1]}', (best[1], height), xytext=(4, 9), ha='right',
-                              textcoords='offset points', color='#D55E00', weight='bold')
+                left = best[1] < (mean[0][0] + mean[-1][0]) / 2
+                axes.annotate(f'best: epoch {best[1]}', (best[1], height), xytext=(-4 if left else 4, 9),
+                              ha='left' if left else 'right', textcoords='offset points', color='#D55E00',
+                              weight='bold')
         direction = 'higher' if higher_is_better(score) else 'lower'
         axes.set(xlabel='epoch', ylabel=f'{NAMES[score]} ({direction} is better)')
         axes.margins(y=0.18)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        epochs = sorted({epoch for sets in runs.values() for points in sets.values() for epoch, _ in points})
+        axes.xaxis.set_major_locator(FixedLocator(epochs) if len(epochs) <= TICKS else MaxNLocator(integer=True))
         axes.legend(fontsize=7.5, loc='best')
         return _svg(figure)
 
@@ -66,12 +72,12 @@ def curve_panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
         figure = Figure(figsize=(9.6, 3.3), layout='constrained')
         left, middle, right = figure.subplots(1, 3)
         thresholds = np.arange(255, -1, -1)
-        for (method, found), color in zip(curves.items(), _cycle(len(curves)), strict=True):
+        for (method, found), (style, color) in zip(curves.items(), product(LINES, COLORS), strict=False):
             # The first point without positives has precision 0 by definition, and would draw a spike.
             drawn = found['recall'] > 0
-            left.plot(found['recall'][drawn], found['precision'][drawn], color=color, label=method)
-            middle.plot(thresholds, found['fm'], color=color)
-            right.plot(thresholds, found['em'], color=color)
+            left.plot(found['recall'][drawn], found['precision'][drawn], style, color=color, label=method)
+            middle.plot(thresholds, found['fm'], style, color=color)
+            right.plot(thresholds, found['em'], style, color=color)
         left.set(xlabel='recall', ylabel='precision', title='Precision and recall')
         middle.set(xlabel='threshold', title='F-measure')
         right.set(xlabel='threshold', title='E-measure')

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from evaluation import bits, boundary, hce, histograms, skeleton, weighted_f
+from evaluation.counting import Counter, as_words
 
 # The scores of each group, which is what is computed together.
 GROUPS = {
@@ -38,7 +39,7 @@ def groups_of(names: Collection[str] | None) -> list[str]:
         return list(GROUPS)
     unknown = sorted(set(names) - set(GROUPS) - set(SCORES))
     if unknown:
-        raise ValueError(f'unknown metrics {unknown}; known: {", ".join((*GROUPS, *SCORES))}')
+        raise ValueError(f'unknown metrics {unknown}; known: {", ".join(dict.fromkeys((*GROUPS, *SCORES)))}')
     return [group for group, scores in GROUPS.items() if group in names or set(scores) & set(names)]
 
 
@@ -102,13 +103,15 @@ class GroundTruth:
         pred = as_grey(pred, 'prediction')
         if pred.shape != self.shape:
             raise ValueError(f'prediction: size {pred.shape} (height, width), but the mask has {self.shape}')
-        blocks = self._block_counts(pred)
+        words = as_words(pred)
+        differing = self._counter.differing(words)
+        blocks = self._counter.count(words, differing)
         inside, outside = blocks.sum(axis=0)
         levels = histograms.normalise(inside + outside)
         values = self._from_counts(pred, blocks, levels, groups)
         if 'wfm' in groups:
-            values['wfm'] = weighted_f.weighted_f(pred, levels, self.mask, self.foreground, self._surroundings) \
-                if self.foreground else 0.0
+            values['wfm'] = weighted_f.weighted_f(pred, words, differing, levels, self._counter, self.foreground,
+                                                  self._surroundings) if self.foreground else 0.0
         if {'hce', 'mba'} & set(groups):
             binary = bits.pack(pred > THRESHOLD)
             if 'hce' in groups:
@@ -116,7 +119,7 @@ class GroundTruth:
             if 'mba' in groups:
                 values['mba'] = boundary.boundary_accuracy(binary, self.bits, self._bands)
         counts = np.stack([histograms.regroup(inside, levels.q), histograms.regroup(outside, levels.q)])
-        edges = boundary.boundary_histogram(cv2.LUT(pred, levels.q), self._boundary, self._boundary_size) \
+        edges = boundary.boundary_histogram(cv2.LUT(pred, levels.q), self._boundary) \
             if 'biou' in groups else None
         return Measurement(values, counts, edges)
 
@@ -147,15 +150,6 @@ class GroundTruth:
             mean = p[pred].mean()
         return min(2 * float(mean), 1.0)
 
-    def _block_counts(self, pred: np.ndarray) -> np.ndarray:
-        """Counts (4, 2, 256) of the blocks about the mask's centre, inside and outside the mask."""
-        row, column = self._cut
-        masked = pred & self.mask
-        blocks = [(rows, columns) for rows in (slice(row), slice(row, None))
-                  for columns in (slice(column), slice(column, None))]
-        return np.stack([histograms.split_histogram(pred[block], masked[block], inside)
-                         for block, inside in zip(blocks, self._block_foregrounds, strict=True)])
-
     @cached_property
     def _cut(self) -> tuple[int, int]:
         """First row and column of the lower and right blocks: the mask's centre, rounded half to even, plus 1."""
@@ -166,10 +160,8 @@ class GroundTruth:
         return tuple(round(float(counts @ np.arange(len(counts)) / self.foreground)) + 1 for counts in (rows, columns))
 
     @cached_property
-    def _block_foregrounds(self) -> list[int]:
-        row, column = self._cut
-        return [int(np.count_nonzero(rows[:, columns])) for rows in (self.mask[:row], self.mask[row:])
-                for columns in (slice(column), slice(column, None))]
+    def _counter(self) -> Counter:
+        return Counter(self.mask, self._cut)
 
     @cached_property
     def _surroundings(self) -> weighted_f.Surroundings:
@@ -184,10 +176,5 @@ class GroundTruth:
         return boundary.accuracy_bands(self.bits, self.shape)
 
     @cached_property
-    def _boundary(self) -> np.ndarray:
-        """The mask's boundary, uint8 of 0 and 255."""
-        return boundary.boundary(self.mask)
-
-    @cached_property
-    def _boundary_size(self) -> int:
-        return int(np.count_nonzero(self._boundary))
+    def _boundary(self) -> Counter:
+        return Counter(boundary.boundary(self.mask))

@@ -22,38 +22,23 @@ def correction_effort(prediction: np.ndarray, foreground: np.ndarray, skeleton: 
     right = foreground & prediction
     excess = prediction & ~foreground
     missing = foreground & ~prediction
-    core = _erode(foreground | prediction, inside)
-    false_positives = _reconstruct(excess & core, excess, ~foreground & inside)
-    false_negatives = _reconstruct(missing & core, missing, ~prediction & inside) | (skeleton & ~right)
+    # Erosion by RELAX crosses; outside the image never erodes.
+    core = ~bits.dilate_cross(~(foreground | prediction) & inside, inside, RELAX)
+    false_positives = bits.dilate_cross(excess & core, ~foreground & inside, RELAX) & excess
+    false_negatives = bits.dilate_cross(missing & core, ~prediction & inside, RELAX) & missing | (skeleton & ~right)
     rest = ~(right | false_positives | false_negatives) & inside
-    return (_clicks(false_positives, right | false_negatives, shape[1])
-            + _clicks(false_negatives, rest, shape[1]))
-
-
-def _erode(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Erosion by RELAX crosses; outside the image never erodes."""
-    background = ~mask & inside
-    for _ in range(RELAX):
-        background = bits.dilate_cross(background) & inside
-    return ~background & inside
-
-
-def _reconstruct(seed: np.ndarray, region: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """What of `region` is reached from `seed` in RELAX steps through `allowed`."""
-    if seed.any():
-        for _ in range(RELAX):
-            seed = bits.dilate_cross(seed) & allowed
-    return seed & region
+    return (_clicks(false_positives, bits.dilate_cross(right | false_negatives, inside), shape[1])
+            + _clicks(false_negatives, bits.dilate_cross(rest, inside), shape[1]))
 
 
 def _clicks(region: np.ndarray, condition: np.ndarray, columns: int) -> int:
-    """Points needed to correct a packed region: corners along its border where the condition holds within a cross."""
+    """Points needed to correct a packed region: corners along its border where the condition holds."""
     contours, hierarchy = cv2.findContours(bits.unpack(region, columns), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
     if not contours:
         return 0
     points = np.concatenate(contours)[:, 0]
     owner = np.repeat(np.arange(len(contours)), [len(contour) for contour in contours])
-    counted = _counted(points, bits.dilate_cross(condition), columns)
+    counted = _counted(points, condition, columns)
     touched = np.zeros(len(contours), bool)
     touched[owner[counted]] = True
     return _corners(points, owner, counted) + _untouched_components(touched, hierarchy[0, :, 3])

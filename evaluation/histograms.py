@@ -6,13 +6,10 @@ is float64, (256,): index i is the threshold q >= 255 - i on the normalised pred
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 EPS = 2.0 ** -52
 LEVELS = 256
-# OpenCV returns histograms as float32, which is exact up to here.
-EXACT_FLOAT32 = 1 << 24
 
 
 class Levels(NamedTuple):
@@ -22,23 +19,6 @@ class Levels(NamedTuple):
     q: np.ndarray
     low: int
     high: int
-
-
-def histogram(image: np.ndarray) -> np.ndarray:
-    """Counts of a uint8 image (H, W)."""
-    counts = np.zeros(LEVELS, np.int64)
-    if image.size:
-        step = max(EXACT_FLOAT32 // image.shape[1], 1)
-        for row in range(0, len(image), step):
-            counts += cv2.calcHist([image[row:row + step]], [0], None, [LEVELS], [0, LEVELS]).ravel().astype(np.int64)
-    return counts
-
-
-def split_histogram(image: np.ndarray, masked: np.ndarray, inside: int) -> np.ndarray:
-    """Counts (2, 256) inside and outside a mask of `inside` pixels; `masked` is the image with zeros outside."""
-    within = histogram(masked)
-    within[0] -= image.size - inside
-    return np.stack([within, histogram(image) - within])
 
 
 def normalise(total: np.ndarray) -> Levels:

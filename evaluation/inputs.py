@@ -68,16 +68,23 @@ def plan(gt_root: str | os.PathLike, pred_root: str | os.PathLike, datasets: Seq
          resize: bool = False) -> list[SetPlan]:
     """Pairs masks and predictions of the sets by file stem, and checks every file.
 
-    Raises one ValueError listing all masks without a prediction, predictions without a mask, stems used twice, files
-    that are no image or are cut off, and, unless `resize`, predictions of another size than their mask.
+    Sets of which no method has a folder are left out, with a note. Raises one ValueError listing all masks without a
+    prediction, predictions without a mask, stems used twice, files that are no image or are cut off, and, unless
+    `resize`, predictions of another size than their mask.
     """
     problems = [f'{Path(pred_root, method)}: no such folder' for method in methods
                 if not Path(pred_root, method).is_dir()]
-    plans = [_plan_set(Path(gt_root), Path(pred_root), dataset, methods, resize, problems) for dataset in datasets]
+    predicted = [dataset for dataset in datasets
+                 if any(Path(pred_root, method, dataset).is_dir() for method in methods)]
+    if not predicted:
+        problems.append(f'{pred_root}: no folder <method>/<set> of {", ".join(methods)} for {", ".join(datasets)}')
+    plans = [_plan_set(Path(gt_root), Path(pred_root), dataset, methods, resize, problems) for dataset in predicted]
     if problems:
         rest = [f'... and {len(problems) - LISTED} more'] if len(problems) > LISTED else []
-        raise ValueError('\n'.join([f'{len(problems)} problems in the input; nothing was computed:',
-                                    *problems[:LISTED], *rest]))
+        number = f'{len(problems)} problem{"s"[:len(problems) > 1]}'
+        raise ValueError('\n'.join([f'{number} in the input; nothing was computed:', *problems[:LISTED], *rest]))
+    plans[0].notes.extend(f'no method has a folder {dataset}; left out' for dataset in datasets
+                          if dataset not in predicted)
     return plans
 
 
@@ -91,6 +98,7 @@ def _plan_set(gt_root: Path, pred_root: Path, dataset: str, methods: Sequence[st
     tasks = {stem: Task(dataset, stem, path, {}) for stem, path in masks.items()}
     present = [method for method in methods if (pred_root / method / dataset).is_dir()]
     notes = [f'{method} has no folder {dataset}' for method in methods if method not in present]
+    notes += _notes_on_depth(folder, sizes)
     for method in tqdm(present, f'checking {dataset}', unit='method', leave=False, disable=None):
         predictions = _by_stem(pred_root / method / dataset, problems)
         problems += [f'{pred_root / method / dataset / stem}.*: missing, but there is a mask {masks[stem].name}'
@@ -99,7 +107,8 @@ def _plan_set(gt_root: Path, pred_root: Path, dataset: str, methods: Sequence[st
                      for stem, path in predictions.items() if stem not in masks]
         common = [stem for stem in predictions if stem in masks]
         probed = {stem: _probe(predictions[stem], problems) for stem in common}
-        notes += _notes(method, dataset, probed, sizes)
+        notes += _notes_on_depth(pred_root / method / dataset, probed)
+        notes += _notes_on_size(pred_root / method / dataset, probed, sizes)
         for stem in common:
             if not resize and probed[stem] and sizes[stem] and probed[stem][:2] != sizes[stem][:2]:
                 problems.append(f'{predictions[stem]}: {_size(probed[stem])}, but its mask is {_size(sizes[stem])}; '
@@ -108,13 +117,16 @@ def _plan_set(gt_root: Path, pred_root: Path, dataset: str, methods: Sequence[st
     return SetPlan(dataset, present, list(tasks.values()), notes)
 
 
-def _notes(method: str, dataset: str, probed: dict, sizes: dict) -> Iterable[str]:
+def _notes_on_depth(folder: Path, probed: dict) -> Iterable[str]:
     deep = sum(1 for found in probed.values() if found and found[2].startswith(('I', 'F')))
     if deep:
-        yield f'{method}/{dataset}: {deep} predictions of 16 bits or floating point, scaled to 8 bits'
+        yield f'{folder}: {deep} of 16 bits or floating point, scaled to 8 bits'
+
+
+def _notes_on_size(folder: Path, probed: dict, sizes: dict) -> Iterable[str]:
     resized = sum(1 for stem, found in probed.items() if found and sizes[stem] and found[:2] != sizes[stem][:2])
     if resized:
-        yield f'{method}/{dataset}: {resized} predictions resized to their masks'
+        yield f'{folder}: {resized} of another size, resized to their ground truth'
 
 
 def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:

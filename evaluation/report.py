@@ -23,31 +23,34 @@ PAGE = """<!DOCTYPE html>
 <style>
 :root {{ color-scheme: light; }}
 body {{ font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #1b1f24; background: #fff;
-       max-width: 1180px; margin: 0 auto; padding: 24px 28px 60px; }}
+       max-width: 1320px; margin: 0 auto; padding: 24px 24px 60px; }}
 h1 {{ font-size: 26px; margin: 0 0 4px; }}
 h2 {{ font-size: 19px; margin: 40px 0 10px; padding-bottom: 4px; border-bottom: 1px solid #d5dae0; }}
 h3 {{ font-size: 15px; margin: 22px 0 6px; }}
 p.note, figcaption {{ color: #57606a; font-size: 13px; margin: 4px 0 10px; }}
 .choice {{ border-left: 4px solid #0072b2; background: #f3f7fb; padding: 10px 16px; margin: 12px 0; }}
 .choice b {{ font-size: 16px; }}
-.choice div {{ font-size: 13.5px; }}
+.choice div {{ font-size: .9em; }}
 .wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; width: 100%; }}
-th, td {{ padding: 3px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid #e8ebee; }}
+table {{ border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; width: 100%; }}
+th, td {{ padding: 3px 5px; text-align: right; white-space: nowrap; border-bottom: 1px solid #e8ebee; }}
 th {{ border-bottom: 1.5px solid #8c959f; font-weight: 600; }}
-th:first-child, td:first-child {{ text-align: left; }}
+th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0; background: #fff; }}
 td.first {{ font-weight: 700; color: #0a5c91; }}
 tr.best td {{ background: #f3f7fb; }}
 figure {{ margin: 10px 0 18px; break-inside: avoid; }}
-figure.plot img {{ width: 100%; height: auto; }}
+figure.plot img {{ width: 100%; max-width: 1080px; height: auto; }}
 .pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 10px; }}
 .strip {{ display: grid; grid-template-columns: repeat(var(--n), minmax(0, 1fr)); gap: 6px; }}
-.strip div {{ font-size: 12px; text-align: center; color: #57606a; }}
+.strip div {{ font-size: 12px; text-align: center; color: #57606a; overflow-wrap: anywhere; }}
 .strip img {{ width: 100%; display: block; border: 1px solid #d5dae0; }}
 @page {{ size: A4 landscape; margin: 12mm; }}
 @media print {{ body {{ max-width: none; padding: 0; font-size: 11px; }} table {{ font-size: 9px; }}
   th, td {{ padding: 2px 4px; }} h2, h3, p.note {{ break-after: avoid; }} tr {{ break-inside: avoid; }}
-  .wide {{ overflow: visible; }} .choice, td {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
+  .wide {{ overflow: visible; }} figure {{ margin: 4px 0 8px; }}
+  figure.plot img, .strip img {{ width: auto; max-width: 100%; max-height: 72mm; }}
+  .strip img {{ max-height: 38mm; margin: 0 auto; }} .strip div {{ font-size: 9px; }}
+  .choice, td {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
 </style>
 </head>
 <body>
@@ -89,8 +92,7 @@ def write_page(task: str, sets: Mapping[str, Mapping[str, Any]], choices: Sequen
 
 def _choice(choice: Choice) -> str:
     remarks = ''.join(f'<div>{html.escape(remark)}</div>' for remark in choice.remarks)
-    name = tables.NAMES.get(choice.criterion, choice.criterion)
-    return (f'<div class="choice">Best by {html.escape(name)}: <b>{html.escape(choice.best)}</b>'
+    return (f'<div class="choice">Best by {html.escape(choice.criterion)}: <b>{html.escape(choice.best)}</b>'
             f'{remarks}</div>')
 
 
@@ -150,7 +152,8 @@ def _table(task: str, methods: Mapping[str, Mapping[str, float]], best: str) -> 
         cells = ''.join(f'<td{" class=first" if texts[score][method] == winners[score] else ""}>{texts[score][method]}'
                         '</td>' for score in shown)
         lines.append(f'<tr{" class=best" if method == best else ""}><td>{html.escape(method)}</td>{cells}</tr>')
-    return f'<div class="wide"><table><tr><th>Method</th>{heads}</tr>{"".join(lines)}</table></div>'
+    return (f'<div class="wide"><table><thead><tr><th>Method</th>{heads}</tr></thead>'
+            f'<tbody>{"".join(lines)}</tbody></table></div>')
 
 
 def _curves(details: Mapping[str, Mapping[str, MethodScores]]) -> Iterable[str]:

@@ -11,6 +11,8 @@ from evaluation.summary import MethodScores
 
 TIE = 1e-12
 RESAMPLES = 2000
+# A bootstrap over fewer images than these only looks like an interval.
+FEWEST = 5
 
 
 class Ranking(NamedTuple):
@@ -24,7 +26,7 @@ class Ranking(NamedTuple):
 class Comparison(NamedTuple):
     """By how much the best leads the runner-up in the mean over all images, with the bounds of a 95% interval.
 
-    Positive is better, whichever way the score goes.
+    Positive is better, whichever way the score goes. The bounds are NaN where a set has fewer than FEWEST images.
     """
 
     lead: float
@@ -64,12 +66,21 @@ def _sum(results: Mapping[str, Mapping[str, Mapping[str, float]]], method: str, 
 def compare(best: Sequence[MethodScores], other: Sequence[MethodScores], score: str, seed: int = 7) -> Comparison:
     """Paired bootstrap over the images of each set (the same images drawn for both methods), means summed over sets."""
     rng = np.random.default_rng(seed)
-    lead, leads = 0.0, np.zeros(RESAMPLES)
+    lead, leads, fewest = 0.0, np.zeros(RESAMPLES), math.inf
     for ours, theirs in zip(best, other, strict=True):
         differences = ours.values[score] - theirs.values[score]
         differences = differences[~np.isnan(differences)] * (1 if higher_is_better(score) else -1)
+        fewest = min(fewest, len(differences))
         lead += differences.mean()
-        leads += np.array([differences[rng.integers(len(differences), size=len(differences))].mean()
-                           for _ in range(RESAMPLES)])
-    low, high = np.quantile(leads, (0.025, 0.975))
+        leads += _resampled_means(differences, rng)
+    low, high = np.quantile(leads, (0.025, 0.975)) if fewest >= FEWEST else (math.nan, math.nan)
     return Comparison(float(lead / len(best)), float(low / len(best)), float(high / len(best)))
+
+
+def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means of RESAMPLES samples of (N,) values, drawn with replacement, some at a time to spare memory."""
+    size = len(values)
+    means = []
+    for drawn in np.array_split(np.arange(RESAMPLES), RESAMPLES * size // (1 << 20) + 1):
+        means.append(values[rng.integers(size, size=(len(drawn), size))].mean(axis=1))
+    return np.concatenate(means)

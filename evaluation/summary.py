@@ -56,7 +56,7 @@ def parse_metrics(text: str) -> list[str]:
     try:
         return groups_of([known.get(name, name) for name in names])
     except ValueError as error:
-        raise ValueError(f'--metrics {text}: {error}; join several by +, or write all') from None
+        raise ValueError(f'--metrics {text}: {error}; or S, E, F, wF, all; join several by +') from None
 
 
 def describe_method(pred_root: str | Path, name: str) -> Method:

@@ -43,6 +43,11 @@ def format_score(score: str, value: float) -> str:
     return text[1:] if text.startswith('0.') else '1.000' if value >= 0.9995 else text
 
 
+def format_difference(score: str, value: float) -> str:
+    """A difference of scores, with a digit more than the scores have."""
+    return f'{value:.1f}' if score == 'hce' else f'{value:.4f}'.replace('0.', '.', 1)
+
+
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns joined by ' & ', with a rule below the header."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

@@ -1,8 +1,8 @@
 """Weighted F-measure (Margolin, Zelnik-Manor, Tal, CVPR 2014), from uint8 predictions, without a float image per step.
 
 An error inside the mask counts less where the errors around it are small (a 7x7 Gaussian over the error image), one
-outside counts more the farther it is from the mask. The Gaussian's result is used inside the mask only, so the errors
-outside, each replaced by that of the nearest mask pixel, are needed within 3 pixels of the mask only.
+outside counts more the farther it is from the mask. The Gaussian's result is used where there is an error inside only,
+so the errors outside, each replaced by that of the nearest mask pixel, are needed within 3 pixels of the mask only.
 """
 
 from functools import cache
@@ -11,99 +11,132 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from evaluation.counting import WORD, Counter, fill_up
 from evaluation.histograms import EPS, Levels
 
 REACH = 3
-STRIP = 64
-# From this distance on 2 - exp(ln(.5) / 5 * d) is 2 in float64.
-SATURATED = 280
+# Images are padded for the Gaussian and for looks at the neighbours: a mask pixel within reach is (3, 3) away at most,
+# a nearest one at that distance (4, 0).
+MARGIN = REACH + 1
+# The Gaussian is computed in blocks of this many rows by one word, CHUNK of them side by side.
+STRIP = 16
+CHUNK = 256
+# No sum of two squares, so what is saturated to it is farther off, and its weight, 2 - exp(ln(.5) / 5 * d), is 2.
+SATURATED = 2 ** 16 - 1
 
 
 class Surroundings(NamedTuple):
-    """What weighted F needs of a mask: flat indices of the pixels outside within reach, those of their nearest mask
-    pixels, and the weights (H, W) of errors outside, float64, 0 inside."""
+    """What weighted F needs of a mask.
 
+    `padded`: the mask, uint8, MARGIN rows and a WORD of columns around it at least, whole words a row and whole strips.
+    `near`, `nearest`: flat indices therein of the pixels outside within reach and of their nearest mask pixels.
+    `squares`: squared distances to the mask, uint16 (words, WORD), saturated.
+    """
+
+    padded: np.ndarray
     near: np.ndarray
     nearest: np.ndarray
-    weights: np.ndarray
+    squares: np.ndarray
 
 
 def surroundings(mask: np.ndarray) -> Surroundings:
     """Prepares a mask, uint8 of 0 and 255, that has a pixel set at least."""
     distance = cv2.distanceTransform(cv2.bitwise_not(mask), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    table = _weight_table()
-    weights = np.empty(mask.shape)
-    near, squared = [], []
+    # float32 holds squares up to the saturation closely enough to find the integer
+    squares = cv2.multiply(distance, distance, dtype=cv2.CV_16U)
     reached = cv2.dilate(mask, np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)) ^ mask
-    for row in range(0, len(mask), STRIP):
-        strip = distance[row:row + STRIP]
-        # float32 holds squares up to the saturation closely enough to find the integer
-        squares = np.minimum(np.rint(strip * strip), SATURATED ** 2).astype(np.intp)
-        np.take(table, squares, out=weights[row:row + STRIP], mode='clip')  # 'raise' would go through a copy
-        here = np.flatnonzero(reached[row:row + STRIP] > 0)
-        near.append(here + row * mask.shape[1])
-        squared.append(squares.ravel()[here])
-    near = np.concatenate(near)
-    return Surroundings(near, _nearest(mask, near, np.concatenate(squared)), weights)
+    near = np.flatnonzero(reached > 0)
+    padded = _pad(mask)
+    rows, columns = np.divmod(near, mask.shape[1])
+    inner = (rows + MARGIN) * padded.shape[1] + columns + WORD
+    return Surroundings(padded, inner, _nearest(padded, inner, squares.reshape(-1)[near]),
+                        fill_up(squares).reshape(-1, WORD))
+
+
+def _pad(image: np.ndarray) -> np.ndarray:
+    """The image with zeros around, as in Surroundings."""
+    rows, columns = image.shape
+    return np.pad(image, ((MARGIN, MARGIN + -rows % STRIP), (WORD, WORD + -columns % WORD)))
+
+
+def weights(squares: np.ndarray) -> np.ndarray:
+    """Weights of errors by squared distance (uint16, 2D), float64; 0 on the mask itself."""
+    return cv2.LUT(squares, _weight_table())
 
 
 @cache
 def _weight_table() -> np.ndarray:
-    """Weights by squared distance; 0 for the mask itself."""
-    weights = 2 - np.exp(np.log(0.5) / 5 * np.sqrt(np.arange(SATURATED ** 2 + 1)))
-    weights[0] = 0
-    return weights
+    table = 2 - np.exp(np.log(0.5) / 5 * np.sqrt(np.arange(SATURATED + 1)))
+    table[0], table[SATURATED] = 0, 2
+    return table[None]
 
 
-def _nearest(mask: np.ndarray, pixels: np.ndarray, squared: np.ndarray) -> np.ndarray:
+def _nearest(padded: np.ndarray, pixels: np.ndarray, squared: np.ndarray) -> np.ndarray:
     """Flat indices of the mask pixels nearest to `pixels`, whose squared distances are known.
 
     Of several the one of the smallest column, then of the smallest row, as scipy's `distance_transform_edt` gives it.
     """
-    pad = REACH + 1  # a mask pixel within reach is (3, 3) away at most, a nearest one at that distance (4, 0)
-    padded = np.pad(mask, pad).ravel()
-    stride = mask.shape[1] + 2 * pad
-    rows, columns = np.divmod(pixels, mask.shape[1])
-    centres = (rows + pad) * stride + columns + pad
+    flat, stride = padded.reshape(-1), padded.shape[1]
     found = np.full(len(pixels), -1, np.int64)
-    sides = range(-pad, pad + 1)
+    sides = range(-MARGIN, MARGIN + 1)
     for square in np.unique(squared):
         pending = np.flatnonzero(squared == square)
         for column, row in ((x, y) for x in sides for y in sides if x * x + y * y == square):
-            hit = padded[centres[pending] + row * stride + column] > 0
-            found[pending[hit]] = pixels[pending[hit]] + row * mask.shape[1] + column
+            candidates = pixels[pending] + row * stride + column
+            hit = flat[candidates] > 0
+            found[pending[hit]] = candidates[hit]
             pending = pending[~hit]
     assert (found >= 0).all()
     return found
 
 
-def weighted_f(prediction: np.ndarray, levels: Levels, mask: np.ndarray, foreground: int,
-               around: Surroundings) -> float:
-    """Weighted F (beta 1) of a uint8 prediction against a mask of 0 and 255 with `foreground` > 0 pixels."""
+def weighted_f(prediction: np.ndarray, words: np.ndarray, differing: np.ndarray, levels: Levels, truth: Counter,
+               foreground: int, around: Surroundings) -> float:
+    """Weighted F (beta 1) of a uint8 prediction against a mask with `foreground` > 0 pixels.
+
+    `words` are the prediction's, `differing` tells those that are not the mask's (`truth`).
+    """
     span = levels.high - levels.low
-    error = levels.high - prediction  # of the mask's pixels, in grey levels
-    error.ravel()[around.near] = error.ravel()[around.nearest]
-    inside = _damped_sum(error, mask) / span
-    outside = (np.einsum('ij,ij->', prediction, around.weights) - levels.low * around.weights.sum()) / span
+    error = _pad(levels.high - prediction)  # of the mask's pixels, in grey levels
+    error.reshape(-1)[around.near] = error.reshape(-1)[around.nearest]
+    inside = _damped_sum(error, error & around.padded) / span
+    outside = _weighted_sum(words[differing] & ~truth.words[differing], differing, levels.low, around.squares) / span
     true_positives = foreground - inside
     recall = 1 - inside / foreground
     precision = true_positives / (true_positives + outside + EPS)
     return float(2 * recall * precision / (recall + precision + EPS))
 
 
-def _damped_sum(error: np.ndarray, mask: np.ndarray) -> float:
-    """Sum over the mask of the smaller of the error and its 7x7 Gaussian (sigma 5, zeros around the image).
+def _weighted_sum(words: np.ndarray, places: np.ndarray, low: int, squares: np.ndarray) -> float:
+    """Weighted sum of the values, less `low`, of words from `places` in an image; inside the mask the weight is 0."""
+    busy = words != 0
+    if not busy.any():
+        return 0.0
+    values = words[busy].view(np.uint8) - np.uint8(low)
+    return float(np.einsum('i,i->', values, weights(squares[places[busy]].reshape(1, -1))[0]))
 
-    In strips, which stay in the cache, and without those where the prediction is right.
+
+def _damped_sum(error: np.ndarray, own: np.ndarray) -> float:
+    """Sum of the smaller of `own`, the errors inside the mask, and of `error`'s 7x7 Gaussian (sigma 5); both padded.
+
+    Only blocks with an error inside are looked at, and one word on each side, within the filter's reach, all side by
+    side: the filter's wrong values at the seams fall on words without an error.
     """
     kernel = np.exp(-np.arange(-REACH, REACH + 1) ** 2 / 50)
     kernel /= kernel.sum()
+    error, own = error.view(np.uint64), own.view(np.uint64)
+    busy = np.bitwise_or.reduce(own[MARGIN:-MARGIN].reshape(-1, STRIP, own.shape[1]), axis=1) != 0
+    kept = busy.copy()
+    kept[:, 1:] |= busy[:, :-1]
+    kept[:, :-1] |= busy[:, 1:]
+    strips, columns = np.nonzero(kept)
+    rows = strips * STRIP + np.arange(MARGIN - REACH, MARGIN + STRIP + REACH)[:, None]
+    places = rows * own.shape[1] + columns
+    error, own = error.take(places).view(np.uint8), own.take(places[REACH:-REACH]).view(np.uint8)
     total = 0.0
-    for row in range(0, len(error), STRIP):
-        own = error[row:row + STRIP] & mask[row:row + STRIP]
-        if own.any():
-            top = max(row - REACH, 0)
-            blurred = cv2.sepFilter2D(error[top:row + STRIP + REACH], cv2.CV_64F, kernel, kernel,
-                                      borderType=cv2.BORDER_CONSTANT)[row - top:][:len(own)]
-            total += float(np.minimum(blurred, own).sum())
+    for start in range(WORD, own.shape[1] - WORD, CHUNK * WORD):
+        stop = min(start + CHUNK * WORD, own.shape[1] - WORD)
+        blurred = cv2.sepFilter2D(error[:, start - WORD:stop + WORD], cv2.CV_64F, kernel, kernel,
+                                  borderType=cv2.BORDER_CONSTANT)[REACH:-REACH, WORD:-WORD]
+        total += float(np.minimum(blurred, own[:, start:stop]).sum())
     return total

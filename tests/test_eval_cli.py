@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.fixture(scope='module')
 def scored(tmp_path_factory):
     """The results of two sets by two epochs."""
-    root = make_folders(tmp_path_factory.mktemp('scored'))
+    root = make_folders(tmp_path_factory.mktemp('scored'), images=5)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         eval_existingOnes.main(['task=Toy', '--cache', str(root / 'cache'), 'workers=1', '--all-methods'])
@@ -44,7 +44,8 @@ def test_best(scored):
     rows = [line.split(' & ') for line in text.splitlines() if ' & ' in line]
     assert [[cell.strip() for cell in row[:2]] for row in rows[1:]] == [['TE-A', 'run--epoch_10'],
                                                                        ['TE-B', 'run--epoch_10']]
-    assert re.search(r'ahead of run--epoch_5 by .*95% interval', text)
+    assert re.search(r'Smeasure on TE-B: \.\d{3}, standard deviation over 5 images \.\d{3}\n'
+                     r'Smeasure: ahead of run--epoch_5 by \.\d{4}, 95% interval ', text)
     assert (scored / 'eval-Toy_best_on_wfm.txt').exists()
 
 
@@ -53,7 +54,9 @@ def test_report_is_complete_in_itself(scored):
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert page.count('image/svg+xml') == 4  # two scores over epochs, curves of two sets
     assert page.count('image/jpeg') == 2 * 3 * 6
-    assert page.count('<table>') == 3
+    assert page.count('<table>') == page.count('<thead>') == 3
+    assert 'Best by Smeasure: <b>run--epoch_10</b>' in page
+    assert 'Smeasure: ahead of run--epoch_5 by' in page
 
 
 @pytest.fixture
@@ -127,8 +130,26 @@ def test_bad_options(root):
         gen_best_ep.main(['--weights', 'sm=much'])
 
 
+def test_several_weighted_scores(root, capsys):
+    eval_existingOnes.main(['task=Toy', '--metrics', 'S+HCE', '--workers', '1'])
+    gen_best_ep.main(['--weights', 'sm=1+hce=.5', '--no-report'])
+    out = capsys.readouterr().out
+    assert 'best on 1 Smeasure + 0.5 HCE, standardised: run--epoch_10' in out
+    assert re.search(r'HCE: ahead of run--epoch_5 by -?\d+\.\d; too few images for an interval', out)
+
+
+def test_methods_and_scores_that_are_not_there(root):
+    eval_existingOnes.main(['task=Toy', '--metrics', 'S', '--workers', '1'])
+    with pytest.raises(ValueError, match='--methods: no scores in every set of other; there are run--epoch_10'):
+        gen_best_ep.main(['--metrics', 'sm', '--methods', 'run--epoch_5+other'])
+    (root / 'e_results/scores/TE-B.jsonl').unlink()
+    with pytest.raises(ValueError, match=r'TE-B\.jsonl: no scores of run--epoch_10, .*run eval_existingOnes\.py again'):
+        gen_best_ep.main(['--metrics', 'sm'])
+
+
 @pytest.mark.parametrize('module', [eval_existingOnes, gen_best_ep])
-def test_help_fits_a_screen(module, capsys):
+def test_help_fits_a_screen(module, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
     with pytest.raises(SystemExit):
         module.parse_arguments(['--help'])
-    assert len(capsys.readouterr().out.splitlines()) <= 48
+    assert len(capsys.readouterr().out.splitlines()) <= 38

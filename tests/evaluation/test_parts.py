@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation, distance_transform_edt
 from skimage import morphology
 
-from evaluation import bits, hce, histograms, weighted_f
+from evaluation import bits, counting, hce, weighted_f
 from evaluation.skeleton import cached_skeleton, skeletonize
 from tests.evaluation.strategies import pairs
 
@@ -44,8 +44,20 @@ def test_dilations(mask, radius):
     packed, columns = bits.pack(mask), mask.shape[1]
     ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     by_ellipse = cv2.dilate(mask.astype(np.uint8), ellipse)
-    assert (bits.unpack(bits.dilate_cross(packed), columns) == binary_dilation(mask, CROSS)).all()
+    by_cross = bits.dilate_cross(packed, bits.valid(mask.shape))
+    assert (bits.unpack(by_cross, columns) == binary_dilation(mask, CROSS)).all()
     assert (bits.unpack(bits.dilate_ellipse(packed, radius), columns) == by_ellipse).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks(), st.integers(0, 2 ** 32))
+def test_dilations_within_a_mask(mask, seed):
+    allowed = np.random.default_rng(seed).random(mask.shape) < 0.7
+    grown = mask
+    for steps in range(4):
+        found = bits.dilate_cross(bits.pack(mask), bits.pack(allowed), steps)
+        assert (bits.unpack(found, mask.shape[1]) == grown).all()
+        grown = binary_dilation(grown, CROSS) & allowed
 
 
 @settings(max_examples=200, deadline=None)
@@ -92,10 +104,12 @@ def test_surroundings_are_scipys(pair):
         return
     around = weighted_f.surroundings(mask)
     distance, (rows, columns) = distance_transform_edt(mask == 0, return_indices=True)
+    inner = np.pad(np.arange(mask.size).reshape(mask.shape), ((4, 0), (8, around.padded.shape[1] - mask.shape[1] - 8)))
     nearest = rows * mask.shape[1] + columns
-    assert (nearest.ravel()[around.near] == around.nearest).all()
+    assert (nearest.ravel()[inner.ravel()[around.near]] == inner.ravel()[around.nearest]).all()
+    weights = weighted_f.weights(around.squares).ravel()[:mask.size].reshape(mask.shape)
     expected = np.where(mask > 0, 0, 2 - np.exp(np.log(0.5) / 5 * distance))
-    np.testing.assert_allclose(around.weights, expected, rtol=1e-14)
+    np.testing.assert_allclose(weights, expected, rtol=1e-14)
 
 
 def test_weights_far_from_the_mask():
@@ -103,7 +117,8 @@ def test_weights_far_from_the_mask():
     mask[13, 21] = mask[390, 30] = 255
     distance = distance_transform_edt(mask == 0)
     expected = np.where(mask > 0, 0, 2 - np.exp(np.log(0.5) / 5 * distance))
-    np.testing.assert_allclose(weighted_f.surroundings(mask).weights, expected, rtol=1e-15)
+    weights = weighted_f.weights(weighted_f.surroundings(mask).squares).reshape(mask.shape)
+    np.testing.assert_allclose(weights, expected, rtol=1e-15)
 
 
 def test_short_paths_are_simplified_to_their_ends():
@@ -119,7 +134,20 @@ def test_short_paths_are_simplified_to_their_ends():
     assert max(len(cv2.approxPolyDP(np.array(path, np.int32)[:, None], hce.EPSILON, False)) for path in paths) > 2
 
 
-def test_histograms_beyond_float32(monkeypatch):
-    image = np.random.default_rng(0).integers(0, 256, (50, 40)).astype(np.uint8)
-    monkeypatch.setattr(histograms, 'EXACT_FLOAT32', 130)
-    assert (histograms.histogram(image) == np.bincount(image.ravel(), minlength=256)).all()
+@settings(max_examples=60, deadline=None)
+@given(pairs(), st.tuples(st.integers(0, 50), st.integers(0, 50)))
+def test_counts(pair, cut):
+    image, mask = pair[0], np.where(pair[1] > 128, 255, 0).astype(np.uint8)
+    counter, words = counting.Counter(mask, cut), counting.as_words(image)
+    rows, columns = np.indices(mask.shape)
+    kinds = 4 * (rows >= cut[0]) + 2 * (columns >= cut[1]) + (mask == 0)
+    expected = np.bincount(256 * kinds.ravel() + image.ravel(), minlength=8 * 256).reshape(4, 2, 256)
+    assert (counter.count(words, counter.differing(words)) == expected).all()
+
+
+def test_counts_beyond_float32(monkeypatch):
+    values, kinds = np.random.default_rng(0).integers(0, 256, (2, 1000)).astype(np.uint8)
+    kinds %= 3
+    monkeypatch.setattr(counting, 'EXACT_FLOAT32', 130)
+    expected = np.bincount(256 * kinds.astype(int) + values, minlength=3 * 256)
+    assert (counting.count_by_kind(values, kinds, 3).ravel() == expected).all()

@@ -17,6 +17,12 @@ def test_formats(score, value, text):
     assert tables.format_score(score, value) == text
 
 
+@pytest.mark.parametrize(('score', 'value', 'text'), [
+    ('sm', .02971, '.0297'), ('sm', -.0012, '-.0012'), ('sm', 0, '.0000'), ('hce', 28.48, '28.5'), ('hce', -3, '-3.0')])
+def test_differences(score, value, text):
+    assert tables.format_difference(score, value) == text
+
+
 @pytest.mark.parametrize(('task', 'start'), [
     ('DIS5K', ['maxFm', 'wfm', 'mae', 'sm', 'meanEm', 'hce']), ('General-2K', ['maxFm', 'wfm', 'mae']),
     ('COD', ['sm', 'wfm', 'meanFm', 'meanEm', 'maxEm', 'mae']), ('HRSOD', ['sm', 'maxFm', 'meanEm', 'mae']),
@@ -106,8 +112,16 @@ class TestBootstrap:
         assert lead.low < 0 < lead.high
 
     def test_lower_is_better_and_nan(self):
-        lead = selection.compare([self.scored([1, 2, math.nan], 'hce')], [self.scored([3, 4, math.nan], 'hce')], 'hce')
+        few, many = [1, 2, 3, 4, 5, math.nan], [3, 4, 5, 6, 7, math.nan]
+        lead = selection.compare([self.scored(few, 'hce')], [self.scored(many, 'hce')], 'hce')
         assert lead == (2, 2, 2)
+
+    def test_too_few_images_for_an_interval(self):
+        enough, few = (self.scored(np.linspace(0, 1, number)) for number in (selection.FEWEST, selection.FEWEST - 1))
+        lead = selection.compare([enough, few], [enough, few], 'sm')
+        assert math.isnan(lead.low)
+        assert math.isnan(lead.high)
+        assert lead.lead == 0
 
     def test_coverage(self):
         """The interval holds the true difference about 95 times of 100."""
@@ -136,5 +150,5 @@ def test_metric_names():
     assert parse_metrics('all') == list(GROUPS)
     assert parse_metrics('S+MAE+wF+BIoU') == ['sm', 'mae', 'wfm', 'biou']
     assert parse_metrics('maxFm+E') == ['em', 'fm']
-    with pytest.raises(ValueError, match='--metrics S\\+psnr'):
+    with pytest.raises(ValueError, match=r'--metrics S\+psnr.*sm, mae, .*fm, biou, maxEm, '):
         parse_metrics('S+psnr')

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from evaluation import inputs, pool, runner
 from evaluation.metrics import GroundTruth
@@ -86,16 +87,23 @@ class TestInputs:
         with pytest.raises(ValueError, match='no folder <method>/<set> for any of TE-X'):
             inputs.find_methods(root / 'e_preds', ['TE-X'])
         with pytest.raises(ValueError, match='no masks'):
-            inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X'], METHODS)
+            inputs.plan(root / 'datasets', root / 'e_preds', ['TE-A'], METHODS)
         with pytest.raises(ValueError, match='other: no such folder'):
             inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], ['other'])
+        with pytest.raises(ValueError, match=r'^1 problem in (?s:.*)of run--epoch_5, run--epoch_10 for TE-X'):
+            inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X'], METHODS)
+
+    def test_sets_that_nobody_predicted_are_left_out(self, root):
+        [planned] = inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X', 'TE-A'], METHODS)
+        assert planned.dataset == 'TE-A'
+        assert planned.notes == ['no method has a folder TE-X; left out']
 
     def test_resize(self, root):
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
         small = read_mask(path)[::2, ::2]
         write_png(path, small)
         [planned] = plan(root, resize=True)
-        assert planned.notes == ['run--epoch_5/TE-A: 1 predictions resized to their masks']
+        assert planned.notes == [f'{path.parent}: 1 of another size, resized to their ground truth']
         rows = runner.evaluate(planned, root / 'scores.jsonl', ['mae'])
         truth = GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{path.name}'))
         resized = cv2.resize(small, SHAPE[::-1], interpolation=cv2.INTER_LINEAR)
@@ -106,8 +114,22 @@ class TestInputs:
         before = evaluate(root, groups=['mae'])['run--epoch_5'][path.stem]['values']
         assert cv2.imwrite(str(path), read_mask(path).astype(np.uint16) * 257)
         [planned] = plan(root)
-        assert planned.notes == ['run--epoch_5/TE-A: 1 predictions of 16 bits or floating point, scaled to 8 bits']
+        assert planned.notes == [f'{path.parent}: 1 of 16 bits or floating point, scaled to 8 bits']
         assert evaluate(root, groups=['mae'])['run--epoch_5'][path.stem]['values'] == before
+
+    @pytest.mark.parametrize('scale', [1, 255])
+    def test_floating_point_of_0_to_1_or_255(self, root, scale):
+        path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
+        before = evaluate(root, groups=['mae'])['run--epoch_5'][path.stem]['values']['mae']
+        Image.fromarray((read_mask(path) / 255 * scale).astype(np.float32)).save(path.with_suffix('.tiff'))
+        path.unlink()
+        after = evaluate(root, groups=['mae'])['run--epoch_5'][path.stem]['values']['mae']
+        assert after == pytest.approx(before, abs=1 / 255)  # truncated to 8 bits
+
+    def test_deep_ground_truth_is_said_too(self, root):
+        path = next((root / 'datasets/Toy/TE-A/gt').iterdir())
+        assert cv2.imwrite(str(path), read_mask(path).astype(np.uint16) * 257)
+        assert plan(root)[0].notes == [f'{path.parent}: 1 of 16 bits or floating point, scaled to 8 bits']
 
     def test_any_suffix_pairs(self, root):
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
