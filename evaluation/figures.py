@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from evaluation.inputs import read_prediction
@@ -22,41 +23,49 @@ from utils import read_image, read_mask
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 STYLE = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.25,
          'svg.hashsalt': 'birefnet', 'legend.frameon': False, 'axes.prop_cycle': matplotlib.cycler(color=COLORS)}
+BEST = '#1b1f24'
 LINES = ('-', '--', ':')
 PANEL_WIDTH = 320
-TICKS = 12
+TICKS = 12  # so many epochs are marked one by one
+LEGEND_WIDTH = 130  # characters
 
 
 def scores_over_epochs(score: str, runs: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
                        best: tuple[str, int] | None) -> bytes:
     """SVG of a score over epochs; `runs`: (epoch, score) by set, by run; `best`: the run and epoch to mark.
 
-    The sets of a run are thin lines, their mean is a thick one.
+    A run is a thick line, the mean of its sets; of one or two runs these are drawn too, as thin lines.
     """
+    epochs = sorted({epoch for sets in runs.values() for points in sets.values() for epoch, _ in points})
+    few = len(epochs) <= TICKS
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.3), layout='constrained')
         axes = figure.subplots()
         for (run, sets), color in zip(runs.items(), _cycle(len(runs)), strict=True):
-            for number, (dataset, points) in enumerate(sets.items()):
-                style = {'color': color, 'alpha': 0.45, 'lw': 1, 'ls': ('-', '--', ':', '-.')[number % 4]}
-                axes.plot(*zip(*points, strict=True), label=f'{run} {dataset}' if len(runs) < 3 else None, **style)
+            if len(sets) > 1 and len(runs) < 3:
+                for number, (dataset, points) in enumerate(sets.items()):
+                    style = {'color': color, 'alpha': 0.45, 'lw': 1, 'ls': ('-', '--', ':', '-.')[number % 4]}
+                    axes.plot(*zip(*points, strict=True), label=f'{run} {dataset}', **style)
             mean = _mean_over_sets(sets)
-            axes.plot(*zip(*mean, strict=True), color=color, lw=2.2, marker='o', ms=3.5,
+            axes.plot(*zip(*mean, strict=True), color=color, lw=2.2, marker='o' if few else '', ms=3.5,
                       label=f'{run} mean' if len(sets) > 1 else run)
             if best and best[0] == run:
-                height = dict(mean)[best[1]]
-                axes.plot(best[1], height, '*', color='#D55E00', ms=14, mec='white', zorder=5)
-                left = best[1] < (mean[0][0] + mean[-1][0]) / 2
-                axes.annotate(f'best: epoch {best[1]}', (best[1], height), xytext=(-4 if left else 4, 9),
-                              ha='left' if left else 'right', textcoords='offset points', color='#D55E00',
-                              weight='bold')
+                _mark_best(axes, best[1], dict(mean)[best[1]], epochs, higher_is_better(score))
         direction = 'higher' if higher_is_better(score) else 'lower'
         axes.set(xlabel='epoch', ylabel=f'{NAMES[score]} ({direction} is better)')
         axes.margins(y=0.18)
-        epochs = sorted({epoch for sets in runs.values() for points in sets.values() for epoch, _ in points})
-        axes.xaxis.set_major_locator(FixedLocator(epochs) if len(epochs) <= TICKS else MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(FixedLocator(epochs) if few else MaxNLocator(integer=True))
         axes.legend(fontsize=7.5, loc='best')
         return _svg(figure)
+
+
+def _mark_best(axes: Axes, epoch: int, height: float, epochs: Sequence[int], higher: bool) -> None:
+    """A star, and its name on the side where no line should be: above the highest, below the lowest, inwards."""
+    axes.plot(epoch, height, '*', color=BEST, ms=14, mec='white', zorder=5)
+    left = 2 * epoch < epochs[0] + epochs[-1]
+    axes.annotate(f'best: epoch {epoch}', (epoch, height), xytext=(-4 if left else 4, 9 if higher else -17),
+                  textcoords='offset points', ha='left' if left else 'right', color=BEST, weight='bold', zorder=6,
+                  path_effects=[withStroke(linewidth=3, foreground='white')])
 
 
 def _mean_over_sets(sets: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
@@ -69,7 +78,8 @@ def _mean_over_sets(sets: Mapping[str, Sequence[tuple[int, float]]]) -> list[tup
 def curve_panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
     """SVG of precision over recall and of F and E over the threshold, by method."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 3.3), layout='constrained')
+        columns = legend_columns(curves)
+        figure = Figure(figsize=(9.6, 3 + 0.17 * math.ceil(len(curves) / columns)), layout='constrained')
         left, middle, right = figure.subplots(1, 3)
         thresholds = np.arange(255, -1, -1)
         for (method, found), (style, color) in zip(curves.items(), product(LINES, COLORS), strict=False):
@@ -83,8 +93,13 @@ def curve_panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
         right.set(xlabel='threshold', title='E-measure')
         for axes in (left, middle, right):
             _fit_unit(axes)
-        figure.legend(loc='outside lower center', ncols=min(len(curves), 3), fontsize=8)
+        figure.legend(loc='outside lower center', ncols=columns, fontsize=8)
         return _svg(figure)
+
+
+def legend_columns(names: Collection[str]) -> int:
+    """How many names fit side by side below the curves."""
+    return max(1, min(len(names), 3, LEGEND_WIDTH // (max(map(len, names)) + 8)))
 
 
 def _fit_unit(axes: Axes) -> None:

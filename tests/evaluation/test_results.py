@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation import results, selection, tables
+from evaluation import figures, results, selection, tables
 from evaluation.ground_truth import GROUPS, SCORES
 from evaluation.summary import Method, MethodScores, describe_method, parse_metrics, sort_methods
 
@@ -66,6 +66,11 @@ def test_overall_leaves_out_what_is_not_there(tmp_path):
     assert 'x' in text.splitlines()[2]
     assert len(text.splitlines()) == 3
     assert results.mean_scores([scores['A']['x'], scores['B']['x']]) == {'mba': .25, 'sm': pytest.approx(.6)}
+
+
+@pytest.mark.parametrize(('lengths', 'columns'), [([5], 1), ([5, 7], 2), ([20] * 9, 3), ([50] * 9, 2), ([200], 1)])
+def test_legend_fits(lengths, columns):
+    assert figures.legend_columns(['x' * length for length in lengths]) == columns
 
 
 class TestRank:
