@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from evaluation import figures, tables
 from evaluation.inputs import mask_folder
 from evaluation.metrics import higher_is_better
@@ -174,12 +176,20 @@ def _strips(sets: Mapping[str, Mapping[str, Any]], details: Mapping[str, Mapping
     for dataset, methods in details.items():
         shown = list(methods)[:2]
         scored = methods[shown[0]]
-        order = scored.values[score].argsort()[::1 if higher_is_better(score) else -1]
-        picks = {'worst': order[0], 'median': order[len(order) // 2], 'best': order[-1]}
         yield f'<h3>{html.escape(dataset)}</h3>'
-        for kind, index in picks.items():
+        for index, kind in picked(scored.values[score], higher_is_better(score)).items():
             values = {method: methods[method].values[score][index] for method in shown}
             yield _strip(sets[dataset], dataset, scored.names[index], kind, score, values)
+
+
+def picked(values: np.ndarray, higher: bool) -> dict[int, str]:
+    """Indices of the worst, the median and the best of (images,) values, without NaN, and what they are."""
+    order = values.argsort(kind='stable')[:np.count_nonzero(~np.isnan(values))].tolist()  # NaN is last
+    order = order if higher else order[::-1]
+    picks: dict[int, str] = {}
+    for kind, index in (('worst', order[0]), ('median', order[len(order) // 2]), ('best', order[-1])):
+        picks[index] = f'{picks[index]} and {kind}' if index in picks else kind
+    return picks
 
 
 def _strip(found: Mapping[str, Any], dataset: str, name: str, kind: str, score: str,

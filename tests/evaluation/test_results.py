@@ -7,6 +7,7 @@ import pytest
 
 from evaluation import figures, results, selection, tables
 from evaluation.ground_truth import GROUPS, SCORES
+from evaluation.report import picked
 from evaluation.summary import Method, MethodScores, describe_method, parse_metrics, sort_methods
 
 
@@ -66,6 +67,15 @@ def test_overall_leaves_out_what_is_not_there(tmp_path):
     assert 'x' in text.splitlines()[2]
     assert len(text.splitlines()) == 3
     assert results.mean_scores([scores['A']['x'], scores['B']['x']]) == {'mba': .25, 'sm': pytest.approx(.6)}
+
+
+@pytest.mark.parametrize(('values', 'higher', 'picks'), [
+    ([.3, .1, .2], True, {1: 'worst', 2: 'median', 0: 'best'}),
+    ([.3, .1, .2], False, {0: 'worst', 2: 'median', 1: 'best'}),
+    ([math.nan, .5, .4, math.nan, .6], True, {2: 'worst', 1: 'median', 4: 'best'}),
+    ([.5, .7], True, {0: 'worst', 1: 'median and best'}), ([.5], False, {0: 'worst and median and best'})])
+def test_images_of_the_report(values, higher, picks):
+    assert picked(np.array(values), higher) == picks
 
 
 @pytest.mark.parametrize(('lengths', 'columns'), [([5], 1), ([5, 7], 2), ([20] * 9, 3), ([50] * 9, 2), ([200], 1)])
