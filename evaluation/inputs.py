@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils import find_images, read_mask
+from utils import find_images, open_header, open_image, read_mask
 
 LISTED = 50
 
@@ -142,26 +142,22 @@ def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
 
 
 def _probe(path: Path, problems: list[str]) -> tuple[int, int, str] | None:
-    """Width, height (upright) and mode of an image, without decoding it; None, and a problem, if it is none."""
+    """Width, height (upright) and mode of an image; None, and a problem, if it is none or is cut off.
+
+    JPEG and PNG, which nearly all are, are not decoded for it; all others, and what does not end as it should, are.
+    """
     try:
-        with Image.open(path) as image:
-            width, height, mode = *image.size, image.mode
-            if image.getexif().get(0x0112, 1) >= 5:  # orientations that turn by 90 degrees
-                width, height = height, width
-            complete = image.format != 'PNG' or _ends_with(path, b'IEND')
+        with open(path, 'rb') as file:
+            image, orientation = open_header(file) or (None, 1)
+            if image is None and Image.open(file).format == 'PNG':
+                raise ValueError('cut off')
+            image = image or open_image(path)
     except Exception as error:  # decoders raise whatever they like on damaged data
-        problems.append(f'{path}: unreadable ({str(error) or type(error).__name__})')
+        reason = str(error) or type(error).__name__
+        problems.append(reason if reason.startswith(f'{path}: ') else f'{path}: unreadable ({reason})')
         return None
-    if not complete:
-        problems.append(f'{path}: unreadable (cut off)')
-    return width, height, mode
-
-
-def _ends_with(path: Path, mark: bytes) -> bool:
-    """Whether the last bytes of a file hold `mark`."""
-    with open(path, 'rb') as file:
-        file.seek(-min(path.stat().st_size, 32), os.SEEK_END)
-        return mark in file.read()
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    return width, height, image.mode
 
 
 def _size(found: tuple[int, int, str]) -> str:

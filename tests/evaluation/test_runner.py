@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from evaluation import inputs, pool, runner
 from evaluation.metrics import GroundTruth
@@ -68,6 +69,30 @@ class TestInputs:
                              (unreadable.name, 'unreadable'), (cut.name, 'cut off'),
                              (small.name, '10x10, but its mask is 52x40; --resize')):
             assert any(part in line and reason in line for line in lines), (part, reason)
+
+    def test_jpeg_that_is_cut_off(self, root):
+        path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
+        assert cv2.imwrite(str(path.with_suffix('.jpg')), read_mask(path))
+        path.unlink()
+        plan(root)
+        path.with_suffix('.jpg').write_bytes(path.with_suffix('.jpg').read_bytes()[:400])
+        with pytest.raises(ValueError, match=r'1 problem (?s:.*)\.jpg: unreadable'):
+            plan(root)
+
+    def test_images_are_checked_without_decoding_them(self, root, monkeypatch):
+        monkeypatch.setattr(Image.Image, 'load', None)
+        monkeypatch.setattr(PngImageFile, 'load', None)
+        plan(root)
+
+    def test_turned_images(self, root):
+        """A prediction saved lying, with an orientation that sets it upright, has the size of its mask."""
+        path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
+        lying = Image.fromarray(np.rot90(read_mask(path)).copy())
+        path.unlink()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        lying.save(path.with_suffix('.jpg'), exif=exif)
+        assert plan(root)[0].notes == []
 
     def test_two_files_of_one_stem(self, root):
         path = next((root / 'datasets/Toy/TE-A/gt').iterdir())
