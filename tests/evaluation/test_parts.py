@@ -9,7 +9,9 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from skimage import morphology
 
 from evaluation import bits, counting, hce, weighted_f
+from evaluation.ground_truth import GroundTruth
 from evaluation.skeleton import cached_skeleton, skeletonize
+from tests.evaluation import reference
 from tests.evaluation.strategies import pairs
 
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
@@ -119,6 +121,20 @@ def test_weights_far_from_the_mask():
     expected = np.where(mask > 0, 0, 2 - np.exp(np.log(0.5) / 5 * distance))
     weights = weighted_f.weights(weighted_f.surroundings(mask).squares).reshape(mask.shape)
     np.testing.assert_allclose(weights, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize(('chunk', 'batch'), [(weighted_f.CHUNK, weighted_f.BATCH), (1, 1), (7, 20)])
+def test_weighted_f_in_pieces(monkeypatch, chunk, batch):
+    """An image of many strips, chunks and batches, some of them without an error."""
+    monkeypatch.setattr(weighted_f, 'CHUNK', chunk)
+    monkeypatch.setattr(weighted_f, 'BATCH', batch)
+    mask, prediction = np.zeros((2, 150, 330), np.uint8)
+    cv2.circle(mask, (120, 70), 50, 255, -1)
+    cv2.line(mask, (200, 0), (329, 149), 255, 5)
+    cv2.circle(prediction, (120, 73), 47, 230, -1)
+    prediction[20:90, 250:] = np.random.default_rng(0).integers(0, 256, (70, 80))
+    expected = reference.weighted_f(reference.normalise(prediction), mask > 0)
+    assert GroundTruth(mask).score(prediction, ['wfm'])['wfm'] == pytest.approx(expected, rel=1e-12)
 
 
 def test_short_paths_are_simplified_to_their_ends():
