@@ -96,7 +96,7 @@ def comparison(task: str, results: Mapping[str, Mapping[str, Mapping[str, float]
     heads = ' & '.join(rf'\multicolumn{{{len(shown)}}}{{c}}{{{_escape(dataset)}}}' for dataset in results)
     names = ' & '.join(f'{NAMES[score]} ${"uparrow" if higher_is_better(score) else "downarrow"}$'
                        .replace('$u', r'$\u').replace('$d', r'$\d') for score in shown)
-    lines = [rf'\begin{{tabular}}{{l{"c" * len(shown) * len(results)}}}', r'\toprule', rf' & {heads} \\',
+    lines = [r'% \usepackage{booktabs}', rf'\begin{{tabular}}{{l{"c" * len(shown) * len(results)}}}', r'\toprule', rf' & {heads} \\',
              rf'Method & {" & ".join([names] * len(results))} \\', r'\midrule',
              *(rf'{" & ".join(row)} \\' for row in body), r'\bottomrule', r'\end{tabular}']
     return '\n'.join(lines) + '\n'

@@ -53,7 +53,7 @@ def test_comparison_marks_the_three_best():
     lines = tables.comparison('COD', scores).splitlines()
     assert [line.split(' & ')[1].removesuffix(r' \\') for line in lines if line.startswith('m\\_')] == [
         r'\textbf{.900}', r'\underline{.800}', r'\textbf{.900}', r'\textit{.700}', '.600']
-    assert r'\multicolumn{1}{c}{A}' in lines[2]
+    assert r'\multicolumn{1}{c}{A}' in lines[3]
 
 
 def test_comparison_of_a_method_without_a_set():
