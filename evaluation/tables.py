@@ -20,6 +20,7 @@ LAYOUTS = {
     'COD': 'Smeasure wFmeasure meanFm meanEm maxEm MAE maxFm adpEm adpFm HCE mBA maxBIoU meanBIoU',
 }
 OTHER = 'Smeasure MAE maxEm meanEm maxFm meanFm wFmeasure adpEm adpFm HCE mBA maxBIoU meanBIoU'
+ARROWS = {True: r'$\uparrow$', False: r'$\downarrow$'}
 RANK_MARKS = (r'\textbf{{{}}}', r'\underline{{{}}}', r'\textit{{{}}}')
 
 
@@ -94,10 +95,9 @@ def comparison(task: str, results: Mapping[str, Mapping[str, Mapping[str, float]
             for row, text in zip(body, _mark(texts, higher_is_better(score)), strict=True):
                 row.append(text)
     heads = ' & '.join(rf'\multicolumn{{{len(shown)}}}{{c}}{{{_escape(dataset)}}}' for dataset in results)
-    names = ' & '.join(f'{NAMES[score]} ${"uparrow" if higher_is_better(score) else "downarrow"}$'
-                       .replace('$u', r'$\u').replace('$d', r'$\d') for score in shown)
-    lines = [r'% \usepackage{booktabs}', rf'\begin{{tabular}}{{l{"c" * len(shown) * len(results)}}}', r'\toprule', rf' & {heads} \\',
-             rf'Method & {" & ".join([names] * len(results))} \\', r'\midrule',
+    names = ' & '.join(f'{NAMES[score]} {ARROWS[higher_is_better(score)]}' for score in shown)
+    lines = [r'% \usepackage{booktabs}', rf'\begin{{tabular}}{{l{"c" * len(shown) * len(results)}}}', r'\toprule',
+             rf' & {heads} \\', rf'Method & {" & ".join([names] * len(results))} \\', r'\midrule',
              *(rf'{" & ".join(row)} \\' for row in body), r'\bottomrule', r'\end{tabular}']
     return '\n'.join(lines) + '\n'
 
