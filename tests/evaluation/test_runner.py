@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from evaluation import inputs, pool, runner
 from evaluation.metrics import GroundTruth
-from evaluation.store import ScoreStore, decode, encode
+from evaluation.store import VERSION, ScoreStore, decode, encode
 from evaluation.summary import collect
 from tests.evaluation.folders import SHAPE, make_folders
 from utils import read_mask, write_png
@@ -340,7 +340,7 @@ def test_other_version_is_stale(root, monkeypatch):
     store = ScoreStore(root / 'scores.jsonl')
     row = store.rows['run--epoch_5', 'im 0.é']
     assert store.missing('run--epoch_5', 'im 0.é', row['files'], ['mae']) == {'mae'}
-    assert json.loads((root / 'scores.jsonl').read_text(encoding='utf-8').splitlines()[0])['version'] == 1
+    assert json.loads((root / 'scores.jsonl').read_text(encoding='utf-8').splitlines()[0])['version'] == VERSION
 
 
 def test_collect_means_over_images(root):
