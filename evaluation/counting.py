@@ -59,6 +59,10 @@ class Counter:
         """Indices of the words of an image that are not the mask's."""
         return np.flatnonzero(words != self.words)
 
+    def outside(self, words: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """The words of an image at `places`, with 0 inside the mask."""
+        return words[places] & ~self.words[places]
+
     def count(self, words: np.ndarray, differing: np.ndarray) -> np.ndarray:
         """Counts, int64 (4, 2, 256), of an image's words by block, inside and outside the mask."""
         values, kinds = words[differing].view(np.uint8), self._kinds[differing].view(np.uint8)

@@ -110,7 +110,8 @@ class GroundTruth:
         levels = histograms.normalise(inside + outside)
         values = self._from_counts(pred, blocks, levels, groups)
         if 'wfm' in groups:
-            values['wfm'] = weighted_f.weighted_f(pred, words, differing, levels, self._counter, self.foreground,
+            excess = self._counter.outside(words, differing)
+            values['wfm'] = weighted_f.weighted_f(pred, excess, differing, levels, self.foreground,
                                                   self._surroundings) if self.foreground else 0.0
         if {'hce', 'mba'} & set(groups):
             binary = bits.pack(pred > THRESHOLD)
@@ -119,8 +120,7 @@ class GroundTruth:
             if 'mba' in groups:
                 values['mba'] = boundary.boundary_accuracy(binary, self.bits, self._bands)
         counts = np.stack([histograms.regroup(inside, levels.q), histograms.regroup(outside, levels.q)])
-        edges = boundary.boundary_histogram(cv2.LUT(pred, levels.q), self._boundary) \
-            if 'biou' in groups else None
+        edges = boundary.boundary_histogram(cv2.LUT(pred, levels.q), self._boundary) if 'biou' in groups else None
         return Measurement(values, counts, edges)
 
     def _from_counts(self, pred: np.ndarray, blocks: np.ndarray, levels: histograms.Levels,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from evaluation.counting import WORD, Counter, fill_up
+from evaluation.counting import WORD, fill_up
 from evaluation.histograms import EPS, Levels
 
 REACH = 3
@@ -91,17 +91,17 @@ def _nearest(padded: np.ndarray, pixels: np.ndarray, squared: np.ndarray) -> np.
     return found
 
 
-def weighted_f(prediction: np.ndarray, words: np.ndarray, differing: np.ndarray, levels: Levels, truth: Counter,
-               foreground: int, around: Surroundings) -> float:
+def weighted_f(prediction: np.ndarray, excess: np.ndarray, places: np.ndarray, levels: Levels, foreground: int,
+               around: Surroundings) -> float:
     """Weighted F (beta 1) of a uint8 prediction against a mask with `foreground` > 0 pixels.
 
-    `words` are the prediction's, `differing` tells those that are not the mask's (`truth`).
+    `excess`: words of the prediction with 0 inside the mask, among them all that are not 0, from `places`.
     """
     span = levels.high - levels.low
     error = _pad(levels.high - prediction)  # of the mask's pixels, in grey levels
     error.reshape(-1)[around.near] = error.reshape(-1)[around.nearest]
     inside = _damped_sum(error, error & around.padded) / span
-    outside = _weighted_sum(words[differing] & ~truth.words[differing], differing, levels.low, around.squares) / span
+    outside = _weighted_sum(excess, places, levels.low, around.squares) / span
     true_positives = foreground - inside
     recall = 1 - inside / foreground
     precision = true_positives / (true_positives + outside + EPS)
@@ -109,12 +109,12 @@ def weighted_f(prediction: np.ndarray, words: np.ndarray, differing: np.ndarray,
 
 
 def _weighted_sum(words: np.ndarray, places: np.ndarray, low: int, squares: np.ndarray) -> float:
-    """Weighted sum of the values, less `low`, of words from `places` in an image; inside the mask the weight is 0."""
+    """Weighted sum of the values, less `low`, of words from `places` in an image; words of zeros are left out."""
     busy = np.flatnonzero(words)
     total = 0.0
     for start in range(0, len(busy), BATCH):
         some = busy[start:start + BATCH]
-        values = words[some].view(np.uint8) - np.uint8(low)
+        values = words[some].view(np.uint8) - np.uint8(low)  # inside this may wrap, but the weight is 0
         total += float(np.einsum('i,i->', values, weights(squares[places[some]].reshape(1, -1))[0]))
     return total
 
