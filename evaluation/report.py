@@ -50,7 +50,7 @@ figure.plot img {{ width: 100%; max-width: 1080px; height: auto; }}
 @media print {{ body {{ max-width: none; padding: 0; font-size: 11px; }} table {{ font-size: 9px; }}
   th, td {{ padding: 2px 4px; }} h2, h3, p.note {{ break-after: avoid; }} tr {{ break-inside: avoid; }}
   .wide {{ overflow: visible; }} figure {{ margin: 4px 0 8px; }}
-  figure.plot img, .strip img {{ width: auto; max-width: 100%; max-height: 72mm; }}
+  figure.plot img, .strip img {{ width: auto; max-width: 100%; max-height: 66mm; }}
   .strip img {{ max-height: 38mm; margin: 0 auto; }} .strip div {{ font-size: 9px; }}
   .choice, td {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
 </style>
