@@ -43,7 +43,7 @@ def skeletonize(mask: np.ndarray) -> np.ndarray:
     tables = [np.isin(REMOVAL, removing) for removing in ((1, 3), (2, 3))]
 
     skeleton = padded.ravel()
-    border = np.flatnonzero(skeleton & (codes != 255))
+    border = np.flatnonzero((skeleton > 0) & (codes != 255))
     idle = 0
     while idle < 2:
         for table in tables:
