@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint docs clean
 
 demo: .venv/requirements datasets/Demo/.complete
 	./sub.sh demo cpu cpu task=Demo resume=auto
@@ -20,6 +20,11 @@ fast: .venv/requirements-dev
 
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
+
+docs: .venv/requirements-dev
+	$(BIN)/python -m tools.config_page
+	$(BIN)/python -m tools.architecture
+	$(BIN)/python -m mkdocs build --strict
 
 datasets/Demo/.complete: demo/make_data.py demo/render.py demo/shapes.py | .venv/requirements
 	$(BIN)/python -m demo.make_data

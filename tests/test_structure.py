@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY_SCRIPTS = {'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
-FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'benchmarks', 'tests')
+FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'benchmarks', 'tools', 'tests')
 FILES = sorted([*ROOT.glob('*.py'), *(file for folder in FOLDERS for file in (ROOT / folder).rglob('*.py'))])
 NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 

@@ -1,0 +1,127 @@
+"""The documents: their links lead somewhere, their examples run, they build, and they say what the code says."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from markdown.extensions.toc import slugify
+
+import config
+import loss
+from evaluation.metrics import SCORES
+from models import save_checkpoint
+from tests.models.small import build
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / 'docs').glob('*.md'))
+DOCUMENTS = [ROOT / 'README.md', *sorted(ROOT.glob('C*.md')), *PAGES]
+LINK = re.compile(r'!?\[[^\]]*\]\(([^)\s]+)\)')
+CODE = re.compile(r'^```.*?^```|`[^`\n]+`', re.M | re.S)
+EXECUTED = ('predict.md', 'evaluation.md', 'extending.md')
+OPTION = re.compile(r'(?<![\w-])--?[a-z][\w-]*')
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+def anchors(page: Path) -> set[str]:
+    """What `page#...` may name: slugs of its headings, numbered where they repeat, and ids that attributes give."""
+    text = page.read_text(encoding='utf-8')
+    found, plain = set(re.findall(r'\{ #([\w-]+) \}', text)), re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+    for heading in re.findall(r'^#+ +(.+)$', plain, re.M):
+        slug = slugify(re.sub(r'[`*]', '', heading), '-')
+        number = 1
+        while slug in found:
+            slug, number = f'{slug.removesuffix(f"_{number - 1}")}_{number}', number + 1
+        found.add(slug)
+    return found
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=names(DOCUMENTS))
+def test_links_lead_somewhere(document):
+    problems = []
+    for target in LINK.findall(CODE.sub('', document.read_text(encoding='utf-8'))):
+        if re.match(r'[a-z]+:', target):
+            continue
+        path, _, anchor = target.partition('#')
+        file = (document.parent / path) if path else document
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            problems.append(target)
+    assert not problems
+
+
+def test_every_page_is_in_the_navigation():
+    def leaves(node):
+        if isinstance(node, str):
+            return [node]
+        return [leaf for child in (node.values() if isinstance(node, dict) else node) for leaf in leaves(child)]
+
+    navigation = yaml.safe_load((ROOT / 'mkdocs.yml').read_text(encoding='utf-8'))['nav']
+    assert sorted(leaves(navigation)) == [page.name for page in PAGES]
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    """A folder with the files that the examples name; what they add to the project's tables is taken back."""
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / 'photo.jpg'), rng.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    cv2.imwrite(str(tmp_path / 'mask.png'), cv2.circle(np.zeros((64, 96), np.uint8), (40, 30), 20, 255, -1))
+    save_checkpoint(build(size=(64, 64)), tmp_path / 'weights.safetensors')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loss, 'PIXEL_LOSSES', dict(loss.PIXEL_LOSSES))
+    monkeypatch.setattr(config, 'TASKS', dict(config.TASKS))
+
+
+@pytest.mark.parametrize('page', EXECUTED)
+def test_examples_run(page, workshop, capsys):
+    """Blocks share their names, as in an interpreter; a comment behind a print is what it prints."""
+    blocks = re.findall(r'^```python\n(.*?)^```', (ROOT / 'docs' / page).read_text(encoding='utf-8'), re.M | re.S)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(block, page, 'exec'), names)
+        promised = re.findall(r'^print\(.*\) +# (.+)$', block, re.M)
+        printed = capsys.readouterr().out
+        assert all(text in printed for text in promised), printed
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=names(DOCUMENTS))
+def test_fields_that_documents_set_exist(document):
+    """`key=value` behind a command, and in running text where the name is written as code."""
+    text = document.read_text(encoding='utf-8')
+    commands = '\n'.join(re.findall(r'^```bash\n(.*?)^```', text, re.M | re.S))
+    used = set(re.findall(r'(?<![\w.-])([a-z]\w*)(?:\.\w+)?=', commands))
+    used |= set(re.findall(r"`([a-z]\w*)=[\w'(]", text))
+    known = {spec.name for spec in fields(config.Config)} | {'workers', 'key', 'weights_only'} | set(SCORES)
+    assert used <= known
+
+
+@pytest.mark.parametrize('script', ['predict.py', 'eval_existingOnes.py', 'gen_best_ep.py', 'test.py'])
+def test_options_that_documents_give_exist(script):
+    """Every `-x` and `--xyz` behind the script's name stands in its source."""
+    source = (ROOT / script).read_text(encoding='utf-8')
+    known = set(re.findall(r"'(--?[a-z][\w-]*)'", source)) | {'-h', '--help', '-'}
+    for document in DOCUMENTS:
+        text = re.sub(r'\\\n', ' ', document.read_text(encoding='utf-8'))
+        for command in re.findall(rf'(?:^|[`| ])(?:python )?{re.escape(script)} [^`#\n|>]*', text, re.M):
+            assert set(OPTION.findall(command)) <= known, f'{document.name}: {command}'
+
+
+def test_the_site_builds(tmp_path):
+    """In strict mode, where a broken link is an error; and nothing in a page is loaded from elsewhere."""
+    done = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '-q', '-d', str(tmp_path)], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for page in tmp_path.rglob('*.html'):
+        html = page.read_text(encoding='utf-8')
+        loaded = re.findall(r'<(?:script|img|iframe)[^>]*\bsrc="?(http[^">\s]*)', html)
+        loaded += [tag for tag in re.findall(r'<link[^>]*>', html)
+                   if re.search(r'rel="?(stylesheet|preconnect|preload)', tag) and 'http' in tag]
+        assert not loaded, page

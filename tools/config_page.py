@@ -1,0 +1,103 @@
+"""Writes docs/config.md from config.py: `python -m tools.config_page`. Every word of it stands in config.py."""
+
+import argparse
+import html
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from config import AUTO, DEFAULTS, HINTS, TASKS, Config
+from utils import atomic_write
+
+PAGE = Path(__file__).parents[1] / 'docs' / 'config.md'
+HEADER = """# Every switch
+
+<!-- Written by `python -m tools.config_page` from config.py: change it there. -->
+
+Write `key=value` behind any command, in any order:
+
+```bash
+python train.py task=COD bb=pvt_v2_b2 size=512x768 \\
+    preproc_methods=flip,rotate lambdas_pix_last.mae=100
+```
+
+`python config.py task=COD` prints what that gives, `python config.py --print bb task=COD` a single value. A wrong name
+or value is refused before anything is loaded, with the nearest legal ones. A run saves its own in
+`ckpts/<run>/config.json`. Where the default is *auto*, it follows from the task (the last table) or from another field.
+"""
+
+
+def render() -> str:
+    """The page's text."""
+    parts = [HEADER]
+    for title, members in _sections():
+        rows = [[f'`{spec.name}`{{ #{spec.name} }}<br>{_kind(spec)}', _default(spec), _meaning(spec)]
+                for spec in members]
+        parts.append(f'\n## {title}\n\n' + _table(['Field and type', 'Default', 'Meaning'], rows))
+    parts.append(f'\n## What a task changes\n\n{_tasks()}')
+    return ''.join(parts)
+
+
+def _sections() -> Iterator[tuple[str, list[Field]]]:
+    """Titles in the comments of Config's source, each with the fields that follow it."""
+    specs = {spec.name: spec for spec in fields(Config)}
+    for section in re.split(r'^    # --- ', inspect.getsource(Config), flags=re.M)[1:]:
+        title, _, source = section.partition('\n')
+        names = re.findall(r'^    (\w+): ', source, flags=re.M)
+        yield title.rstrip(' -'), [specs[name] for name in names if name in specs]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ['---'] * len(header), *([cell.replace('|', '\\|') for cell in row] for row in rows)]
+    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def _kind(spec: Field) -> str:
+    hint = HINTS[spec.name]
+    return hint.__name__ if isinstance(hint, type) and not hasattr(hint, '__args__') else str(hint)
+
+
+def _code(value: Any) -> str:
+    return f'`{value!r}`'
+
+
+def _default(spec: Field) -> str:
+    return '*auto*' if spec.default is AUTO and 'None' not in _kind(spec) else _code(spec.default)
+
+
+def _meaning(spec: Field) -> str:
+    """Meaning, and what is legal."""
+    rule = spec.metadata
+    meaning = html.escape(rule['meaning'], quote=False).replace('*', '\\*')
+    if rule['choices']:
+        meaning += f'. One of {", ".join(map(_code, rule["choices"]))}'
+        if rule['pattern']:
+            meaning += f', or what matches `{rule["pattern"]}`'
+    if rule['minimum'] is not None:
+        meaning += f'. At least {rule["minimum"]}'
+    return meaning
+
+
+def _tasks() -> str:
+    """A column for each task would be wider than any screen: a row for each field and value, with its tasks."""
+    rows = []
+    for name in DEFAULTS:
+        values = {task: preset[name] for task, preset in TASKS.items() if name in preset}
+        groups = {repr(value): [task for task, v in values.items() if v == value] for value in values.values()}
+        others = ', '.join(f'`{value}` ({", ".join(tasks)})' for value, tasks in groups.items()) or 'none'
+        rows.append([f'[`{name}`](#{name})', _code(DEFAULTS[name]), others])
+    return _table(['Field', 'Usually', 'Other values'], rows)
+
+
+def main() -> None:
+    """Writes the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    with atomic_write(PAGE, 'w') as file:
+        file.write(render())
+
+
+if __name__ == '__main__':
+    main()
