@@ -1,0 +1,76 @@
+"""The files around the code: what they name exists, and they have the form that their readers ask for."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TEMPLATES = sorted((ROOT / '.github/ISSUE_TEMPLATE').glob('*.yml'))
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding='utf-8')
+
+
+def ignored(path: str) -> bool:
+    lines = [line.strip('/') for line in read('.dockerignore').split('\n') if line]
+    return any(path == line or path.startswith(f'{line}/') for line in lines)
+
+
+def test_the_dockerfile_copies_what_is_there():
+    instructions = re.sub(r'\\\n', ' ', read('Dockerfile'))
+    sources = [source for line in re.findall(r'^COPY (.*)$', instructions, re.M) for source in shlex.split(line)[:-1]]
+    assert sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert not ignored(source), source
+    for lists in re.findall(r'-r (\S+\.txt)', instructions):
+        assert lists in sources or lists.startswith('/tmp/'), lists
+    entry = re.findall(r'^CMD \["([^"]+)"', instructions, re.M)
+    assert (ROOT / entry[0]).exists()
+
+
+def test_the_dockerfile_takes_torch_from_its_own_index():
+    pattern = re.search(r"grep -E '(.*?)' requirements.txt", read('Dockerfile'))[1]
+    assert [line.split('>')[0] for line in read('requirements.txt').split('\n') if re.match(pattern, line)] == \
+        ['torch', 'torchvision']
+
+
+def test_lists_of_requirements_name_each_other_rightly():
+    for path in ROOT.glob('requirements*.txt'):
+        for other in re.findall(r'^-r (\S+)', path.read_text(encoding='utf-8'), re.M):
+            assert (ROOT / other).is_file(), f'{path.name}: {other}'
+
+
+def test_the_workflow_runs_both_commands():
+    jobs = yaml.safe_load(read('.github/workflows/ci.yml'))['jobs']
+    commands = [step['run'] for job in jobs.values() for step in job['steps'] if 'run' in step]
+    assert {'.ci/run', 'make demo', 'make docs'} <= set(commands)
+    assert {'make lint', 'make test'} <= set(read('.ci/run').split('\n'))
+    targets = set(re.findall(r'^([a-z]+):', read('Makefile'), re.M))
+    assert {command.removeprefix('make ') for command in commands if command.startswith('make ')} <= targets
+
+
+def test_the_citation_is_the_papers():
+    citation = yaml.safe_load(read('CITATION.cff'))
+    paper = citation['preferred-citation']
+    assert {'cff-version', 'message', 'title', 'authors'} <= citation.keys()
+    assert paper['title'] == 'Bilateral Reference for High-Resolution Dichotomous Image Segmentation'
+    assert [author['family-names'] for author in paper['authors']] == \
+        ['Zheng', 'Gao', 'Fan', 'Liu', 'Laaksonen', 'Ouyang', 'Sebe']
+
+
+@pytest.mark.parametrize('path', TEMPLATES, ids=[path.stem for path in TEMPLATES])
+def test_issue_forms_are_whole(path):
+    """What GitHub asks of a form; `config.yml` is the chooser's."""
+    form = yaml.safe_load(path.read_text(encoding='utf-8'))
+    if path.stem == 'config':
+        assert form.keys() <= {'blank_issues_enabled', 'contact_links'}
+        return
+    assert {'name', 'description', 'body'} <= form.keys()
+    ids = [field['id'] for field in form['body'] if field['type'] != 'markdown']
+    assert len(set(ids)) == len(ids)
+    assert all(field['attributes']['label'] for field in form['body'] if field['type'] != 'markdown')
