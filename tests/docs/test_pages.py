@@ -96,7 +96,8 @@ def test_examples_run(page, workshop, capsys):
 def test_fields_that_documents_set_exist(document):
     """`key=value` behind a command, and in running text where the name is written as code."""
     text = document.read_text(encoding='utf-8')
-    commands = '\n'.join(re.findall(r'^```bash\n(.*?)^```', text, re.M | re.S))
+    shell = re.sub(r'\\\n', ' ', '\n'.join(re.findall(r'^```bash\n(.*?)^```', text, re.M | re.S)))
+    commands = '\n'.join(re.findall(r'^.*(?:\w\.py|\w\.sh) .*$', shell, re.M))
     used = set(re.findall(r'(?<![\w.-])([a-z]\w*)(?:\.\w+)?=', commands))
     used |= set(re.findall(r"`([a-z]\w*)=[\w'(]", text))
     known = {spec.name for spec in fields(config.Config)} | {'workers', 'key', 'weights_only'} | set(SCORES)
