@@ -25,7 +25,8 @@ PVT = ('pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2', 'pvt_v2_b5')
 DINO = ('dino_v3_s', 'dino_v3_s_plus', 'dino_v3_b', 'dino_v3_l', 'dino_v3_h_plus', 'dino_v3_7b')
 BACKBONES = (*SWIN, *PVT, 'vgg16', 'vgg16bn', 'resnet50', *DINO)
 SQUEEZE_PATTERN = r'(BasicDecBlk|ResBlk|ASPP|ASPPDeformable)_x[1-9]\d*'
-SETS_PATTERN = r'([^/\\+]+(\+[^/\\+]+)*)?'
+SET_PATTERN = r'(?!\.+(\+|$))[^/\\+\0]+'  # a folder's name, which leads nowhere else
+SETS_PATTERN = rf'({SET_PATTERN}(\+{SET_PATTERN})*)?'
 PREPROC_METHODS = ('flip', 'crop', 'rotate', 'enhance', 'pepper')
 PIXEL_LOSSES = ('bce', 'iou', 'iou_patch', 'mae', 'mse', 'reg', 'ssim', 'cnt', 'structure')
 DIS_TEST_SETS = 'DIS-VD+DIS-TE1+DIS-TE2+DIS-TE3+DIS-TE4'
@@ -70,7 +71,7 @@ class Config:
 
     # --- Task and data ----------------------------------------------------------------------------------------------
     task: str = option('DIS5K', f'{", ".join(TASKS)}, or the name of any folder in data_root',
-                       pattern=r'(?!\.+$)[^/\\]+')
+                       pattern=r'(?!\.+$)[^/\\\0]+')
     data_root: str = option('datasets', 'holds <task>/<set>/im and <task>/<set>/gt')
     training_set: str = option(AUTO, "sets to train on, joined by '+'; empty: all of the task's folder (TR- if marked)",
                                pattern=SETS_PATTERN)
@@ -228,11 +229,15 @@ class Config:
         """The config saved at `path` (JSON), with `key=value` overrides."""
         try:
             values = json.loads(Path(path).read_text(encoding='utf-8'))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f'{path}: no JSON ({error})') from error
         if not isinstance(values, dict):
             raise ConfigError(f'{path}: holds no fields by name')
-        return cls.from_overrides(overrides, values)
+        overrides = list(overrides)
+        try:
+            return cls.from_overrides(overrides, values)
+        except ConfigError as error:
+            raise ConfigError(f'{" over ".join([*overrides, str(path)])}: {error}') from error
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, resolved, as plain JSON values (tuples as lists)."""
@@ -314,7 +319,7 @@ def _convert(value: Any, hint: Any) -> Any:
     if hint is str or isinstance(value, bool):
         raise TypeError(value)
     if hint is int and isinstance(value, str) and re.fullmatch(r'\s*[+-]?\d+\s*', value):
-        return int(value)
+        value = int(value)
     if hint in (int, float):
         number = float(value)
         if not math.isfinite(number) or (hint is int and number != int(number)):

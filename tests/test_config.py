@@ -155,7 +155,9 @@ def test_configs_share_no_weights():
     ('lambdas_pix_last=bce', ['lambdas_pix_last', 'name:weight']), ('ema_decay=1', ['ema_decay', '0.999']),
     ('validation_share=1', ['validation_share']), ('mixed_precision=fp32', ['mixed_precision', "'fp16'"]),
     ('task=../secret', ['task']), ('task=..', ['task']), ('task=', ['task']), ('training_set=A++B', ['training_set']),
-    ('testsets=../x', ['testsets']), ('tail_epochs=1000', ['tail_epochs', 'epochs=500']),
+    ('testsets=../x', ['testsets']), ('testsets=A+..', ['testsets']), ('training_set=..+A', ['training_set']),
+    ('validation_set=.', ['validation_set']), ('task=a\0b', ['task']),
+    ('tail_epochs=1000', ['tail_epochs', 'epochs=500']),
     ('device=gpu', ['device', "'cpu'"]),
 ])
 def test_one_error_names_field_and_nearest(text, words):
