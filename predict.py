@@ -139,13 +139,20 @@ def find_jobs(source: str, output: str | None, suffix: str) -> list[Job]:
     if not listed and (path.is_file() or path.is_symlink() or not glob.has_magic(source)):
         target = None if output == '-' else Path(output or path.with_name(f'{path.stem}.out{suffix}'))
         return [Job(path, target / f'{path.stem}{suffix}' if target and target.is_dir() else target)]
-    names = path.read_text(encoding='utf-8').split('\n') if listed else glob.glob(source, recursive=True)
+    names = _read_list(path) if listed else glob.glob(source, recursive=True)
     files = [path.parent / name.strip() if listed else Path(name) for name in names if name.strip()]
     files = sorted(file for file in files if listed or file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f'{source}: {"an empty list" if listed else "no picture matches"}')
     root = Path(*_common_parts([file.absolute().parent for file in files]))
     return _folder_jobs(root, [file.absolute() for file in files], Path(output or 'predictions'), suffix)
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding='utf-8').split('\n')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path}: no list of pictures: not UTF-8 ({error.reason})') from error
 
 
 def _pictures_below(folder: Path, output: Path) -> Iterator[Path]:

@@ -51,9 +51,12 @@ def _header(data: bytes) -> Image.Image | None:
 
 
 def _upright_exif(image: Image.Image) -> bytes | None:
-    exif = image.getexif()
-    exif.pop(0x0112, None)  # the orientation has been applied
-    return exif.tobytes() if len(exif) else None
+    try:
+        exif = image.getexif()
+        exif.pop(0x0112, None)  # the orientation has been applied
+        return exif.tobytes() if len(exif) else None
+    except Exception:  # Pillow raises many kinds on damaged EXIF data, which say nothing then
+        return None
 
 
 def from_pil(image: Image.Image) -> Picture:

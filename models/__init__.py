@@ -80,7 +80,10 @@ def load_model(path: str | os.PathLike, device: str | torch.device = 'cpu', **ov
     saved = _saved_fields(file)
     state = read_state(file)
     shapes = {key: tuple(value.shape) for key, value in state.items() if not DERIVED.search(key)}
-    config = _infer_config(file, shapes, saved, overrides)
+    try:
+        config = _infer_config(file, shapes, saved, overrides)
+    except ConfigError as error:
+        raise ConfigError(f'{file}, or the config beside it: {error}') from error
     model = BiRefNet(config)
     official = to_official(model.state_dict(), config.bb)
     expected = {key: tuple(value.shape) for key, value in official.items() if not DERIVED.search(key)}
@@ -117,11 +120,11 @@ def _saved_fields(file: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: no JSON ({error})') from error
     content = content.get('birefnet', content) if isinstance(content, dict) else {}
-    if not {'mul_scl_ipt', 'tile_order'} <= content.keys():  # another project's, which the keys make good for
-        return {}
+    if not isinstance(content, dict) or not {'mul_scl_ipt', 'tile_order'} <= content.keys():
+        return {}  # another project's, which the checkpoint's keys make good for
     known = {spec.name for spec in fields(Config)}
     return {k: v for k, v in content.items() if k in known}
 

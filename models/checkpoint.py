@@ -2,7 +2,9 @@
 
 import os
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -133,12 +135,13 @@ def read_state(path: str | os.PathLike) -> State:
     """Reads the state dict in a `.pth` or `.safetensors` file, without running any code from it, on the CPU.
 
     Unwraps keys such as 'model' or 'state_dict' and drops the prefixes that DataParallel and torch.compile leave.
-    Raises ValueError, naming the file, if it holds no tensors by name.
+    Raises ValueError, naming the file, if it holds no tensors by name, or such as would fill the memory.
     """
     try:
         if Path(path).suffix.lower() == '.safetensors':
             content = load_safetensors(path)
         else:
+            _refuse_compressed(path)
             content = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise ValueError(f'{path}: there is no such checkpoint') from None
@@ -146,11 +149,35 @@ def read_state(path: str | os.PathLike) -> State:
         raise ValueError(f'{path}: no safetensors file ({error})') from error
     except Exception as error:  # torch's unpickler raises many kinds on foreign or damaged files
         raise ValueError(f'{path}: not loaded: damaged, or holding more than tensors ({str(error)[:200]})') from error
-    while isinstance(content, dict) and (inner := [content[k] for k in WRAPPERS if isinstance(content.get(k), dict)]):
-        content = inner[0]
-    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
+    state = _unwrap(content)
+    if not state:
         raise ValueError(f'{path}: holds no state dict')
-    return strip_prefixes({key: value for key, value in content.items() if isinstance(value, Tensor)})
+    if strange := [key for key, value in state.items() if not _is_plain(value)]:
+        raise ValueError(f'{path}: holds tensors that are not stored value by value: {_some(strange)}')
+    return strip_prefixes(state)
+
+
+def _unwrap(content: Any) -> State:
+    """The tensors by name of what a file holds, under WRAPPERS or not."""
+    for _ in WRAPPERS:  # so often at most: a forged dict may hold itself
+        inner = [content[k] for k in WRAPPERS if isinstance(content.get(k), dict)] if isinstance(content, dict) else []
+        content = inner[0] if inner else content
+    items = content.items() if isinstance(content, dict) else ()
+    return {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def _refuse_compressed(path: str | os.PathLike) -> None:
+    """Raises ValueError if a torch file is larger inside than outside, which torch's own never are."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path):
+                raise ValueError('compressed, as no checkpoint is')
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether each value of a tensor is stored, so that it needs no more memory than the file."""
+    return (value.layout == torch.strided and value.device.type == 'cpu' and not value.is_quantized
+            and value.numel() * value.element_size() <= value.untyped_storage().nbytes())
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> State:
@@ -179,7 +206,7 @@ def infer_backbone(shapes: Shapes) -> str:
         return OFFICIAL + key in shapes
 
     def size(key: str) -> int:
-        return shapes.get(OFFICIAL + key, (0,))[0]
+        return (*shapes.get(OFFICIAL + key, ()), 0)[0]
 
     def count(stem: str) -> int:
         start = f'{OFFICIAL}{stem}.'
@@ -206,15 +233,19 @@ def _same_shapes(expected: Shapes, found: Shapes) -> bool:
     return expected.keys() == found.keys() and all(tuple(expected[k]) == tuple(found[k]) for k in expected)
 
 
+def _weight(shapes: Shapes, key: str) -> tuple[int, ...]:
+    """Shape of a convolution's or a linear layer's weight; () if there is none, or one of too few dimensions."""
+    shape = tuple(shapes.get(f'{key}.weight', ()))
+    return shape if len(shape) > 1 else ()
+
+
 def infer_architecture(shapes: Shapes, channels: tuple[int, ...]) -> dict[str, Any]:
     """Config fields that official keys and shapes settle.
 
     `channels` are those of the backbone's x1..x4 before any doubling. 'add' against '' and the tile order of the full
     decoder cannot be seen: the fields stay at their defaults, which the caller may override.
     """
-    def weight(key: str) -> tuple[int, ...]:
-        return tuple(shapes.get(f'{key}.weight', ()))
-
+    weight = partial(_weight, shapes)
     levels = tuple(i for i in (5, 4, 3, 2, 1) if weight(f'decoder.ipt_blk{i}.conv1'))
     outward = tuple(i for i in (4, 3, 2) if weight(f'decoder.gdt_convs_{i}.0'))
     tiled = [weight(f'decoder.ipt_blk{i}.conv1')[1] for i in levels if i > 1]
@@ -253,8 +284,8 @@ def _attention(shapes: Shapes, prefix: str) -> str:
 
 
 def _deform_kernels(shapes: Shapes, prefix: str) -> tuple[int, ...]:
-    keys = (f'{prefix}.aspp_deforms.{i}.atrous_conv.regular_conv.weight' for i in range(9))
-    return tuple(shapes[key][-1] for key in takewhile(lambda key: key in shapes, keys))
+    weights = (_weight(shapes, f'{prefix}.aspp_deforms.{i}.atrous_conv.regular_conv') for i in range(9))
+    return tuple(weight[-1] for weight in takewhile(bool, weights))
 
 
 def _infer_squeeze(shapes: Shapes, channels: list[int]) -> dict[str, Any]:
@@ -263,12 +294,11 @@ def _infer_squeeze(shapes: Shapes, channels: list[int]) -> dict[str, Any]:
     if not count:
         return {'squeeze_block': '', 'cxt_num': 0}
     first = 'squeeze_module.0'
-    if f'{first}.conv_in.weight' in shapes:
+    if weight := _weight(shapes, f'{first}.conv_in'):
         name = 'ResBlk' if f'{first}.conv_resi.weight' in shapes else 'BasicDecBlk'
-        width = shapes[f'{first}.conv_in.weight'][1]
     else:
-        name = _attention(shapes, f'{first}.')
-        width = shapes.get(f'{first}.global_avg_pool.1.weight', (0, 0))[1]
+        name, weight = _attention(shapes, f'{first}.'), _weight(shapes, f'{first}.global_avg_pool.1')
+    width = weight[1] if weight else 0
     context = next((n for n in range(4) if sum(channels[3 - n:]) == width), 3)
     return {'squeeze_block': f'{name}_x{count}', 'cxt_num': context}
 
