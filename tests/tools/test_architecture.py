@@ -33,7 +33,7 @@ def test_the_figure_follows_the_switches():
     shown = describe(Config(bb='pvt_v2_b0', size=(96, 64), mul_scl_ipt='', squeeze_block='ResBlk_x2', dec_blk='ResBlk',
                             dec_att='', out_ref=False, dec_ipt_levels=(2, 1)))
     assert shown.maps == [(32, 16, 24), (64, 8, 12), (160, 4, 6), (256, 2, 3)]
-    assert [level.reference for level in shown.levels] == [None, None, None, (48, 4)]
+    assert [level.reference for level in shown.levels] == [None, None, None, (48, 8)]
     drawn = ' '.join(texts(draw(shown)))
     assert 'ResBlk → ResBlk' in drawn
     assert 'pvt_v2_b0' in drawn

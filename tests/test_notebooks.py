@@ -1,0 +1,28 @@
+"""The notebooks run from top to bottom, on a CPU."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / 'notebooks').glob('*.ipynb'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_notebook_runs(path):
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=240, resources={'metadata': {'path': str(path.parent)}}).execute()
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_notebooks_are_kept_without_outputs(path):
+    """Outputs would be of one machine, and make every difference unreadable."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert all(not cell.get('outputs') and cell.get('execution_count') is None for cell in notebook.cells)
+
+
+def test_there_are_three():
+    assert [path.stem for path in NOTEBOOKS] == ['evaluation', 'finetuning', 'inference']
