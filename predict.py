@@ -7,6 +7,7 @@ or - for standard output; by itself <name>.out.png beside the picture, or <folde
 
 import argparse
 import glob
+import os
 import re
 import sys
 import time
@@ -141,11 +142,15 @@ def find_jobs(source: str, output: str | None, suffix: str) -> list[Job]:
         return [Job(path, target / f'{path.stem}{suffix}' if target and target.is_dir() else target)]
     names = _read_list(path) if listed else glob.glob(source, recursive=True)
     files = [path.parent / name.strip() if listed else Path(name) for name in names if name.strip()]
-    files = sorted(file for file in files if listed or file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise ValueError(f'{source}: {"an empty list" if listed else "no picture matches"}')
-    root = Path(*_common_parts([file.absolute().parent for file in files]))
-    return _folder_jobs(root, [file.absolute() for file in files], Path(output or 'predictions'), suffix)
+    # Without '..', so that results stay below the output folder.
+    files = sorted(Path(os.path.abspath(file)) for file in files if listed or file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files or not all(file.name for file in files):
+        raise ValueError(f'{source}: {"no list of pictures" if listed else "no picture matches"}')
+    try:
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        return _folder_jobs(root, files, Path(output or 'predictions'), suffix)
+    except ValueError as error:  # on several drives
+        raise ValueError(f'{source}: the pictures have no folder in common ({error})') from error
 
 
 def _read_list(path: Path) -> list[str]:
@@ -162,15 +167,6 @@ def _pictures_below(folder: Path, output: Path) -> Iterator[Path]:
         if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not path.is_dir() and \
                 output.resolve() not in path.absolute().parents:
             yield path
-
-
-def _common_parts(folders: list[Path]) -> list[str]:
-    shared = []
-    for parts in zip(*(folder.parts for folder in folders), strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return shared
 
 
 def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> list[Job]:

@@ -239,7 +239,10 @@ def test_configs_beside_checkpoints(values, content, tmp_path):
 
 
 @fuzz
-@given(content=st.one_of(st.binary(max_size=60), st.text('ab./\\\n\0 é', max_size=40).map(str.encode)))
+@given(content=st.one_of(
+    st.binary(max_size=60), st.text('ab./\\\n\0 é', max_size=40).map(str.encode),
+    st.lists(st.sampled_from(('a.png', '../b.png', '/x/../../c.png', 'd/../../../e.png', '..', '.', '/', '/..')),
+             max_size=4).map(lambda names: '\n'.join(names).encode())))
 def test_lists_of_pictures(content, tmp_path):
     """Results stay below the folder that they are to go to."""
     path, output = tmp_path / 'list.txt', tmp_path / 'out'
