@@ -115,6 +115,16 @@ def test_options_that_documents_give_exist(script):
             assert set(OPTION.findall(command)) <= known, f'{document.name}: {command}'
 
 
+def test_figures_in_tables_were_measured():
+    """Each number in a table of the performance page stands in the log of measurements."""
+    log = (ROOT / 'benchmarks/LOG.md').read_text(encoding='utf-8')
+    page = (ROOT / 'docs/performance.md').read_text(encoding='utf-8')
+    cells = [cell.strip() for row in re.findall(r'^\|(.*)\|$', page, re.M) for cell in row.split('|')[1:]]
+    numbers = {cell for cell in cells if re.fullmatch(r'[\d.,]+', cell)}
+    assert numbers
+    assert not {number for number in numbers if not re.search(rf'(?<![\d.]){re.escape(number)}(?![\d.]*\d)', log)}
+
+
 def test_the_site_builds(tmp_path):
     """In strict mode, where a broken link is an error; and nothing in a page is loaded from elsewhere."""
     done = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '-q', '-d', str(tmp_path)], cwd=ROOT,
