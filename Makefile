@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test fast lint docs clean
+.PHONY: demo test fast lint clean
 
 demo: .venv/requirements datasets/Demo/.complete
 	./sub.sh demo cpu cpu task=Demo resume=auto
@@ -21,14 +21,15 @@ fast: .venv/requirements-dev
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
 
+datasets/Demo/.complete: demo/make_data.py demo/render.py demo/shapes.py | .venv/requirements
+	$(BIN)/python -m demo.make_data
+	touch $@
+
+.PHONY: docs
 docs: .venv/requirements-dev
 	$(BIN)/python -m tools.config_page
 	$(BIN)/python -m tools.architecture
 	$(BIN)/python -m mkdocs build --strict
-
-datasets/Demo/.complete: demo/make_data.py demo/render.py demo/shapes.py | .venv/requirements
-	$(BIN)/python -m demo.make_data
-	touch $@
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -149,15 +149,15 @@ def test_configs_share_no_weights():
     ('squeeze_block=ResBlk_x0', ['squeeze_block']),
     ('squeeze_block=', ['squeeze_block', 'cxt_num', 'exclude']), ('dec_att=aspp', ['dec_att', "'ASPP'"]),
     ('dec_blk=ResBlock', ['dec_blk', "'ResBlk'"]), ('preproc_methods=flip,rotat', ['preproc_methods', "'rotate'"]),
+    ('testsets=A+..', ['testsets']), ('training_set=..+A', ['training_set']), ('validation_set=.', ['validation_set']),
+    ('task=a\0b', ['task']),
     ('deform_kernels=2', ['deform_kernels', 'odd']), ('deform_kernels=', ['deform_kernels', '1 to 9']),
     ('dec_ipt_levels=6', ['dec_ipt_levels', '6']), ('lambdas_pix_last.bec=1', ['lambdas_pix_last', 'bec', "'bce'"]),
     ('lambdas_pix_last.bce=x', ['lambdas_pix_last']), ('lambdas_pix_last.bce=-1', ['lambdas_pix_last', 'negative']),
     ('lambdas_pix_last=bce', ['lambdas_pix_last', 'name:weight']), ('ema_decay=1', ['ema_decay', '0.999']),
     ('validation_share=1', ['validation_share']), ('mixed_precision=fp32', ['mixed_precision', "'fp16'"]),
     ('task=../secret', ['task']), ('task=..', ['task']), ('task=', ['task']), ('training_set=A++B', ['training_set']),
-    ('testsets=../x', ['testsets']), ('testsets=A+..', ['testsets']), ('training_set=..+A', ['training_set']),
-    ('validation_set=.', ['validation_set']), ('task=a\0b', ['task']),
-    ('tail_epochs=1000', ['tail_epochs', 'epochs=500']),
+    ('testsets=../x', ['testsets']), ('tail_epochs=1000', ['tail_epochs', 'epochs=500']),
     ('device=gpu', ['device', "'cpu'"]),
 ])
 def test_one_error_names_field_and_nearest(text, words):
