@@ -17,6 +17,7 @@ import loss
 from evaluation.metrics import SCORES
 from models import save_checkpoint
 from tests.models.small import build
+from utils import write_json
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
@@ -73,7 +74,9 @@ def workshop(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     cv2.imwrite(str(tmp_path / 'photo.jpg'), rng.integers(0, 255, (64, 96, 3), dtype=np.uint8))
     cv2.imwrite(str(tmp_path / 'mask.png'), cv2.circle(np.zeros((64, 96), np.uint8), (40, 30), 20, 255, -1))
-    save_checkpoint(build(size=(64, 64)), tmp_path / 'weights.safetensors')
+    network = build(size=(64, 64))
+    save_checkpoint(network, tmp_path / 'weights.safetensors')
+    write_json(tmp_path / 'config.json', network.config.as_dict())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loss, 'PIXEL_LOSSES', dict(loss.PIXEL_LOSSES))
     monkeypatch.setattr(config, 'TASKS', dict(config.TASKS))
