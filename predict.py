@@ -18,23 +18,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from inference.compose import Style
 from inference.images import Size, encode, network_size, read_picture, write_bytes
-from inference.network import Predictor, choose_device
+from inference.network import DTYPES, Predictor, choose_device
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline
-from inference.predict import Loaded, finish, prepare, sizes_of, to_picture
+from inference.predict import Loaded, finish, prepare, published_sizes, render_frames, sizes_of
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video
 from models import load_model, optimize
 from utils import IMAGE_SUFFIXES, MAX_PIXELS, read_image
 
-DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 WATCH_SECONDS = 1.
-# Published weights tell only by a part of their name that they were trained at another size, or at many.
-PUBLISHED_SIZES = {'512x512': (512, 512), 'lite-2k': (2560, 1440), '_hr': (2048, 2048)}
-PUBLISHED_DYNAMIC = ((256, 2304), (256, 2304))
 
 
 class Job(NamedTuple):
@@ -116,13 +111,6 @@ def style_of(args: argparse.Namespace) -> Style:
         blur_background=args.blur_background or 0, matting=args.alpha_matting, threshold=args.threshold,
         fill_holes=args.fill_holes, min_object=args.min_object, mask_offset=args.mask_offset,
         mask_blur=args.mask_blur)
-
-
-def published_sizes(model: str) -> tuple[Size | None, tuple[Size, Size] | None]:
-    """The size at which published weights of this name were trained, and the range of a dynamic one, or None."""
-    name = Path(model).name.lower()
-    size = next((size for part, size in PUBLISHED_SIZES.items() if part in name), None)
-    return size, PUBLISHED_DYNAMIC if 'dynamic' in name else None
 
 
 # --- Which pictures ---------------------------------------------------------------------------------------------------
@@ -223,14 +211,8 @@ def run_video(source: str, output: str | None, network: Callable[[list[np.ndarra
     check_video_target(target, transparent)
 
     def render(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        with tqdm(unit='frame') as bar:
-            for outcome in run_pipeline(frames, lambda frame: prepare(to_picture(frame), size_of, args.box), network,
-                                        lambda _, loaded, probability: finish(loaded, probability, style),
-                                        workers=args.workers, batch=args.batch):
-                if outcome.error is not None:
-                    raise outcome.error
-                bar.update()
-                yield outcome.value
+        yield from tqdm(render_frames(frames, network, size_of, style, args.box, workers=args.workers,
+                                      batch=args.batch), unit='frame')
 
     return convert_video(source, target, render)
 

@@ -53,6 +53,8 @@ def _decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         if image.width * image.height > max_pixels:
             raise ValueError(f'{name}: {image.width}x{image.height} pixels are more than the limit of {max_pixels}')
+        if image.format == 'EPS':  # a program, which Pillow would have Ghostscript run
+            raise ValueError('EPS is not taken')
         image.load()
         return ImageOps.exif_transpose(image)
     except ValueError as error:

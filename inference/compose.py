@@ -52,7 +52,7 @@ def compose(picture: Picture, mask: np.ndarray, style: Style) -> np.ndarray:
         return over(colour, mask, _cover(style.backdrop, *mask.shape))
     if style.output == 'blur':
         return over(colour, mask, _blurred_background(picture.pixels, mask, style.blur_background))
-    return np.hstack((picture.pixels, over(colour, mask, _chequered(*mask.shape))))
+    return np.hstack((picture.pixels, over(colour, mask, chequered(*mask.shape))))
 
 
 def over(colour: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -91,7 +91,8 @@ def _blurred_background(pixels: np.ndarray, mask: np.ndarray, sigma: float) -> n
     return np.where(total > .01, np.clip(colour / np.maximum(total, .01), 0, 255), plain).astype(np.uint8)
 
 
-def _chequered(height: int, width: int) -> np.ndarray:
+def chequered(height: int, width: int) -> np.ndarray:
+    """The pattern that stands for transparency, uint8 (H, W, 3)."""
     y, x = np.arange(height) // SQUARE, np.arange(width) // SQUARE
     grey = np.where((y[:, None] + x) % 2, np.uint8(204), np.uint8(255))
     return np.repeat(grey[..., None], 3, 2)

@@ -10,6 +10,7 @@ from torch import Tensor
 from inference.images import Size
 from utils import IMAGENET_MEAN, IMAGENET_STD
 
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 # What a network needs over its weights, in float32; one that needs less says so in `bytes_per_pixel`.
 BYTES_PER_PIXEL = 3000
 

@@ -1,8 +1,9 @@
 """Pictures of any kind to masks and cut-outs: the steps, and `predict`, which takes and gives what you have."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -17,6 +18,9 @@ from inference.masks import to_mask
 from inference.network import Predictor
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 
+# Published weights tell only by a part of their name that they were trained at another size, or at many.
+PUBLISHED_SIZES = {'512x512': (512, 512), 'lite-2k': (2560, 1440), '_hr': (2048, 2048)}
+PUBLISHED_DYNAMIC = ((256, 2304), (256, 2304))
 BOX_MARGIN = .1  # of the box's sides, added all round: the network wants to see what the object stands before
 Box = tuple[int, int, int, int]
 
@@ -58,6 +62,18 @@ def finish(loaded: Loaded, probability: np.ndarray, style: Style) -> np.ndarray:
         whole[y1:y2, x1:x2] = mask
         mask = whole
     return compose(loaded.picture, mask, style)
+
+
+def render_frames(frames: Iterable[np.ndarray], network: Callable[[list[np.ndarray]], np.ndarray],
+                  size_of: Callable[[Size], Size], style: Style, box: Box | None = None, *,
+                  workers: int = DEFAULT_WORKERS, batch: int = 1) -> Iterator[np.ndarray]:
+    """The result, uint8 (see `compose`), for each of `frames`, uint8 (H, W, 3), in order; stops at the first error."""
+    for outcome in run_pipeline(frames, lambda frame: prepare(to_picture(frame), size_of, box), network,
+                                lambda _, loaded, probability: finish(loaded, probability, style),
+                                workers=workers, batch=batch):
+        if outcome.error is not None:
+            raise outcome.error
+        yield outcome.value
 
 
 def predict(model: nn.Module, images: Any, output: str = 'mask', *, resolution: str = '', box: Box | None = None,
@@ -108,6 +124,13 @@ def sizes_of(model: nn.Module, resolution: str, trained: Size | None = None,
     dynamic = dynamic or (config.dynamic_size if config else None)
     network_size(resolution, (32, 32), size)  # a wrong resolution is told before any image is read
     return lambda image: network_size(resolution, image, size, dynamic)
+
+
+def published_sizes(model: str) -> tuple[Size | None, tuple[Size, Size] | None]:
+    """The size at which published weights of this name were trained, and the range of a dynamic one, or None."""
+    name = Path(model).name.lower()
+    size = next((size for part, size in PUBLISHED_SIZES.items() if part in name), None)
+    return size, PUBLISHED_DYNAMIC if 'dynamic' in name else None
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -20,6 +20,8 @@ except ImportError:
     av = None
 
 VIDEO_SUFFIXES = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ts .mts .m2ts .ogv .3gp'.split())
+# Of FFmpeg's kinds of files those that hold their own frames: a playlist would have it open other files and addresses.
+CONTAINERS = 'mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg'
 UNSPECIFIED = 2  # FFmpeg's number for a colour space that is not named
 HIGH_DEFINITION = 720  # rows from which unmarked videos have BT.709's colours, below BT.601's
 
@@ -79,7 +81,7 @@ def convert_video(source: str | os.PathLike, target: str | os.PathLike,
 @contextmanager
 def _opened(source: str | os.PathLike) -> Iterator[Any]:
     try:
-        container = av.open(os.fspath(source))
+        container = av.open(os.fspath(source), options={'format_whitelist': CONTAINERS})
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f'{source}: unreadable video ({error})') from error
     with container:

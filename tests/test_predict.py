@@ -133,10 +133,3 @@ def test_watching_takes_each_picture_once_it_is_whole(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         predict.watch(lambda: jobs, lambda ready: ran.append([str(job.source) for job in ready]))
     assert ran == [[], ['b'], ['a'], []]
-
-
-@pytest.mark.parametrize(('name', 'expected'), [
-    ('ZhengPeng7/BiRefNet_HR', ((2048, 2048), None)), ('BiRefNet_lite-2K', ((2560, 1440), None)),
-    ('x/BiRefNet_dynamic', (None, predict.PUBLISHED_DYNAMIC)), ('ckpts/run/epoch_3.pth', (None, None))])
-def test_sizes_of_published_weights(name, expected):
-    assert predict.published_sizes(name) == expected

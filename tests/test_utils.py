@@ -1,5 +1,6 @@
 """Reading images of every kind, finding them, and writing files whole or not at all."""
 
+import io
 import json
 import os
 import re
@@ -107,6 +108,13 @@ def test_damaged_files_are_named(tmp_path, damage, suffix, read):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=re.escape(str(path))):
         read(path)
+
+
+def test_no_program_is_run_to_draw_a_picture(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, 'EPS')
+    with pytest.raises(ValueError, match='EPS'):
+        open_image(buffer.getvalue())
 
 
 def test_missing_files_stay_missing(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from config import Config
 from inference.network import Predictor, check_memory, choose_device
+from inference.predict import PUBLISHED_DYNAMIC, published_sizes
 from models import BiRefNet, optimize, predict
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -122,3 +123,10 @@ def test_too_little_memory_is_told_before_the_work():
 def test_a_missing_device_is_an_error(name):
     with pytest.raises(ValueError, match=name):
         choose_device(name)
+
+
+@pytest.mark.parametrize(('name', 'expected'), [
+    ('ZhengPeng7/BiRefNet_HR', ((2048, 2048), None)), ('BiRefNet_lite-2K', ((2560, 1440), None)),
+    ('x/BiRefNet_dynamic', (None, PUBLISHED_DYNAMIC)), ('ckpts/run/epoch_3.pth', (None, None))])
+def test_sizes_of_published_weights(name, expected):
+    assert published_sizes(name) == expected

@@ -101,3 +101,10 @@ def test_no_video_and_wrong_targets(tmp_path):
         check_video_target('out.mp4', True)
     with pytest.raises(ValueError, match='webm'):
         check_video_target('out.avi', False)
+
+
+def test_a_playlist_opens_no_other_file(source, tmp_path):
+    playlist = tmp_path / 'list.mp4'
+    playlist.write_text(f'ffconcat version 1.0\nfile {source.name}\n')
+    with pytest.raises(ValueError, match=r'list\.mp4: unreadable video'):
+        convert_video(playlist, tmp_path / 'out.mp4', unchanged)
