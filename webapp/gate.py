@@ -1,0 +1,70 @@
+"""What stands between the network and Gradio: only addresses that the page needs, and no more data than it takes."""
+
+import re
+from pathlib import Path
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from webapp.storage import Storage
+
+# Gradio has many more: some fetch addresses, some write to accounts elsewhere, none is of use here.
+PATHS = re.compile(r'/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static)/.+|'
+                   r'gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|queue/(join|data)|cancel|'
+                   r'reset|run/\w+|heartbeat/\w+|call/(v2/)?\w+(/\w+)?|file=.+))?/?')
+FILE, UPLOAD = '/gradio_api/file=', '/gradio_api/upload'
+FORM_BYTES = 1_000_000  # of a request that is no upload; and what an upload's form may add to its files
+# The page is its own: a browser is to ask nobody else for anything, whatever a script of Gradio's tries.
+POLICY = ("default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+          "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'")
+
+
+class Gate:
+    """ASGI middleware. Other addresses than PATHS are answered by 404, and so are files outside the storage, whatever
+    Gradio would say; a request of more than `upload_bytes` by 413, and uploads by 507 while the storage holds more
+    than `stored_bytes`."""
+
+    def __init__(self, app: ASGIApp, storage: Storage, upload_bytes: int, stored_bytes: int) -> None:
+        self.app, self.storage = app, storage
+        self.upload_bytes, self.stored_bytes = upload_bytes, stored_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope['type'] != 'http':
+            await self.app(scope, receive, send)
+            return
+        refused = self._refusal(scope)
+        await (refused or self.app)(scope, receive, send if refused else _with_policy(send))
+
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+        path = scope['path']
+        if not PATHS.fullmatch(path) or (path.startswith(FILE) and not self._is_ours(path.removeprefix(FILE))):
+            return PlainTextResponse('There is nothing here.', 404)
+        if scope['method'] != 'POST':
+            return None
+        length = Headers(scope=scope).get('content-length', '')
+        if not length.isdecimal():
+            return PlainTextResponse('Say how long the data is (Content-Length).', 411)
+        if int(length) > FORM_BYTES + self.upload_bytes * path.startswith(UPLOAD):
+            return PlainTextResponse('That is more than this page takes.', 413)
+        if path.startswith(UPLOAD) and self.storage.size() + int(length) > self.stored_bytes:
+            return PlainTextResponse('This page is full at the moment. Please try again in half an hour.', 507)
+        return None
+
+    def _is_ours(self, name: str) -> bool:
+        try:
+            return Path(name).resolve().is_relative_to(self.storage.folder)
+        except (OSError, ValueError):
+            return False
+
+
+def _with_policy(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message['type'] == 'http.response.start':
+            headers = MutableHeaders(scope=message)
+            headers['Content-Security-Policy'] = POLICY
+            headers['X-Content-Type-Options'] = 'nosniff'
+            headers['Referrer-Policy'] = 'no-referrer'
+        await send(message)
+
+    return sending
