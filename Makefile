@@ -5,14 +5,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint browser clean
 
 demo: .venv/requirements datasets/Demo/.complete
 	./sub.sh demo cpu cpu task=Demo resume=auto
 	$(BIN)/python gen_best_ep.py task=Demo
 	$(BIN)/python -m demo.report --run demo -o demo.png
 
-test: .venv/requirements-dev
+test: .venv/requirements-dev browser
 	$(BIN)/python -m pytest
 
 fast: .venv/requirements-dev
@@ -20,6 +20,15 @@ fast: .venv/requirements-dev
 
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
+
+# The web page's tests run in it; without one they are skipped.
+browser:
+	@for name in "$$CHROMIUM" chromium chromium-browser google-chrome; do \
+	    command -v "$$name" >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update && \
+	    apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; then exit 0; fi; \
+	echo 'No Chromium: install it (Debian: apt-get install chromium) or name its executable in CHROMIUM.' \
+	    "The web page's tests are skipped without it." >&2
 
 datasets/Demo/.complete: demo/make_data.py demo/render.py demo/shapes.py | .venv/requirements
 	$(BIN)/python -m demo.make_data
@@ -40,7 +49,7 @@ docs: .venv/requirements-dev
 	$(BIN)/python -m pip install --quiet -r $<
 	touch $@
 
-.venv/requirements-dev: requirements.txt requirements-predict.txt
+.venv/requirements-dev: requirements.txt requirements-predict.txt requirements-app.txt
 
 clean:
 	rm -rf datasets/Demo ckpts/demo e_preds/demo--epoch_* demo.png

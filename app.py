@@ -38,14 +38,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add('--host', default='127.0.0.1', help='0.0.0.0 lets others in (default: %(default)s, this machine alone)')
     add('-p', '--port', type=int, help='by itself the first free one from 7860')
     group = parser.add_argument_group('limits of what a visitor may ask for')
-    for name, text in (
-            ('pixels', 'of a picture'), ('network-pixels', 'at which the network sees it'),
-            ('file-mb', 'megabytes of a file'), ('files', 'pictures at once'), ('queue', 'jobs that wait'),
-            ('seconds', 'of a job'), ('keep-minutes', "from a file's last use until it is deleted"),
-            ('stored-mb', 'megabytes of all files')):
-        default = getattr(limits, name.replace('-', '_'))
-        group.add_argument(f'--max-{name}' if name != 'keep-minutes' else '--keep-minutes', type=_positive,
-                           dest=name.replace('-', '_'), default=default, metavar='N',
+    for option, text in (
+            ('--max-pixels', 'of a picture'), ('--max-network-pixels', 'at which the network sees it'),
+            ('--max-file-mb', 'megabytes of a file'), ('--max-files', 'pictures at once'),
+            ('--max-queue', 'jobs that wait'), ('--max-seconds', 'of a job'),
+            ('--max-stored-mb', 'megabytes of all files'),
+            ('--keep-minutes', "from a file's last use until it is deleted")):
+        field = option.removeprefix('--').removeprefix('max-').replace('-', '_')
+        default = getattr(limits, field)
+        group.add_argument(option, type=_positive, dest=field, default=default, metavar='N',
                            help=f'{text} (default: {default})')
     return parser.parse_args(arguments)
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY_SCRIPTS = {'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
-FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'benchmarks', 'tools', 'tests')
+FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'webapp', 'benchmarks', 'tools', 'tests')
 FILES = sorted([*ROOT.glob('*.py'), *(file for folder in FOLDERS for file in (ROOT / folder).rglob('*.py'))])
 NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 
@@ -45,6 +45,10 @@ def test_imports_point_one_way(name):
     if folder == 'inference':
         assert not used & {'models', 'config', 'dataset', 'training'}
         assert name == 'models/__init__.py' or 'config' not in used, 'only models/__init__.py knows Config'
+    if folder == 'webapp':
+        assert not used & {'models', 'config', 'dataset', 'training', 'demo'}, 'app.py hands it the networks'
+    elif folder != 'tests' and name != 'app.py':
+        assert 'webapp' not in used
     if folder in ('evaluation', 'demo') or name in ('utils.py', 'config.py'):
         assert not used & {'torch', 'torchvision', 'timm', 'models'}
     if folder == 'evaluation':

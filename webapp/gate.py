@@ -1,7 +1,9 @@
 """What stands between the network and Gradio: only addresses that the page needs, and no more data than it takes."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -22,8 +24,8 @@ POLICY = ("default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'un
 
 class Gate:
     """ASGI middleware. Other addresses than PATHS are answered by 404, and so are files outside the storage, whatever
-    Gradio would say; a request of more than `upload_bytes` by 413, and uploads by 507 while the storage holds more
-    than `stored_bytes`."""
+    Gradio would say; calls that name such a file, or an address to fetch, by 403; a request of more than `upload_bytes`
+    by 413, and uploads by 507 while the storage holds more than `stored_bytes`."""
 
     def __init__(self, app: ASGIApp, storage: Storage, upload_bytes: int, stored_bytes: int) -> None:
         self.app, self.storage = app, storage
@@ -34,6 +36,11 @@ class Gate:
             await self.app(scope, receive, send)
             return
         refused = self._refusal(scope)
+        if refused is None and scope['method'] == 'POST' and not scope['path'].startswith(UPLOAD):
+            body = await _body(receive)
+            receive = _replay(body, receive)
+            if not self._names_only_ours(body):
+                refused = PlainTextResponse('Upload the file itself: none is read or fetched by its name.', 403)
         await (refused or self.app)(scope, receive, send if refused else _with_policy(send))
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
@@ -56,6 +63,42 @@ class Gate:
             return Path(name).resolve().is_relative_to(self.storage.folder)
         except (OSError, ValueError):
             return False
+
+    def _names_only_ours(self, body: bytes) -> bool:
+        """Whether all files that a call names, as `path` of a JSON object at any depth, lie in the storage."""
+        try:
+            values: list[Any] = [json.loads(body or b'null')]
+        except (ValueError, RecursionError):
+            return False
+        while values:
+            value = values.pop()
+            if isinstance(value, dict):
+                path = value.get('path')
+                if path is not None and not (isinstance(path, str) and self._is_ours(path)):
+                    return False
+                values += value.values()
+            elif isinstance(value, list):
+                values += value
+        return True
+
+
+async def _body(receive: Receive) -> bytes:
+    body, more = b'', True
+    while more:
+        message = await receive()
+        body += message.get('body', b'')
+        more = message.get('more_body', False)
+    return body
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """`receive` as if `body` had not been read yet."""
+    messages = [{'type': 'http.request', 'body': body, 'more_body': False}]
+
+    async def receiving() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receiving
 
 
 def _with_policy(send: Send) -> Send:

@@ -38,7 +38,7 @@ class Limits:
     files: int = 20                    # at once
     queue: int = 20                    # jobs that wait
     seconds: int = 300                 # of a job
-    keep_minutes: float = 30           # from an upload's last use until it is deleted
+    keep_minutes: int = 30             # from an upload's last use until it is deleted
     stored_mb: int = 10_000            # of all uploads and results together
 
 
@@ -49,9 +49,13 @@ class Weights(NamedTuple):
     network: Predictor
     source: str
 
-    def sizes(self, resolution: str, limits: Limits) -> Callable[[Size], Size]:
-        """The network's size for an image's (see inference.images.network_size), within the limits."""
-        size_of = sizes_of(self.model, resolution, *published_sizes(self.source))
+    def sizes(self, resolution: str) -> Callable[[Size], Size]:
+        """The network's size for an image's, see inference.images.network_size."""
+        return sizes_of(self.model, resolution, *published_sizes(self.source))
+
+    def sizes_within(self, limits: Limits, resolution: str) -> Callable[[Size], Size]:
+        """As `sizes`, but raises ValueError where either size is beyond the limits."""
+        size_of = self.sizes(resolution)
 
         def limited(image: Size) -> Size:
             if image[0] * image[1] > limits.pixels:
@@ -116,7 +120,7 @@ def segment(files: Sequence[Path], weights: Weights, resolution: str, limits: Li
     """
     if len(files) > limits.files:
         raise ValueError(f'{len(files)} pictures are too many at once: up to {limits.files} can be given.')
-    size_of, deadline = weights.sizes(resolution, limits), Deadline(limits.seconds)
+    size_of, deadline = weights.sizes_within(limits, resolution), Deadline(limits.seconds)
 
     def load(item: tuple[int, Path]) -> tuple[np.ndarray, Loaded]:
         return prepare(read_picture(item[1].read_bytes(), limits.pixels), size_of)
@@ -219,7 +223,7 @@ def convert(file: Path, weights: Weights, resolution: str, style: Style, limits:
     transparent = style.output == 'cutout' or (style.output == 'color' and style.color[3] < 255)
     target = folder / f'{file.stem}{".webm" if transparent else ".mp4"}'
     check_video_target(target, transparent)
-    network, size_of = Deadline(limits.seconds).before(weights.network), weights.sizes(resolution, limits)
+    network, size_of = Deadline(limits.seconds).before(weights.network), weights.sizes_within(limits, resolution)
 
     def counted(frames: Callable) -> Callable:
         for done, frame in enumerate(render_frames(frames, network, size_of, style, workers=WORKERS), 1):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-from gradio_client.utils import is_http_url_like
 from starlette.middleware import Middleware
 
 from inference.compose import OUTPUTS, Style
@@ -39,22 +38,6 @@ EDGES = [('As photographed', ''), ('Clean, fast', 'blur-fusion'), ('Clean, thoro
 WHITE = '#ffffff'
 DROP = {'upload_text.drop_file': 'Drop or paste here', 'upload_text.click_to_upload': 'choose files'}
 FILE_TYPES = ['image', 'video', '.heic', '.heif', '.tif', '.tiff', '.jp2', *sorted(VIDEO_SUFFIXES)]
-
-
-class Uploads(gr.File):
-    """A gr.File that takes uploads alone. Gradio would fetch any public address that a caller of the API names."""
-
-    is_template = True  # the browser is to show it as a File
-
-    def move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Raises gr.Error for addresses."""
-        if is_http_url_like(str(url_or_file_path)):
-            raise gr.Error('Addresses are not fetched here: upload the file itself.', print_exception=False)
-        return super().move_resource_to_block_cache(url_or_file_path)
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """As `move_resource_to_block_cache`, which Gradio calls outside of requests."""
-        return self.move_resource_to_block_cache(url_or_file_path)
 
 
 class Work(NamedTuple):
@@ -98,13 +81,13 @@ class Page:
                 'each. Files are deleted when you leave.')
 
     def _inputs(self) -> dict[str, Any]:
-        files = Uploads(file_count='multiple', file_types=FILE_TYPES, height=190, elem_id='files',
+        files = gr.File(file_count='multiple', file_types=FILE_TYPES, height=190, elem_id='files',
                         label='Pictures, or a video')
         gr.HTML(f'<p>{self._limits_in_words()}</p>', elem_id='limits', padding=False)
         example = gr.Button('No picture at hand? Try an example.', size='sm', variant='secondary', elem_id='example')
         background = gr.Radio(BACKGROUNDS, value='cutout', label='Background', elem_id='background')
         color = gr.ColorPicker(WHITE, label='Colour', visible=False, elem_id='color')
-        backdrop = Uploads(file_types=['image'], height=120, visible=False, elem_id='backdrop',
+        backdrop = gr.File(file_types=['image'], height=120, visible=False, elem_id='backdrop',
                            label='The picture behind the object')
         with gr.Accordion('More: weights, resolution, edges', open=False, elem_id='more'):
             weights = gr.Dropdown(list(self.weights), value=next(iter(self.weights)), label='Weights',
@@ -259,19 +242,19 @@ class Page:
         """`/cut_out` and `/weights` (docs/app.md); their controls are on no screen."""
         with gr.Column(visible=False):
             inputs = [
-                Uploads(file_count='multiple', label='Pictures, or one video'),
+                gr.File(file_count='multiple', label='Pictures, or one video'),
                 gr.Dropdown(list(self.weights), value=next(iter(self.weights)), label='Weights: a name from /weights'),
                 gr.Textbox('', label="Resolution: WxH, a long side, 'native', or '' as trained"),
                 gr.Dropdown(list(OUTPUTS), value='cutout', label='Output'),
                 gr.Textbox(WHITE, label="Color, for output 'color': #rrggbb or #rrggbbaa"),
-                Uploads(label="Backdrop, for output 'picture'"),
-                gr.Dropdown([value for _, value in EDGES], value='', label='Colour of soft edges')]
+                gr.Dropdown([value for _, value in EDGES], value='', label='Colour of soft edges'),
+                gr.File(label="Backdrop, for output 'picture'")]
             outputs = [gr.File(file_count='multiple', label='Results'), gr.JSON(label='Refused')]
             gr.Button().click(self.api_cut_out, inputs, outputs, api_name='cut_out', concurrency_id='network')
             gr.Button().click(self.api_weights, None, gr.JSON(label='Weights'), api_name='weights', queue=False)
 
-    def api_cut_out(self, files: list[str] | None, weights: str, resolution: str, output: str, color: str,
-                    backdrop: str | None, edges: str, request: gr.Request,
+    def api_cut_out(self, request: gr.Request, files: list[str] | None, weights: str, resolution: str, output: str,
+                    color: str, edges: str, backdrop: str | None = None,
                     progress: gr.Progress = gr.Progress()) -> tuple[list[str], list[str]]:  # noqa: B008
         """Cuts the objects out of pictures or of one video. Gives the results, PNG (videos WebM or MP4) named after
         the uploads, and a line for each file that was refused."""
@@ -285,7 +268,7 @@ class Page:
 
     def api_weights(self) -> dict[str, str]:
         """The names of the weights, the first one first, each with the size it was trained at, WxH."""
-        return {name: 'x'.join(map(str, weights.sizes('', self.limits)((1024, 1024))))
+        return {name: 'x'.join(map(str, weights.sizes('')((1024, 1024))))
                 for name, weights in self.weights.items()}
 
 
@@ -337,8 +320,8 @@ def launch(page: gr.Blocks, storage: Storage, limits: Limits, host: str, port: i
         button_primary_background_fill_dark='*primary_600', button_primary_background_fill_hover_dark='*primary_500')
     _, address, _ = page.launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, inbrowser=False,
-        theme=theme, i18n=gr.I18n(en=DROP), css_paths=FOLDER / 'page.css', js=(FOLDER / 'page.js').read_text(encoding='utf-8'),
-        footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
-        allowed_paths=[], blocked_paths=[], max_file_size=limits.file_mb * 1_000_000,
+        theme=theme, css_paths=FOLDER / 'page.css', js=(FOLDER / 'page.js').read_text(encoding='utf-8'),
+        i18n=gr.I18n(en=DROP), footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
+        enable_monitoring=False, allowed_paths=[], blocked_paths=[], max_file_size=limits.file_mb * 1_000_000,
         app_kwargs={'middleware': [gate], 'docs_url': None, 'redoc_url': None})
     return address
