@@ -12,7 +12,6 @@ from starlette.middleware import Middleware
 
 from inference.compose import OUTPUTS, Style
 from inference.images import write_bytes
-from inference.video import VIDEO_SUFFIXES
 from utils import read_image
 from webapp.gate import Gate
 from webapp.jobs import (
@@ -37,7 +36,7 @@ BACKGROUNDS = [('Transparent', 'cutout'), ('Colour', 'color'), ('Picture', 'pict
 EDGES = [('As photographed', ''), ('Clean, fast', 'blur-fusion'), ('Clean, thorough', 'multi-level')]
 WHITE = '#ffffff'
 DROP = {'upload_text.drop_file': 'Drop or paste here', 'upload_text.click_to_upload': 'choose files'}
-FILE_TYPES = ['image', 'video', '.heic', '.heif', '.tif', '.tiff', '.jp2', *sorted(VIDEO_SUFFIXES)]
+FILE_TYPES = ['image', 'video', '.heic', '.heif', '.mkv']  # the last are unknown to some browsers
 
 
 class Work(NamedTuple):
@@ -61,9 +60,9 @@ class Page:
         """The whole page, ready to be launched (see `launch`)."""
         with gr.Blocks(title='BiRefNet: cut out pictures', analytics_enabled=False) as page:
             gr.HTML('<h1>Cut it out</h1><p>Pictures and videos in, the object alone out: down to hair, spokes and '
-                    'wires.</p>', elem_id='head', padding=False)
+                    'wires.</p>', elem_id='head')
             if self.notice:
-                gr.HTML(f'<p>{html.escape(self.notice)}</p>', elem_id='notice', padding=False)
+                gr.HTML(f'<p>{html.escape(self.notice)}</p>', elem_id='notice')
             with gr.Row(equal_height=False, elem_id='columns'):
                 with gr.Column(scale=4, min_width=300):
                     inputs = self._inputs()
@@ -83,7 +82,7 @@ class Page:
     def _inputs(self) -> dict[str, Any]:
         files = gr.File(file_count='multiple', file_types=FILE_TYPES, height=190, elem_id='files',
                         label='Pictures, or a video')
-        gr.HTML(f'<p>{self._limits_in_words()}</p>', elem_id='limits', padding=False)
+        gr.HTML(f'<p>{self._limits_in_words()}</p>', elem_id='limits')
         example = gr.Button('No picture at hand? Try an example.', size='sm', variant='secondary', elem_id='example')
         background = gr.Radio(BACKGROUNDS, value='cutout', label='Background', elem_id='background')
         color = gr.ColorPicker(WHITE, label='Colour', visible=False, elem_id='color')
@@ -104,7 +103,7 @@ class Page:
 
     def _outputs(self) -> dict[str, Any]:
         work = gr.State(Work())
-        empty = gr.HTML('<div class="box"><p>The result appears here</p></div>', elem_id='empty', padding=False)
+        empty = gr.HTML('<div class="box"><p>The result appears here</p></div>', elem_id='empty')
         with gr.Column(visible=False, elem_id='pictures') as pictures:
             with gr.Tabs():
                 with gr.Tab('Before and after'):
