@@ -24,7 +24,7 @@ from webapp.storage import temporary_storage
 DEMO = Path(__file__).parent / 'ckpts' / 'demo'
 TOY = ('These weights are a toy: trained for minutes on drawn objects, they know no photographs. '
        'For real ones start the page with -m.')
-TOY_EXAMPLE = 6, 640  # number in the demo's test set, which has no pixel in common with its training set; size
+TOY_EXAMPLE = 22, 640  # a wheel: number in the demo's test set, of whose pixels the training set has none; and size
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -40,10 +40,11 @@ FILE_TYPES = ['image', 'video', '.heic', '.heif', '.mkv']  # the last are unknow
 
 
 class Work(NamedTuple):
-    """A visitor's pictures: what the network made of them, and their results."""
+    """A visitor's pictures: what the network made of them, their results, and a line for each that was refused."""
 
     cuts: Sequence[Cut] = ()
     results: Sequence[Result] = ()
+    refused: Sequence[str] = ()
 
 
 class Page:
@@ -94,7 +95,7 @@ class Page:
             resolution = gr.Dropdown(
                 [('As trained', ''), '512', '1024', '1024x1024', '2048', '2048x2048', ('The picture’s own', 'native')],
                 value='', allow_custom_value=True, label='Resolution', elem_id='resolution',
-                info='Of the network: WxH, or a long side in pixels, by multiples of 32')
+                info='Of the network: WxH, by multiples of 32, or a long side in pixels')
             edges = gr.Radio(EDGES, value='', label='Colour of soft edges', elem_id='edges',
                              info='Clean edges lose the old background’s colour')
         cut = gr.Button('Cut out', variant='primary', size='lg', elem_id='cut')
@@ -112,8 +113,9 @@ class Page:
                 with gr.Tab('Mask'):
                     mask = gr.Image(type='filepath', show_label=False, interactive=False, height=560, elem_id='mask',
                                     buttons=['download', 'fullscreen'], alt_text='The mask: white is the object')
-            thumbs = gr.Gallery(label='Results', show_label=False, columns=6, height=110, allow_preview=False,
-                                object_fit='contain', interactive=False, visible=False, buttons=[], elem_id='thumbs')
+            thumbs = gr.Gallery(label='Results', show_label=False, columns=6, fit_columns=False, height=None,
+                                allow_preview=False, object_fit='contain', interactive=False, visible=False, buttons=[],
+                                elem_id='thumbs')
             with gr.Row():
                 one = gr.DownloadButton('Download', variant='primary', elem_id='one')
                 everything = gr.DownloadButton('Download all (zip)', visible=False, elem_id='all')
@@ -173,7 +175,7 @@ class Page:
                 film = self._convert(paths, weights, resolution, style, request, progress)
                 return self._show_video(film, start)
             cuts, refused = self._segment(paths, weights, resolution, request, progress)
-            return self._show(self._render(cuts, style, request, progress), refused, start)
+            return self._show(Work(cuts, self._render(cuts, style, request, progress), refused), start)
 
     def restyle(self, work: Work, background: str, color: str, backdrop: str | None, edges: str, request: gr.Request,
                 progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
@@ -182,8 +184,8 @@ class Page:
             return gr.skip()
         start = time.perf_counter()
         with in_words():
-            return self._show(self._render(work.cuts, style_of(background, color, backdrop, edges), request, progress),
-                              [], start)
+            style = style_of(background, color, backdrop, edges)
+            return self._show(work._replace(results=self._render(work.cuts, style, request, progress)), start)
 
     def choose(self, work: Work, event: gr.SelectData) -> tuple:
         """Another picture of several comes to the front."""
@@ -207,10 +209,10 @@ class Page:
             raise ValueError('\n'.join(refused))
         return cuts, refused
 
-    def _render(self, cuts: Sequence[Cut], style: Style, request: gr.Request, progress: gr.Progress) -> Work:
+    def _render(self, cuts: Sequence[Cut], style: Style, request: gr.Request, progress: gr.Progress) -> list[Result]:
         self.storage.use(request.session_hash, [path for cut in cuts for path in cut])
-        folder = self.storage.new_folder(request.session_hash)
-        return Work(cuts, render(cuts, style, self.limits, folder, _report(progress, 'Cutting', 'pictures')))
+        return render(cuts, style, self.limits, self.storage.new_folder(request.session_hash),
+                      _report(progress, 'Cutting', 'pictures'))
 
     def _convert(self, paths: list[Path], weights: str, resolution: str, style: Style, request: gr.Request,
                  progress: gr.Progress) -> Path:
@@ -220,10 +222,10 @@ class Page:
         except ValueError as error:
             raise ValueError(refusal(paths[0], error)) from error
 
-    def _show(self, work: Work, refused: Sequence[str], start: float) -> tuple:
+    def _show(self, work: Work, start: float) -> tuple:
         first, several = work.results[0], len(work.results) > 1
         count = f'{len(work.results)} pictures' if several else 'Done'
-        status = [f'{count} in {time.perf_counter() - start:.1f} s.', *(f'Left out: {line}' for line in refused)]
+        status = [f'{count} in {time.perf_counter() - start:.1f} s.', *(f'Left out: {line}' for line in work.refused)]
         archive = pack(work.results, first.file.parent / 'cutouts.zip') if several else None
         return (work, gr.update(visible=False), gr.update(visible=True), (str(first.before), str(first.after)),
                 str(first.mask), gr.update(value=[str(result.after) for result in work.results], visible=several,
@@ -263,7 +265,7 @@ class Page:
             if any(map(is_video, paths)):
                 return [str(self._convert(paths, weights, resolution, style, request, progress))], []
             cuts, refused = self._segment(paths, weights, resolution, request, progress)
-            return [str(result.file) for result in self._render(cuts, style, request, progress).results], refused
+            return [str(result.file) for result in self._render(cuts, style, request, progress)], refused
 
     def api_weights(self) -> dict[str, str]:
         """The names of the weights, the first one first, each with the size it was trained at, WxH."""
@@ -289,9 +291,9 @@ def in_words() -> Iterator[None]:
     try:
         yield
     except (ValueError, TimeoutError) as error:
-        raise gr.Error(_plain(str(error)), title='That did not work', print_exception=False) from error
+        raise gr.Error(_plain(str(error)), duration=None, print_exception=False) from error
     except FileNotFoundError as error:
-        raise gr.Error('Your files are no longer here. Please give them again.', title='That took a while',
+        raise gr.Error('Your files are no longer here. Please give them again.', duration=None,
                        print_exception=False) from error
 
 
@@ -316,7 +318,8 @@ def launch(page: gr.Blocks, storage: Storage, limits: Limits, host: str, port: i
     theme = gr.themes.Base(primary_hue='teal', neutral_hue='slate', radius_size='lg', font=fonts,
                            font_mono=['ui-monospace', 'monospace']).set(
         button_primary_background_fill='*primary_600', button_primary_background_fill_hover='*primary_700',
-        button_primary_background_fill_dark='*primary_600', button_primary_background_fill_hover_dark='*primary_500')
+        button_primary_background_fill_dark='*primary_600', button_primary_background_fill_hover_dark='*primary_500',
+        block_info_text_color='*neutral_500', block_info_text_color_dark='*neutral_400')
     _, address, _ = page.launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, inbrowser=False,
         theme=theme, css_paths=FOLDER / 'page.css', js=(FOLDER / 'page.js').read_text(encoding='utf-8'),

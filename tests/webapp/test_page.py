@@ -64,6 +64,22 @@ def api(server):
     return Client(server.address, verbose=False)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def loaded_once():
+    """predict.py loads each network once for all tests."""
+    load, loaded = predict.load_network, {}
+
+    def load_once(args):
+        key = args.model, args.resolution
+        if key not in loaded:
+            loaded[key] = load(args)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, 'load_network', load_once)
+        yield
+
+
 def give(page: Page, *files: Path) -> None:
     page.set_input_files('#files input[type=file]', files)
     for file in files:
