@@ -129,7 +129,7 @@ class Page:
     def _connect(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         private: dict[str, Any] = {'api_visibility': 'private', 'concurrency_id': 'network'}
         style = [inputs[name] for name in ('background', 'color', 'backdrop', 'edges')]
-        settings = [inputs['files'], inputs['weights'], inputs['resolution'], *style]
+        settings = [outputs['work'], inputs['files'], inputs['weights'], inputs['resolution'], *style]
         shown = list(outputs.values())
         progress_on = [outputs['empty'], outputs['compare'], outputs['video']]
         inputs['files'].upload(self.note_uploads, inputs['files'], None, queue=False, api_visibility='private')
@@ -163,19 +163,21 @@ class Page:
         write_bytes(path, self.example)
         return [str(path)]
 
-    def cut(self, files: list[str] | None, weights: str, resolution: str, background: str, color: str,
-            backdrop: str | None, edges: str, request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008
-            ) -> tuple:
+    def cut(self, work: Work, files: list[str] | None, weights: str, resolution: str, background: str, color: str,
+            backdrop: str | None, edges: str, request: gr.Request,
+            progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
         """All that the page shows, for new files or settings."""
         start = time.perf_counter()
         with in_words():
-            style = style_of(background, color, backdrop, edges)
+            style = self._style(background, color, backdrop, edges)
             paths = self._given(files, request)
             if any(map(is_video, paths)):
-                film = self._convert(paths, weights, resolution, style, request, progress)
-                return self._show_video(film, start)
-            cuts, refused = self._segment(paths, weights, resolution, request, progress)
-            return self._show(Work(cuts, self._render(cuts, style, request, progress), refused), start)
+                shown = self._show_video(self._convert(paths, weights, resolution, style, request, progress), start)
+            else:
+                cuts, refused = self._segment(paths, weights, resolution, request, progress)
+                shown = self._show(Work(cuts, self._render(cuts, style, request, progress), refused), start)
+            self._forget(work, request)
+            return shown
 
     def restyle(self, work: Work, background: str, color: str, backdrop: str | None, edges: str, request: gr.Request,
                 progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
@@ -184,13 +186,31 @@ class Page:
             return gr.skip()
         start = time.perf_counter()
         with in_words():
-            style = style_of(background, color, backdrop, edges)
-            return self._show(work._replace(results=self._render(work.cuts, style, request, progress)), start)
+            style = self._style(background, color, backdrop, edges)
+            shown = self._show(work._replace(results=self._render(work.cuts, style, request, progress)), start)
+            self._forget(Work(results=work.results), request)
+            return shown
 
     def choose(self, work: Work, event: gr.SelectData) -> tuple:
         """Another picture of several comes to the front."""
         result = work.results[event.index]
         return (str(result.before), str(result.after)), str(result.mask), _download(result.file)
+
+    def _style(self, output: str, color: str, backdrop: str | None, edges: str) -> Style:
+        """What the controls say about results. Raises ValueError where they do not say enough."""
+        if output == 'picture' and not backdrop:
+            raise ValueError('Choose the picture that goes behind the object first.')
+        try:
+            picture = read_image(Path(backdrop).read_bytes(), self.limits.pixels) if output == 'picture' else None
+        except (ValueError, OSError) as error:
+            raise ValueError(refusal(Path(backdrop), error)) from error
+        return Style(output=output, color=parse_color(color) if output == 'color' else (255,) * 4, backdrop=picture,
+                     matting=edges)
+
+    def _forget(self, work: Work, request: gr.Request) -> None:
+        """Deletes the files of results, and masks if there are any, which others have taken the place of."""
+        made = [*(cut.mask for cut in work.cuts[:1]), *(result.file for result in work.results[:1])]
+        self.storage.delete(request.session_hash, [path.parent for path in made])
 
     def _given(self, files: list[str] | None, request: gr.Request) -> list[Path]:
         paths = [Path(file) for file in files or []]
@@ -260,7 +280,7 @@ class Page:
         """Cuts the objects out of pictures or of one video. Gives the results, PNG (videos WebM or MP4) named after
         the uploads, and a line for each file that was refused."""
         with in_words():
-            style = style_of(output, color, backdrop, edges)
+            style = self._style(output, color, backdrop, edges)
             paths = self._given(files, request)
             if any(map(is_video, paths)):
                 return [str(self._convert(paths, weights, resolution, style, request, progress))], []
@@ -271,18 +291,6 @@ class Page:
         """The names of the weights, the first one first, each with the size it was trained at, WxH."""
         return {name: 'x'.join(map(str, weights.sizes('')((1024, 1024))))
                 for name, weights in self.weights.items()}
-
-
-def style_of(output: str, color: str, backdrop: str | None, edges: str) -> Style:
-    """What the controls say about results. Raises ValueError where they do not say enough."""
-    if output == 'picture' and not backdrop:
-        raise ValueError('Choose the picture that goes behind the object first.')
-    try:
-        picture = read_image(Path(backdrop).read_bytes()) if output == 'picture' else None
-    except (ValueError, OSError) as error:
-        raise ValueError(refusal(Path(backdrop), error)) from error
-    return Style(output=output, color=parse_color(color) if output == 'color' else (255,) * 4, backdrop=picture,
-                 matting=edges)
 
 
 @contextmanager

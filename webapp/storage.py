@@ -43,6 +43,14 @@ class Storage:
         with self._lock:
             self._used[visitor].update(files)
 
+    def delete(self, visitor: str, folders: Iterable[Path]) -> None:
+        """Deletes folders that are the visitor's alone."""
+        with self._lock:
+            folders = self._used[visitor].intersection(folders)
+            self._used[visitor] -= folders
+        for folder in folders:
+            _delete(folder)
+
     def leave(self, visitor: str) -> None:
         """Deletes the files of a visitor that no other one uses."""
         with self._lock:

@@ -126,6 +126,7 @@ def test_from_picture_to_download(visit, server, tmp_path):
     expect(page.locator('#one')).to_be_visible()
     page.wait_for_function("src => document.querySelector('#mask img').src != src", arg=mask.get_attribute('src'))
     assert download(page)[1] == predicted(server, file, '-om')
+    assert len(list(server.files.rglob('my cup.png'))) == 1, 'what has been replaced is deleted'
 
 
 def test_weights_resolution_background_and_edges(visit, server, tmp_path):
@@ -253,12 +254,15 @@ def test_api(api, server, tmp_path):
 @pytest.mark.parametrize(('arguments', 'words'), [
     ({'resolution': '100x100'}, 'nearest: 96x96'), ({'resolution': '4096x4096'}, 'take 128x128 or less'),
     ({'output': 'picture'}, 'Choose the picture'), ({'output': 'color', 'color': 'red;'}, 'give #rrggbb'),
+    ({'output': 'picture', 'backdrop': (300, 200)}, '300x200 pixels are more'),
     ({'files': []}, 'a picture first'), ({'weights': '/etc/passwd'}, 'not in the list'),
     ({'files': 5}, '5 pictures are too many at once')])
 def test_mistakes_of_callers_are_named(api, tmp_path, arguments, words):
     file = picture(tmp_path / 'a.png', 7)
     files = arguments.get('files', 1)
     arguments = {**arguments, 'files': [handle_file(file)] * files if isinstance(files, int) else files}
+    if 'backdrop' in arguments:
+        arguments['backdrop'] = handle_file(picture(tmp_path / 'b.png', 7, arguments['backdrop']))
     with pytest.raises(AppError, match=words):
         api.predict(**arguments, api_name='/cut_out')
 

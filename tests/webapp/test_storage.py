@@ -37,6 +37,13 @@ def test_who_leaves_takes_his_files_along_but_nobody_elses(storage):
     assert storage.size() == 0
 
 
+def test_only_ones_own_folders_are_deleted(storage):
+    mine, yours = storage.new_folder('me'), storage.new_folder('you')
+    storage.delete('me', [mine, yours, storage.folder])
+    assert not mine.exists()
+    assert yours.exists()
+
+
 def test_what_is_not_used_goes_after_a_while(storage):
     old, used, new = (put(storage, name) for name in ('old', 'used', 'new'))
     past = time.time() - 200
