@@ -150,6 +150,8 @@ class Config:
     grad_checkpointing: bool = option(False, 'recompute activations of backbone and decoder blocks: less memory')
     channels_last: bool = option(AUTO, 'memory format of the network')
     sync_bn: bool = option(False, 'BatchNorm statistics over all processes')
+    sharding: str = option('', "'fsdp': weights, gradients and optimizer divided among the processes; '': all on each",
+                           choices=('', 'fsdp'))
 
     # --- Run ----------------------------------------------------------------------------------------------------------
     seed: int = option(7, 'seed; each rank adds its number', minimum=0)
@@ -165,6 +167,7 @@ class Config:
     val_step: int = option(AUTO, 'epochs between validations; 0: none', minimum=0)
     val_metric: str = option('sm', 'what best.pth is best on: a metric of the validation, or its loss',
                              choices=('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'))
+    val_ema: bool = option(True, 'validate the moving average of weights, where there is one, and keep its best')
     early_stop: int = option(0, 'stop after so many validations without a better one; 0: never', minimum=0)
     dry_run: bool = option(False, 'go through one batch of everything, estimate time and memory, leave nothing')
     log_step: int = option(20, 'steps between log lines', minimum=1)
@@ -379,6 +382,9 @@ def _contradictions(cfg: Config) -> Iterable[str]:
         yield f"squeeze_block='' and cxt_num={cfg.cxt_num} exclude each other: set cxt_num=0, or a squeeze_block"
     if cfg.mixed_precision == 'fp16' and cfg.device == 'cpu':
         yield "mixed_precision='fp16' and device='cpu' exclude each other: take bf16 or no"
+    for name in ('compile', 'channels_last'):
+        if cfg.sharding and getattr(cfg, name):
+            yield f'sharding={cfg.sharding!r} and {name}=True exclude each other: set {name}=False'
     if cfg.bb in SWIN and cfg.bb_weights == 'hub':
         yield f"bb_weights='hub' and bb={cfg.bb} exclude each other: take a local file of the official Swin weights"
     if not 0 <= cfg.validation_share < 1:

@@ -7,7 +7,8 @@ number of workers. Images travel as uint8, and `normalize` makes them the networ
 import functools
 import hashlib
 import logging
-import multiprocessing
+import multiprocessing.forkserver
+import signal
 import unicodedata
 import warnings
 from collections import defaultdict
@@ -28,6 +29,7 @@ from utils import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     MAX_PIXELS,
+    STOP_SIGNALS,
     STRIDE,
     find_images,
     open_header,
@@ -402,8 +404,21 @@ def _worker_context() -> multiprocessing.context.BaseContext:
         return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['__main__', __name__])  # imported once, not by every worker
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # for the server, and for workers until they start
+    multiprocessing.forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(1)  # the workers are the parallelism
+    for number in STOP_SIGNALS:
+        signal.signal(number, _ignore_once)
+    if hasattr(signal, 'pthread_sigmask'):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _ignore_once(number: int, _frame: Any) -> None:
+    """Schedulers signal all processes of a job, but the main one needs its workers until it has saved. Should they not
+    end by themselves then, it ends them by the same signal, a second one."""
+    signal.signal(number, signal.SIG_DFL)

@@ -12,30 +12,31 @@ import os
 import sys
 import tempfile
 import time
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from config import ARCHITECTURE, Config, training_sets
 from dataset import EpochSampler, Pair, PairCache, TrainSet, build_loader, check_readable, class_names, find_pairs
 from loss import Criterion, Discriminator
 from models import BiRefNet, load_model, save_checkpoint
+from training.average import MovingAverage
 from training.curves import draw_curves
-from training.distributed import StopRequest, World, gather, join_world, peak_memory, seed_everything
+from training.distributed import PREEMPTED, StopRequest, World, gather, join_world, peak_memory, seed_everything
 from training.log import RunLog, setup_logging
 from training.loop import Adversary, NonFiniteLossError, Options, Trainer
 from training.schedule import is_checkpoint, rate_factor
+from training.sharding import gather_whole, shard
 from training.state import contradictions, load_state, save_state
+from training.sync_bn import synchronise
 from training.validation import Best, split_pairs, validate
 from utils import write_json
 
 logger = logging.getLogger(__name__)
-
-PREEMPTED = 75  # EX_TEMPFAIL: the state is saved, run the same command with resume=auto
 
 
 def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
@@ -118,7 +119,6 @@ def build_optimizer(cfg: Config, model: torch.nn.Module, backbone: torch.nn.Modu
 
 def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: World) -> Trainer:
     """Everything that moves, on its device."""
-    model.to(world.device, memory_format=torch.channels_last if cfg.channels_last else torch.preserve_format)
     if cfg.compile:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
     for part in (model.encoder.backbone, model.decoder):
@@ -128,8 +128,14 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
             part.set_grad_checkpointing()
         if cfg.compile:
             part.compile()
-    if cfg.sync_bn and world.size > 1 and world.device.type == 'cuda':
-        model = convert_sync_batchnorm(model)  # timm's also keeps what it fused into its norms
+    if cfg.sync_bn and world.size > 1:
+        model = synchronise(model, world)
+    ema = MovingAverage(deepcopy(model), cfg.ema_decay) if cfg.ema_decay else None
+    for net in (model, *([ema.module] if ema else [])):
+        if cfg.sharding and world.size > 1:
+            shard(net, world)
+        else:
+            net.to(world.device, memory_format=torch.channels_last if cfg.channels_last else torch.preserve_format)
     adversary = None
     if cfg.lambda_adv_g:
         discriminator = Discriminator(cfg.size, dynamic=cfg.dynamic_size is not None).to(world.device)
@@ -137,11 +143,11 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
     criterion = Criterion(cfg.lambdas_pix_last, cfg.task, cfg.epochs, cfg.tail_epochs, cfg.lambda_gdt, cfg.lambda_cls)
     rate = partial(rate_factor, steps_per_epoch=steps_per_epoch, epochs=cfg.epochs, schedule=cfg.lr_schedule,
                    warmup_steps=cfg.warmup_steps, decay_epochs=cfg.lr_decay_epochs, decay_rate=cfg.lr_decay_rate)
-    options = Options(cfg.accumulate, cfg.grad_clip, cfg.ema_decay, cfg.mixed_precision, cfg.channels_last,
-                      cfg.lambda_adv_g, cfg.lambda_adv_d, cfg.log_step)
+    options = Options(cfg.accumulate, cfg.grad_clip, cfg.mixed_precision, cfg.channels_last, cfg.lambda_adv_g,
+                      cfg.lambda_adv_d, cfg.log_step)
     find_unused = (cfg.out_ref and not cfg.lambda_gdt) or cfg.bb.startswith('timm/')
     return Trainer(model, build_optimizer(cfg, model, model.encoder.backbone, world.device), criterion, rate, options,
-                   world, adversary, find_unused)
+                   world, adversary, ema, find_unused)
 
 
 def resume(cfg: Config, folder: Path, trainer: Trainer, best: Best) -> int:
@@ -150,6 +156,9 @@ def resume(cfg: Config, folder: Path, trainer: Trainer, best: Best) -> int:
     Raises ValueError if the run has a state that was not asked for, or one that the config contradicts.
     """
     state = load_state(folder)
+    if len(set(gather(state and (state['epoch'], state['batch']), trainer.world))) > 1:
+        raise ValueError(f'{folder}: not all processes found the same state there; it must lie on a file system that '
+                         'all nodes share')
     if state is None:
         if cfg.resume:
             logger.info('no state in %s yet: starting anew', folder)
@@ -173,7 +182,7 @@ class Run:
     """One run: its parts, and what happens after each step and each epoch."""
 
     def __init__(self, cfg: Config, folder: Path, world: World) -> None:
-        seed_everything(cfg.seed + world.rank)
+        seed_everything(cfg.seed)  # the same weights everywhere
         model, self.cfg = build_model(cfg)
         self.folder, self.world, self.log = folder, world, None
         pairs, self.held_out = find_data(self.cfg)
@@ -196,6 +205,7 @@ class Run:
         try:
             while self.trainer.epoch <= self.cfg.epochs and not self._tired():
                 if not self._run_epoch():
+                    gather(None, self.world)  # the first process to end would take the others with it, still writing
                     logger.info('stopped by a signal: the state is saved, resume=auto goes on with it')
                     return PREEMPTED
         finally:
@@ -227,8 +237,8 @@ class Run:
             self.log.write(epoch=epoch, mean=means)
             terms = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
             logger.info('epoch %d/%d: %s (%.0f s)', epoch, self.cfg.epochs, terms, time.monotonic() - began)
-            if is_checkpoint(epoch, self.cfg.epochs, self.cfg.save_last, self.cfg.save_step):
-                save_checkpoint(self.trainer.best_weights, self.folder / f'epoch_{epoch}.pth')
+        if is_checkpoint(epoch, self.cfg.epochs, self.cfg.save_last, self.cfg.save_step):
+            self._checkpoint(self.trainer.averaged, self.folder / f'epoch_{epoch}.pth')
         if self.cfg.val_step and (epoch % self.cfg.val_step == 0 or epoch == self.cfg.epochs):
             self._validate(epoch)
         self._save()
@@ -236,16 +246,22 @@ class Run:
 
     def _validate(self, epoch: int) -> None:
         cfg = self.cfg
-        scores = validate(self.trainer.best_weights, self.held_out, cfg.size, cfg.lambdas_pix_last, self.world,
-                          self.trainer.autocast())
+        model = self.trainer.averaged if cfg.val_ema else self.trainer.model
+        scores = validate(model, self.held_out, cfg.size, cfg.lambdas_pix_last, self.world, self.trainer.autocast())
         better = self.best.update(scores, epoch)
         if self.log:
             self.log.write(epoch=epoch, validation=scores)
             self.log.scalars('validation', scores, self.trainer.steps)
             logger.info('validation: %s%s', ' '.join(f'{name} {value:.4f}' for name, value in scores.items()),
                         f' (the best {self.best.metric} so far)' if better else '')
-            if better:
-                save_checkpoint(self.trainer.best_weights, self.folder / 'best.pth')
+        if better:
+            self._checkpoint(model, self.folder / 'best.pth')
+
+    def _checkpoint(self, model: torch.nn.Module, path: Path) -> None:
+        """Writes a network's weights. Call on every rank."""
+        state = gather_whole(model.state_dict(), self.world)
+        if self.world.is_main:
+            save_checkpoint(model, path, state)
 
     def _after_step(self) -> bool:
         stopping = self.stop.agreed()
@@ -276,8 +292,9 @@ class Run:
                      self.world, self.trainer.autocast())
             validation = (time.monotonic() - began) * len(self.held_out) / self.world.size
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(self.trainer.best_weights, Path(folder, 'epoch_1.pth'))
-            size = Path(folder, 'epoch_1.pth').stat().st_size
+            path = Path(folder, 'epoch_1.pth')
+            self._checkpoint(self.trainer.averaged, path)
+            size = path.stat().st_size if self.world.is_main else 0
         epoch = seconds[1] * self.sampler.batches
         kept = sum(is_checkpoint(e, self.cfg.epochs, self.cfg.save_last, self.cfg.save_step)
                    for e in range(1, self.cfg.epochs + 1))

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+STOP_SIGNALS = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))  # schedulers' ways to end us
 STRIDE = 32  # the network takes sides that are multiples of this
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)  # of its RGB input, in 0..1
 

@@ -159,10 +159,12 @@ def _download(repository: str) -> Path:
     return file
 
 
-def save_checkpoint(model: nn.Module, path: str | os.PathLike) -> None:
+def save_checkpoint(model: nn.Module, path: str | os.PathLike, state: Mapping[str, Any] | None = None) -> None:
     """Writes the network's weights in the official layout, atomically; `.safetensors` by suffix, else as `.pth`.
 
-    `model` is a BiRefNet, bare or wrapped for several GPUs, by torch.compile or as a moving average.
+    `model` is a BiRefNet, bare or wrapped for several GPUs or by torch.compile; `state` its whole state dict where the
+    network itself holds but a share of each weight.
     """
     inner = next(m for m in model.modules() if isinstance(m, BiRefNet))
-    write_state(to_official(strip_prefixes(inner.state_dict()), inner.config.bb), path)
+    state = inner.state_dict() if state is None else state
+    write_state(to_official(strip_prefixes(state), inner.config.bb), path)

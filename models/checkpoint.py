@@ -186,13 +186,25 @@ def strip_prefixes(state: Mapping[str, Tensor]) -> State:
 
 
 def write_state(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Writes tensors by name, atomically: as safetensors if `path` says so, else as torch saves them."""
+    """Writes tensors by name, atomically: as safetensors if `path` says so, else as torch saves them.
+
+    Raises OSError, leaving what was there, if it cannot be written.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with atomic_write(path) as file:
-        if Path(path).suffix.lower() == '.safetensors':
+    if Path(path).suffix.lower() == '.safetensors':
+        with atomic_write(path) as file:
             file.write(save_safetensors({k: v.clone() for k, v in state.items()}, {'format': 'pt'}))
-        else:
-            torch.save(state, file)
+    else:
+        save_atomically(state, path)
+
+
+def save_atomically(value: Any, path: str | os.PathLike) -> None:
+    """`torch.save` that replaces `path` only when all is on the disk; else raises OSError and leaves what was there."""
+    try:
+        with atomic_write(path) as file:
+            torch.save(value, file)
+    except RuntimeError as error:  # torch's writer hides the reason
+        raise OSError(f'{path}: not written; is the disk full? ({str(error).splitlines()[0]})') from error
 
 
 # --- Architecture ---------------------------------------------------------------------------------------------------

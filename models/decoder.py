@@ -41,15 +41,16 @@ class DecoderLevel(nn.Module):
         self.outward = OutwardReference(out_channels) if outward else None
         self.lateral = nn.Conv2d(out_channels, out_channels, 1) if lateral else None
 
-    def forward(self, x: Tensor, tiles: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x (B, c_i, h, w), tiles (B, 3*n, h, w) -> features (B, c_{i-1}, h, w), and in training the logits
-        (B, 1, h, w) of the side output and of the gradient, where the level has them."""
+    def forward(self, x: Tensor, tiles: Tensor | None, finer: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x (B, c_i, h, w), tiles (B, 3*n, h, w), the next finer map (B, *, H, W) -> features (B, c_{i-1}, H, W), and
+        in training the logits (B, 1, h, w) of the side output and of the gradient, where the level has them."""
         if self.reference is not None:
             x = torch.cat((x, self.reference(tiles)), 1)
         x = self.block(x)
         side = self.side(x) if self.training and self.side is not None else None
         x, gradient = self.outward(x) if self.outward is not None else (x, None)
-        return x, side, gradient
+        x = resize(x, finer.shape[-2:])
+        return x if self.lateral is None else x + self.lateral(finer), side, gradient
 
 
 class Decoder(nn.Module):
@@ -91,14 +92,11 @@ class Decoder(nn.Module):
         for level, finer in zip(self.levels, (*maps[2::-1], image), strict=True):
             tiles = self._tiles(image, x.shape[-2:]) if level.reference is not None else None
             if self.grad_checkpointing and self.training:
-                x, side, gradient = _checkpointed(level, x, tiles)
+                x, side, gradient = _checkpointed(level, x, tiles, finer)
             else:
-                x, side, gradient = level(x, tiles)
+                x, side, gradient = level(x, tiles, finer)
             sides += [side] * (side is not None)
             gradients += [(gradient, side)] * (gradient is not None)
-            x = resize(x, finer.shape[-2:])
-            if level.lateral is not None:
-                x = x + level.lateral(finer)
         if self.reference is not None:
             x = torch.cat((x, self.reference(image)), 1)
         return DecoderOutput([*sides, self.head(x)], self._with_labels(image, gradients))

@@ -158,7 +158,7 @@ def test_configs_share_no_weights():
     ('validation_share=1', ['validation_share']), ('mixed_precision=fp32', ['mixed_precision', "'fp16'"]),
     ('task=../secret', ['task']), ('task=..', ['task']), ('task=', ['task']), ('training_set=A++B', ['training_set']),
     ('testsets=../x', ['testsets']), ('tail_epochs=1000', ['tail_epochs', 'epochs=500']),
-    ('device=gpu', ['device', "'cpu'"]),
+    ('device=gpu', ['device', "'cpu'"]), ('sharding=fsdp2', ['sharding', "'fsdp'"]),
 ])
 def test_one_error_names_field_and_nearest(text, words):
     message = error(text)
@@ -169,6 +169,7 @@ def test_one_error_names_field_and_nearest(text, words):
 @pytest.mark.parametrize('pair', [
     ('mixed_precision=fp16', 'device=cpu'), ('load_all=True', 'dynamic_size=((256,512),(256,512))'),
     ('squeeze_block=', 'cxt_num=1'), ('bb_weights=hub', 'bb=swin_v1_t'),
+    ('sharding=fsdp', 'compile=True'), ('sharding=fsdp', 'channels_last=True'),
 ])
 def test_values_that_exclude_each_other(pair):
     message = error(*pair)

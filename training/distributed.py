@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from inference.network import choose_device
+from utils import STOP_SIGNALS
+
+PREEMPTED = 75  # EX_TEMPFAIL: the state is saved, run the same command with resume=auto
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,18 @@ def gather(value: Any, world: World) -> list[Any]:
     return values
 
 
+@torch.no_grad()
+def share_buffers(model: nn.Module, world: World) -> None:
+    """Gives every rank rank 0's running statistics, which are those that are saved."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if world.size == 1 or not buffers:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    dist.broadcast(flat, 0)
+    for buffer, values in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(values.view_as(buffer))
+
+
 def mean_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
     """The mean of a tensor over all ranks."""
     if world.size > 1:
@@ -113,11 +129,9 @@ class StopRequest:
     The ranks exchange one number each step, over CPU memory and answered a step later, so that nobody waits for it.
     """
 
-    SIGNALS = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))
-
     def __init__(self, world: World) -> None:
         self._world, self._pending, self.name = world, None, ''
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
 
     def _note(self, number: int, _frame: Any) -> None:
         self.name = signal.Signals(number).name

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset import Batch, normalize
 from loss import Criterion, Discriminator, discriminator_loss, generator_loss
-from training.distributed import World, gather, mean_over_ranks, random_state, set_random_state
+from training.average import MovingAverage
+from training.distributed import World, gather, mean_over_ranks, random_state, set_random_state, share_buffers
 from training.log import RunLog
+from training.sharding import gather_whole, is_sharded, load_optimizer, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,6 @@ class Options:
 
     accumulate: int = 1
     grad_clip: float = 0.
-    ema_decay: float = 0.
     mixed_precision: str = 'no'
     channels_last: bool = False
     lambda_adv_g: float = 0.
@@ -60,7 +61,7 @@ class Adversary:
 
 
 def _distribute(model: nn.Module, world: World, find_unused: bool = False, **options: Any) -> nn.Module:
-    if world.size == 1 or not any(p.requires_grad for p in model.parameters()):
+    if world.size == 1 or is_sharded(model) or not any(p.requires_grad for p in model.parameters()):
         return model
     devices = [world.device] if world.device.type == 'cuda' else None
     return DistributedDataParallel(model, devices, find_unused_parameters=find_unused, gradient_as_bucket_view=True,
@@ -115,6 +116,7 @@ class Trainer:
     options: Options
     world: World
     adversary: Adversary | None = None
+    ema: MovingAverage | None = None
     find_unused: bool = False
     epoch: int = 1  # the epoch under way, 1-based
     batch: int = 0  # batches of it that are done
@@ -126,15 +128,12 @@ class Trainer:
     def __post_init__(self) -> None:
         self.net = _distribute(self.model, self.world, self.find_unused)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.options.mixed_precision == 'fp16')
-        self.ema = None
-        if self.options.ema_decay:
-            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.options.ema_decay))
         self.gradient_norm = torch.zeros((), device=self.world.device)
         self._base_rates = [group['lr'] for group in self.optimizer.param_groups]
 
     @property
-    def best_weights(self) -> nn.Module:
-        """The network to save and to validate: the moving average where there is one."""
+    def averaged(self) -> nn.Module:
+        """The moving average of the network, or the network itself where there is none."""
         return self.ema.module if self.ema else self.model
 
     def run_epoch(self, loader: DataLoader, batches: int, log: RunLog | None,
@@ -181,7 +180,10 @@ class Trainer:
         first = (self.batch // self.options.accumulate) * self.options.accumulate
         group = group_end - first
         last = self.batch + 1 == group_end
+        # A divided network shares its gradients in every batch: kept until the last, they would be whole on each rank.
         no_sync = isinstance(self.net, DistributedDataParallel) and not last
+        if is_sharded(self.net):
+            share_buffers(self.net, self.world)  # DistributedDataParallel does so by itself
         with self.net.no_sync() if no_sync else nullcontext():
             with self.autocast():
                 output = self.net(image)
@@ -218,7 +220,9 @@ class Trainer:
     def autocast(self) -> Any:
         """The context in which the network computes."""
         dtype = AUTOCAST[self.options.mixed_precision]
-        return torch.autocast(self.world.device.type, dtype) if dtype else nullcontext()
+        # The cache would keep a copy of every weight of a divided network.
+        return torch.autocast(self.world.device.type, dtype, cache_enabled=not is_sharded(self.net)) if dtype else (
+            nullcontext())
 
     def _optimize(self) -> Tensor:
         """Moves the weights; returns the norm of the gradient before clipping."""
@@ -229,11 +233,12 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group['params']]
         norm = nn.utils.clip_grad_norm_(parameters, self.options.grad_clip or math.inf)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
-            self.ema.update_parameters(self.model)
+            self.ema.update(self.model)
         self.steps += 1
         # Under fp16 the scaler skips steps whose gradient overflows: no reason to stop.
         return norm.nan_to_num(0., 0., 0.) if self.scaler.is_enabled() else norm
@@ -254,14 +259,15 @@ class Trainer:
             bar.set_postfix(loss=f'{means["loss"]:.3f}')
 
     def state_dict(self, log_position: int) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on exactly here. Call on every rank."""
+        """All that `load_state_dict` needs to go on exactly here, on rank 0. Call on every rank."""
         def sums(s: Sums) -> dict[str, Any]:
             return {'names': list(s.names), 'values': s.values, 'first_bad': s.first_bad, 'count': s.count}
 
         adversary = self.adversary and {'net': self.adversary.bare.state_dict(),
                                         'optimizer': self.adversary.optimizer.state_dict()}
-        return {'model': self.model.state_dict(), 'optimizer': self.optimizer.state_dict(),
-                'scaler': self.scaler.state_dict(), 'ema': self.ema and self.ema.state_dict(), 'adversary': adversary,
+        weights = {'model': self.model.state_dict(), 'optimizer': self.optimizer.state_dict(),
+                   'ema': self.ema and self.ema.module.state_dict()}
+        return {**gather_whole(weights, self.world), 'scaler': self.scaler.state_dict(), 'adversary': adversary,
                 'epoch': self.epoch, 'batch': self.batch, 'steps': self.steps, 'log_position': log_position,
                 'gradient_norm': self.gradient_norm, 'skipped': gather(sorted(self.skipped), self.world),
                 'sums': gather({'window': sums(self.window), 'total': sums(self.total)}, self.world),
@@ -269,11 +275,11 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to where `state_dict` was called, on the same number of ranks."""
-        self.model.load_state_dict(state['model'])
-        self.optimizer.load_state_dict(state['optimizer'])
+        load_weights(self.model, state['model'])
+        load_optimizer(self.optimizer, state['optimizer'])
         self.scaler.load_state_dict(state['scaler'])
         if self.ema:
-            self.ema.load_state_dict(state['ema'])
+            load_weights(self.ema.module, state['ema'])
         if self.adversary:
             self.adversary.bare.load_state_dict(state['adversary']['net'])
             self.adversary.optimizer.load_state_dict(state['adversary']['optimizer'])

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils import atomic_write
+from models.checkpoint import save_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +16,7 @@ LAST, PREVIOUS = 'last.pt', 'last.previous.pt'
 # Fields that a resumed run may change: where things lie and what is reported, not what is computed.
 FREE_FIELDS = frozenset(
     'data_root cache_dir ckpt_root pred_root save_dir num_workers skip_bad resume weights device save_last save_step '
-    'save_every log_step load_all testsets val_metric early_stop dry_run'.split())
+    'save_every log_step load_all testsets val_metric val_ema early_stop dry_run'.split())
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
@@ -24,11 +25,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     Raises OSError, leaving both as they were, if the folder cannot be written or the disk is full.
     """
     new = folder / f'{LAST}.new'
-    try:
-        with atomic_write(new) as file:
-            torch.save(state, file)
-    except RuntimeError as error:  # torch's writer hides the reason when the disk is full
-        raise OSError(f'{new}: not written ({str(error).splitlines()[0]})') from error
+    save_atomically(state, new)
     if (folder / LAST).exists():
         os.replace(folder / LAST, folder / PREVIOUS)
     os.replace(new, folder / LAST)
@@ -55,7 +52,11 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         if not path.is_file():
             continue
         try:
-            state = torch.load(path, map_location='cpu', weights_only=True)
+            with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
+                if bad := archive.testzip():
+                    raise ValueError(f'wrong checksum of {bad}')
+            # Mapped, not read: the processes of a machine share the page cache, and each takes its part.
+            state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
         except Exception as error:  # torch's reader raises many kinds on damaged files
             problems.append(f'{path}: damaged ({str(error).splitlines()[0][:100]})')
             continue

@@ -14,7 +14,7 @@ from evaluation.ground_truth import SCORES
 from evaluation.metrics import GroundTruth, higher_is_better
 from inference.masks import to_mask
 from loss import pixel_loss
-from training.distributed import World, gather
+from training.distributed import World, gather, share_buffers
 from utils import read_mask
 
 METRICS = ('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm')
@@ -28,25 +28,29 @@ def split_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pa
             [pair for i, pair in enumerate(pairs) if i in held_out])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(model: nn.Module, pairs: Sequence[Pair], size: tuple[int, int], weights: Mapping[str, float], world: World,
              autocast: AbstractContextManager) -> dict[str, float]:
     """Means over `pairs` of METRICS, at each mask's own size, and of the weighted pixel losses ('loss') at `size`.
 
-    Ranks share the pairs. The network is left in the mode that it was in.
+    Ranks share the pairs; each makes as many forward passes as the others, for a network that is divided among them.
+    The network is left in the mode that it was in.
     """
+    share_buffers(model, world)
     was_training = model.training
     model.eval()
     rows = []
     with autocast:
-        for pair in pairs[world.rank::world.size]:
+        for i in range(world.rank, -(-len(pairs) // world.size) * world.size, world.size):
+            pair = pairs[min(i, len(pairs) - 1)]  # past the end a pass that counts for nothing
             image, mask = (to_tensor(pixels)[None].to(world.device) for pixels in load_pair(pair, size))
             logit = model(normalize(image))[-1].float()
             loss = sum(pixel_loss([logit], mask.float() / 255, weights).values()).item()
             truth = read_mask(pair.mask)
             prediction = to_mask(logit.sigmoid()[0, 0].cpu().numpy(), *truth.shape)
             scores = GroundTruth(truth).score(prediction, set(METRICS))
-            rows.append([loss, *(scores[name] for name in METRICS)])
+            if i < len(pairs):
+                rows.append([loss, *(scores[name] for name in METRICS)])
     model.train(was_training)
     means = np.mean([row for share in gather(rows, world) for row in share], axis=0).tolist()
     return dict(zip(('loss', *METRICS), means, strict=True))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import train
 from config import Config
-from models import load_model
+from dataset import Batch
+from models import BiRefNet, load_model
 from tests.training.runs import TINY, finish, make_data, start
-
-PREEMPTED = 75
+from training.distributed import PREEMPTED, World
+from training.loop import Trainer
+from training.state import load_state
 
 
 @pytest.fixture(scope='module')
@@ -117,18 +121,28 @@ def test_twenty_kills_change_nothing(whole, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_resume_after_a_kill(data, tmp_path):
-    codes, output = run(data, tmp_path / 'whole', size=2)
+@pytest.mark.parametrize('more', [
+    '', 'sharding=fsdp ema_decay=.5 lambda_adv_g=10 grad_checkpointing=true mixed_precision=bf16 accumulate=2 '
+    'grad_clip=1 val_step=1 validation_set=VD-Tiny'], ids=['copies', 'shares'])
+def test_two_processes_resume_after_a_kill(tmp_path, more):
+    data = make_data(tmp_path / 'data', train=9)
+    for kind in ('im', 'gt'):  # three images for two processes, six are left for training
+        (data / 'Tiny' / 'VD-Tiny' / kind).mkdir(parents=True)
+        for i in (6, 7, 8):
+            (data / 'Tiny' / 'TR-Tiny' / kind / f'{i}.png').rename(data / 'Tiny' / 'VD-Tiny' / kind / f'{i}.png')
+    more = ['save_every=1', 'batch_size=1', 'deform_kernels=3', *more.split()]
+    codes, output = run(data, tmp_path / 'whole', *more, size=2)
     assert codes == [0, 0], output
-    processes = start('train', arguments(data, tmp_path / 'run', 'save_every=1'), tmp_path / 'out', size=2)
-    wait_for(tmp_path / 'run' / 'log.jsonl', lines=3)
+    processes = start('train', arguments(data, tmp_path / 'run', *more), tmp_path / 'out', size=2)
+    wait_for(tmp_path / 'run' / 'log.jsonl', lines=5)
     for process in processes:
         process.kill()
         process.join()
-    codes, output = run(data, tmp_path / 'run', 'resume=auto', 'save_every=1', size=2)
+    codes, output = run(data, tmp_path / 'run', 'resume=auto', *more, size=2)
     assert codes == [0, 0], output
     for name in ('epoch_3.pth', 'log.jsonl'):
         assert (tmp_path / 'run' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
+    assert load_model(tmp_path / 'run' / 'epoch_3.pth').config.bb == 'pvt_v2_b0'
 
 
 def test_truncated_state_gives_way_to_the_previous(whole, data, tmp_path):
@@ -139,7 +153,7 @@ def test_truncated_state_gives_way_to_the_previous(whole, data, tmp_path):
     (folder / 'last.pt').write_bytes(state[:len(state) // 2])
     codes, output = run(data, folder, 'resume=auto')
     assert codes == [0], output
-    assert 'damaged' in output
+    assert f'{folder / "last.pt"}: damaged' in output
     assert outcome(folder) == outcome(whole)
 
 
@@ -161,6 +175,72 @@ def test_switches_train(data, tmp_path, more):
     terms = set().union(*lines)
     assert ('adversarial' in terms and 'discriminator' in terms) == (more[0] == 'lambda_adv_g=10')
     assert ('class' in terms) == ('num_classes=3' in more)
+
+
+def build(**fields) -> Trainer:
+    cfg = Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 32), deform_kernels=(3,), tail_epochs=0, **fields)
+    torch.manual_seed(0)
+    return train.build_trainer(cfg, BiRefNet(cfg), 10, World(0, 1, torch.device('cpu')))
+
+
+def one_batch() -> Batch:
+    return Batch(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), torch.zeros(2, 1, 32, 32, dtype=torch.uint8),
+                 [], torch.full((2,), -1), [])
+
+
+def test_the_backbone_has_a_rate_of_its_own():
+    t = build(lr=1e-2, lr_bb_factor=.1, warmup_steps=1)
+    inside = {id(p) for p in t.model.encoder.backbone.parameters()}
+    rest, backbone = t.optimizer.param_groups
+    assert {id(p) for p in backbone['params']} == inside
+    assert len(rest['params']) + len(inside) == len(list(t.model.parameters()))
+    assert t.optimizer.defaults['fused']
+    t._step(one_batch(), 1)
+    assert [group['lr'] for group in t.optimizer.param_groups] == pytest.approx([5e-3, 5e-4])  # warming up
+
+
+def test_autocast_and_memory_format_reach_the_network():
+    t, seen = build(mixed_precision='bf16', channels_last=True, grad_clip=1.), []
+    t.model.decoder.levels[3].block.conv_in.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    t._step(one_batch(), 1)
+    (x, out), = seen
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert out.dtype == torch.bfloat16
+    assert t.model.decoder.levels[3].block.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert {p.dtype for p in t.model.parameters()} == {torch.float32}
+    assert t.window.values.isfinite().all()
+
+
+def test_checkpointing_keeps_less_of_backbone_and_decoder():
+    def kept(part: str, checkpointing: bool) -> int:
+        t, sizes, seen = build(grad_checkpointing=checkpointing), {'backbone': 0, 'decoder': 0}, []
+        for name, module in (('backbone', t.model.encoder.backbone), ('decoder', t.model.decoder)):
+            module.register_forward_pre_hook(lambda *_, name=name: seen.append(name))
+            module.register_forward_hook(lambda *_: seen.pop() and None)
+
+        def pack(tensor):
+            if seen:
+                sizes[seen[-1]] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            t._step(one_batch(), 1)
+        return sizes[part]
+
+    for part in ('backbone', 'decoder'):
+        assert kept(part, True) < .5 * kept(part, False), part
+
+
+def test_what_cannot_be_compiled_runs_and_says_so(monkeypatch, capfd):
+    def broken(*_, **__):
+        raise RuntimeError('no compiler here')
+
+    monkeypatch.setattr(torch._dynamo.config, 'suppress_errors', False)  # given back at the end
+    monkeypatch.setattr('torch._inductor.compile_fx.compile_fx', broken)
+    t = build(compile=True)
+    t._step(one_batch(), 1)
+    assert t.window.values.isfinite().all()
+    assert 'no compiler here' in capfd.readouterr().err
 
 
 def test_weights_bring_their_architecture(whole, data, tmp_path):
@@ -206,6 +286,44 @@ def test_bad_data_is_named_before_anything_starts(tmp_path):
     codes, output = run(data, tmp_path / 'run')
     assert codes == [1]
     assert '2.png' in output
+
+
+@pytest.mark.parametrize('more', ['', 'val_step=1 validation_set=TE-Tiny'], ids=['training', 'validation'])
+def test_a_failure_on_one_rank_ends_all(tmp_path, more):
+    data, folder = make_data(tmp_path / 'data', test=3), tmp_path / 'run'
+    processes = start('train', arguments(data, folder, 'epochs=500', *more.split()), tmp_path / 'out', size=2)
+    wait_for(folder / 'log.jsonl', lines=5)
+    image, began = data / 'Tiny' / ('TE-Tiny' if more else 'TR-Tiny') / 'im' / '1.png', time.monotonic()
+    image.write_bytes(image.read_bytes()[:200])
+    codes, output = finish(processes), (tmp_path / 'out').read_text()
+    assert all(code != 0 for code in codes), output
+    assert time.monotonic() - began < 60
+    assert f'{image}: ' in output
+    assert load_state(folder)['epoch'] > 1
+
+
+@pytest.mark.skipif(not hasattr(resource, 'prlimit'), reason='needs Linux')
+def test_a_disk_that_becomes_full_leaves_the_last_state(whole, data, tmp_path):
+    folder = tmp_path / 'run'
+    process, = start('train', arguments(data, folder, 'save_every=1'), tmp_path / 'out')
+    wait_for(folder / 'log.jsonl', lines=2)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+    assert finish([process]) == [1]
+    output = (tmp_path / 'out').read_text()
+    assert f'{folder}/' in output
+    assert 'is the disk full?' in output
+    assert not [p.name for p in folder.iterdir() if p.suffix in ('.tmp', '.new')]
+    codes, output = run(data, folder, 'resume=auto')
+    assert codes == [0], output
+    assert 'damaged' not in output
+    assert outcome(folder) == outcome(whole)
+
+
+def test_a_folder_that_cannot_be_written_is_named(data, tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    codes, output = run(data, tmp_path / 'file' / 'run')
+    assert codes == [1]
+    assert str(tmp_path / 'file') in output
 
 
 def test_a_loss_that_is_not_finite_ends_all_ranks(data, tmp_path):
