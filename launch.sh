@@ -9,8 +9,10 @@ launch() {
         local threads=$(($(getconf _NPROCESSORS_ONLN) / processes))
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
     else
-        export CUDA_VISIBLE_DEVICES=$gpus
         processes=$(tr ',' '\n' <<<"$gpus" | grep -c .)
+        # In a job of Slurm's the list says how many: which ones is for Slurm to say.
+        [ -z "${SLURM_JOB_ID:-}" ] || gpus=$(cut -d , -f "1-$processes" <<<"${CUDA_VISIBLE_DEVICES:-$gpus}")
+        export CUDA_VISIBLE_DEVICES=$gpus
     fi
     if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
         local rendezvous=(--standalone)
@@ -19,7 +21,7 @@ launch() {
                         --master-addr "${MASTER_ADDR:?set MASTER_ADDR to the first node}"
                         --master-port "${MASTER_PORT:-29500}")
         fi
-        exec torchrun "${rendezvous[@]}" --nproc-per-node "$processes" "$@" "device=$device"
+        exec python -m training.launch "${rendezvous[@]}" --nproc-per-node "$processes" "$@" "device=$device"
     fi
     exec python "$@" "device=$device"
 }

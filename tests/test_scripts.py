@@ -1,8 +1,9 @@
-"""The shell scripts, with recorders in the place of python, torchrun and sbatch."""
+"""The shell scripts, with recorders in the place of python and Slurm."""
 
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,13 @@ def shell(tmp_path):
     tools = tmp_path / 'tools'
     tools.mkdir()
 
-    def run(*command: str, fail: str = '', code: int = 1, extra: tuple[str, ...] = (), **environment: str):
-        for tool in ('python', 'torchrun', *extra):
-            (tools / tool).write_text(RECORDER)
+    def run(*command: str, fail: str = '', code: int = 1, extra: Mapping[str, str] = {}, **environment: str):
+        for tool, content in {'python': RECORDER, **extra}.items():
+            (tools / tool).write_text(content)
             (tools / tool).chmod(0o755)
         record = tmp_path / 'record'
         record.write_text('')
-        base = {k: v for k, v in os.environ.items() if not k.startswith(('SLURM', 'CUDA', 'NNODES', 'CPU_PROCESSES'))}
+        base = {k: v for k, v in os.environ.items() if not k.startswith(('SLURM', 'CUDA', 'NNODES', 'CPU', 'MASTER'))}
         done = subprocess.run(['bash', *command], cwd=tmp_path, capture_output=True, text=True, check=False,
                               env={**base, 'PATH': f'{tools}:{base["PATH"]}', 'RECORD': str(record), 'FAIL': fail,
                                    'CODE': str(code), **environment})
@@ -49,7 +50,8 @@ def test_sub_trains_tests_and_evaluates(shell):
 def test_several_gpus_use_torchrun(shell):
     code, calls, _ = shell('train.sh', 'r', '0,2,5', 'task=COD')
     assert (code, len(calls)) == (0, 1)
-    assert calls[0].startswith('torchrun CUDA=0,2,5 --standalone --nproc-per-node 3 train.py --ckpt_dir ckpts/r')
+    assert calls[0].startswith(
+        'python CUDA=0,2,5 -m training.launch --standalone --nproc-per-node 3 train.py --ckpt_dir ckpts/r')
 
 
 def test_several_nodes_need_a_rendezvous(shell):
@@ -64,7 +66,8 @@ def test_several_nodes_need_a_rendezvous(shell):
 
 def test_cpu_takes_no_gpu(shell):
     assert shell('train.sh', 'r', 'cpu')[1] == ['python CUDA= train.py --ckpt_dir ckpts/r device=cpu']
-    assert 'torchrun CUDA= --standalone --nproc-per-node 2' in shell('train.sh', 'r', 'cpu', CPU_PROCESSES='2')[1][0]
+    two = shell('train.sh', 'r', 'cpu', CPU_PROCESSES='2')[1][0]
+    assert two.startswith('python CUDA= -m training.launch --standalone --nproc-per-node 2')
 
 
 def test_test_passes_resolutions_on(shell):
@@ -82,11 +85,41 @@ def test_the_first_failure_ends_all_with_its_code(shell, fail, left):
 
 
 def test_slurm_gets_the_script_itself(shell):
-    code, calls, _ = shell('sub.sh', 'r', '0,1', '0', 'task=COD', extra=('sbatch',), SLURM_ACCOUNT='acc',
+    sbatch = {'sbatch': RECORDER}
+    code, calls, _ = shell('sub.sh', 'r', '0,1', '0', 'task=COD', extra=sbatch, SLURM_ACCOUNT='acc',
                            SLURM_PARTITION='gpu')
     assert (code, len(calls)) == (0, 1)
-    assert '--gpus-per-node 2 --account acc --partition gpu sub.sh r 0,1 0 task=COD resume=auto' in calls[0]
-    assert shell('sub.sh', 'r', '0', '0', extra=('sbatch',), SUBMIT='no')[1][0].startswith('python')
+    assert '--gpus-per-node 2 --cpus-per-gpu 8 --account acc --partition gpu --wrap exec bash /' in calls[0]
+    assert calls[0].endswith(r'/sub.sh r 0\,1 0 task=COD resume=auto ')
+    assert shell('sub.sh', 'r', '0', '0', extra=sbatch, SUBMIT='no')[1][0].startswith('python')
+
+
+SBATCH = """#!/usr/bin/env bash
+while [ "$1" != --wrap ]; do shift; done
+cd / && SLURM_JOB_ID=123456 SLURM_JOB_NODELIST=n[1-2] CUDA_VISIBLE_DEVICES=4,5,6,7 exec sh -c "$2"
+"""
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == --* || $1 == 1 ]]; do shift; done
+SLURM_NODEID=1 "$@"
+"""
+SCONTROL = """#!/usr/bin/env bash
+[ "$1" = requeue ] && echo "requeue $2" >>"$RECORD" || printf 'n1\\nn2\\n'
+"""
+
+
+def test_a_job_of_several_nodes(shell):
+    """Slurm starts a copy elsewhere, and chooses the GPUs; training runs on all nodes, testing on the first."""
+    slurm = {'sbatch': SBATCH, 'srun': SRUN, 'scontrol': SCONTROL}
+    code, calls, error = shell('sub.sh', 'my run', '0,1', '0', 'task=COD', extra=slurm, NNODES='2')
+    assert code == 0, error
+    assert calls == [
+        'python CUDA=4,5 -m training.launch --nnodes 2 --node-rank 1 --master-addr n1 --master-port 23456 '
+        '--nproc-per-node 2 train.py --ckpt_dir ckpts/my run task=COD resume=auto device=cuda',
+        'python CUDA=4 test.py task=COD pred_root=e_preds --ckpt_folder ckpts/my run --resolution config device=cuda',
+        'python CUDA=4,5,6,7 eval_existingOnes.py --pred_root e_preds --ckpt_folder ckpts/my run task=COD']
+    # Ended by a signal to the processes alone, as when the user cancels the job: not put into the queue again.
+    code, calls, _ = shell('sub.sh', 'r', '0', '0', extra=slurm, fail='train.py', code=75)
+    assert (code, len(calls)) == (75, 1)
 
 
 def test_usage_without_arguments(shell):

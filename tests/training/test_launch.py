@@ -1,0 +1,77 @@
+"""Processes under torchrun, as the scripts start them: how signals and failures end them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.runs import TINY, finish, free_port, make_data, start
+from tests.training.test_train import wait_for
+from training.distributed import PREEMPTED
+from training.state import load_state
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='needs Linux')]
+
+
+def train(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """`train.sh` on the CPU, one thread a process; its output goes to `folder`.out."""
+    environment = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1',
+                   'PYTHONPATH': str(ROOT), **environment}
+    with open(folder.with_suffix('.out'), 'ab') as output:
+        return subprocess.Popen(['bash', str(ROOT / 'train.sh'), 'run', 'cpu', *TINY, '--ckpt_dir', str(folder),
+                                 *arguments], env=environment, stdout=output, stderr=output)
+
+
+def descendants(process: int) -> list[int]:
+    """All processes below one."""
+    found = []
+    for children in Path(f'/proc/{process}/task').glob('*/children'):
+        for child in map(int, children.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def test_a_signal_to_one_of_two_nodes_saves_and_ends_both(tmp_path):
+    """As Slurm does it: to all processes of a node, those that load data included."""
+    data = make_data(tmp_path / 'data')
+    whole, folder = tmp_path / 'whole', tmp_path / 'run'
+    codes = finish(start('train', [*TINY, f'data_root={data}', '--ckpt_dir', str(whole)], tmp_path / 'out', 2))
+    assert codes == [0, 0], (tmp_path / 'out').read_text()
+
+    port = str(free_port())
+    nodes = [train(folder, f'data_root={data}', 'num_workers=1', NNODES='2', NODE_RANK=rank, MASTER_ADDR='127.0.0.1',
+                   MASTER_PORT=port) for rank in '01']
+    wait_for(folder / 'log.jsonl', lines=2)
+    began, processes = time.monotonic(), [nodes[1].pid, *descendants(nodes[1].pid)]
+    assert len(processes) > 3  # torchrun, training, its fork server and its loader
+    for process in processes:
+        os.kill(process, signal.SIGUSR1)
+    assert [node.wait(60) for node in nodes] == [PREEMPTED] * 2, folder.with_suffix('.out').read_text()
+    assert time.monotonic() - began < 30
+    assert load_state(folder)['epoch'] == 1
+
+    codes = finish(start('train', [*TINY, f'data_root={data}', '--ckpt_dir', str(folder), 'resume=auto'],
+                         tmp_path / 'out', 2))
+    assert codes == [0, 0], (tmp_path / 'out').read_text()
+    for name in ('epoch_3.pth', 'log.jsonl'):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_failure_on_one_rank_ends_all_with_its_traceback(tmp_path):
+    """An image that becomes unreadable in the middle of a run, met by the loader of one rank alone."""
+    data, folder = make_data(tmp_path / 'data'), tmp_path / 'run'
+    run = train(folder, f'data_root={data}', 'num_workers=1', 'epochs=500', CPU_PROCESSES='2')
+    wait_for(folder / 'log.jsonl', lines=8)
+    image, began = data / 'Tiny' / 'TR-Tiny' / 'im' / '1.png', time.monotonic()
+    image.write_bytes(image.read_bytes()[:200])
+    assert run.wait(60) == 1
+    assert time.monotonic() - began < 60
+    output = folder.with_suffix('.out').read_text()
+    assert 'Traceback' in output
+    assert str(image) in output.split('Root Cause')[1]
+    assert load_state(folder)['epoch'] > 1
