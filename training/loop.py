@@ -220,9 +220,10 @@ class Trainer:
     def autocast(self) -> Any:
         """The context in which the network computes."""
         dtype = AUTOCAST[self.options.mixed_precision]
+        if dtype is None:
+            return nullcontext()
         # The cache would keep a copy of every weight of a divided network.
-        return torch.autocast(self.world.device.type, dtype, cache_enabled=not is_sharded(self.net)) if dtype else (
-            nullcontext())
+        return torch.autocast(self.world.device.type, dtype, cache_enabled=not is_sharded(self.net))
 
     def _optimize(self) -> Tensor:
         """Moves the weights; returns the norm of the gradient before clipping."""

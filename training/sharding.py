@@ -58,7 +58,7 @@ def gather_whole(value: Any, world: World) -> Any:
     return value
 
 
-def _divide(whole: Tensor, like: Tensor) -> Tensor:
+def _divide(whole: Tensor, like: Tensor | None) -> Tensor:
     """`whole`, which every rank has, divided as `like` is, if it is; a copy of this rank's share."""
     if not isinstance(like, DTensor) or whole.shape != like.shape:
         return whole
@@ -68,7 +68,7 @@ def _divide(whole: Tensor, like: Tensor) -> Tensor:
 def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
     """`load_state_dict` of whole tensors into a network that may be divided."""
     own = model.state_dict()
-    model.load_state_dict({name: _divide(value, own[name]) for name, value in state.items()})
+    model.load_state_dict({name: _divide(value, own.get(name)) for name, value in state.items()})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
