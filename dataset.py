@@ -8,6 +8,7 @@ import functools
 import hashlib
 import logging
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import signal
 import unicodedata
 import warnings
@@ -404,9 +405,10 @@ def _worker_context() -> multiprocessing.context.BaseContext:
         return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['__main__', __name__])  # imported once, not by every worker
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # for the server, and for workers until they start
-    multiprocessing.forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for helper in (multiprocessing.resource_tracker, multiprocessing.forkserver):  # the first undoes a part of the mask
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # helpers and workers inherit it
+        helper.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def descendants(process: int) -> list[int]:
 
 def test_a_signal_to_one_of_two_nodes_saves_and_ends_both(tmp_path):
     """As Slurm does it: to all processes of a node, those that load data included."""
-    data = make_data(tmp_path / 'data')
+    data = make_data(tmp_path / 'data', train=40)
     whole, folder = tmp_path / 'whole', tmp_path / 'run'
     codes = finish(start('train', [*TINY, f'data_root={data}', '--ckpt_dir', str(whole)], tmp_path / 'out', 2))
     assert codes == [0, 0], (tmp_path / 'out').read_text()
@@ -50,10 +51,11 @@ def test_a_signal_to_one_of_two_nodes_saves_and_ends_both(tmp_path):
     began, processes = time.monotonic(), [nodes[1].pid, *descendants(nodes[1].pid)]
     assert len(processes) > 3  # torchrun, training, its fork server and its loader
     for process in processes:
-        os.kill(process, signal.SIGUSR1)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGUSR1)
     assert [node.wait(60) for node in nodes] == [PREEMPTED] * 2, folder.with_suffix('.out').read_text()
     assert time.monotonic() - began < 30
-    assert load_state(folder)['epoch'] == 1
+    assert not (folder / 'epoch_3.pth').exists()
 
     codes = finish(start('train', [*TINY, f'data_root={data}', '--ckpt_dir', str(folder), 'resume=auto'],
                          tmp_path / 'out', 2))
