@@ -64,7 +64,8 @@ def gradients(t: Trainer) -> dict[str, torch.Tensor]:
 def assert_equal_gradients(ours: dict, expected: dict) -> None:
     assert ours.keys() == expected.keys()
     for name, grad in expected.items():
-        assert (ours[name] - grad).norm() <= 2e-4 * grad.norm() + 1e-6, name
+        # A bias in front of a BatchNorm has no gradient but rounding.
+        assert (ours[name] - grad).norm() <= 2e-4 * grad.norm() + 1e-5, name
 
 
 def joined(statistics: bool = False) -> Trainer:
