@@ -16,7 +16,7 @@ from training.distributed import PREEMPTED
 from training.state import load_state
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='needs Linux')]
+pytestmark = pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='needs Linux')
 
 
 def train(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
@@ -37,6 +37,22 @@ def descendants(process: int) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize(('signals', 'code', 'expected'), [
+    ([signal.SIGUSR1, signal.SIGTERM], PREEMPTED, PREEMPTED), ([signal.SIGTERM], 3, 1)])
+def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code, expected):
+    script = tmp_path / 'script.sh'
+    script.write_text(f'trap "exit {code}" USR1 TERM\ntouch "{tmp_path}/up$RANK"\nfor i in {{1..600}}; do sleep .1; done')
+    launcher = subprocess.Popen([sys.executable, '-m', 'training.launch', '--standalone', '--nproc-per-node', '2',
+                                 '--no-python', 'bash', str(script)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob('up*'))) < 2 and time.monotonic() < deadline:
+        time.sleep(.05)
+    for number in signals:
+        launcher.send_signal(number)
+    assert launcher.wait(20) == expected
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_nodes_saves_and_ends_both(tmp_path):
     """As Slurm does it: to all processes of a node, those that load data included."""
     data = make_data(tmp_path / 'data', train=40)
@@ -64,6 +80,7 @@ def test_a_signal_to_one_of_two_nodes_saves_and_ends_both(tmp_path):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_failure_on_one_rank_ends_all_with_its_traceback(tmp_path):
     """An image that becomes unreadable in the middle of a run, met by the loader of one rank alone."""
     data, folder = make_data(tmp_path / 'data'), tmp_path / 'run'
