@@ -41,7 +41,8 @@ def descendants(process: int) -> list[int]:
     ([signal.SIGUSR1, signal.SIGTERM], PREEMPTED, PREEMPTED), ([signal.SIGTERM], 3, 1)])
 def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code, expected):
     script = tmp_path / 'script.sh'
-    script.write_text(f'trap "exit {code}" USR1 TERM\ntouch "{tmp_path}/up$RANK"\nfor i in {{1..600}}; do sleep .1; done')
+    script.write_text(f'trap "exit {code}" USR1 TERM\ntouch "{tmp_path}/up$RANK"\n'
+                      'for i in {1..600}; do sleep .1; done')
     launcher = subprocess.Popen([sys.executable, '-m', 'training.launch', '--standalone', '--nproc-per-node', '2',
                                  '--no-python', 'bash', str(script)], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
