@@ -130,28 +130,32 @@ class StopRequest:
     """
 
     def __init__(self, world: World) -> None:
-        self._world, self._pending, self.name = world, None, ''
+        self._world, self._pending, self._asked = world, None, False
         self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
 
     def _note(self, number: int, _frame: Any) -> None:
-        self.name = signal.Signals(number).name
+        self._asked = True
 
     def agreed(self) -> bool:
         """Whether to stop now; call it once after each step, on every rank."""
         if self._world.size == 1:
-            return bool(self.name)
+            return self._asked
         answer = False
         if self._pending:
             work, flag = self._pending
             work.wait()
             answer = bool(flag.item())
-        flag = torch.tensor([float(bool(self.name))])
+        flag = torch.tensor([float(self._asked)])
+        self._asked |= answer
         self._pending = (dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True), flag)
         return answer
 
     def close(self) -> None:
-        """Gives the signals back, and awaits what is under way."""
+        """Awaits what is under way and gives the signals back; not in a process that ends for one, as schedulers repeat
+        themselves."""
         if self._pending:
             self._pending[0].wait()
+        if self._asked:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
