@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from config import Config, ConfigError, unknown_fields
 from inference.predict import predict
@@ -84,15 +84,30 @@ def load_model(path: str | os.PathLike, device: str | torch.device = 'cpu', **ov
         config = _infer_config(file, shapes, saved, overrides)
     except ConfigError as error:
         raise ConfigError(f'{file}, or the config beside it: {error}') from error
-    model = BiRefNet(config)
+    model = _without_values(config)
     official = to_official(model.state_dict(), config.bb)
     expected = {key: tuple(value.shape) for key, value in official.items() if not DERIVED.search(key)}
     if problem := differences(expected, shapes):
         given = ''.join(f', {name}={value!r} as given' for name, value in overrides.items())
         raise ValueError(f'{file} does not fit its nearest known layout, {config.bb} of {generation(shapes)}{given}: '
                          f'{problem}')
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    state = {key: _copy(state.pop(key)) for key in list(state)}  # one after the other: the weights are there once
+    model.load_state_dict(state, assign=True)
     return model.to(device).eval()
+
+
+def _copy(value: Tensor) -> Tensor:
+    """`value` in memory of its own, which no change of a mapped file can reach, and in float32 unless it counts."""
+    dtype = torch.float32 if value.is_floating_point() else value.dtype
+    return value.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _without_values(config: Config) -> BiRefNet:
+    """The network without memory for its values; with it where it works out buffers that no checkpoint holds."""
+    with torch.device('meta'):
+        model = BiRefNet(config)
+    derived = dict(model.named_buffers()).keys() - model.state_dict().keys()
+    return BiRefNet(config) if derived else model
 
 
 def _infer_config(file: Path, shapes: Mapping[str, tuple[int, ...]], saved: Mapping[str, Any],

@@ -258,6 +258,22 @@ def test_files_without_counters(tmp_path, model, official):
     assert torch.equal(output(load_model(tmp_path / 'w.pth')), output(model))
 
 
+def test_what_is_loaded_is_apart_from_its_file(tmp_path, model):
+    save_checkpoint(model, tmp_path / 'w.safetensors')
+    loaded = load_model(tmp_path / 'w.safetensors')
+    with open(tmp_path / 'w.safetensors', 'r+b') as file:  # the same file, not another of its name
+        file.write(bytes((tmp_path / 'w.safetensors').stat().st_size))
+    assert torch.equal(output(loaded), output(model))
+    assert all(p.requires_grad for p in loaded.parameters())
+
+
+def test_loading_draws_no_weights(tmp_path, model):
+    save_checkpoint(model, tmp_path / 'w.pth')
+    state = torch.get_rng_state()
+    load_model(tmp_path / 'w.pth')
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 # --- Folders ----------------------------------------------------------------------------------------------------------
 
 
