@@ -2,10 +2,27 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.modules.resize import resize
+
+ACTIVATIONS = {'none': lambda x: x, 'relu': torch.relu_, 'gelu': F.gelu}
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = 'none') -> Tensor:
+    """x (N, I), weight (O, I), bias (O,) -> (N, O), and one of ACTIVATIONS.
+
+    In float32 on a CPU by oneDNN, which keeps the activation in the cache and, on processors that are not Intel's, is
+    quicker than the MKL behind F.linear.
+    """
+    if (x.device.type == 'cpu' and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+            and not torch.compiler.is_compiling()):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], 'none')
+    return ACTIVATIONS[activation](F.linear(x, weight, bias))
 
 
 def conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d:
@@ -67,6 +84,13 @@ def resize_matrix(sizes: Sequence[int]) -> Tensor:
 
 
 def resize_through(x: Tensor, *sizes: Sequence[int]) -> Tensor:
-    """x (B, C, h, w) -> (B, C, *sizes[-1]): resized (bilinear, aligned corners) to each size in turn, in one step."""
-    rows, columns = (resize_matrix((x.shape[i], *(size[i - 2] for size in sizes))).to(x) for i in (2, 3))
-    return torch.einsum('bchw,yh,xw->bcyx', x, rows, columns)
+    """x (B, C, h, w) -> (B, C, *sizes[-1]): resized (bilinear, aligned corners) to each size in turn, in one step.
+
+    The result's channels lie side by side in memory, as x's should: nothing is copied then.
+    """
+    sizes = [size for size, _ in groupby((tuple(x.shape[2:]), *map(tuple, sizes)))]
+    if len(sizes) <= 2:
+        return resize(x, sizes[-1])
+    rows, columns = (resize_matrix(sides).to(x) for sides in zip(*sizes, strict=True))
+    y = rows @ x.permute(0, 2, 3, 1).flatten(2)  # (B, h', w * C)
+    return (columns @ y.unflatten(2, (x.shape[3], -1))).permute(0, 3, 1, 2)

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.fast.algebra import compose, conv, fold, project, split, weights
+from models.fast.algebra import compose, conv, fold, linear, project, split, weights
 from models.modules.attention import ASPP, BRANCH_CHANNELS, ASPPDeformable, Branch
 from models.modules.blocks import BasicDecBlk
 from models.modules.deform_conv import (
@@ -29,24 +29,26 @@ class DeformableBranch(nn.Module):
         offset, modulator = weights(layer.offset_conv), weights(layer.modulator_conv)
         self.predictor = conv(*(torch.cat(pair) for pair in zip(offset, modulator, strict=True)), layer.offset_conv)
         weight, bias = weights(layer.regular_conv, branch.bn)
-        self.weight = nn.Parameter((2 * weight).to(layer.regular_conv.weight), False)  # modulation is 2 * sigmoid
+        self.kernel = weight.shape[-1]
+        doubled = weight_matrix(2 * weight)  # modulation is 2 * sigmoid
+        self.weight = nn.Parameter(doubled.to(layer.regular_conv.weight), False)
         self.bias = nn.Parameter(bias.to(self.weight), False)
         self.projection = nn.Parameter(projection.to(self.weight), False)
 
     def add_to(self, out: Tensor, x: Tensor, rows: Tensor | None) -> None:
         """Adds the branch of x (B, C, H, W) to out (B * H * W, O); `rows` are x's bordered rows, on a CPU."""
-        taps = self.weight[0, 0].numel()
+        taps = self.kernel ** 2
         offset, modulation = self.predictor(x.float()).split((2 * taps, taps), 1)
         modulation = modulation.sigmoid()
         if rows is None:
-            values = deform_conv2d(x, offset.to(x), modulation.to(x), self.weight) + self.bias[:, None, None]
+            weight = self.weight.unflatten(1, (self.kernel, self.kernel, -1)).permute(0, 3, 1, 2)
+            values = deform_conv2d(x, offset.to(x), modulation.to(x), weight) + self.bias[:, None, None]
             out.addmm_(pixel_rows(values.relu_()), self.projection.T)
             return
-        matrix = weight_matrix(self.weight)
-        for block, samples in sample_blocks(x, offset, modulation):
-            columns = samples.gather(rows).view(-1, matrix.shape[1]).to(matrix.dtype)
-            values = torch.addmm(self.bias, columns, matrix.T).relu_()
-            out[block] += values @ self.projection.T
+        for block, samples in sample_blocks(x, offset, modulation, len(self.weight)):
+            columns = samples.gather(rows).view(-1, self.weight.shape[1]).to(self.weight.dtype)
+            values = linear(columns, self.weight, self.bias, 'relu')
+            out[block] += linear(values, self.projection)
 
 
 class PlainBranch(nn.Module):

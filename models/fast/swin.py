@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.swin import PatchMerging, SwinBlock, SwinTransformer, shift_mask
+from models.fast.algebra import linear
 
 CHUNK_VALUES = 1 << 20  # values of a temporary on a CPU: small enough for its cache
 
@@ -50,13 +51,14 @@ class FastSwinBlock(nn.Module):
         side = 2 * self.window  # two by two windows have one of each kind
         masks = shift_mask(side, side, self.window, block.norm1.weight.device) if self.shift else torch.zeros(1, 1, 1)
         bias = block.attn.bias().detach()[None] + masks[:, None].to(block.norm1.weight)
-        self.register_buffer('bias', bias.to(block.norm1.weight.dtype), persistent=False)
+        self.register_buffer('bias', bias.to(block.norm1.weight.dtype).contiguous(), persistent=False)
 
     def forward(self, x: Tensor, batch: int, height: int, width: int) -> Tensor:
         """x (batch * height * width, C), changed in place and returned."""
         self._attend(x, _window_groups(batch, height, width, self.window, self.shift, x.device))
         for rows in _chunks(len(x), self.mlp.fc1.out_features, x.device):
-            x[rows] += self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x[rows]))))
+            hidden = linear(self.norm2(x[rows]), self.mlp.fc1.weight, self.mlp.fc1.bias, 'gelu')
+            x[rows] += linear(hidden, self.mlp.fc2.weight, self.mlp.fc2.bias)
         return x
 
     def _attend(self, x: Tensor, groups: tuple[tuple[int, Tensor], ...]) -> None:
@@ -65,7 +67,7 @@ class FastSwinBlock(nn.Module):
         qkv = x.new_empty(tokens + 2, 3 * channels)  # after the norm padding is zero, its projection the bias
         qkv[tokens] = self.qkv.bias
         for rows in _chunks(tokens, 3 * channels, x.device):
-            qkv[:tokens][rows] = self.qkv(self.norm1(x[rows]))
+            qkv[:tokens][rows] = linear(self.norm1(x[rows]), self.qkv.weight, self.qkv.bias)
         attended = qkv[:, :channels]
         for kind, windows in groups:
             for some in _chunks(len(windows), windows.shape[1] * 3 * channels, x.device):
@@ -73,7 +75,7 @@ class FastSwinBlock(nn.Module):
                 out = self._attend_windows(qkv.index_select(0, index), self.bias[kind:kind + 1])
                 attended.index_copy_(0, index + (index == tokens), out)  # the last row takes what padding has seen
         for rows in _chunks(tokens, channels, x.device):
-            x[rows] += self.proj(attended[:tokens][rows])
+            x[rows] += linear(attended[:tokens][rows], self.proj.weight, self.proj.bias)
 
     def _attend_windows(self, qkv: Tensor, bias: Tensor) -> Tensor:
         """qkv (windows * w*w, 3 C), bias (1, heads, w*w, w*w) -> (windows * w*w, C)."""

@@ -172,11 +172,11 @@ class _Samples(NamedTuple):
         return positions, torch.lerp(upper, lower, self.down)
 
 
-def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor) -> Iterator[tuple[slice, _Samples]]:
-    """The samples of one block of the B*H*W pixels after the other."""
+def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor, width: int = 0) -> Iterator[tuple[slice, _Samples]]:
+    """The samples of one block of the B*H*W pixels after the other, for use in rows of at most `width` values."""
     (_, channels, height, width), taps = x.shape, modulation.shape[1]
     offset, modulation = pixel_rows(offset), pixel_rows(modulation)
-    step = max(1, BLOCK_VALUES // (taps * channels))
+    step = max(1, BLOCK_VALUES // max(taps * channels, width))
     for start in range(0, len(offset), step):
         block = slice(start, min(start + step, len(offset)))
         pixel = torch.arange(block.start, block.stop)[:, None]
