@@ -1,13 +1,13 @@
 """Images through a network: sizes, normalisation, memory and device seen to."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inference.images import Size
+from inference.memory import free_memory
 from utils import IMAGENET_MEAN, IMAGENET_STD
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -42,23 +42,12 @@ class Predictor:
 
 def check_memory(size: Size, batch: int, device: torch.device, bytes_per_pixel: int = BYTES_PER_PIXEL) -> None:
     """Raises ValueError where a batch of `size` (width, height) would need more memory than is free."""
-    free = _free_memory(device)
+    free = free_memory(device)
     needed = batch * size[0] * size[1] * bytes_per_pixel
     if free is not None and needed > free:
         side = int((free / batch / bytes_per_pixel) ** .5) // 32 * 32
         raise ValueError(f'{batch} image(s) at {size[0]}x{size[1]} need about {needed / 2 ** 30:.1f} GiB of memory, '
                          f'{free / 2 ** 30:.1f} are free; take a resolution of at most {side}x{side}')
-
-
-def _free_memory(device: torch.device) -> int | None:
-    """Bytes free on the device, None where that cannot be told."""
-    if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    file = Path('/proc/meminfo')
-    if device.type != 'cpu' or not file.exists():
-        return None
-    lines = (line.split() for line in file.read_text().splitlines())
-    return next((1024 * int(words[1]) for words in lines if words[0] == 'MemAvailable:'), None)
 
 
 def choose_device(name: str) -> torch.device:
