@@ -42,7 +42,7 @@ class DeformableBranch(nn.Module):
         modulation = modulation.sigmoid()
         if rows is None:
             weight = self.weight.unflatten(1, (self.kernel, self.kernel, -1)).permute(0, 3, 1, 2)
-            values = deform_conv2d(x, offset.to(x), modulation.to(x), weight) + self.bias[:, None, None]
+            values = deform_conv2d(x, offset, modulation, weight) + self.bias[:, None, None]
             out.addmm_(pixel_rows(values.relu_()), self.projection.T)
             return
         for block, samples in sample_blocks(x, offset, modulation, len(self.weight)):

@@ -46,12 +46,7 @@ def optimize(model: BiRefNet, dtype: torch.dtype = torch.float32, compile: bool 
 class FastBiRefNet(nn.Module):
     """BiRefNet in eval mode. Under the 'cat' pyramid the half-size image's maps keep their size as long as only linear
     layers follow, which commute with resizing.
-
-    `bytes_per_pixel` of the image bound the memory beyond the weights: 360 (swin_v1_t) and 470 (swin_v1_l) were
-    measured, while backbones that begin at full size, as VGG, keep more.
     """
-
-    bytes_per_pixel = 1000
 
     def __init__(self, model: BiRefNet) -> None:
         super().__init__()
@@ -69,6 +64,17 @@ class FastBiRefNet(nn.Module):
         self.dtype = torch.float32
         self.config = getattr(model, 'config', None)  # nothing here reads it
 
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Of the image: a bound of the memory beyond the weights, from 1024x1024 on (figures in benchmarks/LOG.md).
+
+        Only a CPU works block by block. Elsewhere torchvision's deformable convolution keeps all its columns, 784 bytes
+        a pixel by itself.
+        """
+        if self.decoder.levels[0].block.conv_in.weight.device.type != 'cpu':
+            return 2000
+        return 600 if isinstance(self.encoder.plain.backbone, FastSwin) else 900
+
     def set_dtype(self, dtype: torch.dtype) -> 'FastBiRefNet':
         """Brings all to `dtype` but the convolutions that predict positions."""
         self.to(dtype)
@@ -81,7 +87,7 @@ class FastBiRefNet(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """image (B, 3, H, W) -> [logits (B, 1, H, W)]. Raises ValueError if H or W is no multiple of 32."""
         check_size(image)
-        image = image.to(self.dtype)
+        image = image.to(self.dtype, memory_format=torch.channels_last)
         maps = self.encoder(image)
         maps[3] = (self.squeeze(self._with_context(maps)),)
         if self.neck is not None:
@@ -217,7 +223,12 @@ class Compiled(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net, self.compiled = net, torch.compile(net, dynamic=True)
-        self.config, self.bytes_per_pixel = net.config, net.bytes_per_pixel
+        self.config = net.config
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """As the network's."""
+        return self.net.bytes_per_pixel
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """As the network's."""
