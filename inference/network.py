@@ -11,7 +11,9 @@ from inference.memory import free_memory
 from utils import IMAGENET_MEAN, IMAGENET_STD
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-# What a network needs over its weights, in float32; one that needs less says so in `bytes_per_pixel`.
+# What a network needs over its weights, in float32: at any size, and for each pixel; one that needs less of the latter
+# says so in `bytes_per_pixel`.
+BYTES = 2 ** 28
 BYTES_PER_PIXEL = 3000
 
 
@@ -43,9 +45,9 @@ class Predictor:
 def check_memory(size: Size, batch: int, device: torch.device, bytes_per_pixel: int = BYTES_PER_PIXEL) -> None:
     """Raises ValueError where a batch of `size` (width, height) would need more memory than is free."""
     free = free_memory(device)
-    needed = batch * size[0] * size[1] * bytes_per_pixel
+    needed = BYTES + batch * size[0] * size[1] * bytes_per_pixel
     if free is not None and needed > free:
-        side = int((free / batch / bytes_per_pixel) ** .5) // 32 * 32
+        side = int((max(0, free - BYTES) / batch / bytes_per_pixel) ** .5) // 32 * 32
         raise ValueError(f'{batch} image(s) at {size[0]}x{size[1]} need about {needed / 2 ** 30:.1f} GiB of memory, '
                          f'{free / 2 ** 30:.1f} are free; take a resolution of at most {side}x{side}')
 

@@ -66,14 +66,15 @@ class FastBiRefNet(nn.Module):
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Of the image: a bound of the memory beyond the weights, from 1024x1024 on (figures in benchmarks/LOG.md).
+        """Of the image: a bound of the memory that grows with it, a fifth above what was measured (benchmarks/LOG.md).
 
         Only a CPU works block by block. Elsewhere torchvision's deformable convolution keeps all its columns, 784 bytes
         a pixel by itself.
         """
-        if self.decoder.levels[0].block.conv_in.weight.device.type != 'cpu':
+        backbone = self.encoder.plain.backbone
+        if next(self.parameters()).device.type != 'cpu':
             return 2000
-        return 600 if isinstance(self.encoder.plain.backbone, FastSwin) else 900
+        return 3 * backbone.patch_embed.proj.out_channels if isinstance(backbone, FastSwin) else 800
 
     def set_dtype(self, dtype: torch.dtype) -> 'FastBiRefNet':
         """Brings all to `dtype` but the convolutions that predict positions."""

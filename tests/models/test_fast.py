@@ -74,10 +74,10 @@ def test_original_stays_as_it_was():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_low_precision(dtype):
+@pytest.mark.parametrize(('dtype', 'most'), [(torch.bfloat16, .05), (torch.float16, .01)])
+def test_low_precision(dtype, most):
     model = randomize(BiRefNet(Config(bb='swin_v1_t')))
-    assert error(model, optimize(model, dtype), (1, 128, 96)) < .25
+    assert error(model, optimize(model, dtype), (1, 128, 96)) < most
 
 
 def test_positions_stay_in_float32():
