@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -88,9 +88,10 @@ def resize_through(x: Tensor, *sizes: Sequence[int]) -> Tensor:
 
     The result's channels lie side by side in memory, as x's should: nothing is copied then.
     """
-    sizes = [size for size, _ in groupby((tuple(x.shape[2:]), *map(tuple, sizes)))]
-    if len(sizes) <= 2:
-        return resize(x, sizes[-1])
-    rows, columns = (resize_matrix(sides).to(x) for sides in zip(*sizes, strict=True))
+    path = [tuple(x.shape[2:])]
+    path += [b for a, b in pairwise([path[0], *map(tuple, sizes)]) if a != b]
+    if len(path) <= 2:
+        return resize(x, path[-1])
+    rows, columns = (resize_matrix(sides).to(x) for sides in zip(*path, strict=True))
     y = rows @ x.permute(0, 2, 3, 1).flatten(2)  # (B, h', w * C)
     return (columns @ y.unflatten(2, (x.shape[3], -1))).permute(0, 3, 1, 2)
