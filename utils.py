@@ -15,6 +15,11 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+try:  # the same pixels as by OpenCV, in two thirds of the time
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
 STOP_SIGNALS = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))  # schedulers' ways to end us
 STRIDE = 32  # the network takes sides that are multiples of this
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)  # of its RGB input, in 0..1
@@ -85,15 +90,25 @@ def open_header(file: IO[bytes]) -> tuple[Image.Image, int] | None:
 
 
 def _decode_plain(data: bytes, mode: str, max_pixels: int) -> np.ndarray | None:
-    """An upright 8-bit JPEG or PNG of Pillow's `mode` ('RGB' or 'L'), decoded by OpenCV: the same pixels in two thirds
-    of Pillow's time. None for all others, damaged ones among them."""
+    """An upright 8-bit JPEG or PNG of Pillow's `mode` ('RGB' or 'L'), decoded by simplejpeg or OpenCV: the same pixels
+    in half of Pillow's time. None for all others, damaged ones among them."""
     header, orientation = open_header(io.BytesIO(data)) or (None, None)
     if orientation != 1 or header.mode != mode or header.width * header.height > max_pixels:
         return None
     if header.format == 'PNG' and data[24] != 8:  # bits per channel
         return None
+    if header.format == 'JPEG' and simplejpeg:
+        return _decode_jpeg(data, mode)
     colour = cv2.IMREAD_COLOR_RGB if mode == 'RGB' else cv2.IMREAD_GRAYSCALE
     return cv2.imdecode(np.frombuffer(data, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _decode_jpeg(data: bytes, mode: str) -> np.ndarray | None:
+    try:
+        pixels = simplejpeg.decode_jpeg(data, 'RGB' if mode == 'RGB' else 'GRAY')
+    except ValueError:  # damaged: Pillow may yet make something of it
+        return None
+    return pixels if mode == 'RGB' else pixels[..., 0]
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

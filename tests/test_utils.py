@@ -93,11 +93,24 @@ def test_upright_by_exif(tmp_path, pixels, orientation, suffix):
     assert np.abs(read_mask(path).astype(int) - grey(pixels)).mean() < 3
 
 
-def test_jpegs_decode_alike_by_both_ways(tmp_path, pixels):
+@pytest.mark.parametrize('decoder', [utils.simplejpeg, None])
+@pytest.mark.parametrize(('mode', 'subsampling'), [('RGB', 0), ('RGB', 1), ('RGB', 2), ('L', 0)])
+def test_jpegs_decode_alike_by_all_ways(tmp_path, pixels, monkeypatch, decoder, mode, subsampling):
+    monkeypatch.setattr(utils, 'simplejpeg', decoder)
     path = tmp_path / 'photo.jpg'
-    Image.fromarray(pixels).resize((400, 240)).save(path, quality=80)
-    slow = np.asarray(open_image(path).convert('RGB'))
-    assert np.abs(read_image(path).astype(int) - slow).max() <= 1
+    Image.fromarray(pixels).convert(mode).resize((401, 243)).save(path, quality=80, subsampling=subsampling,
+                                                                  progressive=subsampling == 1)
+    slow = np.asarray(open_image(path))
+    assert np.abs((read_image if mode == 'RGB' else read_mask)(path).astype(int) - slow).max() <= 1
+
+
+def test_a_jpeg_damaged_inside_is_read_as_far_as_pillow_reads_it(tmp_path, pixels):
+    path = tmp_path / 'photo.jpg'
+    Image.fromarray(pixels).resize((401, 243)).save(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2:len(data) // 2 + 40] = bytes(40)
+    path.write_bytes(data)
+    assert np.array_equal(read_image(path), np.asarray(open_image(path)))
 
 
 @pytest.mark.parametrize('damage', [

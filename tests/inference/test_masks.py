@@ -35,6 +35,20 @@ def test_truncated_alike_nearly_everywhere(size):
     assert (mask != expected(probability, *size)).mean() < 1e-3
 
 
+@pytest.mark.parametrize(('kind', 'size'), [
+    ('object', (700, 1100)), ('object', (50, 70)), ('object', (64, 20_000)), ('frame', (301, 203)),
+    ('empty', (70, 80))])
+def test_even_areas_are_filled_as_they_would_be_resized(kind, size):
+    y, x = np.mgrid[:160, :224]
+    logit = {'object': (40 - np.hypot(y - 80, x - 100)) / 2, 'frame': np.abs(x - 112) - 100.,
+             'empty': np.full(x.shape, -20.)}[kind]
+    noise = np.random.default_rng(0).standard_normal(logit.shape)
+    probability = torch.from_numpy(logit + .5 * noise).float().sigmoid().numpy()
+    mask, truth = to_mask(probability, *size), expected(probability, *size)
+    assert np.abs(mask.astype(int) - truth).max() <= 1
+    assert (mask != truth).mean() < 1e-3
+
+
 def test_truncates_and_keeps_the_extremes():
     assert to_mask(np.float32([[1, .999, .5, 0]]), 1, 4).tolist() == [[255, 254, 127, 0]]
     assert set(np.unique(to_mask(np.ones((5, 7), np.float32), 61, 83))) == {255}
