@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +20,14 @@ import numpy as np
 from tqdm import tqdm
 
 from inference.compose import Style
-from inference.images import Size, encode, network_size, read_picture, write_bytes
+from inference.edges import MATTING
+from inference.images import Size, check_format, encode, network_size, read_picture, write_bytes
 from inference.network import DTYPES, Predictor, choose_device
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 from inference.predict import Loaded, finish, prepare, published_sizes, render_frames, sizes_of
-from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video
+from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
 from models import load_model, optimize
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, read_image
+from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
 
 WATCH_SECONDS = 1.
 
@@ -39,60 +39,90 @@ class Job(NamedTuple):
     target: Path | None
 
 
+class Summary(NamedTuple):
+    """What became of a run: how many pictures or frames went through, how many results were there, what failed."""
+
+    count: int
+    skipped: int
+    failures: list[str]
+    seconds: float
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add('input')
-    add('output', nargs='?')
-    add('-m', '--model', required=True, help='checkpoint, run, or folder or name in Hugging Face layout')
-    add('--tile-order', choices=('row', 'column'), help='for weights of 2024: see README')
-    add('--resolution', default='', help="WxH, 'native', or a long side; by itself what the weights were trained at")
-    add('--box', type=_box, metavar='X1,Y1,X2,Y2', help='segment what is in this box, in pixels')
-    add('--device', default='auto', help='auto, cpu, cuda, cuda:N, mps')
-    add('--dtype', choices=DTYPES, default='float32')
-    add('--compile', action='store_true', help='compile the network: slow to start, then faster')
-    add('--batch', type=_positive, default=1, help='pictures of one size that go through the network together')
-    add('--workers', type=_positive, default=DEFAULT_WORKERS, help='threads that decode and encode')
-    add('--max-pixels', type=_positive, default=MAX_PIXELS, help='larger pictures are refused')
-    add('--skip-existing', action='store_true', help='leave results that are there as they are')
-    add('-w', '--watch', action='store_true', help='go on with pictures that appear in the folder')
-    add('--format', choices=('png', 'webp'), default='png', help='of results without a name of their own')
-    add('--keep-metadata', action='store_true', help="copy the picture's EXIF data, places and all")
-    _add_outputs(parser.add_argument_group('what to make (by itself a cut-out)').add_mutually_exclusive_group())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage='predict.py INPUT [OUTPUT] -m MODEL [options]',
+        epilog='Exit code: 0, or 1 if anything failed; what failed is named, and the others are done.')
+    _add_pictures(parser.add_argument_group('pictures'))
+    _add_network(parser.add_argument_group('network'))
+    _add_outputs(parser.add_argument_group('what to make (by itself a cut-out)'))
     _add_edges(parser.add_argument_group('masks and edges'))
     return parser.parse_args(arguments)
 
 
+def _add_pictures(group: Any) -> None:
+    add = group.add_argument
+    add('input', metavar='INPUT')
+    add('output', nargs='?', metavar='OUTPUT')
+    add('--box', type=_box, metavar='X1,Y1,X2,Y2', help='segment what is in this box, in pixels')
+    add('--skip-existing', action='store_true', help='leave results that are there as they are')
+    add('-w', '--watch', action='store_true', help='go on with pictures that appear in the folder INPUT')
+    add('--max-pixels', type=_number(int, 1), default=MAX_PIXELS, metavar='N',
+        help='refuse larger pictures (%(default)s)')
+    add('--workers', type=_number(int, 1), default=DEFAULT_WORKERS, metavar='N',
+        help='threads that decode and encode (%(default)s)')
+
+
+def _add_network(group: Any) -> None:
+    add = group.add_argument
+    add('-m', '--model', required=True, help='checkpoint, run, or folder or name in Hugging Face layout')
+    add('--tile-order', choices=('row', 'column'), help="'column' for weights of May to October 2024")
+    add('--resolution', default='', metavar='SIZE',
+        help="WxH, 'native', or a long side; by itself what the weights were trained at")
+    add('--device', default='auto', help='auto, cpu, cuda, cuda:N, mps')
+    add('--dtype', choices=DTYPES, default='float32', help=f'{", ".join(DTYPES)}', metavar='TYPE')
+    add('--compile', action='store_true', help='compile the network: slow to start, then faster')
+    add('--batch', type=_number(int, 1), default=1, metavar='N',
+        help='pictures of one size that go through it together')
+
+
 def _add_outputs(group: Any) -> None:
-    group.add_argument('-om', '--only-mask', action='store_true')
-    group.add_argument('-bgc', '--bgcolor', nargs=4, type=_byte, metavar=('R', 'G', 'B', 'A'))
-    group.add_argument('--background', type=Path, metavar='PICTURE', help='scaled to cover')
-    group.add_argument('--blur-background', nargs='?', const=20., type=float, metavar='PIXELS')
-    group.add_argument('--side-by-side', action='store_true')
+    kind = group.add_mutually_exclusive_group().add_argument
+    kind('-om', '--only-mask', action='store_true', help='the mask')
+    kind('-bgc', '--bgcolor', nargs=4, type=_number(int, 0, 255), metavar=('R', 'G', 'B', 'A'),
+         help='on a colour')
+    kind('--background', type=Path, metavar='PICTURE', help='on a picture, scaled to cover')
+    kind('--blur-background', action='store_true', help='on its own background, blurred')
+    kind('--side-by-side', action='store_true', help='the picture, and the cut-out on a chequered pattern')
+    group.add_argument('--blur', type=_number(float, .1), default=20., metavar='PIXELS',
+                       help='of --blur-background (%(default)s)')
+    group.add_argument('--format', choices=('png', 'webp'), default='png', metavar='FORMAT',
+                       help='png or webp, of results without a name of their own')
+    group.add_argument('--keep-metadata', action='store_true', help="copy the picture's EXIF data, places and all")
 
 
 def _add_edges(group: Any) -> None:
-    group.add_argument('-a', '--alpha-matting', nargs='?', const='blur-fusion', default='', metavar='METHOD',
-                       choices=('blur-fusion', 'multi-level'),
-                       help="estimate the object's own colour at soft edges, by blur-fusion or multi-level; write it "
-                            'behind INPUT')
-    group.add_argument('--threshold', type=_byte, help='mask values above become 255, all others 0')
-    group.add_argument('--fill-holes', type=int, default=0, metavar='N', help='holes of fewer pixels')
-    group.add_argument('--min-object', type=int, default=0, metavar='N', help='remove objects of fewer pixels')
-    group.add_argument('--mask-offset', type=int, default=0, metavar='N', help='grow (or shrink, negative) the mask')
-    group.add_argument('--mask-blur', type=float, default=0, metavar='PIXELS')
+    add = group.add_argument
+    add('-a', '--alpha-matting', '-dc', '--decontaminate', action='store_true',
+        help="give soft edges the object's own colour, without the background's")
+    add('--matting', choices=MATTING, metavar='METHOD', help=f'the same by {" or ".join(MATTING)}')
+    add('--threshold', type=_number(int, 0, 255), metavar='0..255', help='mask values above become 255, all others 0')
+    add('--fill-holes', type=_number(int, 0), default=0, metavar='N', help='fill holes of fewer pixels')
+    add('--min-object', type=_number(int, 0), default=0, metavar='N', help='remove objects of fewer pixels')
+    add('--mask-offset', type=int, default=0, metavar='N', help='grow (or shrink, negative) the mask')
+    add('--mask-blur', type=_number(float, 0), default=0, metavar='PIXELS', help='soften the edge')
 
 
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-def _byte(text: str) -> int:
-    if not 0 <= int(text) <= 255:
-        raise argparse.ArgumentTypeError(f'{text} is not within 0..255')
-    return int(text)
+def _number(kind: type, low: float, high: float = float('inf')) -> Callable[[str], Any]:
+    """Parses a number of `kind` within low..high."""
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'{text} is not ' + (f'within {low}..{high}' if high < float('inf') else
+                                                                  f'{low} or more'))
+        return value
+    parse.__name__ = 'number' if kind is float else 'whole number'  # for argparse's message
+    return parse
 
 
 def _box(text: str) -> tuple[int, ...]:
@@ -108,20 +138,24 @@ def style_of(args: argparse.Namespace) -> Style:
     return Style(
         output=next((output for output, flag in chosen.items() if flag), 'cutout'),
         color=tuple(args.bgcolor or (255,) * 4), backdrop=read_image(args.background) if args.background else None,
-        blur_background=args.blur_background or 0, matting=args.alpha_matting, threshold=args.threshold,
-        fill_holes=args.fill_holes, min_object=args.min_object, mask_offset=args.mask_offset,
-        mask_blur=args.mask_blur)
+        blur_background=args.blur, matting=args.matting or (MATTING[0] if args.alpha_matting else ''),
+        threshold=args.threshold, fill_holes=args.fill_holes, min_object=args.min_object,
+        mask_offset=args.mask_offset, mask_blur=args.mask_blur)
 
 
 # --- Which pictures ---------------------------------------------------------------------------------------------------
 
 
 def find_jobs(source: str, output: str | None, suffix: str) -> list[Job]:
-    """The pictures that `source` means, with where their results go. Raises ValueError where there are none."""
+    """The pictures that `source` means, with where their results go.
+
+    Raises ValueError where a list is empty, where no picture matches, and where several would go to standard output.
+    """
     if source == '-':
         return [Job(sys.stdin.buffer.read(), None if output in (None, '-') else Path(output))]
     path = Path(source)
     if path.is_dir():
+        _check_folder(output)
         folder = Path(output or f'{path.resolve()}_out')
         return _folder_jobs(path, sorted(_pictures_below(path, folder)), folder, suffix)
     listed = path.suffix.lower() == '.txt' and path.is_file()
@@ -134,6 +168,7 @@ def find_jobs(source: str, output: str | None, suffix: str) -> list[Job]:
     files = sorted(Path(os.path.abspath(file)) for file in files if listed or file.suffix.lower() in IMAGE_SUFFIXES)
     if not files or not all(file.name for file in files):
         raise ValueError(f'{source}: {"no list of pictures" if listed else "no picture matches"}')
+    _check_folder(output)
     try:
         root = Path(os.path.commonpath([file.parent for file in files]))
         return _folder_jobs(root, files, Path(output or 'predictions'), suffix)
@@ -146,6 +181,11 @@ def _read_list(path: Path) -> list[str]:
         return path.read_text(encoding='utf-8').split('\n')
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}: no list of pictures: not UTF-8 ({error.reason})') from error
+
+
+def _check_folder(output: str | None) -> None:
+    if output == '-' or (output and Path(output).is_file()):
+        raise ValueError(f'{output}: several pictures go to a folder; name one')
 
 
 def _pictures_below(folder: Path, output: Path) -> Iterator[Path]:
@@ -163,6 +203,28 @@ def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> li
     clashes = {name for name, count in Counter(plain).items() if count > 1}
     return [Job(file, output / (name.with_name(file.name + suffix) if name in clashes else name))
             for file, name in zip(files, plain, strict=True)]
+
+
+def missing(jobs: list[Job]) -> list[Job]:
+    """Those whose result is not there yet."""
+    return [job for job in jobs if job.target is None or not job.target.exists()]
+
+
+def check_targets(jobs: list[Job], transparent: bool) -> None:
+    """Raises ValueError naming all formats that cannot hold results, and all folders that cannot be written to."""
+    problems = []
+    targets = [job.target for job in jobs if job.target is not None]
+    for suffix in sorted({target.suffix.lower() for target in targets}):
+        try:
+            check_format(suffix, transparent)
+        except ValueError as error:
+            problems.append(str(error))
+    for folder in sorted({target.parent for target in targets}):
+        nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            problems.append(f'{nearest}: no folder that can be written to')
+    if problems:
+        raise ValueError('\n  '.join(dict.fromkeys(problems)))
 
 
 # --- Work -------------------------------------------------------------------------------------------------------------
@@ -197,36 +259,57 @@ def run_jobs(jobs: Iterable[Job], network: Callable[[list[np.ndarray]], np.ndarr
 
 def _failure(name: str, error: Exception) -> str:
     """One line that names the picture and says why."""
+    if isinstance(error, TooManyPixels):
+        return f'{error}; --max-pixels raises it'
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename not in (None, name):
         reason += f': {error.filename}'
     return reason if reason.startswith(name) else f'{name}: {reason}'
 
 
-def run_video(source: str, output: str | None, network: Callable[[list[np.ndarray]], np.ndarray],
-              size_of: Callable[[Size], Size], style: Style, args: argparse.Namespace) -> int:
-    """Makes one video, and returns its number of frames."""
-    transparent = style.output == 'cutout' or (style.output == 'color' and style.color[3] < 255)
-    target = Path(output or Path(source).with_suffix('.out.webm' if transparent else '.out.mp4'))
-    check_video_target(target, transparent)
-
-    def render(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        yield from tqdm(render_frames(frames, network, size_of, style, args.box, workers=args.workers,
-                                      batch=args.batch), unit='frame')
-
-    return convert_video(source, target, render)
+def is_video(source: str, output: str | None) -> bool:
+    """Whether one of the names is a video's. An animated picture is one if its result is to be."""
+    target = Path(output or '')
+    return Path(source).suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() in VIDEO_SUFFIXES or \
+        is_sequence(target)
 
 
-def watch(find: Callable[[], list[Job]], run: Callable[[list[Job]], object]) -> None:
-    """Runs what `find` gives, again and again, each picture once it has stopped growing, until interrupted."""
-    done, before = set(), {}
-    while True:
-        jobs = {job: job.source.stat().st_size for job in find() if job.source.exists() and job.source not in done}
-        ready = [job for job, size in jobs.items() if before.get(job) == size]
-        run(ready)
-        done |= {job.source for job in ready}
-        before = jobs
-        time.sleep(WATCH_SECONDS)
+def video_target(source: str, output: str | None, style: Style) -> Path:
+    """Where a video's result goes. Raises ValueError where that cannot be."""
+    target = Path(output or Path(source).with_suffix('.out.webm' if style.transparent else '.out.mp4'))
+    check_video_target(target, style.transparent)
+    return target
+
+
+def watch(find: Callable[[], list[Job]], run: Callable[[list[Job]], list[str]]) -> tuple[int, list[str]]:
+    """Runs what `find` gives, again and again, until interrupted; returns how many it ran, and what failed.
+
+    Each picture is run once it has not changed for a second, and again when it has changed since: a slow copy may
+    have stood still.
+    """
+    before: dict[Job, Any] = {}
+    done: dict[Job, Any] = {}
+    count, failures = 0, []
+    try:
+        while True:
+            now = {job: _state(job.source) for job in find()}
+            ready = [job for job, state in now.items() if state and state == before.get(job) and state != done.get(job)]
+            failures += run(ready)
+            count += len(ready)
+            done |= {job: now[job] for job in ready}
+            before = now
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return count, failures
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes when a file does; None for a file that is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def load_network(args: argparse.Namespace) -> tuple[Predictor, Callable[[Size], Size]]:
@@ -237,42 +320,67 @@ def load_network(args: argparse.Namespace) -> tuple[Predictor, Callable[[Size], 
     return Predictor(model, device), sizes_of(model, args.resolution, *published_sizes(args.model))
 
 
+def run_pictures(args: argparse.Namespace, style: Style) -> Summary:
+    """Does the work for pictures."""
+    def find() -> list[Job]:
+        return find_jobs(args.input, args.output, f'.{args.format}')
+
+    def wanted(jobs: list[Job]) -> list[Job]:
+        return missing(jobs) if args.skip_existing else jobs
+
+    def run(jobs: list[Job]) -> list[str]:
+        return run_jobs(jobs, network, size_of, style, args)
+
+    if args.watch and not Path(args.input).is_dir():
+        raise ValueError(f'--watch {args.input}: give a folder')
+    jobs = find()
+    check_targets(jobs, style.transparent)
+    todo = wanted(jobs)
+    if not args.watch and not todo:
+        if not jobs:
+            raise ValueError(f'{args.input}: holds no pictures')
+        return Summary(0, len(jobs), [], 0)
+    network, size_of = load_network(args)
+    start = time.perf_counter()
+    if args.watch:
+        print(f'predict: watching {args.input}; Ctrl-C ends it', file=sys.stderr)
+        count, failures = watch(lambda: wanted(find()), run)
+    else:
+        count, failures = len(todo), run(todo)
+    return Summary(count, len(jobs) - len(todo), failures, time.perf_counter() - start)
+
+
+def run_video(args: argparse.Namespace, style: Style) -> Summary:
+    """Does the work for a video."""
+    target = video_target(args.input, args.output, style)
+    os.stat(args.input)  # a missing file is told before the network is loaded
+    network, size_of = load_network(args)
+
+    def render(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        yield from tqdm(render_frames(frames, network, size_of, style, args.box, workers=args.workers,
+                                      batch=args.batch), unit='frame')
+
+    start = time.perf_counter()
+    count = convert_video(args.input, target, render, args.max_pixels)
+    return Summary(count, 0, [], time.perf_counter() - start)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if anything failed."""
     args = parse_arguments(arguments)
     try:
         network_size(args.resolution, (32, 32), (32, 32))
-        style = style_of(args)
-        is_video = Path(args.input).suffix.lower() in VIDEO_SUFFIXES or \
-            Path(args.output or '').suffix.lower() in VIDEO_SUFFIXES
-        find = partial(find_jobs, args.input, args.output, f'.{args.format}')
-        jobs = [] if is_video else find()
-        if args.watch and not Path(args.input).is_dir():
-            raise ValueError(f'--watch {args.input}: give a folder')
-        network, size_of = load_network(args)
-        start = time.perf_counter()
-        if is_video:
-            count, failures, skipped = run_video(args.input, args.output, network, size_of, style, args), [], 0
-        elif args.watch:
-            watch(find, lambda jobs: run_jobs(_missing(jobs, args), network, size_of, style, args))
-        else:
-            wanted = _missing(jobs, args)
-            failures = run_jobs(wanted, network, size_of, style, args)
-            count, skipped = len(wanted), len(jobs) - len(wanted)
+        work = run_video if is_video(args.input, args.output) else run_pictures
+        count, skipped, failures, seconds = work(args, style_of(args))
     except (ValueError, OSError) as error:
         print(f'predict: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('predict: interrupted', file=sys.stderr)
         return 130
-    seconds = time.perf_counter() - start
     print(f'{count - len(failures)} done, {skipped} skipped, {len(failures)} failed in {seconds:.1f} s '
           f'({count / max(seconds, 1e-9):.2f} a second)', file=sys.stderr)
     return 1 if failures else 0
-
-
-def _missing(jobs: list[Job], args: argparse.Namespace) -> list[Job]:
-    return [job for job in jobs if not (args.skip_existing and job.target is not None and job.target.exists())]
 
 
 if __name__ == '__main__':

@@ -35,6 +35,10 @@ END_OF_FILE = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB\x60\x82'}
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
+class TooManyPixels(ValueError):
+    """An image larger than the limit, as decompression bombs are."""
+
+
 def find_images(folder: str | os.PathLike) -> list[Path]:
     """Image files directly in `folder`, by suffix in any case, hidden files left out, sorted by name."""
     return sorted(p for p in Path(folder).iterdir()
@@ -59,15 +63,13 @@ def _decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         if image.width * image.height > max_pixels:
-            raise ValueError(f'{name}: {image.width}x{image.height} pixels are more than the limit of {max_pixels}')
+            raise TooManyPixels(f'{name}: {image.width}x{image.height} pixels are more than the limit of {max_pixels}')
         if image.format == 'EPS':  # a program, which Pillow would have Ghostscript run
             raise ValueError('EPS is not taken')
         image.load()
         return ImageOps.exif_transpose(image)
-    except ValueError as error:
-        if str(error).startswith(name):
-            raise
-        raise ValueError(f'{name}: unreadable image ({error})') from error
+    except TooManyPixels:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged data
         raise ValueError(f'{name}: unreadable image ({error or type(error).__name__})') from error
 

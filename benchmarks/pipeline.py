@@ -39,7 +39,7 @@ def make_files(folder: Path) -> tuple[Path, Path, dict[str, Tensor]]:
     gt = cv2.resize((sure > 0).astype(np.uint8) * 255, (WIDTH, HEIGHT))
     Image.fromarray(gt).save(folder / 'gt.png')
     texture = cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE)), (0, 0), 4)
-    unsure = np.clip(sure / 8, -4, 4) + .7 * texture / texture.std()
+    unsure = np.clip(sure / 8, -4, 4) + .4 * texture / texture.std()
     logits = {'sure': sure, 'unsure': unsure}
     return folder / 'image.jpg', folder / 'gt.png', {
         name: torch.from_numpy(values.astype(np.float32))[None, None] for name, values in logits.items()}

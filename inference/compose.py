@@ -32,6 +32,11 @@ class Style:
     mask_offset: int = 0
     mask_blur: float = 0
 
+    @property
+    def transparent(self) -> bool:
+        """Whether results are RGBA."""
+        return self.output == 'cutout' or (self.output == 'color' and self.color[3] < 255)
+
 
 def compose(picture: Picture, mask: np.ndarray, style: Style) -> np.ndarray:
     """The result for a picture and its mask (H, W), uint8: a mask (H, W), RGB (H, W, 3) or RGBA (H, W, 4), uint8.

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+MATTING = ('blur-fusion', 'multi-level')
 BLUR_FUSION_SIZES = (90, 6)  # side of the box filter, coarse to fine, as published
 
 
@@ -52,7 +53,7 @@ def estimate_foreground(image: np.ndarray, mask: np.ndarray, method: str = 'blur
     if method == 'multi-level':
         return _multi_level(image, mask)
     if method != 'blur-fusion':
-        raise ValueError(f"alpha-matting {method}: take 'blur-fusion' or 'multi-level'")
+        raise ValueError(f'matting {method}: take {" or ".join(MATTING)}')
     pixels, alpha = image.astype(np.float32), mask.astype(np.float32)[..., None] * np.float32(1 / 255)
     foreground = background = pixels
     for size in BLUR_FUSION_SIZES:
@@ -78,5 +79,5 @@ def _multi_level(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     try:
         from pymatting import estimate_foreground_ml
     except ImportError as error:
-        raise ValueError('alpha-matting multi-level needs the package pymatting: pip install pymatting') from error
+        raise ValueError('matting multi-level needs the package pymatting: pip install pymatting') from error
     return cv2.convertScaleAbs(estimate_foreground_ml(image / 255., mask / 255.), alpha=255)

@@ -21,7 +21,8 @@ except ImportError:
     pass
 
 Size = tuple[int, int]  # width, height
-WEBP_QUALITY = 90
+FORMATS = {'.png': 'PNG', '.webp': 'WEBP', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.tif': 'TIFF', '.tiff': 'TIFF'}
+ENCODING = {'PNG': {'compress_level': 1}, 'WEBP': {'quality': 90, 'method': 2}, 'JPEG': {'quality': 95}}
 
 
 class Picture(NamedTuple):
@@ -116,22 +117,25 @@ def _rounded(*sides: float) -> Size:
     return width, height
 
 
+def check_format(suffix: str, transparent: bool) -> None:
+    """Raises ValueError if no file of this suffix can hold results, or none that are `transparent`."""
+    if suffix.lower() not in FORMATS:
+        raise ValueError(f'{suffix or "no suffix"}: no format for results; take .png, .webp, .jpg or .tif')
+    if transparent and FORMATS[suffix.lower()] == 'JPEG':
+        raise ValueError(f'{suffix}: JPEG holds no transparency; take .png or .webp, or a background')
+
+
 def encode(pixels: np.ndarray, suffix: str, picture: Picture, keep_exif: bool = False) -> bytes:
     """A file of `pixels`, uint8 (H, W), (H, W, 3) or (H, W, 4), in the format of `suffix`, with the picture's profile
-    and, if asked for, its EXIF data. Raises ValueError for formats that cannot hold the pixels."""
-    kind = {'.png': 'PNG', '.webp': 'WEBP', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.tif': 'TIFF',
-            '.tiff': 'TIFF'}.get(suffix.lower())
-    if kind is None:
-        raise ValueError(f'{suffix}: no format for results; take .png, .webp, .jpg or .tif')
-    if kind == 'JPEG' and pixels.shape[2:] == (4,):
-        raise ValueError(f'{suffix}: JPEG holds no transparency; take .png or .webp, or a background')
+    and, if asked for, its EXIF data. Raises ValueError as `check_format`, and for sizes that the format cannot hold."""
+    check_format(suffix, pixels.shape[2:] == (4,))
+    kind = FORMATS[suffix.lower()]
     info = {'icc_profile': picture.profile if pixels.ndim == 3 else None, 'exif': picture.exif if keep_exif else None}
     info = {key: value for key, value in info.items() if value}
     if kind == 'PNG' and not info:
         return encode_png(pixels) if pixels.ndim == 2 else _plain_png(pixels)
-    options = {'PNG': {'compress_level': 1}, 'WEBP': {'quality': WEBP_QUALITY, 'method': 2}, 'JPEG': {'quality': 95}}
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options.get(kind, {}), **info)
+    Image.fromarray(pixels).save(buffer, kind, **ENCODING.get(kind, {}), **info)
     return buffer.getvalue()
 
 

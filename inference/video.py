@@ -1,18 +1,21 @@
 """Videos through anything that turns frames into frames: streamed, with their timing, rotation and sound."""
 
+import itertools
 import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image, ImageSequence
 
-from utils import write_png
+from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, write_png
 
 try:
     import av
@@ -23,6 +26,7 @@ VIDEO_SUFFIXES = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv 
 # Of FFmpeg's kinds of files those that hold their own frames: a playlist would have it open other files and addresses.
 CONTAINERS = 'mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg'
 UNSPECIFIED = 2  # FFmpeg's number for a colour space that is not named
+ANIMATION_MS = 100  # of a frame of an animated picture that does not say
 HIGH_DEFINITION = 720  # rows from which unmarked videos have BT.709's colours, below BT.601's
 
 
@@ -45,13 +49,35 @@ CODECS = {
 }
 
 
+class Time(NamedTuple):
+    """When a frame is shown and for how long, in units of `base` seconds; a duration of 0 is not known."""
+
+    start: int
+    duration: int
+    base: Fraction
+
+
+class _Source(NamedTuple):
+    """What is read: mean frames a second; the sound track or None; and `frames(times, take_sound)`, upright RGB or
+    RGBA, whose times go to `times` and the packets of sound to `take_sound`."""
+
+    rate: Fraction
+    audio: Any
+    frames: Callable[[deque[Time], Callable[[Any], None]], Iterator[np.ndarray]]
+
+
+def is_sequence(target: Path) -> bool:
+    """Whether this is a name of numbered pictures such as frame-%05d.png."""
+    return target.suffix.lower() == '.png' and '%' in target.name
+
+
 def check_video_target(target: str | os.PathLike, transparent: bool) -> None:
     """Raises ValueError if videos cannot be written, or not to a file of this name: .webm, .mov, .mp4, .mkv, or
     .png with a number's place such as frame-%05d.png."""
     suffix = Path(target).suffix.lower()
     if av is None:
         raise ValueError('videos need the package av: pip install av')
-    if suffix == '.png' and '%' in Path(target).name:
+    if is_sequence(Path(target)):
         return
     if suffix not in CODECS:
         raise ValueError(f'{target}: videos are written to {", ".join(CODECS)} or frame-%05d.png')
@@ -61,25 +87,53 @@ def check_video_target(target: str | os.PathLike, transparent: bool) -> None:
 
 
 def convert_video(source: str | os.PathLike, target: str | os.PathLike,
-                  render: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]) -> int:
-    """Writes what `render` makes of the frames of `source`, each upright RGB, uint8 (H, W, 3), and returns their count.
+                  render: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]], max_pixels: int = MAX_PIXELS) -> int:
+    """Writes what `render` makes of the frames of `source`, and returns their count.
 
-    `render` yields a result, uint8 (H, W), (H, W, 3) or (H, W, 4), for each frame in order. Times of frames are kept,
-    and the first sound track. An interrupted run leaves no file (of a PNG sequence, whole pictures). Raises ValueError
-    if `source` is no video, and for targets as `check_video_target`.
+    `source` is a video or an animated picture (GIF, WebP, PNG) of at most `max_pixels` a frame. Its frames are upright
+    RGB, uint8 (H, W, 3), or RGBA, (H, W, 4). `render` yields a result, uint8 (H, W), (H, W, 3) or (H, W, 4), for each
+    in order. Times of frames are kept, and the first sound track. An interrupted run leaves no file (of a PNG sequence,
+    whole pictures). Raises ValueError if `source` is none of these, and for targets as `check_video_target`.
     """
-    times: deque[tuple[int, Fraction]] = deque()
-    with _opened(source) as container, _writer(target, container) as write:
+    times: deque[Time] = deque()
+    opened = _animation if Path(source).suffix.lower() in IMAGE_SUFFIXES else _video
+    with opened(source, max_pixels) as read, _writer(target, read) as write:
         count = 0
-        for count, result in enumerate(render(_frames(container, times, write)), 1):  # noqa: B007
-            write.picture(result, *times.popleft())
+        for count, result in enumerate(render(read.frames(times, write.sound)), 1):  # noqa: B007
+            write.picture(result, times.popleft())
     if not count:
         raise ValueError(f'{source}: holds no frames')
     return count
 
 
+def _check_size(source: str | os.PathLike, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise TooManyPixels(f'{source}: {width}x{height} pixels are more than the limit of {max_pixels}')
+
+
 @contextmanager
-def _opened(source: str | os.PathLike) -> Iterator[Any]:
+def _animation(source: str | os.PathLike, max_pixels: int) -> Iterator[_Source]:
+    try:
+        image = Image.open(source)
+    except Exception as error:  # Pillow's decoders raise whatever they like on damaged data
+        raise ValueError(f'{source}: unreadable image ({error or type(error).__name__})') from error
+    with image:
+        _check_size(source, *image.size, max_pixels)
+        yield _Source(Fraction(1000, ANIMATION_MS), None, partial(_animation_frames, image))
+
+
+def _animation_frames(image: Image.Image, times: deque[Time], _: Any) -> Iterator[np.ndarray]:
+    start = 0
+    for frame in ImageSequence.Iterator(image):
+        pixels = np.asarray(frame.convert('RGBA' if frame.has_transparency_data else 'RGB'))
+        duration = int(frame.info.get('duration') or ANIMATION_MS)
+        times.append(Time(start, duration, Fraction(1, 1000)))
+        start += duration
+        yield pixels
+
+
+@contextmanager
+def _video(source: str | os.PathLike, max_pixels: int) -> Iterator[_Source]:
     try:
         container = av.open(os.fspath(source), options={'format_whitelist': CONTAINERS})
     except (av.FFmpegError, OSError) as error:
@@ -87,23 +141,23 @@ def _opened(source: str | os.PathLike) -> Iterator[Any]:
     with container:
         if not container.streams.video:
             raise ValueError(f'{source}: holds no pictures')
-        yield container
+        video = container.streams.video[0]
+        _check_size(source, video.width, video.height, max_pixels)
+        rate = video.average_rate or Fraction(25)
+        yield _Source(rate, next(iter(container.streams.audio), None), partial(_video_frames, container, rate))
 
 
-def _frames(container: Any, times: deque[tuple[int, Fraction]], write: Any) -> Iterator[np.ndarray]:
-    """Upright RGB frames; their times go to `times` and packets of sound to the writer."""
-    video = container.streams.video[0]
-    video.thread_type = 'AUTO'
-    rate = video.average_rate or Fraction(25)
+def _video_frames(container: Any, rate: Fraction, times: deque[Time],
+                  take_sound: Callable[[Any], None]) -> Iterator[np.ndarray]:
+    number = itertools.count()
+    container.streams.video[0].thread_type = 'AUTO'
     for packet in container.demux(*container.streams.video[:1], *container.streams.audio[:1]):
         if packet.stream.type == 'audio':
-            write.sound(packet)
+            take_sound(packet)
             continue
-        for number, frame in enumerate(packet.decode()):
-            if frame.pts is None:
-                times.append((len(times) + number, 1 / rate))
-            else:
-                times.append((frame.pts, frame.time_base))
+        for frame, index in zip(packet.decode(), number, strict=False):
+            untimed = frame.pts is None
+            times.append(Time(index, 1, 1 / rate) if untimed else Time(frame.pts, frame.duration, frame.time_base))
             yield _upright(frame)
 
 
@@ -111,12 +165,13 @@ def _upright(frame: Any) -> np.ndarray:
     space = frame.colorspace
     if space == UNSPECIFIED:
         space = 'ITU709' if frame.height >= HIGH_DEFINITION else 'ITU601'
-    pixels = frame.reformat(format='rgb24', src_colorspace=space).to_ndarray()
+    form = 'rgba' if any(component.is_alpha for component in frame.format.components) else 'rgb24'
+    pixels = frame.reformat(format=form, src_colorspace=space).to_ndarray()
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 
 @contextmanager
-def _writer(target: str | os.PathLike, source: Any) -> Iterator[Any]:
+def _writer(target: str | os.PathLike, source: _Source) -> Iterator[Any]:
     """A _FileWriter whose file appears under its name only when all is in it, or a _PictureWriter."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +193,7 @@ class _PictureWriter:
     def __init__(self, target: Path) -> None:
         self.target, self.number = target, 0
 
-    def picture(self, pixels: np.ndarray, time: int, base: Fraction) -> None:
+    def picture(self, pixels: np.ndarray, time: Time) -> None:
         """Writes the next picture."""
         self.number += 1
         write_png(self.target.with_name(self.target.name % self.number), pixels)
@@ -150,42 +205,48 @@ class _PictureWriter:
 class _FileWriter:
     """A video file, whose streams are opened with the first picture: its size is not known before."""
 
-    def __init__(self, container: Any, codec: _Codec, source: Any) -> None:
+    def __init__(self, container: Any, codec: _Codec, source: _Source) -> None:
         self.container, self.codec, self.source = container, codec, source
         self.video = self.audio = None
+        self.durations: dict[int, int] = {}  # by the start of frames; encoders forget the last one's
         self.waiting: list[Any] = []  # packets of sound from before the first picture is done
 
-    def picture(self, pixels: np.ndarray, time: int, base: Fraction) -> None:
-        """Encodes `pixels` to be shown at `time` in units of `base` seconds."""
+    def picture(self, pixels: np.ndarray, time: Time) -> None:
+        """Encodes `pixels` to be shown at `time`."""
         if pixels.ndim == 2:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
         if self.video is None:
-            self._open(pixels, base)
+            self._open(pixels, time.base)
         height, width = pixels.shape[:2]
         pixels = cv2.copyMakeBorder(pixels, 0, self.video.height - height, 0, self.video.width - width,
                                     cv2.BORDER_REPLICATE)
         frame = av.VideoFrame.from_ndarray(pixels, 'rgba' if pixels.shape[2] == 4 else 'rgb24')
         frame = frame.reformat(format=self.video.pix_fmt, dst_colorspace='ITU709')
-        frame.pts, frame.time_base = time, base
-        self.container.mux(self.video.encode(frame))
+        frame.pts, frame.duration, frame.time_base = time
+        self.durations[time.start] = time.duration
+        self._mux_pictures(self.video.encode(frame))
         for packet in self.waiting:
             self._mux_sound(packet)
         self.waiting.clear()
 
     def _open(self, pixels: np.ndarray, base: Fraction) -> None:
-        rate = self.source.streams.video[0].average_rate or Fraction(25)
-        self.video = self.container.add_stream(self.codec.name, rate=rate, options=dict(self.codec.options))
+        self.video = self.container.add_stream(self.codec.name, rate=self.source.rate, options=dict(self.codec.options))
         self.video.height, self.video.width = (side + side % 2 for side in pixels.shape[:2])  # halved colour planes
         self.video.pix_fmt = self.codec.alpha if pixels.shape[2] == 4 else self.codec.opaque
         context = self.video.codec_context
         context.time_base = base
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-        for track in self.source.streams.audio[:1]:
-            if self.codec.audio:
-                self.audio = self.container.add_stream(self.codec.audio, rate=48000)
-                self.audio.layout = track.layout.name
-            else:
-                self.audio = self.container.add_stream_from_template(track)
+        track = self.source.audio
+        if track and self.codec.audio:
+            self.audio = self.container.add_stream(self.codec.audio, rate=48000)
+            self.audio.layout = track.layout.name
+        elif track:
+            self.audio = self.container.add_stream_from_template(track)
+
+    def _mux_pictures(self, packets: list[Any]) -> None:
+        for packet in packets:
+            packet.duration = self.durations.pop(packet.pts, 0) or packet.duration
+            self.container.mux(packet)
 
     def sound(self, packet: Any) -> None:
         """Takes a packet of the source's sound."""
@@ -203,7 +264,7 @@ class _FileWriter:
         """Writes what the encoders still hold."""
         if self.video is None:
             return
-        self.container.mux(self.video.encode(None))
+        self._mux_pictures(self.video.encode(None))
         for packet in self.waiting:
             self._mux_sound(packet)
         if self.audio is not None and self.codec.audio:

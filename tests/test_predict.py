@@ -101,7 +101,10 @@ def test_standard_input_and_output(run, monkeypatch):
     (('missing.png',), 'missing.png: No such file'), (('missing*.png',), 'no picture matches'),
     (('in.png', '--device', 'cuda:99'), 'cuda:99'), (('in.png', '--resolution', '50x50'), '64x64'),
     (('in.png', '--box', '0,0,100,10'), '60x40'), (('in.png', '--watch'), 'give a folder'),
-    (('in.png', 'out.jpg'), 'transparency'), (('in.png', '-m', 'none.pth'), 'none.pth')])
+    (('in.png', 'out.jpg'), 'transparency'), (('in.png', '-m', 'none.pth'), 'none.pth'), (('.', '-'), 'name one'),
+    (('.', 'in.png'), 'name one'), (('in.png', 'in.png/out.png'), 'no folder that can be written to'),
+    (('in.png', 'out.bmp'), '.bmp: no format'), (('in.mp4', 'out.webm'), 'in.mp4'), (('in.mp4', 'x.mp4'), 'transp'),
+    (('in.png', '--max-pixels', '2399', '--resolution', '32x32'), 'limit of 2399; --max-pixels raises it')])
 def test_mistakes_are_named(model, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     write('in.png')
@@ -110,26 +113,65 @@ def test_mistakes_are_named(model, tmp_path, monkeypatch, capsys, arguments, mes
     assert [p.name for p in tmp_path.iterdir()] == ['in.png']
 
 
-def test_watching_takes_each_picture_once_it_is_whole(monkeypatch):
-    sizes, ran, rounds = {'a': [5, 9, 9, 9], 'b': [3, 3, 3, 3]}, [], iter(range(4))
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (('--threshold', '256'), '256 is not within 0..255'), (('--batch', '0'), '0 is not 1 or more'),
+    (('--mask-blur', '-1'), '-1 is not 0 or more'), (('--box', '1,2,3'), 'X1,Y1,X2,Y2'),
+    (('-om', '--side-by-side'), 'not allowed with'),
+    (('--fill-holes', 'x'), "invalid whole number value: 'x'")])
+def test_wrong_flags_are_named(capsys, arguments, message):
+    with pytest.raises(SystemExit, match='2'):
+        predict.parse_arguments(['in.png', '-m', 'x', *arguments])
+    assert message in capsys.readouterr().err
 
-    class Source(str):
-        def exists(self):
-            return True
 
-        def stat(self):
-            return type('Stat', (), {'st_size': sizes[str(self)][watched[0]]})
+def test_flags_take_no_picture_for_their_value():
+    args = predict.parse_arguments(['-m', 'x', '-a', '--blur-background', 'in.png', 'out.png'])
+    assert (args.input, args.output) == ('in.png', 'out.png')
+    assert predict.style_of(args).matting == 'blur-fusion'
 
-    jobs = [predict.Job(Source(name), None) for name in sizes]
-    watched = [0]
+
+def test_nothing_to_do_needs_no_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write('in/a.png')
+    write('in_out/a.png')
+    assert predict.main(['in', '-m', 'none', '--skip-existing']) == 0
+    assert '0 done, 1 skipped' in capsys.readouterr().err
+    predict.Path('empty').mkdir()
+    assert predict.main(['empty', '-m', 'none']) == 1
+    assert 'empty: holds no pictures' in capsys.readouterr().err
+
+
+def test_watching_takes_each_picture_once_it_is_whole(tmp_path, monkeypatch):
+    """`b` is whole at once, `a` grows, `c` stands still while it is copied, and `d` is a broken link."""
+    sizes, ran, rounds = {'a': [5, 9, 9, 9, 9], 'b': [3] * 5, 'c': [2, 2, 7, 7, 7]}, [], iter(range(1, 6))
+    jobs = [predict.Job(tmp_path / name, None) for name in 'abcd']
+
+    def write_sizes(number):
+        for name, grown in sizes.items():
+            if (size := grown[number]) != (grown[number - 1] if number else None):
+                (tmp_path / name).write_bytes(bytes(size))
 
     def next_round(_):
-        next(rounds)
-        watched[0] += 1
-        if watched[0] == 4:
+        if (number := next(rounds)) == 5:
             raise KeyboardInterrupt
+        write_sizes(number)
 
+    def run(ready):
+        ran.append([job.source.name for job in ready])
+        return ['b: broken'] * ('b' in ran[-1])
+
+    write_sizes(0)
     monkeypatch.setattr(predict.time, 'sleep', next_round)
-    with pytest.raises(KeyboardInterrupt):
-        predict.watch(lambda: jobs, lambda ready: ran.append([str(job.source) for job in ready]))
-    assert ran == [[], ['b'], ['a'], []]
+    assert predict.watch(lambda: jobs, run) == (4, ['b: broken'])
+    assert ran == [[], ['b', 'c'], ['a'], ['c'], []]
+
+
+def test_animated_picture_as_video(run):
+    pytest.importorskip('av')
+    frames = [Image.fromarray(np.roll(RGB, i, 0)) for i in range(3)]
+    frames[0].save('in.gif', save_all=True, append_images=frames[1:], duration=[100, 300, 100])
+    assert run('in.gif', 'out/f-%d.png') == 0
+    assert len(list(predict.Path('out').iterdir())) == 3
+    assert run('in.gif', 'out.webm', '-bgc', '0', '0', '0', '255') == 0
+    assert run('in.gif') == 0
+    assert Image.open('in.out.png').size == (60, 40)

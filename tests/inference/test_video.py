@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 av = pytest.importorskip('av')
 
@@ -76,6 +77,44 @@ def test_transparency_is_in_the_file(source, tmp_path):
 def test_picture_sequence(source, tmp_path):
     assert convert_video(source, tmp_path / 'frames' / 'f-%02d.png', with_alpha) == len(TIMES)
     assert sorted(p.name for p in (tmp_path / 'frames').iterdir()) == [f'f-{i:02}.png' for i in range(1, 7)]
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.webp', '.png'])
+def test_animated_pictures_keep_all_frames_their_times_and_transparency(tmp_path, suffix):
+    durations = [100, 250, 60, 800]
+    frames = [Image.new('RGBA', (WIDTH, HEIGHT), (60 * i, 200, 20, 255 if i else 0)) for i in range(len(durations))]
+    source = tmp_path / f'in{suffix}'
+    frames[0].save(source, save_all=True, append_images=frames[1:], duration=durations, disposal=2)
+    seen = []
+
+    def opaque(frames):
+        for frame in frames:
+            seen.append(frame[0, 0].tolist())
+            yield frame[..., :3]
+
+    assert convert_video(source, tmp_path / 'out.webm', opaque) == len(durations)
+    assert seen[0][3] == 0
+    assert abs(seen[2][0] - 120) <= 8
+    with av.open(str(tmp_path / 'out.webm')) as container:
+        packets = [p for p in container.demux(video=0) if p.pts is not None]
+    assert [round(1000 * float(p.pts * p.time_base)) for p in packets] == [0, 100, 350, 410]
+    assert round(1000 * float(packets[-1].duration * packets[-1].time_base)) == 800
+
+
+def test_transparency_of_a_video_is_read(source, tmp_path):
+    convert_video(source, tmp_path / 'alpha.mov', with_alpha)
+    convert_video(tmp_path / 'alpha.mov', tmp_path / 'f-%d.png', unchanged)
+    pixels = np.asarray(Image.open(tmp_path / 'f-1.png'))
+    assert pixels.shape == (HEIGHT, WIDTH, 4)
+    assert abs(int(pixels[0, 0, 3]) - 128) <= 2
+
+
+@pytest.mark.parametrize('name', ['in.mp4', 'in.gif'])
+def test_too_large_frames_are_refused(source, tmp_path, name):
+    Image.new('L', (WIDTH, HEIGHT)).save(tmp_path / 'in.gif')
+    with pytest.raises(ValueError, match=f'{WIDTH}x{HEIGHT}.*limit of 3000'):
+        convert_video(tmp_path / name, tmp_path / 'out.webm', unchanged, max_pixels=3000)
+    assert not (tmp_path / 'out.webm').exists()
 
 
 def test_an_interrupted_run_leaves_nothing(source, tmp_path):
