@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 try:  # the same pixels as by OpenCV, in two thirds of the time
     import simplejpeg
@@ -70,6 +70,8 @@ def _decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except TooManyPixels:
         raise
+    except UnidentifiedImageError as error:  # whose message shows an object of ours
+        raise ValueError(f'{name}: unreadable image (of no known format)') from error
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged data
         raise ValueError(f'{name}: unreadable image ({error or type(error).__name__})') from error
 

@@ -88,12 +88,20 @@ def _cover(backdrop: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _blurred_background(pixels: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
-    """Blurred without the foreground, whose colour would spread as a halo."""
+    """Blurred without the foreground, whose colour would spread as a halo. Computed at a fraction of the size: what is
+    so smooth has no details to lose."""
+    height, width = mask.shape
+    factor = max(int(sigma / 4), 1)
+    size = max(width // factor, 1), max(height // factor, 1)
+
+    def blurred(values: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(cv2.resize(values, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / factor)
+
     weight = 1 - mask.astype(np.float32) / 255
-    total = cv2.GaussianBlur(weight, (0, 0), sigma)[..., None]
-    colour = cv2.GaussianBlur(pixels * weight[..., None], (0, 0), sigma)
-    plain = cv2.GaussianBlur(pixels, (0, 0), sigma)
-    return np.where(total > .01, np.clip(colour / np.maximum(total, .01), 0, 255), plain).astype(np.uint8)
+    total = blurred(weight)[..., None]
+    colour = blurred(pixels * weight[..., None]) / np.maximum(total, .01)
+    small = np.where(total > .01, np.clip(colour, 0, 255), blurred(pixels)).astype(np.uint8)
+    return cv2.resize(small, (width, height))
 
 
 def chequered(height: int, width: int) -> np.ndarray:

@@ -1,10 +1,14 @@
 """Refining masks, and the colour of the foreground where it is mixed with the background."""
 
+from itertools import product
+
 import cv2
 import numpy as np
 
 MATTING = ('blur-fusion', 'multi-level')
 BLUR_FUSION_SIZES = (90, 6)  # side of the box filter, coarse to fine, as published
+TILE = 256  # side of the part worked on at a time: only parts with soft edges are, and they stay in the cache
+SURE = 254  # of 255, from which a pixel's colour is the foreground's to a rounding
 
 
 def refine_mask(mask: np.ndarray, threshold: int | None = None, fill_holes: int = 0, min_object: int = 0,
@@ -54,14 +58,27 @@ def estimate_foreground(image: np.ndarray, mask: np.ndarray, method: str = 'blur
         return _multi_level(image, mask)
     if method != 'blur-fusion':
         raise ValueError(f'matting {method}: take {" or ".join(MATTING)}')
+    result = image.copy()
+    soft = (mask > 0) & (mask < SURE)
+    reach = sum(size // 2 for size in BLUR_FUSION_SIZES)  # how far away a pixel can matter
+    for top, left in product(range(0, mask.shape[0], TILE), range(0, mask.shape[1], TILE)):
+        inner = slice(top, top + TILE), slice(left, left + TILE)
+        if soft[inner].any():
+            outer = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in inner)
+            colour = _blur_fusion(image[outer], mask[outer])
+            result[inner] = colour[top - outer[0].start:, left - outer[1].start:][:TILE, :TILE]
+    return result
+
+
+def _blur_fusion(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     pixels, alpha = image.astype(np.float32), mask.astype(np.float32)[..., None] * np.float32(1 / 255)
     foreground = background = pixels
     for size in BLUR_FUSION_SIZES:
-        foreground, background = _blur_fusion(pixels, foreground, background, alpha, size)
+        foreground, background = _blur_fusion_step(pixels, foreground, background, alpha, size)
     return cv2.convertScaleAbs(foreground)
 
 
-def _blur_fusion(image: np.ndarray, foreground: np.ndarray, background: np.ndarray, alpha: np.ndarray,
+def _blur_fusion_step(image: np.ndarray, foreground: np.ndarray, background: np.ndarray, alpha: np.ndarray,
                  size: int) -> tuple[np.ndarray, np.ndarray]:
     """One step (equations 4 to 6): means of both colours, weighted by their shares, then the foreground corrected so
     that the two add up to the image."""

@@ -22,6 +22,7 @@ except ImportError:
 
 Size = tuple[int, int]  # width, height
 FORMATS = {'.png': 'PNG', '.webp': 'WEBP', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.tif': 'TIFF', '.tiff': 'TIFF'}
+LONGEST = {'WEBP': 16_383, 'JPEG': 65_500}  # sides, in pixels
 ENCODING = {'PNG': {'compress_level': 1}, 'WEBP': {'quality': 90, 'method': 2}, 'JPEG': {'quality': 95}}
 
 
@@ -130,6 +131,9 @@ def encode(pixels: np.ndarray, suffix: str, picture: Picture, keep_exif: bool = 
     and, if asked for, its EXIF data. Raises ValueError as `check_format`, and for sizes that the format cannot hold."""
     check_format(suffix, pixels.shape[2:] == (4,))
     kind = FORMATS[suffix.lower()]
+    height, width = pixels.shape[:2]
+    if max(height, width) > LONGEST.get(kind, height + width):
+        raise ValueError(f'{suffix}: {width}x{height} pixels are more than {kind} holds; take .png')
     info = {'icc_profile': picture.profile if pixels.ndim == 3 else None, 'exif': picture.exif if keep_exif else None}
     info = {key: value for key, value in info.items() if value}
     if kind == 'PNG' and not info:

@@ -1,8 +1,10 @@
 """Refined masks, foreground colours, and what is composed of them."""
 
+import cv2
 import numpy as np
 import pytest
 
+from inference import edges
 from inference.compose import OUTPUTS, Style, compose, over
 from inference.edges import estimate_foreground, refine_mask
 from inference.images import Picture
@@ -55,6 +57,32 @@ def test_opaque_and_empty_masks_leave_the_colour():
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     full = np.full((30, 40), 255, np.uint8)
     assert np.abs(estimate_foreground(image, full).astype(int) - image).max() <= 1
+
+
+def test_parts_are_as_the_whole_and_only_soft_ones_are_worked_on(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (250, 300, 3), dtype=np.uint8)
+    mask = np.zeros((250, 300), np.uint8)
+    mask[60:180, 90:210] = disc(soft=20.)
+    whole = estimate_foreground(image, mask)  # one part in each direction, and a rest
+    monkeypatch.setattr(edges, 'TILE', 64)
+    parts = estimate_foreground(image, mask)
+    near = (mask > 0) & (mask < edges.SURE)
+    assert np.abs(parts[near].astype(int) - whole[near]).max() <= 1
+    assert np.array_equal(parts[:50], image[:50])
+    assert (parts[near] != image[near]).any()
+
+
+def test_blurred_background_is_the_gaussian_and_without_the_object():
+    image = np.full((200, 240, 3), (30, 90, 160), np.uint8)
+    image[:, 120:] = (90, 30, 200)
+    mask = np.zeros((200, 240), np.uint8)
+    mask[80:120, 100:140] = 255
+    image[mask > 0] = 255
+    plain = cv2.GaussianBlur(np.where(mask[..., None] > 0, np.uint8(0), image), (0, 0), 20)
+    result = compose(Picture(image), mask, Style(output='blur', blur_background=20))
+    assert np.abs(result[10].astype(int) - plain[10]).max() <= 3  # far from the object
+    assert result[mask == 0].max() <= 202  # nothing of the white object
+    assert result[100, 120].tolist() == [255] * 3
 
 
 def test_unknown_method_is_named():

@@ -107,3 +107,9 @@ def test_formats_that_do_not_fit():
         encode(rgba, '.jpg', Picture(RGB))
     with pytest.raises(ValueError, match='xyz'):
         encode(RGB, '.xyz', Picture(RGB))
+
+
+@pytest.mark.parametrize(('suffix', 'side'), [('.webp', 16_384), ('.jpg', 65_501)])
+def test_sides_that_a_format_does_not_hold_are_named(suffix, side):
+    with pytest.raises(ValueError, match=f'{side}x1 pixels'):
+        encode(np.zeros((1, side, 3), np.uint8), suffix, Picture(RGB))
