@@ -251,7 +251,7 @@ def run_jobs(jobs: Iterable[Job], network: Callable[[list[np.ndarray]], np.ndarr
         for outcome in run_pipeline(jobs, load, network, save, workers=args.workers, batch=args.batch):
             bar.update()
             if outcome.error is not None:
-                name = 'standard input' if isinstance(outcome.item.source, bytes) else outcome.item.source
+                name = 'image data' if isinstance(outcome.item.source, bytes) else outcome.item.source
                 failures.append(_failure(str(name), outcome.error))
                 bar.write(failures[-1], file=sys.stderr)
     return failures

@@ -138,8 +138,9 @@ def encode(pixels: np.ndarray, suffix: str, picture: Picture, keep_exif: bool = 
     info = {key: value for key, value in info.items() if value}
     if kind == 'PNG' and not info:
         return encode_png(pixels) if pixels.ndim == 2 else _plain_png(pixels)
+    options = {'lossless': True} if kind == 'WEBP' and pixels.ndim == 2 else ENCODING.get(kind, {})
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **ENCODING.get(kind, {}), **info)
+    Image.fromarray(pixels).save(buffer, kind, **options, **info)
     return buffer.getvalue()
 
 

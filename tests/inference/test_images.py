@@ -113,3 +113,9 @@ def test_formats_that_do_not_fit():
 def test_sides_that_a_format_does_not_hold_are_named(suffix, side):
     with pytest.raises(ValueError, match=f'{side}x1 pixels'):
         encode(np.zeros((1, side, 3), np.uint8), suffix, Picture(RGB))
+
+
+def test_masks_are_kept_to_the_level_by_webp():
+    mask = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
+    image = Image.open(io.BytesIO(encode(mask, '.webp', Picture(RGB))))
+    assert np.array_equal(np.asarray(image.convert('L')), mask)

@@ -1,5 +1,6 @@
 """Videos: times, sound, transparency, rotation, and no half-written files."""
 
+import struct
 from fractions import Fraction
 
 import numpy as np
@@ -107,6 +108,29 @@ def test_transparency_of_a_video_is_read(source, tmp_path):
     pixels = np.asarray(Image.open(tmp_path / 'f-1.png'))
     assert pixels.shape == (HEIGHT, WIDTH, 4)
     assert abs(int(pixels[0, 0, 3]) - 128) <= 2
+
+
+def test_frames_are_upright(source, tmp_path):
+    """A quarter turn clockwise, as a telephone writes it, puts what is left on top."""
+    data = bytearray(source.read_bytes())
+    matrix = data.index(b'tkhd') + 44  # of the first track, in fixed point
+    one = 1 << 16
+    data[matrix:matrix + 36] = struct.pack('>9i', 0, one, 0, -one, 0, 0, HEIGHT * one, 0, 1 << 30)
+    (tmp_path / 'turned.mp4').write_bytes(data)
+    shapes = []
+
+    def look(frames):
+        for frame in frames:
+            shapes.append(frame.shape)
+            assert np.abs(frame[5, 24].astype(int) - (200, 20, 20)).max() < 12
+            assert np.abs(frame[-5, 24].astype(int) - (20, 200, 20)).max() < 12
+            yield frame
+
+    convert_video(tmp_path / 'turned.mp4', tmp_path / 'out.mp4', look)
+    assert set(shapes) == {(WIDTH, HEIGHT, 3)}
+    with av.open(str(tmp_path / 'out.mp4')) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.width, frame.height, frame.rotation) == (HEIGHT, WIDTH, 0)
 
 
 @pytest.mark.parametrize('name', ['in.mp4', 'in.gif'])
