@@ -23,10 +23,23 @@ def model(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope='module')
+def load_network():
+    """predict.load_network, which makes the network of each dtype once."""
+    real, networks = predict.load_network, {}
+
+    def load(args):
+        if args.dtype not in networks:
+            networks[args.dtype] = real(args)
+        return networks[args.dtype]
+    return load
+
+
 @pytest.fixture
-def run(model, tmp_path, monkeypatch):
+def run(model, load_network, tmp_path, monkeypatch):
     """Runs predict.py in tmp_path and returns its exit code."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predict, 'load_network', load_network)
     return lambda *arguments: predict.main([*arguments, '-m', model, '--resolution', '64x32', '--device', 'cpu'])
 
 
