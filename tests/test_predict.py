@@ -12,6 +12,7 @@ import predict
 from config import Config
 from models import BiRefNet, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures('one_thread')
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 

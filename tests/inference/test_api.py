@@ -16,6 +16,7 @@ from inference.network import Predictor, check_memory, choose_device
 from inference.predict import PUBLISHED_DYNAMIC, published_sizes
 from models import BiRefNet, optimize, predict
 
+pytestmark = pytest.mark.usefixtures('one_thread')
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
