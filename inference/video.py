@@ -26,6 +26,7 @@ VIDEO_SUFFIXES = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv 
 # Of FFmpeg's kinds of files those that hold their own frames: a playlist would have it open other files and addresses.
 CONTAINERS = 'mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg'
 UNSPECIFIED = 2  # FFmpeg's number for a colour space that is not named
+ANIMATED = ('GIF', 'WEBP', 'PNG', 'AVIF')  # kinds of pictures that may have several frames
 ANIMATION_MS = 100  # of a frame of an animated picture that does not say
 HIGH_DEFINITION = 720  # rows from which unmarked videos have BT.709's colours, below BT.601's
 
@@ -114,7 +115,7 @@ def _check_size(source: str | os.PathLike, width: int, height: int, max_pixels: 
 @contextmanager
 def _animation(source: str | os.PathLike, max_pixels: int) -> Iterator[_Source]:
     try:
-        image = Image.open(source)
+        image = Image.open(source, formats=ANIMATED)
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged data
         raise ValueError(f'{source}: unreadable image ({error or type(error).__name__})') from error
     with image:
