@@ -56,7 +56,7 @@ def test_every_mode_becomes_rgb(mode):
              'I': lambda: Image.fromarray((grey * 256).astype(np.int32)),
              'F': lambda: Image.fromarray(grey.astype(np.float32))}.get(
                  mode, lambda: Image.fromarray(grey.astype(np.uint8)).convert(mode))()
-    kind = 'PNG' if mode in ('L', 'LA', '1', 'P', 'I;16') else 'TIFF'
+    kind = 'PNG' if mode in ('L', 'LA', '1', 'P', 'I;16') else 'JPEG' if mode == 'YCbCr' else 'TIFF'
     picture = read_picture(saved(image, kind))
     assert picture.pixels.shape == (4, 5, 3)
     assert picture.pixels.dtype == np.uint8
