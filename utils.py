@@ -16,6 +16,11 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+try:  # Intel's inflate reads a mask four times as fast as zlib
+    from isal.isal_zlib import decompressobj
+except ImportError:
+    decompressobj = None
+
 try:  # the same pixels as by OpenCV, in two thirds of the time
     import simplejpeg
 except ImportError:
@@ -112,8 +117,11 @@ def _decode_plain(data: bytes, mode: str, max_pixels: int) -> np.ndarray | None:
     if header.format == 'JPEG' and simplejpeg:
         pixels = _decode_jpeg(data, mode)
     else:
-        colour = cv2.IMREAD_COLOR_RGB if mode == 'RGB' else cv2.IMREAD_GRAYSCALE
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
+        is_mask = header.format == 'PNG' and mode == 'L' and decompressobj
+        pixels = _decode_grey_png(data, *header.size) if is_mask else None
+        if pixels is None:
+            colour = cv2.IMREAD_COLOR_RGB if mode == 'RGB' else cv2.IMREAD_GRAYSCALE
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
     return pixels if pixels is None or orientation not in UPRIGHT else UPRIGHT[orientation](pixels)
 
 
@@ -123,6 +131,33 @@ def _decode_jpeg(data: bytes, mode: str) -> np.ndarray | None:
     except ValueError:  # damaged: Pillow may yet make something of it
         return None
     return pixels if mode == 'RGB' else pixels[..., 0]
+
+
+def _decode_grey_png(data: bytes, width: int, height: int) -> np.ndarray | None:
+    """An 8-bit grey PNG whose rows are filtered as masks mostly are: not, by the pixel before or by the row above
+    (RFC 2083, section 6). None for all others, damaged ones among them."""
+    packed, at = [], len(b'\x89PNG\r\n\x1a\n')
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at:at + 4]), data[at + 4:at + 8]
+        if kind == b'IDAT':
+            packed.append(data[at + 8:at + 8 + length])
+        at += length + 12  # with its length, its name and its checksum
+    inflater, size = decompressobj(), height * (1 + width)
+    try:
+        rows = inflater.decompress(b''.join(packed), size + 1)
+    except Exception:  # a full decoding will say what is wrong
+        return None
+    if len(rows) != size or not inflater.eof:  # interlaced, cut off, or too much
+        return None
+    rows = np.frombuffer(rows, np.uint8).reshape(height, 1 + width)
+    filters, pixels = rows[:, 0], rows[:, 1:].copy()
+    if filters.max() > 2:
+        return None
+    before, above = filters == 1, filters[1:] == 2  # above the first row all is 0
+    pixels[before] = np.cumsum(pixels[before], 1, np.uint8)
+    for row in np.flatnonzero(above):
+        pixels[row + 1] += pixels[row]
+    return pixels
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

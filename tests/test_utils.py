@@ -5,6 +5,8 @@ import json
 import os
 import re
 import stat
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,6 +113,39 @@ def test_a_jpeg_damaged_inside_is_read_as_far_as_pillow_reads_it(tmp_path, pixel
     data[len(data) // 2:len(data) // 2 + 40] = bytes(40)
     path.write_bytes(data)
     assert np.array_equal(read_image(path), np.asarray(open_image(path)))
+
+
+def png(mask: np.ndarray, *filters: int) -> bytes:
+    """A grey PNG whose rows take turns with the given filters (RFC 2083, section 6)."""
+    padded = np.pad(mask, ((1, 0), (1, 0))).astype(int)
+    here, left, up, corner = padded[1:, 1:], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
+    estimate = left + up - corner
+    errors = np.abs(estimate - np.stack((left, up, corner)))
+    paeth = np.choose(errors.argmin(0), (left, up, corner))
+    predictions = (np.zeros_like(here), left, up, (left + up) // 2, paeth)
+    rows = b''
+    for y in range(len(mask)):
+        kind = filters[y % len(filters)]
+        rows += bytes([kind]) + (here[y] - predictions[kind][y]).astype(np.uint8).tobytes()
+    header = struct.pack('>IIBBBBB', *mask.shape[::-1], 8, 0, 0, 0, 0)
+    packed = zlib.compress(rows)
+    parts = ((b'IHDR', header), (b'IDAT', packed[:9]), (b'IDAT', packed[9:]), (b'IEND', b''))
+    return b'\x89PNG\r\n\x1a\n' + b''.join(
+        struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body)) for kind, body in parts)
+
+
+@pytest.mark.parametrize('filters', [(0,), (1,), (2,), (2, 1, 0, 2, 2), (0, 3), (4, 1)])
+def test_masks_of_every_filter(filters):
+    mask = np.random.default_rng(0).integers(0, 256, (31, 47), np.uint8)
+    data = png(mask, *filters)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), mask)
+    assert np.array_equal(read_mask(data), mask)
+    if utils.decompressobj and max(filters) <= 2:
+        assert np.array_equal(utils._decode_grey_png(data, 47, 31), mask)
+    for at in range(45, len(data) - 20, 97):  # never are other pixels read without an error
+        damaged = data[:at] + bytes([data[at] ^ 85]) + data[at + 1:]
+        pixels = utils.decompressobj and utils._decode_grey_png(damaged, 47, 31)
+        assert pixels is None or np.array_equal(pixels, mask)
 
 
 @pytest.mark.parametrize('damage', [
