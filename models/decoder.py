@@ -1,25 +1,17 @@
 """The decoder with bilateral reference: one loop over levels, lowest resolution first."""
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from models.modules.norm import frozen_statistics
+from models.modules.recompute import recomputed
 from models.modules.reference import InwardReference, OutwardReference, image_to_tiles, laplacian
 from models.modules.resize import resize
 
 BlockFactory = Callable[[int, int], nn.Module]
-
-
-def _checkpointed(level: nn.Module, *inputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    """`level(*inputs)`, computed again in the backward pass instead of being kept."""
-    if torch.compiler.is_compiling():  # the compiler repeats no update of statistics by itself
-        return checkpoint(level, *inputs, use_reentrant=False)
-    return checkpoint(level, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(level)))
 
 
 class DecoderOutput(NamedTuple):
@@ -41,16 +33,19 @@ class DecoderLevel(nn.Module):
         self.outward = OutwardReference(out_channels) if outward else None
         self.lateral = nn.Conv2d(out_channels, out_channels, 1) if lateral else None
 
-    def forward(self, x: Tensor, tiles: Tensor | None, finer: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x (B, c_i, h, w), tiles (B, 3*n, h, w), the next finer map (B, *, H, W) -> features (B, c_{i-1}, H, W), and
-        in training the logits (B, 1, h, w) of the side output and of the gradient, where the level has them."""
+    def forward(self, x: Tensor, tiles: Tensor | None,
+                finer: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x (B, c_i, h, w), tiles (B, 3*n, h, w), the next finer map (B, c_{i-1}, H, W) -> features of its shape (of
+        the last level, which has none, (B, c_0, h, w)), and in training the logits (B, 1, h, w) of the side output and
+        of the gradient, where the level has them."""
         if self.reference is not None:
             x = torch.cat((x, self.reference(tiles)), 1)
         x = self.block(x)
         side = self.side(x) if self.training and self.side is not None else None
         x, gradient = self.outward(x) if self.outward is not None else (x, None)
-        x = resize(x, finer.shape[-2:])
-        return x if self.lateral is None else x + self.lateral(finer), side, gradient
+        if self.lateral is not None:
+            x = resize(x, finer.shape[-2:]) + self.lateral(finer)
+        return x, side, gradient
 
 
 class Decoder(nn.Module):
@@ -88,18 +83,23 @@ class Decoder(nn.Module):
     def forward(self, image: Tensor, maps: Sequence[Tensor]) -> DecoderOutput:
         """image (B, 3, H, W), maps x1..x4 at strides 4..32 -> logits, the last (B, 1, H, W); only that one in eval."""
         sides, gradients = [], []
+        of_features, of_reference = self.head.weight.tensor_split([self.levels[-1].block.conv_out.out_channels], 1)
+        # First, so that its backward pass, which takes much memory, comes when most is free again.
+        reference = None if self.reference is None else recomputed(self.reference, self.reference, image)
         x = maps[3]
-        for level, finer in zip(self.levels, (*maps[2::-1], image), strict=True):
+        for level, finer in zip(self.levels, (*maps[2::-1], None), strict=True):
             tiles = self._tiles(image, x.shape[-2:]) if level.reference is not None else None
-            if self.grad_checkpointing and self.training:
-                x, side, gradient = _checkpointed(level, x, tiles, finer)
+            if self.grad_checkpointing:
+                x, side, gradient = recomputed(level, level, x, tiles, finer)
             else:
                 x, side, gradient = level(x, tiles, finer)
             sides += [side] * (side is not None)
             gradients += [(gradient, side)] * (gradient is not None)
-        if self.reference is not None:
-            x = torch.cat((x, self.reference(image)), 1)
-        return DecoderOutput([*sides, self.head(x)], self._with_labels(image, gradients))
+        # A 1x1 convolution and a resizing may change places: the features at full size would be the largest map.
+        final = resize(F.conv2d(x, of_features, self.head.bias), image.shape[-2:])
+        if reference is not None:
+            final = final + F.conv2d(reference, of_reference)
+        return DecoderOutput([*sides, final], self._with_labels(image, gradients))
 
     def _tiles(self, image: Tensor, size: Sequence[int]) -> Tensor:
         return image_to_tiles(image, *size, self.tile_order) if self.split else resize(image, size)

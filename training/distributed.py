@@ -126,7 +126,7 @@ def peak_memory(device: torch.device) -> int:
 class StopRequest:
     """SIGTERM or SIGUSR1 (Slurm's warning of preemption) to any process asks all of them to stop after the same step.
 
-    The ranks exchange one number each step, over CPU memory and answered a step later, so that nobody waits for it.
+    The ranks exchange two numbers each step, over CPU memory and answered a step later, so that nobody waits for them.
     """
 
     def __init__(self, world: World) -> None:
@@ -136,18 +136,19 @@ class StopRequest:
     def _note(self, number: int, _frame: Any) -> None:
         self._asked = True
 
-    def agreed(self) -> bool:
-        """Whether to stop now; call it once after each step, on every rank."""
+    def agreed(self, save: bool = False) -> tuple[bool, bool]:
+        """Whether to stop now, and whether any rank wished to `save`; call it once after each step, on every rank."""
+        wishes = (self._asked, save)
         if self._world.size == 1:
-            return self._asked
-        answer = False
+            return wishes
+        answer = (False, False)
         if self._pending:
-            work, flag = self._pending
+            work, flags = self._pending
             work.wait()
-            answer = bool(flag.item())
-        flag = torch.tensor([float(self._asked)])
-        self._asked |= answer
-        self._pending = (dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True), flag)
+            answer = tuple(flags.bool().tolist())
+        flags = torch.tensor(wishes, dtype=torch.float32)
+        self._asked |= answer[0]
+        self._pending = (dist.all_reduce(flags, dist.ReduceOp.MAX, async_op=True), flags)
         return answer
 
     def close(self) -> None:

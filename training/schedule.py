@@ -1,6 +1,7 @@
-"""Learning rates and checkpoints as pure functions of the step and the epoch."""
+"""When things happen: learning rates and checkpoints by step and epoch, saving also by the clock."""
 
 import math
+import time
 from collections.abc import Sequence
 
 COSINE_FLOOR = .01
@@ -25,3 +26,28 @@ def rate_factor(step: int, steps_per_epoch: int, epochs: int, schedule: str = 's
 def is_checkpoint(epoch: int, epochs: int, save_last: int, save_step: int) -> bool:
     """Whether the weights of `epoch` (1-based) are kept: each `save_step` within the `save_last` last, and the last."""
     return epoch == epochs or (epoch > epochs - save_last and epoch % save_step == 0)
+
+
+def is_validation(epoch: int, epochs: int, val_step: int) -> bool:
+    """Whether there is a validation after `epoch` (1-based): each `val_step` (0: none), and after the last."""
+    return val_step > 0 and (epoch % val_step == 0 or epoch == epochs)
+
+
+class SaveInterval:
+    """When to save inside an epoch: each so many steps ('200'; '0' never), or minutes ('10min')."""
+
+    def __init__(self, text: str) -> None:
+        number = int(text.removesuffix('min'))
+        self._steps, self._seconds = (0, 60 * number) if text.endswith('min') else (number, 0)
+        self._since = time.monotonic()
+
+    def after(self, step: int) -> bool:
+        """Whether the step, counted from 1, is one to save after: the same answer on every rank."""
+        return self._steps > 0 and step % self._steps == 0
+
+    def passed(self) -> bool:
+        """Whether the minutes have passed on this process's clock since this was last so."""
+        due = self._seconds > 0 and time.monotonic() - self._since >= self._seconds
+        if due:
+            self._since = time.monotonic()
+        return due

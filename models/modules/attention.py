@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.modules.deform_conv import DeformableConv2d
 from models.modules.norm import BatchNorm2d
+from models.modules.recompute import recomputed
 
 BRANCH_CHANNELS = 256
 
 
 class Branch(nn.Module):
-    """Convolution, BatchNorm, ReLU."""
+    """Convolution, BatchNorm, ReLU, and the branch's share of the projection."""
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
@@ -20,21 +21,30 @@ class Branch(nn.Module):
         self.bn = BatchNorm2d(BRANCH_CHANNELS)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, 256, H, W)."""
-        return self.relu(self.bn(self.conv(x)))
+    def forward(self, x: Tensor, share: Tensor) -> Tensor:
+        """x (B, C, H, W), weights of the share (O, 256, 1, 1) -> (B, O, H, W).
+
+        Only the convolution's output is kept for the backward pass: these maps are the widest of the decoder.
+        """
+        return recomputed(self, self._project, self.conv(x), share)
+
+    def _project(self, x: Tensor, share: Tensor) -> Tensor:
+        return F.conv2d(self.relu(self.bn(x)), share)
 
 
 class PooledBranch(Branch):
-    """Branch on the global average, spread over the map again."""
+    """Branch on the global average."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, 256, H, W), the same everywhere."""
-        return super().forward(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+    def forward(self, x: Tensor, share: Tensor) -> Tensor:
+        """x (B, C, H, W), weights of the share (O, 256, 1, 1) -> (B, O, 1, 1)."""
+        return super().forward(x.mean((2, 3), keepdim=True), share)
 
 
 class _PyramidPooling(nn.Module):
-    """A pointwise branch, `branches` more, and the pooled one, concatenated in that order and projected."""
+    """A pointwise branch, `branches` more, and the pooled one, concatenated in that order and projected.
+
+    The projection is summed branch by branch, so that the concatenation is never built.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, pointwise: nn.Module, branches: int) -> None:
         super().__init__()
@@ -46,8 +56,10 @@ class _PyramidPooling(nn.Module):
         self.dropout = nn.Dropout(.5)
 
     def _fuse(self, x: Tensor, branches: nn.ModuleList) -> Tensor:
-        maps = [branch(x) for branch in (self.pointwise, *branches, self.pooled)]
-        return self.dropout(self.relu(self.project_bn(self.project(torch.cat(maps, 1)))))
+        shares = self.project.weight.split(BRANCH_CHANNELS, 1)
+        projected = [branch(x, share)
+                     for branch, share in zip((self.pointwise, *branches, self.pooled), shares, strict=True)]
+        return self.dropout(self.relu(self.project_bn(sum(projected[1:], projected[0]))))
 
 
 class ASPP(_PyramidPooling):
