@@ -59,9 +59,10 @@ class ConfigError(ValueError):
 
 
 def option(default: Any, meaning: str, choices: tuple = (), minimum: float | None = None,
-           pattern: str = '') -> Any:
-    """A field with its meaning and what is legal: one of `choices`, at least `minimum`, or all of `pattern`."""
-    metadata = {'meaning': meaning, 'choices': choices, 'minimum': minimum, 'pattern': pattern}
+           pattern: str = '', form: str = "a plain name, or set names joined by '+'") -> Any:
+    """A field with its meaning and what is legal: one of `choices`, at least `minimum`, or all of `pattern`, which
+    `form` puts into words."""
+    metadata = {'meaning': meaning, 'choices': choices, 'minimum': minimum, 'pattern': pattern, 'form': form}
     return field(default=default, metadata=metadata)
 
 
@@ -163,7 +164,8 @@ class Config:
     save_dir: str = option('e_results', 'scores and tables are saved here')
     save_last: int = option(AUTO, 'checkpoints are kept within so many last epochs', minimum=1)
     save_step: int = option(AUTO, 'epochs between checkpoints', minimum=1)
-    save_every: int = option(0, 'also save the state for resuming every so many steps; 0: each epoch', minimum=0)
+    save_every: str = option('0', "also save the state for resuming every so many steps ('200') or minutes ('10min'); "
+                             '0: each epoch', pattern=r'\d+(min)?', form='steps like 200, or minutes like 10min')
     val_step: int = option(AUTO, 'epochs between validations; 0: none', minimum=0)
     val_metric: str = option('sm', 'what best.pth is best on: a metric of the validation, or its loss',
                              choices=('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'))
@@ -317,8 +319,8 @@ def _convert(value: Any, hint: Any) -> Any:
         return None if value in (None, '', 'None', 'none') else _convert(value, args[0])
     if hint is bool:
         return BOOLEANS[str(value).lower()]
-    if hint is str and isinstance(value, str):
-        return value
+    if hint is str and type(value) in (str, int):
+        return str(value)
     if hint is str or isinstance(value, bool):
         raise TypeError(value)
     if hint is int and isinstance(value, str) and re.fullmatch(r'\s*[+-]?\d+\s*', value):
@@ -361,7 +363,7 @@ def _illegal(spec, value: Any) -> str:
         legal = ' or '.join(repr(n) for n in near) or ', '.join(map(repr, rule['choices']))
         return f'{spec.name}: {bad[0]!r} is not legal; nearest: {legal}'
     if rule['pattern'] and not rule['choices'] and not free:
-        return f"{spec.name}: {value!r} is not legal; it must be a plain name, or set names joined by '+'"
+        return f'{spec.name}: {value!r} is not legal; it must be {rule["form"]}'
     numbers = value.values() if isinstance(value, dict) else [] if value is None else items
     if rule['minimum'] is not None and any(n < rule['minimum'] for n in numbers):
         return f'{spec.name}: {value!r} is too small; nearest: {rule["minimum"]}'
@@ -397,6 +399,8 @@ def _contradictions(cfg: Config) -> Iterable[str]:
         yield f'lambdas_pix_last: {cfg.lambdas_pix_last} has a negative weight'
     if not 0 <= cfg.ema_decay < 1:
         yield f'ema_decay: {cfg.ema_decay} is not below 1; nearest: 0.999'
+    if cfg.early_stop and not cfg.val_step:
+        yield f'early_stop={cfg.early_stop} needs validations to go by: set val_step, e.g. val_step=1'
     if cfg.tail_epochs > cfg.epochs:
         yield f'tail_epochs: {cfg.tail_epochs} is more than epochs={cfg.epochs}; nearest: {cfg.epochs}'
 

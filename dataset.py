@@ -121,7 +121,7 @@ def check_images(files: Sequence[Path], workers: int = 8, full: bool = False) ->
         try:
             return (None if full else _size_by_header(path)) or open_image(path).size
         except (ValueError, OSError) as error:
-            return _with_path(path, error)
+            return with_path(path, error)
 
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(check, files))
@@ -138,7 +138,7 @@ def _size_by_header(path: Path) -> Size | None:
         return header.size[::-1] if orientation >= 5 else header.size
 
 
-def _with_path(path: Path, error: Exception) -> str:
+def with_path(path: Path, error: Exception) -> str:
     """The error's message, which names the path if it is ours and may not if it is the operating system's."""
     return str(error) if isinstance(error, ValueError) else f'{path}: {error}'
 
@@ -272,7 +272,7 @@ class TrainSet(Dataset):
             try:
                 return candidate, *self._load_one(candidate, size), skipped
             except (ValueError, OSError) as error:
-                problem = _with_path(self.pairs[candidate].image, error)
+                problem = with_path(self.pairs[candidate].image, error)
                 if not self.skip_bad:
                     raise ValueError(problem) from error
                 logger.warning('skipped: %s', problem)

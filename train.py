@@ -21,7 +21,18 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from config import ARCHITECTURE, Config, training_sets
-from dataset import EpochSampler, Pair, PairCache, TrainSet, build_loader, check_readable, class_names, find_pairs
+from dataset import (
+    Batch,
+    EpochSampler,
+    Pair,
+    PairCache,
+    TrainSet,
+    build_loader,
+    check_readable,
+    class_names,
+    collate,
+    find_pairs,
+)
 from loss import Criterion, Discriminator
 from models import BiRefNet, load_model, save_checkpoint
 from training.average import MovingAverage
@@ -29,14 +40,18 @@ from training.curves import draw_curves
 from training.distributed import PREEMPTED, StopRequest, World, gather, join_world, peak_memory, seed_everything
 from training.log import RunLog, setup_logging
 from training.loop import Adversary, NonFiniteLossError, Options, Trainer
-from training.schedule import is_checkpoint, rate_factor
+from training.meter import duration, timed
+from training.pictures import choose, draw_strip
+from training.schedule import SaveInterval, is_checkpoint, is_validation, rate_factor
 from training.sharding import gather_whole, shard
 from training.state import contradictions, load_state, save_state
 from training.sync_bn import synchronise
-from training.validation import Best, split_pairs, validate
-from utils import write_json
+from training.validation import Best, read_pair, split_pairs, validate
+from utils import STRIDE, write_json
 
 logger = logging.getLogger(__name__)
+
+PICTURED_EPOCHS = 50  # of a run without validation, so that TensorBoard's files stay small
 
 
 def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
@@ -188,12 +203,22 @@ class Run:
         pairs, self.held_out = find_data(self.cfg)
         data, self.sampler = build_data(self.cfg, pairs, self.held_out, world)
         self.trainer = build_trainer(self.cfg, model, -(-self.sampler.batches // cfg.accumulate), world)
-        self.best = Best(cfg.val_metric)
+        self.pictured = [(pair, *pixels) for pair in choose(self.held_out or pairs)
+                         if (pixels := read_pair(pair, self.cfg.size, self._skipped))]
+        self.best, self.interval = Best(cfg.val_metric), SaveInterval(cfg.save_every)
         seed_everything(cfg.seed + world.rank)  # from here on random states do not depend on how things were built
         self.loader = build_loader(data, self.sampler, cfg.num_workers, pin_memory=world.device.type == 'cuda')
         logger.info('%s, %.1f M parameters, %d batches of %d each epoch on %d x %s', self.cfg.bb,
                     sum(p.numel() for p in model.parameters()) / 1e6, self.sampler.batches, self.sampler.per_batch,
                     world.size, world.device.type)
+
+    def _draw_curves(self) -> Path:
+        return draw_curves(self.folder, (self.best.metric, self.best.epoch) if self.best.epoch else None)
+
+    @property
+    def _skipped(self) -> set[str] | None:
+        """Where to note what is wrong with pairs that cannot be read; None: they end the run."""
+        return self.trainer.skipped if self.cfg.skip_bad else None
 
     def train(self) -> int:
         """Epoch after epoch, from the last state on; returns the exit code."""
@@ -217,7 +242,7 @@ class Run:
             logger.warning('%d pair(s) could not be read, and others stood in for them:\n  %s', len(skipped),
                            '\n  '.join(sorted(skipped)))
         if self.world.is_main:
-            logger.info('done: checkpoints in %s, curves in %s', self.folder, draw_curves(self.folder))
+            logger.info('done: checkpoints in %s, curves in %s', self.folder, self._draw_curves())
         return 0
 
     def _tired(self) -> bool:
@@ -239,15 +264,31 @@ class Run:
             logger.info('epoch %d/%d: %s (%.0f s)', epoch, self.cfg.epochs, terms, time.monotonic() - began)
         if is_checkpoint(epoch, self.cfg.epochs, self.cfg.save_last, self.cfg.save_step):
             self._checkpoint(self.trainer.averaged, self.folder / f'epoch_{epoch}.pth')
-        if self.cfg.val_step and (epoch % self.cfg.val_step == 0 or epoch == self.cfg.epochs):
+        if is_validation(epoch, self.cfg.epochs, self.cfg.val_step):
             self._validate(epoch)
+        if is_validation(epoch, self.cfg.epochs, self.cfg.val_step or -(-self.cfg.epochs // PICTURED_EPOCHS)):
+            self._draw_pictures()
         self._save()
         return True
 
+    def _draw_pictures(self) -> None:
+        """On every rank: a network that is divided among them needs them all."""
+        for pair, image, mask in self.pictured:
+            strip = draw_strip(self._judged, image, mask, self.world.device, self.trainer.autocast())
+            if self.log:
+                self.log.picture(f'{pair.set}/{pair.name}', strip, self.trainer.steps)
+
+    @property
+    def _judged(self) -> torch.nn.Module:
+        """The network that is validated."""
+        return self.trainer.averaged if self.cfg.val_ema else self.trainer.model
+
+    def _score(self, pairs: list[Pair]) -> dict[str, float]:
+        return validate(self._judged, pairs, self.cfg.size, self.cfg.lambdas_pix_last, self.world,
+                        self.trainer.autocast(), self._skipped)
+
     def _validate(self, epoch: int) -> None:
-        cfg = self.cfg
-        model = self.trainer.averaged if cfg.val_ema else self.trainer.model
-        scores = validate(model, self.held_out, cfg.size, cfg.lambdas_pix_last, self.world, self.trainer.autocast())
+        scores = self._score(self.held_out)
         better = self.best.update(scores, epoch)
         if self.log:
             self.log.write(epoch=epoch, validation=scores)
@@ -255,7 +296,7 @@ class Run:
             logger.info('validation: %s%s', ' '.join(f'{name} {value:.4f}' for name, value in scores.items()),
                         f' (the best {self.best.metric} so far)' if better else '')
         if better:
-            self._checkpoint(model, self.folder / 'best.pth')
+            self._checkpoint(self._judged, self.folder / 'best.pth')
 
     def _checkpoint(self, model: torch.nn.Module, path: Path) -> None:
         """Writes a network's weights. Call on every rank."""
@@ -264,8 +305,8 @@ class Run:
             save_checkpoint(model, path, state)
 
     def _after_step(self) -> bool:
-        stopping = self.stop.agreed()
-        if stopping or (self.cfg.save_every and self.trainer.steps % self.cfg.save_every == 0):
+        stopping, due = self.stop.agreed(self.world.is_main and self.interval.passed())
+        if stopping or due or self.interval.after(self.trainer.steps):
             self._save()
         return stopping
 
@@ -278,31 +319,44 @@ class Run:
     def rehearse(self) -> int:
         """One batch of everything; tells what time and memory the run would take. Leaves nothing behind."""
         self.sampler.set_epoch(1)
-        batches, began = iter(self.loader), time.monotonic()
-        batch = next(batches)
-        loading, began = time.monotonic() - began, time.monotonic()
-        seconds = []
-        for _ in range(2):  # the first step also plans and allocates
-            self.trainer.rehearse(batch)
-            seconds.append(time.monotonic() - began)
-            began = time.monotonic()
-        validation = 0.
-        if self.held_out:
-            validate(self.trainer.model, self.held_out[:self.world.size], self.cfg.size, self.cfg.lambdas_pix_last,
-                     self.world, self.trainer.autocast())
-            validation = (time.monotonic() - began) * len(self.held_out) / self.world.size
+        _, starting = timed(lambda: next(iter(self.loader)))
+        batch, loading = timed(self._largest_batch)
+        loading /= max(1, self.cfg.num_workers)
+        self.trainer.rehearse(batch)  # this one also plans and allocates
+        _, step = timed(lambda: self.trainer.rehearse(batch))
+        each = timed(lambda: self._score(self.held_out[:self.world.size]))[1] if self.held_out else 0.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, 'epoch_1.pth')
             self._checkpoint(self.trainer.averaged, path)
             size = path.stat().st_size if self.world.is_main else 0
-        epoch = seconds[1] * self.sampler.batches
-        kept = sum(is_checkpoint(e, self.cfg.epochs, self.cfg.save_last, self.cfg.save_step)
-                   for e in range(1, self.cfg.epochs + 1))
-        logger.info('dry run: first batch loaded in %.1f s, a step takes %.2f s, an epoch %.0f s, %d epochs %.1f h; '
-                    'a validation %.0f s; peak memory %.2f GB; %d checkpoints of %.2f GB, and the state twice, %.2f GB',
-                    loading, seconds[1], epoch, self.cfg.epochs, epoch * self.cfg.epochs / 3600, validation,
-                    peak_memory(self.world.device) / 1e9, kept, size / 1e9, 2 * 3 * size / 1e9)
+        logger.info('dry run: the first batch came after %.1f s; a step takes %.2f s and loading its batch %.2f s%s',
+                    starting, step, loading, ': the loader is the slower one' if loading > step else '')
+        self._tell_time(max(step, loading) if self.cfg.num_workers else step + loading,
+                        each * len(self.held_out) / self.world.size)
+        self._tell_memory(size / 1e9)
         return 0
+
+    def _largest_batch(self) -> Batch:
+        """The first batch of this rank, in the largest size that there will be, loaded by this process alone."""
+        largest = self.cfg.dynamic_size and tuple(limits[1] // STRIDE * STRIDE for limits in self.cfg.dynamic_size)
+        return collate([self.loader.dataset[key._replace(size=largest)] for key in next(iter(self.sampler))])
+
+    def _tell_time(self, batch: float, validation: float) -> None:
+        """What the whole run takes; both in seconds."""
+        epoch, epochs = batch * self.sampler.batches, self.cfg.epochs
+        validations = sum(is_validation(e, epochs, self.cfg.val_step) for e in range(1, epochs + 1))
+        logger.info('dry run: an epoch takes %s, a validation %s; %d and %d of them %s', duration(epoch),
+                    duration(validation), epochs, validations, duration(epoch * epochs + validation * validations))
+
+    def _tell_memory(self, checkpoint: float) -> None:
+        """Peaks so far, and what the run will leave on disk; `checkpoint` is one's size in GB."""
+        cfg, device = self.cfg, self.world.device
+        peaks = f'{peak_memory(torch.device("cpu")) / 1e9:.2f} GB of the host'
+        if device.type == 'cuda':
+            peaks += f' and {peak_memory(device) / 1e9:.2f} GB of the GPU'
+        kept = sum(is_checkpoint(e, cfg.epochs, cfg.save_last, cfg.save_step) for e in range(1, cfg.epochs + 1))
+        logger.info('dry run: peak memory %s; on disk %d checkpoints of %.2f GB and the state twice, %.2f GB', peaks,
+                    kept, checkpoint, 2 * 3 * checkpoint)
 
 
 @record

@@ -8,7 +8,6 @@ import argparse
 import multiprocessing
 import threading
 import time
-from pathlib import Path
 
 import torch
 import torchvision
@@ -17,13 +16,9 @@ from config import Config
 from loss import Criterion
 from models import BiRefNet
 from models.modules import deform_conv
+from training.meter import resident
 
 MASK_SHARE = .3
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds now (Linux)."""
-    return int(Path('/proc/self/statm').read_text().split()[1]) * 4096
 
 
 class PeakMemory:

@@ -1,6 +1,7 @@
 """BiRefNet: bilateral reference for high-resolution dichotomous image segmentation (Zheng et al., arXiv 2401.03407)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -8,10 +9,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.backbones.base import Backbone
-from models.decoder import Decoder
+from models.decoder import Decoder, DecoderLevel
 from models.encoder import Context, Encoder, PyramidNeck
 from models.modules.attention import ASPP, ASPPDeformable
 from models.modules.blocks import BasicDecBlk, ResBlk
+from models.modules.reference import OutwardReference
 from utils import STRIDE
 
 NECK_CHANNELS = (192, 384, 768, 1536)  # Swin-L's
@@ -90,3 +92,17 @@ class BiRefNet(nn.Module):
             maps = self.neck(maps, height, width)
         output = self.decoder(image, maps)
         return TrainingOutput(*output, classes) if self.training else output.logits
+
+
+@contextmanager
+def training_outputs(model: nn.Module) -> Iterator[None]:
+    """Within, a network in eval mode returns a TrainingOutput: side outputs and gradients too, while BatchNorm and
+    dropout do as in eval mode."""
+    parts = [m for m in model.modules() if isinstance(m, (BiRefNet, DecoderLevel, OutwardReference)) and not m.training]
+    for part in parts:
+        part.training = True
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = False

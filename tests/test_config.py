@@ -158,7 +158,9 @@ def test_configs_share_no_weights():
     ('validation_share=1', ['validation_share']), ('mixed_precision=fp32', ['mixed_precision', "'fp16'"]),
     ('task=../secret', ['task']), ('task=..', ['task']), ('task=', ['task']), ('training_set=A++B', ['training_set']),
     ('testsets=../x', ['testsets']), ('tail_epochs=1000', ['tail_epochs', 'epochs=500']),
-    ('device=gpu', ['device', "'cpu'"]), ('sharding=fsdp2', ['sharding', "'fsdp'"]),
+    ('device=gpu', ['device', "'cpu'"]), ('save_every=10s', ['save_every', '200', '10min']),
+    ('save_every=-1', ['save_every']), ('early_stop=3', ['early_stop', 'val_step=1']),
+    ('sharding=fsdp2', ['sharding', "'fsdp'"]),
 ])
 def test_one_error_names_field_and_nearest(text, words):
     message = error(text)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tqdm
 from torch.utils.tensorboard import SummaryWriter
 
@@ -34,9 +35,10 @@ def setup_logging(folder: Path | None = None, level: int = logging.INFO) -> None
 
 
 class RunLog:
-    """log.jsonl, one JSON object a line and nothing in it that depends on the clock, and TensorBoard scalars.
+    """log.jsonl, one JSON object a line and nothing in it that depends on the clock, and TensorBoard.
 
-    `position` is saved with the run's state; opening the log there drops what a killed run had written after it.
+    `position` is saved with the run's state; opening the log there drops what a killed run had written after it, and
+    after `step` in TensorBoard.
     """
 
     def __init__(self, folder: Path, position: int = 0, step: int = 0) -> None:
@@ -44,7 +46,7 @@ class RunLog:
         self._file = open(self.path, 'ab')  # noqa: SIM115 the log outlives this function
         self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
         self._file.seek(0, os.SEEK_END)
-        self._board = SummaryWriter(str(folder / 'tensorboard'), purge_step=step)
+        self._board = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
 
     @property
     def position(self) -> int:
@@ -62,6 +64,10 @@ class RunLog:
         """Draws values over steps in TensorBoard."""
         for name, value in values.items():
             self._board.add_scalar(f'{group}/{name}', value, step)
+
+    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Shows a picture, uint8 (H, W, 3), in TensorBoard."""
+        self._board.add_image(f'pictures/{name}', pixels, step, dataformats='HWC')
 
     def close(self) -> None:
         """Closes both files."""

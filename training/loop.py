@@ -19,6 +19,7 @@ from loss import Criterion, Discriminator, discriminator_loss, generator_loss
 from training.average import MovingAverage
 from training.distributed import World, gather, mean_over_ranks, random_state, set_random_state, share_buffers
 from training.log import RunLog
+from training.meter import Meter, memory
 from training.sharding import gather_whole, is_sharded, load_optimizer, load_weights
 
 logger = logging.getLogger(__name__)
@@ -146,14 +147,15 @@ class Trainer:
         self.net.train()
         bar = tqdm(total=batches, initial=self.batch, desc=f'epoch {self.epoch}/{self.criterion.epochs}', unit='batch',
                    disable=None if self.world.is_main else True, dynamic_ncols=True)
+        meter = Meter(self.world)
         with bar:
-            for item in loader:
+            for item in meter.watch(loader):
                 group_end = self._group_end(batches)
                 self._step(item, group_end)
                 self.batch += 1
                 self.skipped.update(item.skipped)
                 if self.batch % self.options.log_step == 0 or self.batch == batches:
-                    self._report(log, bar)
+                    self._report(log, meter, bar)
                 bar.update()
                 if self.batch == group_end and after_step():
                     return None
@@ -163,9 +165,10 @@ class Trainer:
         return means
 
     def rehearse(self, item: Batch) -> None:
-        """One step that counts for nothing, but for the weights."""
+        """One step that counts for nothing, but for the weights; the device's work is awaited."""
         self.net.train()
         self._step(item, self.batch + 1)
+        self.window.means(self.world)
         self.window.clear()
         self.total.clear()
 
@@ -249,14 +252,18 @@ class Trainer:
         if self.adversary:
             yield self.adversary.optimizer, self._base_rates[:1]
 
-    def _report(self, log: RunLog | None, bar: tqdm) -> None:
+    def _report(self, log: RunLog | None, meter: Meter, bar: tqdm) -> None:
         """Reads the terms since the last report, on all ranks, and writes them."""
         means = self.window.means(self.world)
         self.window.clear()
         if log:
-            rate = self.optimizer.param_groups[0]['lr']
-            log.write(epoch=self.epoch, batch=self.batch, step=self.steps, lr=rate, **means)
-            log.scalars('train', {**means, 'lr': rate}, self.steps)
+            groups = self.optimizer.param_groups  # the backbone's, if it is trained, is the second
+            rates = dict(zip(('lr', 'lr_backbone'), (group['lr'] for group in groups), strict=False))
+            log.write(epoch=self.epoch, batch=self.batch, step=self.steps, **rates, **means)
+            norm = means.pop('gradient_norm')
+            for group, values in (('loss', means), ('optimizer', {**rates, 'gradient_norm': norm}),
+                                  ('speed', meter.read()), ('memory', memory(self.world.device))):
+                log.scalars(group, values, self.steps)
             bar.set_postfix(loss=f'{means["loss"]:.3f}')
 
     def state_dict(self, log_position: int) -> dict[str, Any]:

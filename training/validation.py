@@ -1,5 +1,6 @@
 """Validation during training: the evaluator's metrics and the pixel losses on a validation set, and what was best."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -9,13 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset import Pair, load_pair, normalize, to_tensor
+from dataset import Pair, Size, load_pair, normalize, to_tensor, with_path
 from evaluation.ground_truth import SCORES
 from evaluation.metrics import GroundTruth, higher_is_better
 from inference.masks import to_mask
 from loss import pixel_loss
 from training.distributed import World, gather, share_buffers
 from utils import read_mask
+
+logger = logging.getLogger(__name__)
 
 METRICS = ('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm')
 
@@ -28,13 +31,31 @@ def split_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pa
             [pair for i, pair in enumerate(pairs) if i in held_out])
 
 
+def read_pair(pair: Pair, size: Size, skipped: set[str] | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Image and mask as of `load_pair`.
+
+    One that cannot be read raises ValueError or OSError; with `skipped`, what is wrong with it is logged and added
+    there, and None returned.
+    """
+    try:
+        return load_pair(pair, size)
+    except (ValueError, OSError) as error:
+        if skipped is None:
+            raise
+        problem = with_path(pair.image, error)
+        logger.warning('skipped: %s', problem)
+        skipped.add(problem)
+        return None
+
+
 @torch.no_grad()
-def validate(model: nn.Module, pairs: Sequence[Pair], size: tuple[int, int], weights: Mapping[str, float], world: World,
-             autocast: AbstractContextManager) -> dict[str, float]:
+def validate(model: nn.Module, pairs: Sequence[Pair], size: Size, weights: Mapping[str, float], world: World,
+             autocast: AbstractContextManager, skipped: set[str] | None = None) -> dict[str, float]:
     """Means over `pairs` of METRICS, at each mask's own size, and of the weighted pixel losses ('loss') at `size`.
 
     Ranks share the pairs; each makes as many forward passes as the others, for a network that is divided among them.
-    The network is left in the mode that it was in.
+    The network is left in the mode that it was in. `skipped` as of `read_pair`. Raises ValueError if no pair can be
+    read.
     """
     share_buffers(model, world)
     was_training = model.training
@@ -42,17 +63,23 @@ def validate(model: nn.Module, pairs: Sequence[Pair], size: tuple[int, int], wei
     rows = []
     with autocast:
         for i in range(world.rank, -(-len(pairs) // world.size) * world.size, world.size):
-            pair = pairs[min(i, len(pairs) - 1)]  # past the end a pass that counts for nothing
-            image, mask = (to_tensor(pixels)[None].to(world.device) for pixels in load_pair(pair, size))
+            pair = pairs[i] if i < len(pairs) else None  # past the end a pass that counts for nothing
+            pixels = pair and read_pair(pair, size, skipped)
+            blank = np.zeros((*size[::-1], 3), np.uint8), np.zeros(size[::-1], np.uint8)
+            image, mask = (to_tensor(part)[None].to(world.device) for part in pixels or blank)
             logit = model(normalize(image))[-1].float()
+            if pixels is None:
+                continue
             loss = sum(pixel_loss([logit], mask.float() / 255, weights).values()).item()
             truth = read_mask(pair.mask)
             prediction = to_mask(logit.sigmoid()[0, 0].cpu().numpy(), *truth.shape)
             scores = GroundTruth(truth).score(prediction, set(METRICS))
-            if i < len(pairs):
-                rows.append([loss, *(scores[name] for name in METRICS)])
+            rows.append([loss, *(scores[name] for name in METRICS)])
     model.train(was_training)
-    means = np.mean([row for share in gather(rows, world) for row in share], axis=0).tolist()
+    rows = [row for share in gather(rows, world) for row in share]
+    if not rows:
+        raise ValueError(f'not one of the {len(pairs)} validation pairs can be read')
+    means = np.mean(rows, axis=0).tolist()
     return dict(zip(('loss', *METRICS), means, strict=True))
 
 

@@ -1,15 +1,20 @@
 """Runs of train.py in processes of their own: what they leave, how they end, how they go on."""
 
+import io
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from config import Config
@@ -61,7 +66,23 @@ def test_leaves_checkpoints_config_and_log(whole):
     assert steps[0].keys() >= {'loss', 'bce', 'iou', 'ssim', 'gradient', 'gradient_norm', 'lr'}
     assert 'bce' not in steps[-1]  # the last epoch is tail
     assert lines[-1]['mean']['loss'] < lines[3]['mean']['loss']
-    assert list((whole / 'tensorboard').iterdir())
+
+
+def test_tensorboard_shows_the_run(whole):
+    events = EventAccumulator(str(whole / 'tensorboard'), {'scalars': 0, 'images': 0})
+    events.Reload()
+    lines = [json.loads(line) for line in (whole / 'log.jsonl').read_text().splitlines()]
+    losses = [line['loss'] for line in lines if 'batch' in line]
+    assert [event.value for event in events.Scalars('loss/loss')] == pytest.approx(losses)
+    assert {'loss/bce', 'loss/gradient', 'optimizer/lr', 'optimizer/lr_backbone', 'optimizer/gradient_norm',
+            'speed/images_per_second', 'speed/waiting_for_data', 'memory/host_GB'} <= set(events.Tags()['scalars'])
+    assert all(event.value > 0 for event in events.Scalars('speed/images_per_second'))
+    pictures = events.Tags()['images']
+    assert len(pictures) == 3  # of six pairs every second
+    strips = [np.asarray(Image.open(io.BytesIO(e.encoded_image_string))) for e in events.Images(pictures[0])]
+    assert len(strips) == 3  # each epoch
+    assert np.array_equal(strips[0][:, :256], strips[2][:, :256])  # the same image
+    assert not np.array_equal(strips[0][:, 524:780], strips[2][:, 524:780])  # another prediction
 
 
 def test_a_run_is_not_overwritten(whole, data):
@@ -292,6 +313,27 @@ def test_bad_data_is_named_before_anything_starts(tmp_path):
     codes, output = run(data, tmp_path / 'run')
     assert codes == [1]
     assert '2.png' in output
+
+
+def test_bad_data_met_in_the_middle(tmp_path):
+    """Damage that only decoding finds, in a pair to train on and in one to validate on."""
+    data = make_data(tmp_path / 'data')
+    validated = make_data(tmp_path / 'other') / 'Tiny' / 'TR-Tiny'
+    shutil.copytree(validated, data / 'Tiny' / 'VD')
+    damaged = [data / 'Tiny' / name for name in ('TR-Tiny/im/3.png', 'VD/im/5.png')]
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2:len(content) // 2 + 40] = bytes(40)
+        path.write_bytes(content)
+    codes, output = run(data, tmp_path / 'run', 'epochs=1')
+    assert codes == [1]
+    assert 'epoch 1/1' not in output
+    assert f'ValueError: {damaged[0]}: unreadable' in output
+    more = ['training_set=TR-Tiny', 'validation_set=VD', 'val_step=1', 'epochs=1']
+    codes, output = run(data, tmp_path / 'skipping', 'skip_bad=true', *more)
+    assert codes == [0], output
+    assert '2 pair(s) could not be read' in output
+    assert all(f'skipped: {path}' in output for path in damaged)
 
 
 @pytest.mark.parametrize('more', ['', 'val_step=1 validation_set=TE-Tiny'], ids=['training', 'validation'])
