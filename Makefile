@@ -12,7 +12,7 @@ demo: .venv/requirements datasets/Demo/.complete
 	$(BIN)/python gen_best_ep.py task=Demo
 	$(BIN)/python -m demo.report --run demo -o demo.png
 
-test: .venv/requirements-dev browser
+test: .venv/requirements-dev .venv-rembg/requirements browser
 	$(BIN)/python -m pytest
 
 fast: .venv/requirements-dev
@@ -49,7 +49,13 @@ docs: .venv/requirements-dev
 	$(BIN)/python -m pip install --quiet -r $<
 	touch $@
 
-.venv/requirements-dev: requirements.txt requirements-predict.txt requirements-app.txt
+.venv/requirements-dev: requirements.txt requirements-predict.txt requirements-app.txt requirements-export.txt
+
+# rembg reads our ONNX files in an environment of its own, as its users have it.
+.venv-rembg/requirements: tests/requirements-rembg.txt
+	$(PYTHON) -m venv .venv-rembg
+	.venv-rembg/bin/python -m pip install --quiet -r $<
+	touch $@
 
 clean:
 	rm -rf datasets/Demo ckpts/demo e_preds/demo--epoch_* demo.png

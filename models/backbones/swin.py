@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.backbones.base import Backbone
+from models.modules.tracing import count_to_cover, gather_padded, traced_for_all_sizes
 
 CPU = torch.device('cpu')
 MASKED = -100.  # as published: far enough from any logit, and finite in half precision
@@ -118,6 +118,22 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., ECCV 2016): in training, each sample's residual path is left out with
+    probability `drop_prob`, and the others are scaled so that the mean stays."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, ...) -> the same shape."""
+        if not self.training or not self.drop_prob:
+            return x
+        share = 1 - self.drop_prob
+        return x * x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(share).div_(share)
+
+
 class SwinBlock(nn.Module):
     """Window attention, shifted by half a window where `shifted`, and an MLP, each with norm and residual path."""
 
@@ -138,6 +154,8 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         """Pads bottom and right to whole windows, then rolls, attends, rolls back and crops."""
         height, width = x.shape[1:3]
+        if traced_for_all_sizes(x):
+            return self._attend_traced(x)
         x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
         padded = x.shape[1:3]
         mask = None
@@ -148,6 +166,18 @@ class SwinBlock(nn.Module):
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :height, :width]
+
+    def _attend_traced(self, x: Tensor) -> Tensor:
+        """The same for exporters that trace all sizes at once: indices do what padding, rolling and cropping do."""
+        (height, width), window = x.shape[1:3], self.window
+        padded = [count_to_cover(side, window) * window for side in (height, width)]
+        rows, columns = ((torch.arange(side, device=x.device) + self.shift) % side for side in padded)
+        mask = shift_mask(*padded, window, x.device) if self.shift else None
+        x = gather_padded(x, rows, columns)
+        x = _from_windows(self.attn(_to_windows(x, window), mask), window, *padded)
+        rows, columns = ((torch.arange(side, device=x.device) - self.shift) % whole
+                         for side, whole in zip((height, width), padded, strict=True))
+        return x.index_select(1, rows).index_select(2, columns)
 
 
 class PatchMerging(nn.Module):
@@ -160,9 +190,14 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        x = torch.cat([x[:, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))], -1)
-        return self.reduction(self.norm(x))
+        batch, height, width, channels = x.shape
+        rows, columns = count_to_cover(height, 2), count_to_cover(width, 2)
+        if traced_for_all_sizes(x):
+            x = gather_padded(x, *(torch.arange(2 * n, device=x.device) for n in (rows, columns)))
+        else:
+            x = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
+        x = x.view(batch, rows, 2, columns, 2, channels).permute(0, 1, 3, 4, 2, 5)  # the column goes before the row
+        return self.reduction(self.norm(x.reshape(batch, rows, columns, 4 * channels)))
 
 
 class Stage(nn.Module):

@@ -78,10 +78,16 @@ def naive_block(block: SwinBlock, x: Tensor) -> Tensor:
     return x + block.mlp(block.norm2(x))
 
 
+@pytest.fixture(params=[False, True], ids=['eager', 'as exported'])
+def either_way(request, monkeypatch):
+    """By padding and rolling, and by the indices that take their place in exports for all sizes."""
+    monkeypatch.setattr('models.backbones.swin.traced_for_all_sizes', lambda _: request.param)
+
+
 @pytest.mark.parametrize('shifted', [False, True])
 @pytest.mark.parametrize(('height', 'width'), [(5, 7), (3, 6), (2, 1), (1, 4)])
 @torch.inference_mode()
-def test_block_equals_the_loop_over_windows(shifted, height, width):
+def test_block_equals_the_loop_over_windows(either_way, shifted, height, width):
     torch.manual_seed(0)
     block = SwinBlock(8, heads=2, window=3, shifted=shifted, drop_path=.5).double().eval()
     nn.init.normal_(block.attn.relative_position_bias_table)
@@ -91,7 +97,7 @@ def test_block_equals_the_loop_over_windows(shifted, height, width):
 
 
 @torch.inference_mode()
-def test_merging_takes_four_neighbours_and_pads_odd_sides():
+def test_merging_takes_four_neighbours_and_pads_odd_sides(either_way):
     merge = PatchMerging(3).double()
     x = picture(1, 5, 4, 3, dtype=torch.float64)
     merged = merge(x)

@@ -1,0 +1,22 @@
+"""Several files that appear together, or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils import UMASK
+
+
+@contextmanager
+def staged(target: str | os.PathLike) -> Iterator[Path]:
+    """A path of the target's name in a temporary folder beside it. What lies in that folder when the block ends
+    without error moves beside the target, over files of the same name, the target itself last."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as folder:
+        yield Path(folder, target.name)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name):
+            os.chmod(file, 0o666 & ~UMASK)
+            os.replace(file, target.with_name(file.name))

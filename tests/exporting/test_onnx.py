@@ -1,0 +1,126 @@
+"""ONNX files and torch.export programs: the same numbers as the network, at every size that they claim."""
+
+import onnx
+import pytest
+import torch
+
+from exporting.onnx import bytes_of, operators, run_onnx, save_onnx
+from exporting.program import LARGEST, Deployed, compare, photographs, save_program, to_input, trace
+from exporting.staging import staged
+from models.backbones.swin import SWINS
+from tests.models.small import build, image, output
+
+
+@pytest.fixture(scope='module')
+def convnet():
+    """Small and quick to export: one deformable kernel, no image pyramid."""
+    return build(bb='timm/resnet18', mul_scl_ipt='', deform_kernels=(3,), size=(96, 64))
+
+
+@pytest.fixture(scope='module')
+def exported(convnet, tmp_path_factory):
+    path = tmp_path_factory.mktemp('onnx') / 'net.onnx'
+    save_onnx(trace(Deployed(convnet), (96, 64)), path, lambda _: None, metadata={'task': 'General'})
+    return path
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference as a share of the deviation."""
+    return float((found - expected).abs().max() / expected.std())
+
+
+def test_a_file_of_fixed_size(exported, convnet):
+    x = image(64, 96, batch=1)
+    assert error(run_onnx(exported)(x), output(convnet, x)) < 1e-3
+    model = onnx.load(exported)
+    (given,), (made,) = model.graph.input, model.graph.output
+    assert (given.name, made.name) == ('input_image', 'output_image')
+    assert [axis.dim_value for axis in given.type.tensor_type.shape.dim] == [1, 3, 64, 96]
+    assert [opset.version for opset in model.opset_import if not opset.domain] == [19]
+    assert {prop.key: prop.value for prop in model.metadata_props}['task'] == 'General'
+
+
+def test_deformable_convolutions_are_single_nodes(exported):
+    kinds = operators(exported)
+    assert kinds['DeformConv'] == 8, 'a kernel 1 and a kernel 3 in each of four blocks'
+    assert sum(kinds.values()) < 300
+    assert not {'GridSample', 'GatherND', 'GatherElements', 'Loop', 'Scan'} & kinds.keys()
+
+
+def test_one_file_for_all_sizes_and_batches(convnet, tmp_path):
+    """Probabilities by choice, weights beside the graph by choice."""
+    save_onnx(trace(Deployed(convnet, sigmoid=True), (96, 64), dynamic=True), tmp_path / 'net.onnx', lambda _: None,
+              external=True)
+    assert {file.name for file in tmp_path.iterdir()} == {'net.onnx', 'net.onnx.data'}
+    assert (tmp_path / 'net.onnx').stat().st_size < 1e6 < bytes_of(tmp_path / 'net.onnx')
+    run = run_onnx(tmp_path / 'net.onnx')
+    for shape in ((64, 96, 1), (128, 64, 3), (160, 224, 2)):
+        x = image(*shape)
+        assert error(run(x), output(convnet, x).sigmoid()) < 1e-3, shape
+    axes = onnx.load(tmp_path / 'net.onnx', load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+    assert [axis.dim_param or axis.dim_value for axis in axes] == ['batch', 3, 'height', 'width']
+
+
+def test_half_precision_inside(convnet, exported, tmp_path):
+    path = tmp_path / 'half.onnx'
+    save_onnx(trace(Deployed(convnet, dtype=torch.float16), (96, 64)), path, lambda _: None)
+    x = image(64, 96, batch=1)
+    found = run_onnx(path)(x)
+    assert found.dtype == torch.float32
+    assert error(found, output(convnet, x)) < .05
+    assert bytes_of(path) < .55 * bytes_of(exported)
+    assert next(convnet.parameters()).dtype == torch.float32, 'the network itself stays as it was'
+
+
+def test_swin_at_every_size(monkeypatch, tmp_path):
+    """Windows are padded, shifted and masked by sizes that the file is told only when it runs."""
+    monkeypatch.setitem(SWINS, 'swin_v1_t', {'dim': 24, 'depths': (2, 2, 2, 2), 'heads': (1, 2, 4, 8), 'window': 7})
+    model = build(bb='swin_v1_t', dec_att='', dec_ipt=False, out_ref=False, squeeze_block='', cxt_num=0)
+    save_onnx(trace(Deployed(model), (96, 64), dynamic=True), tmp_path / 'net.onnx', lambda _: None)
+    run = run_onnx(tmp_path / 'net.onnx')
+    for shape in ((64, 96, 1), (224, 224, 1), (96, 288, 2)):
+        x = image(*shape)
+        assert error(run(x), output(model, x)) < 1e-3, shape
+
+
+def test_a_program_of_torch_export(convnet, tmp_path):
+    x = image(64, 96, batch=1)
+    checked = []
+    save_program(trace(Deployed(convnet), (96, 64)), tmp_path / 'net.pt2',
+                 lambda run: checked.append(compare(Deployed(convnet), run, {'x': x}, 1e-3)))
+    assert checked[0]['x'] < 1e-3
+    assert (tmp_path / 'net.pt2').is_file()
+
+
+def test_a_copy_that_differs_is_refused(convnet):
+    wrong = {'photo at 96x64': image(64, 96, batch=1)}
+    with pytest.raises(ValueError, match=r'photo at 96x64 0\.5'):
+        compare(Deployed(convnet), lambda x: output(convnet, x) + .5 * output(convnet, x).std(), wrong, 1e-3)
+    with pytest.raises(ValueError, match='nan'):
+        compare(Deployed(convnet), lambda x: output(convnet, x) * float('nan'), wrong, 1e-3)
+
+
+def test_a_file_that_fails_its_check_does_not_appear(convnet, tmp_path):
+    def fail(_):
+        raise ValueError('differs')
+
+    with pytest.raises(ValueError, match='differs'):
+        save_program(trace(Deployed(convnet), (96, 64)), tmp_path / 'net.pt2', fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_appear_together(tmp_path):
+    (tmp_path / 'a').write_text('old')
+    with staged(tmp_path / 'a') as file:
+        file.write_text('new')
+        file.with_name('a.data').write_text('more')
+        assert (tmp_path / 'a').read_text() == 'old'
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {'a': 'new', 'a.data': 'more'}
+
+
+def test_photographs():
+    assert {'astronaut', 'coffee'} == photographs().keys()
+    x = to_input(photographs()['coffee'], (96, 64))
+    assert x.shape == (1, 3, 64, 96)
+    assert -2.2 < x.min() < x.max() < 2.7
+    assert LARGEST % 32 == 0

@@ -1,0 +1,45 @@
+"""rembg itself takes our ONNX file for its own."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from exporting.onnx import save_onnx
+from exporting.program import Deployed, photographs, to_input, trace
+from tests.models.small import build
+from utils import read_mask, write_png
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / '.venv-rembg' / 'bin' / 'python'
+
+
+@pytest.mark.slow
+def test_its_mask_is_ours(tmp_path):
+    """With the file where its home variable says, under the name of its session, the checksum off.
+
+    rembg resizes by Lanczos where we are bilinear, and spreads each mask over the full range: for the comparison we do
+    as it does.
+    """
+    assert PYTHON.is_file(), 'run `make .venv-rembg/requirements`: rembg lives in an environment of its own'
+    model = build(bb='timm/resnet18', mul_scl_ipt='', deform_kernels=(3,))
+    file = tmp_path / 'home' / 'models' / 'birefnet-general' / 'birefnet-general.onnx'
+    save_onnx(trace(Deployed(model), (1024, 1024)), file, lambda _: None)
+    photo = photographs()['astronaut']
+    write_png(tmp_path / 'photo.png', photo)
+    subprocess.run([PYTHON, Path(__file__).with_name('rembg_mask.py'), tmp_path / 'photo.png', tmp_path / 'mask.png'],
+                   check=True, cwd=tmp_path, env={'PATH': os.environ['PATH'], 'HOME': str(tmp_path),
+                                                  'REMBG_HOME': str(tmp_path / 'home'), 'MODEL_CHECKSUM_DISABLED': '1'})
+    seen = np.asarray(Image.fromarray(photo).resize((1024, 1024), Image.Resampling.LANCZOS))
+    with torch.inference_mode():
+        expected = model(to_input(seen, (1024, 1024)))[-1].sigmoid()[0, 0].numpy()
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    expected = Image.fromarray((255 * expected).astype(np.uint8)).resize(photo.shape[1::-1], Image.Resampling.LANCZOS)
+    difference = abs(read_mask(tmp_path / 'mask.png').astype(int) - np.asarray(expected))
+    assert difference.max() <= 2, 'levels of 255'
+    assert difference.mean() < .1
+    assert np.asarray(expected).std() > 20, 'a mask, and not one grey'
