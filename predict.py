@@ -75,7 +75,9 @@ def _add_pictures(group: Any) -> None:
 
 def _add_network(group: Any) -> None:
     add = group.add_argument
-    add('-m', '--model', required=True, help='checkpoint, run, or folder or name in Hugging Face layout')
+    add('-m', '--model', required=True,
+        help='checkpoint, run, folder or repository in Hugging Face layout, or published weights by name: general, '
+             'lite, ... (`python export.py zoo` lists them)')
     add('--tile-order', choices=('row', 'column'), help="'column' for weights of May to October 2024")
     add('--resolution', default='', metavar='SIZE',
         help="WxH, 'native', or a long side; by itself what the weights were trained at")

@@ -26,10 +26,10 @@ from inference.images import network_size
 from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
-from models import load_model, optimize
+from models import find_checkpoint, load_model, optimize
 from training.distributed import World, gather, join_world
 from training.log import setup_logging
-from utils import read_image, write_json
+from utils import epoch_of, read_image, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='fields of config.py')
-    parser.add_argument('--ckpt', action='append', default=[], metavar='FILE', help='a checkpoint (may be repeated)')
+    parser.add_argument('--ckpt', action='append', default=[], metavar='FILE',
+                        help='a checkpoint, or published weights by name (may be repeated)')
     parser.add_argument('--ckpt_folder', help='a run: all its epoch_<N>.pth (default: the newest in ckpts)')
     parser.add_argument('--pred_root', help='the same as pred_root=FOLDER')
     parser.add_argument('--resolution', nargs='*', default=['config'], metavar='WxH',
@@ -58,7 +59,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Path]:
     """The checkpoints asked for, in the order of their epochs. Raises ValueError if there are none."""
     if options.ckpt:
-        return [Path(path) for path in options.ckpt]
+        return [Path(path) if Path(path).exists() else find_checkpoint(path) for path in options.ckpt]
     folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
     found = sorted(folder.glob('epoch_*.pth'), key=lambda path: epoch_of(path) or 0)
     if not found:
@@ -71,12 +72,6 @@ def _newest_run(root: Path) -> Path:
     if not runs:
         raise ValueError(f'{root}: holds no run with checkpoints; name one with --ckpt_folder or a file with --ckpt')
     return max(runs, key=lambda path: path.stat().st_mtime)
-
-
-def epoch_of(path: Path) -> int | None:
-    """The epoch that a checkpoint's name tells, as ours or a published one, e.g. BiRefNet_DIS_ep580.pth."""
-    found = re.search(r'ep(?:och_)?(\d+)', path.stem)
-    return int(found.group(1)) if found else None
 
 
 def run_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import tempfile
 import warnings
@@ -50,6 +51,12 @@ UPRIGHT = {2: partial(cv2.flip, flipCode=1), 3: partial(cv2.flip, flipCode=-1), 
 
 class TooManyPixels(ValueError):
     """An image larger than the limit, as decompression bombs are."""
+
+
+def epoch_of(path: Path) -> int | None:
+    """The epoch that a checkpoint's name tells, as ours or a published one, e.g. BiRefNet_DIS_ep580.pth."""
+    found = re.search(r'ep(?:och_)?(\d+)', path.stem)
+    return int(found.group(1)) if found else None
 
 
 def find_images(folder: str | os.PathLike) -> list[Path]:

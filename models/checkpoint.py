@@ -58,7 +58,7 @@ INSIDE: Rules = (
     ('conv1', 'project'),
     ('bn1', 'project_bn'),
 )
-BLOCKS = re.compile(r'(squeeze|decoder\.levels\.\d\.block|squeeze_module|decoder\.decoder_block\d)\.')
+BLOCK_KEYS = re.compile(r'(squeeze|decoder\.levels\.\d\.block|squeeze_module|decoder\.decoder_block\d)\.')
 # Official PVTv2 and timm's, at the front of the backbone's keys.
 PVT: Rules = (
     ('patch_embed1', 'patch_embed'),
@@ -83,7 +83,7 @@ def _front(key: str, rules: Iterable[tuple[str, str]]) -> str:
 
 def _inside(key: str, rules: Iterable[tuple[str, str]]) -> str:
     """`key` with every rule applied, each to whole parts."""
-    if BLOCKS.match(key):
+    if BLOCK_KEYS.match(key):
         for old, new in rules:
             key = f'.{key}.'.replace(f'.{old}.', f'.{new}.')[1:-1]
     return key
@@ -114,18 +114,44 @@ def from_official(state: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return {rename(key): value for key, value in state.items() if not DERIVED.search(key)}
 
 
+def official_key(key: str, bb: str) -> str:
+    """The official name of one of our state dict's keys, for a network on backbone `bb`."""
+    if key.startswith(OURS) and bb in PVTS:
+        key = OURS + _timm_to_pvt(key.removeprefix(OURS))
+    return _inside(_front(key, _reverse(FRONT)), _reverse(INSIDE))
+
+
 def to_official(state: Mapping[str, Tensor], bb: str) -> State:
     """A state dict in the official layout, Swin's index buffers included, from one in our names."""
     official: State = {}
     for key, value in state.items():
-        if key.startswith(OURS) and bb in PVTS:
-            key = OURS + _timm_to_pvt(key.removeprefix(OURS))
-        key = _inside(_front(key, _reverse(FRONT)), _reverse(INSIDE))
+        key = official_key(key, bb)
         official[key] = value
         if key.endswith('relative_position_bias_table') and bb in SWINS:
-            window = (round(len(value) ** .5) + 1) // 2
-            official[key.replace('bias_table', 'index')] = relative_position_index(window).clone()
+            official[key.replace('bias_table', 'index')] = _index_of(value).clone()
     return official
+
+
+def _index_of(table: Tensor) -> Tensor:
+    """The index buffer that belongs to a relative-position table."""
+    return relative_position_index((round(len(table) ** .5) + 1) // 2)
+
+
+def official_modules(network: nn.Module, bb: str) -> dict[str, nn.Module]:
+    """The modules of a network that hold tensors, by their official paths: a state dict of these has the official
+    layout. Swin's attentions get the index buffers that belong to it."""
+    found: dict[str, nn.Module] = {}
+    for path, module in network.named_modules():
+        own = [name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
+        if not own:
+            continue
+        official = official_key(f'{path}.{own[0]}', bb).rpartition('.')[0]
+        if not any(official.startswith(outer + '.') for outer in found):
+            found[official] = module
+        table = getattr(module, 'relative_position_bias_table', None)
+        if table is not None and bb in SWINS:
+            module.register_buffer('relative_position_index', _index_of(table).clone().to(table.device))
+    return found
 
 
 # --- Files ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY_SCRIPTS = {'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
-FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'webapp', 'benchmarks', 'tools', 'tests')
+FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'exporting', 'webapp', 'benchmarks', 'tools',
+           'tests')
 FILES = sorted([*ROOT.glob('*.py'), *(file for folder in FOLDERS for file in (ROOT / folder).rglob('*.py'))])
 NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 
@@ -39,6 +40,10 @@ def test_imports_point_one_way(name):
     if folder != 'tests':
         assert not used & ENTRY_SCRIPTS, 'nothing imports an entry script'
         assert 'tests' not in used
+        # Read, never imported: it becomes a file of its own.
+        assert not any(module.startswith('exporting.modeling') for module in imports(name))
+    if folder == 'exporting' and name != 'exporting/modeling.py':
+        assert not used & {'models', 'config', 'dataset', 'training', 'transformers'}, 'models come as arguments'
     if folder == 'models':
         allowed = {'inference'} if name == 'models/__init__.py' else set()  # `from models import load_model, predict`
         assert not (used - allowed) & {'dataset', 'transforms', 'cache', 'training', 'loss', 'evaluation', 'inference'}

@@ -7,6 +7,7 @@ pass samples again instead of keeping the columns.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -59,8 +60,12 @@ class DeformableConv2d(nn.Module):
 
 
 # Custom operators, not an autograd.Function: torch.compile takes them as they are instead of tracing the loops.
-# Their matrix products write in place, which autocast leaves alone.
-@torch.library.custom_op('birefnet::deform_conv2d', mutates_args=(), device_types='cpu')
+# Their matrix products write in place, which autocast leaves alone. They are named after this module: copies of it,
+# as in exported folders, may be loaded beside it.
+NAMESPACE = re.sub(r'\W', '_', __name__)
+
+
+@torch.library.custom_op(f'{NAMESPACE}::deform_conv2d', mutates_args=(), device_types='cpu')
 def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
     rows, matrix = bordered_rows(x), weight_matrix(weight)
     out = _empty_map(x, len(weight))
@@ -70,7 +75,7 @@ def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor
     return out
 
 
-@torch.library.custom_op('birefnet::deform_conv2d_backward', mutates_args=(), device_types='cpu')
+@torch.library.custom_op(f'{NAMESPACE}::deform_conv2d_backward', mutates_args=(), device_types='cpu')
 def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
                             weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the four inputs, from the output's."""

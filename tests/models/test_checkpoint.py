@@ -334,7 +334,7 @@ def test_paths_that_hold_nothing(tmp_path, monkeypatch):
     def offline(*_):
         raise OSError('no network')
 
-    monkeypatch.setattr('huggingface_hub.hf_hub_download', offline)
+    monkeypatch.setattr('models.zoo.hf_hub_download', offline)
     with pytest.raises(ValueError, match=r'somebody/net.*local file'):
         load_model('somebody/net')
 
@@ -349,7 +349,7 @@ def test_a_repository_of_the_hub(tmp_path, model, monkeypatch):
             raise OSError('has none')
         return str(tmp_path / name)
 
-    monkeypatch.setattr('huggingface_hub.hf_hub_download', download)
+    monkeypatch.setattr('models.zoo.hf_hub_download', download)
     assert torch.equal(output(load_model('some-body/Net_lite-2K')), output(model))
     assert asked == [('some-body/Net_lite-2K', 'model.safetensors'), ('some-body/Net_lite-2K', 'config.json')]
 

@@ -1,0 +1,73 @@
+"""What lies beside the weights in a folder of Hugging Face's layout, for `transformers` and the family's tools alike.
+
+The weights themselves are written by `models`, in the official layout.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporting.single_file import join_modules
+from utils import IMAGENET_MEAN, IMAGENET_STD, atomic_write, write_json
+
+MODELING, CONFIG_CLASS, MODEL_CLASS = 'modeling_birefnet', 'BiRefNetConfig', 'BiRefNetForImageSegmentation'
+# How the backbones whose names begin so are built: the file holds one of them, and needs timm only where it gives it.
+BUILDERS = {'swin_': 'build_swin(name)', 'pvt_': 'build_pvt(name)', 'vgg': 'build_vgg(name)',
+            'resnet50': 'build_resnet50()', 'timm/': "build_timm(name.removeprefix('timm/'), size, scales)"}
+BUILD_BACKBONE = '''def build_backbone(name: str, size: tuple[int, int], scales: tuple[float, ...]) -> Backbone:
+    """The one backbone of this file."""
+    return {call}'''
+
+
+def modeling_source(bb: str) -> str:
+    """The modelling file of a network on backbone `bb`: it needs torch, torchvision and transformers, and timm where
+    that gives the backbone. Raises ValueError for a backbone that transformers cannot load."""
+    call = next((call for prefix, call in BUILDERS.items() if bb.startswith(prefix)), None)
+    if call is None:
+        raise ValueError(f'bb={bb}: transformers leaves empty what a network keeps outside of its state dict, as this '
+                         f'backbone does; it can load {", ".join(f"{prefix}*" for prefix in BUILDERS)}')
+    stand_in = {('models.backbones', 'build_backbone'): BUILD_BACKBONE.format(call=call)}
+    body = join_modules([('exporting.modeling', MODEL_CLASS)], stand_in)
+    return ('"""BiRefNet (Zheng et al., arXiv 2401.03407) for transformers; a program has joined it from the sources '
+            f'of a project."""\n\n{body}')
+
+
+def write_companions(folder: str | os.PathLike, switches: Mapping[str, Any], card: str) -> None:
+    """Writes config.json, preprocessor_config.json, the modelling file and README.md (`card`) into `folder`.
+
+    `switches` are the fields of Config that build the network, `size` (width, height) among them. Raises ValueError
+    before anything is written if transformers could not load the network.
+    """
+    source = modeling_source(switches['bb'])
+    folder = Path(folder)
+    write_json(folder / 'config.json', config(switches))
+    write_json(folder / 'preprocessor_config.json', preprocessor(*switches['size']))
+    for name, text in ((f'{MODELING}.py', source), ('README.md', card)):
+        with atomic_write(folder / name, 'w') as file:
+            file.write(text)
+
+
+def config(switches: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json: the keys that the family's repositories carry, and our switches under 'birefnet'."""
+    return {
+        'architectures': [MODEL_CLASS],
+        'auto_map': {'AutoConfig': f'{MODELING}.{CONFIG_CLASS}',
+                     'AutoModelForImageSegmentation': f'{MODELING}.{MODEL_CLASS}'},
+        'custom_pipelines': {'image-segmentation': {'pt': ['AutoModelForImageSegmentation'], 'tf': [],
+                                                    'type': 'image'}},
+        'bb_pretrained': False,
+        'model_type': 'birefnet',
+        'birefnet': dict(switches),
+    }
+
+
+def preprocessor(width: int, height: int) -> dict[str, Any]:
+    """preprocessor_config.json: squash to the trained size, bilinear; 0..1; ImageNet's mean and deviation."""
+    return {
+        'do_normalize': True, 'do_rescale': True, 'do_resize': True,
+        # The family has ViTFeatureExtractor under both keys, which transformers knows no more.
+        'feature_extractor_type': 'ViTFeatureExtractor', 'image_processor_type': 'ViTImageProcessor',
+        'image_mean': list(IMAGENET_MEAN), 'image_std': list(IMAGENET_STD),
+        'resample': 2, 'rescale_factor': 1 / 255, 'size': {'height': height, 'width': width},
+    }

@@ -1,0 +1,66 @@
+"""The network as `transformers` wants it. `exporting.single_file` joins this module and all it uses into one file.
+
+It builds on any device, the meta device included, leaves `self.config` to transformers, and keeps the official names
+in its state dict.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from models import network_arguments, scales_of
+from models.backbones import build_backbone
+from models.birefnet import BiRefNet, TrainingOutput
+from models.checkpoint import official_modules
+
+
+class BiRefNetConfig(PretrainedConfig):
+    """`birefnet` holds the switches of the network (fields of the project's Config)."""
+
+    model_type = 'birefnet'
+
+    def __init__(self, birefnet: dict[str, Any] | None = None, **others: Any) -> None:
+        self.birefnet = birefnet or {}
+        super().__init__(**others)
+
+
+class BiRefNetForImageSegmentation(PreTrainedModel):
+    """Finds the object: `model(x)[-1].sigmoid()` is its mask for x (B, 3, H, W), normalised RGB, sides multiples of 32.
+    """
+
+    config_class = BiRefNetConfig
+    main_input_name = 'pixel_values'
+
+    def __init__(self, config: BiRefNetConfig) -> None:
+        super().__init__(config)
+        switches = SimpleNamespace(**config.birefnet)
+        backbone = build_backbone(switches.bb, tuple(switches.size), scales_of(switches))
+        network = BiRefNet(backbone, **network_arguments(switches))
+        # The network itself stays out of sight; what is registered are its layers, under their official names.
+        self.__dict__['network'] = network
+        for path, module in official_modules(network, switches.bb).items():
+            _register(self, path, module)
+        self.post_init()
+
+    def train(self, mode: bool = True) -> 'BiRefNetForImageSegmentation':
+        """Also for those modules of the network that have no weights of their own."""
+        self.network.train(mode)
+        return super().train(mode)
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor] | TrainingOutput:
+        """(B, 3, H, W), normalised RGB -> [logits (B, 1, H, W)] in eval mode, a TrainingOutput in training."""
+        return self.network(pixel_values.to(self.dtype))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Layers initialise themselves when they are built, and a checkpoint has them all."""
+
+
+def _register(root: nn.Module, path: str, module: nn.Module) -> None:
+    *folders, name = path.split('.')
+    for folder in folders:
+        if folder not in root._modules:
+            root.add_module(folder, nn.Module())
+        root = root._modules[folder]
+    root.add_module(name, module)

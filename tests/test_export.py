@@ -1,0 +1,71 @@
+"""The command line of export.py."""
+
+import json
+
+import onnx
+import pytest
+import torch
+
+import export
+from exporting.onnx import run_onnx
+from models import BiRefNet, save_checkpoint
+from tests.models.small import build, image, output
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    """A small network, and a run's folder with its weights."""
+    model = build(bb='timm/resnet18', mul_scl_ipt='', dec_att='', size=(96, 64))
+    file = tmp_path_factory.mktemp('run') / 'epoch_3.pth'
+    save_checkpoint(model, file)
+    file.with_name('config.json').write_text(json.dumps(model.config.as_dict()))
+    return model, str(file)
+
+
+def test_onnx(weights, tmp_path, capsys):
+    model, file = weights
+    assert export.main(['onnx', '-m', file, '-o', str(tmp_path / 'net.onnx'), '--size', '64x96', '--sigmoid']) == 0
+    printed = capsys.readouterr().out
+    assert 'astronaut at 64x96: largest difference' in printed
+    assert 'passed onnx.checker' in printed
+    x = image(96, 64, batch=1)
+    found = run_onnx(tmp_path / 'net.onnx')(x)
+    assert (found - output(model, x).sigmoid()).abs().max() < 1e-5
+    metadata = {p.key: p.value for p in onnx.load(tmp_path / 'net.onnx').metadata_props}
+    assert (metadata['output'], metadata['backbone']) == ('probability', 'timm/resnet18')
+
+
+def test_pt2(weights, tmp_path, capsys):
+    model, file = weights
+    assert export.main(['pt2', '-m', file, '-o', str(tmp_path / 'net.pt2')]) == 0
+    assert 'coffee at 96x64' in capsys.readouterr().out
+    x = image(64, 96, batch=1)
+    loaded = torch.export.load(tmp_path / 'net.pt2').module()
+    assert (loaded(x) - output(model, x)).abs().max() < 1e-3 * output(model, x).std()
+
+
+def test_hf(weights, tmp_path, capsys):
+    model, file = weights
+    arguments = ['hf', '-m', file, '-o', str(tmp_path / 'net'), '--license', 'mit', '--dtype', 'float16']
+    assert export.main(arguments) == 0
+    assert 'modeling_birefnet.py' in capsys.readouterr().out
+    assert 'licence: mit' in (tmp_path / 'net' / 'README.md').read_text().lower()
+    difference = output(BiRefNet.from_pretrained(tmp_path / 'net')) - output(model)
+    assert 0 < difference.abs().max() < .05 * output(model).std()
+
+
+def test_zoo(capsys):
+    assert export.main(['zoo']) == 0
+    assert 'ZhengPeng7/BiRefNet_HR-matting' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('arguments', 'complaint'), [
+    (['-m', 'no.pth'], 'no such checkpoint'),
+    (['--size', '100x64'], 'nearest: 96x64'),
+    (['--photo', 'no.jpg'], 'no.jpg'),
+])
+def test_what_cannot_be_done(weights, tmp_path, capsys, arguments, complaint):
+    _, file = weights
+    assert export.main(['onnx', '-m', file, '-o', str(tmp_path / 'x.onnx'), *arguments]) == 1
+    assert complaint in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
