@@ -14,6 +14,7 @@ from models.encoder import Context, Encoder, PyramidNeck
 from models.modules.attention import ASPP, ASPPDeformable
 from models.modules.blocks import BasicDecBlk, ResBlk
 from models.modules.reference import OutwardReference
+from models.modules.tracing import in_multiples, traced_for_all_sizes
 from utils import STRIDE
 
 NECK_CHANNELS = (192, 384, 768, 1536)  # Swin-L's
@@ -82,6 +83,8 @@ class BiRefNet(nn.Module):
         Raises ValueError if H or W is no multiple of 32.
         """
         check_size(image)
+        if traced_for_all_sizes(image):
+            image = in_multiples(image, STRIDE)
         height, width = image.shape[-2:]
         maps = self.encoder(image)
         classes = None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.backbones.base import Backbone
-from models.modules.tracing import count_to_cover, gather_padded, traced_for_all_sizes
+from models.modules.tracing import count_to_cover, gather_padded, rolled, traced_for_all_sizes
 
 CPU = torch.device('cpu')
 MASKED = -100.  # as published: far enough from any logit, and finite in half precision
@@ -54,7 +54,7 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
     Tokens that the cyclic shift brought together from opposite borders may not.
     """
     shift = window // 2
-    tokens = [torch.arange(side, device=device) - side for side in (height, width)]
+    tokens = [torch.arange(-side, 0, device=device) for side in (height, width)]
     regions = [(t >= -window).long() + (t >= -shift).long() for t in tokens]
     region = (3 * regions[0][:, None] + regions[1]).reshape(1, height, width, 1)
     region = _to_windows(region, window)[..., 0]
@@ -96,7 +96,7 @@ class WindowAttention(nn.Module):
         q, k, v = self.qkv(x).reshape(count, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         bias = self.bias().to(q.dtype)[None]
         if mask is not None:  # windows join the heads, so that the bias broadcasts over the batch
-            windows = len(mask)
+            windows = mask.shape[0]  # len() would fix a symbol
             bias = (bias + mask[:, None].to(q.dtype)).reshape(1, windows * self.heads, tokens, tokens)
             q, k, v = (t.reshape(-1, windows * self.heads, tokens, t.shape[-1]) for t in (q, k, v))
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -171,11 +171,11 @@ class SwinBlock(nn.Module):
         """The same for exporters that trace all sizes at once: indices do what padding, rolling and cropping do."""
         (height, width), window = x.shape[1:3], self.window
         padded = [count_to_cover(side, window) * window for side in (height, width)]
-        rows, columns = ((torch.arange(side, device=x.device) + self.shift) % side for side in padded)
+        rows, columns = (rolled(side, self.shift, side, x.device) for side in padded)
         mask = shift_mask(*padded, window, x.device) if self.shift else None
         x = gather_padded(x, rows, columns)
         x = _from_windows(self.attn(_to_windows(x, window), mask), window, *padded)
-        rows, columns = ((torch.arange(side, device=x.device) - self.shift) % whole
+        rows, columns = (rolled(side, -self.shift, whole, x.device)
                          for side, whole in zip((height, width), padded, strict=True))
         return x.index_select(1, rows).index_select(2, columns)
 
