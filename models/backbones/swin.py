@@ -99,7 +99,10 @@ class WindowAttention(nn.Module):
             windows = mask.shape[0]  # len() would fix a symbol
             bias = (bias + mask[:, None].to(q.dtype)).reshape(1, windows * self.heads, tokens, tokens)
             q, k, v = (t.reshape(-1, windows * self.heads, tokens, t.shape[-1]) for t in (q, k, v))
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if torch.compiler.is_exporting():  # exporters take the fused operator apart, and trip over its memory layout
+            x = (q * q.shape[-1] ** -.5 @ k.transpose(-2, -1) + bias).softmax(-1) @ v
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         x = x.reshape(count, self.heads, tokens, -1).transpose(1, 2).reshape(count, tokens, channels)
         return self.proj(x)
 

@@ -42,7 +42,7 @@ def test_a_file_of_fixed_size(exported, convnet):
 
 def test_deformable_convolutions_are_single_nodes(exported):
     kinds = operators(exported)
-    assert kinds['DeformConv'] == 8, 'a kernel 1 and a kernel 3 in each of four blocks'
+    assert kinds['DeformConv'] == 10, 'a kernel 1 and a kernel 3 in each of five blocks'
     assert sum(kinds.values()) < 300
     assert not {'GridSample', 'GatherND', 'GatherElements', 'Loop', 'Scan'} & kinds.keys()
 
@@ -72,9 +72,10 @@ def test_half_precision_inside(convnet, exported, tmp_path):
     assert next(convnet.parameters()).dtype == torch.float32, 'the network itself stays as it was'
 
 
+@pytest.mark.slow
 def test_swin_at_every_size(monkeypatch, tmp_path):
     """Windows are padded, shifted and masked by sizes that the file is told only when it runs."""
-    monkeypatch.setitem(SWINS, 'swin_v1_t', {'dim': 24, 'depths': (2, 2, 2, 2), 'heads': (1, 2, 4, 8), 'window': 7})
+    monkeypatch.setitem(SWINS, 'swin_v1_t', {'dim': 24, 'depths': (2, 1, 1, 1), 'heads': (1, 2, 4, 8), 'window': 7})
     model = build(bb='swin_v1_t', dec_att='', dec_ipt=False, out_ref=False, squeeze_block='', cxt_num=0)
     save_onnx(trace(Deployed(model), (96, 64), dynamic=True), tmp_path / 'net.onnx', lambda _: None)
     run = run_onnx(tmp_path / 'net.onnx')
