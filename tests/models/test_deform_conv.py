@@ -4,7 +4,7 @@ import torchvision.ops
 from torch import Tensor, nn
 
 from models.modules import deform_conv
-from models.modules.deform_conv import DeformableConv2d, deform_conv2d
+from models.modules.deform_conv import NAMESPACE, DeformableConv2d, deform_conv2d
 
 
 def reference(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
@@ -206,7 +206,8 @@ def test_tracing_leaves_torchvisions_operator():
 
 
 def test_operators_are_registered_soundly():
-    torch.library.opcheck(torch.ops.birefnet.deform_conv2d.default, tuple(inputs()))
+    operators = getattr(torch.ops, NAMESPACE)
+    torch.library.opcheck(operators.deform_conv2d.default, tuple(inputs()))
 
 
 def test_compiles_into_one_graph():
