@@ -145,14 +145,13 @@ def _load(file: Path, facts: Mapping[str, Any], device: str | torch.device, over
         given = ''.join(f', {name}={value!r} as given' for name, value in overrides.items())
         raise ValueError(f'{file} does not fit its nearest known layout, {config.bb} of {generation(shapes)}{given}: '
                          f'{problem}')
-    state = {key: _copy(state.pop(key)) for key in list(state)}  # one after the other: the weights are there once
-    model.load_state_dict(state, assign=True)
+    # One after the other: the weights are there once.
+    model.load_state_dict({key: _copy(state.pop(key), official[key].dtype) for key in shapes}, assign=True)
     return model.to(device).eval()
 
 
-def _copy(value: Tensor) -> Tensor:
-    """`value` in memory of its own, which no change of a mapped file can reach, and in float32 unless it counts."""
-    dtype = torch.float32 if value.is_floating_point() else value.dtype
+def _copy(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """`value` as `dtype` in memory of its own, which no change of a mapped file can reach."""
     return value.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
