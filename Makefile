@@ -1,9 +1,12 @@
 # `make demo` trains, tests and scores a small network on generated data; `make test` runs the test suite.
 # A virtual environment in .venv is made on first use.
+# Tests run in one process per core, each with a single thread: WORKERS=0 runs them in turn.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+WORKERS ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test fast lint browser clean
 
@@ -13,10 +16,10 @@ demo: .venv/requirements datasets/Demo/.complete
 	$(BIN)/python -m demo.report --run demo -o demo.png
 
 test: .venv/requirements-dev .venv-rembg/requirements browser
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: .venv/requirements-dev
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .

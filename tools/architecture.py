@@ -88,17 +88,16 @@ def describe(config: Config) -> Architecture:
         shapes = _Shapes(model)
         width, height = config.size
         image = torch.zeros(1, 3, height, width)
-        model(image)
+        logits = model(image).logits[-1]
     maps = shapes.made[model.encoder]
     squeezed = shapes.made[model.squeeze] if len(model.squeeze) else maps[3]
-    head = model.decoder.head
     return Architecture(
         config.bb, (3, height, width), model.encoder.pyramid, _millions(model), maps,
         [type(block).__name__ for block in model.squeeze], (shapes.made[model.context][0], squeezed),
         shapes.made[model.neck] if model.neck is not None else None,
         [_level(level, shapes, height) for level in model.decoder.levels],
         shapes.made[model.decoder.reference][0] if model.decoder.reference is not None else 0,
-        (shapes.given[head][0], shapes.made[head]))
+        (model.decoder.head.in_channels, tuple(logits.shape[1:])))
 
 
 def _millions(model: BiRefNet) -> dict[str, float]:
