@@ -4,6 +4,7 @@ What a sample holds depends on the seed, the epoch and its index alone: on no gl
 number of workers. Images travel as uint8, and `normalize` makes them the network's input on its device.
 """
 
+import atexit
 import functools
 import hashlib
 import logging
@@ -399,8 +400,10 @@ def worker_options(workers: int) -> dict[str, Any]:
         'multiprocessing_context': _worker_context()}
 
 
+@functools.cache
 def _worker_context() -> multiprocessing.context.BaseContext:
     """Workers forked from a server without threads, or where there is none, started anew."""
+    atexit.register(_end_workers)
     if 'forkserver' not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
@@ -424,3 +427,10 @@ def _ignore_once(number: int, _frame: Any) -> None:
     """Schedulers signal all processes of a job, but the main one needs its workers until it has saved. Should they not
     end by themselves then, it ends them by the same signal, a second one."""
     signal.signal(number, signal.SIG_DFL)
+
+
+def _end_workers() -> None:
+    """Ends the workers that an error has left behind, which have nothing to lose: multiprocessing would send each one
+    signal, and wait for ever for those that ignore it."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
