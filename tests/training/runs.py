@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from utils import STOP_SIGNALS
 
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(['train', 'test'])
@@ -40,6 +43,8 @@ def _main(script: str, arguments: list[str], rank: int, size: int, port: int, lo
                           MASTER_PORT=str(port))
     import torch
     torch.set_num_threads(1)
+    # A loader of this process may have started the server that forks us, which holds these signals back.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     sys.argv = [script, *arguments]
     sys.exit(__import__(script).main())
 

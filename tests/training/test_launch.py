@@ -89,7 +89,12 @@ def test_a_failure_on_one_rank_ends_all_with_its_traceback(tmp_path):
     wait_for(folder / 'log.jsonl', lines=8)
     image, began = data / 'Tiny' / 'TR-Tiny' / 'im' / '1.png', time.monotonic()
     image.write_bytes(image.read_bytes()[:200])
-    assert run.wait(60) == 1
+    try:
+        assert run.wait(60) == 1
+    finally:
+        for process in [run.pid, *descendants(run.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     assert time.monotonic() - began < 60
     output = folder.with_suffix('.out').read_text()
     assert 'Traceback' in output
