@@ -140,8 +140,8 @@ def test_weights_resolution_background_and_edges(visit, server, tmp_path):
     page.get_by_label('Clean, fast').check()
     page.get_by_label('Colour', exact=True).check(force=True)
     cut_out(page, file)
-    expected = predicted(server, file, '--resolution', '96x64', '-a', 'blur-fusion', '-bgc', *'255 255 255 255'.split(),
-                         weights='two')
+    expected = predicted(server, file, '--resolution', '96x64', '--matting', 'blur-fusion',
+                         '-bgc', *'255 255 255 255'.split(), weights='two')
     assert download(page) == ('cup.png', expected)
 
 
