@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument('--peer', help=f'python of an environment with {PEER_PACKAGE}')
     parser.add_argument('--size', default='2048x2560', help='height x width (%(default)s)')
     parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--images', type=int, default=16, help='of the set that two workers share (0: left out)')
+    parser.add_argument('--images', type=int, default=40, help='of the set that two workers share (0: left out)')
     options = parser.parse_args()
     shape = tuple(map(int, options.size.split('x')))
     peer = peer_python(options.peer)
