@@ -39,4 +39,5 @@ def boundary(image: np.ndarray) -> np.ndarray:
 def boundary_histogram(normalised: np.ndarray, mask_boundary: Counter) -> np.ndarray:
     """Counts (2, 256) of a normalised prediction's boundary inside and outside the mask's."""
     words = as_words(boundary(normalised))
-    return mask_boundary.count(words, mask_boundary.differing(words)).sum(axis=0)
+    differing = mask_boundary.differing(words)
+    return mask_boundary.count(words.take(differing), differing).sum(axis=0)

@@ -60,13 +60,13 @@ class Counter:
         return np.flatnonzero(words != self.words)
 
     def outside(self, words: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """The words of an image at `places`, with 0 inside the mask."""
-        return words[places] & ~self.words[places]
+        """The words of an image at `places`, `words`, with 0 inside the mask."""
+        return words & ~self.words.take(places)
 
-    def count(self, words: np.ndarray, differing: np.ndarray) -> np.ndarray:
-        """Counts, int64 (4, 2, 256), of an image's words by block, inside and outside the mask."""
-        values, kinds = words[differing].view(np.uint8), self._kinds[differing].view(np.uint8)
-        counts = count_by_kind(values, kinds, self._sizes.size).reshape(4, 2, LEVELS)
+    def count(self, words: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Counts, int64 (4, 2, 256), by block, inside and outside the mask; `words` differ from it, at `places`."""
+        kinds = self._kinds.take(places).view(np.uint8)
+        counts = count_by_kind(words.view(np.uint8), kinds, self._sizes.size).reshape(4, 2, LEVELS)
         equal = self._sizes - counts.sum(axis=-1)
         counts[:, INSIDE, -1] += equal[:, INSIDE]
         counts[:, OUTSIDE, 0] += equal[:, OUTSIDE]

@@ -105,6 +105,7 @@ class GroundTruth:
             raise ValueError(f'prediction: size {pred.shape} (height, width), but the mask has {self.shape}')
         words = as_words(pred)
         differing = self._counter.differing(words)
+        words = words.take(differing)
         blocks = self._counter.count(words, differing)
         inside, outside = blocks.sum(axis=0)
         levels = histograms.normalise(inside + outside)

@@ -22,45 +22,50 @@ REMOVAL = np.array([int(digit) for digit in (
 )], np.uint8)
 # The neighbours in the order of the code's bits: clockwise from the upper left.
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
+# The bits of the four straight neighbours. A pixel that has them all stays, by the table.
+STRAIGHT = np.uint8(0b10101010)
 
 
 def skeletonize(mask: np.ndarray) -> np.ndarray:
     """The skeleton of a boolean mask (H, W), boolean: the same pixels as `skimage.morphology.skeletonize`.
 
-    Only pixels on the border of what is left can go, so these are kept in a list, beside an image of neighbour codes:
-    the work is proportional to the area once, instead of to the area times the thickness.
+    Only pixels without one of their straight neighbours can go, so these are kept in a list, beside an image of
+    neighbour codes: the work is proportional to the area once, instead of to the area times the thickness.
     """
     stride = mask.shape[1] + 2
     padded = np.pad(mask.astype(np.uint8), 1)
     kernel = np.zeros((3, 3), np.float32)
     for bit, (row, column) in enumerate(NEIGHBOURS):
         kernel[row + 1, column + 1] = 1 << bit
-    # Background has code 0, for which nothing is removed.
+    # Background has code 0; what is removed keeps its own, which is not asked for again.
     codes = (cv2.filter2D(padded, cv2.CV_8U, kernel, borderType=cv2.BORDER_CONSTANT) * padded).ravel()
     # The neighbour in direction k sees this pixel in the opposite direction, bit (k + 4) % 8.
-    updates = [(row * stride + column, np.uint8(255 - (1 << (bit + 4) % 8)))
+    updates = [((row + 1) * stride + column + 1, np.uint8(1 << (bit + 4) % 8))
                for bit, (row, column) in enumerate(NEIGHBOURS)]
-    tables = [np.isin(REMOVAL, removing) for removing in ((1, 3), (2, 3))]
+    tables = [np.isin(REMOVAL, removing).astype(np.uint8) for removing in ((1, 3), (2, 3))]
 
-    skeleton = padded.ravel()
-    border = np.flatnonzero((skeleton > 0) & (codes != 255))
+    inside = cv2.erode(padded, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    # The corner of the padding stays, and spares OpenCV an empty array.
+    border = np.append(0, np.flatnonzero(padded != inside))
     idle = 0
     while idle < 2:
         for table in tables:
-            goes = table[codes[border]]
-            removed = border[goes]
+            goes = cv2.LUT(codes.take(border), table).reshape(-1).view(bool)
+            removed = border.compress(goes)
             idle = 0 if len(removed) else idle + 1
-            skeleton[removed] = 0
-            codes[removed] = 0
-            border = np.concatenate([border[~goes], *(_expose(codes, removed + step, keep) for step, keep in updates)])
-    return skeleton.reshape(padded.shape)[1:-1, 1:-1].astype(bool)
+            removed -= stride + 1  # the upper left neighbour
+            border = np.concatenate([border.compress(~goes), *(_expose(codes[step:], removed, bit) + step
+                                                               for step, bit in updates)])
+    skeleton = codes & STRAIGHT == STRAIGHT
+    skeleton[border] = True
+    return skeleton.reshape(padded.shape)[1:-1, 1:-1]
 
 
-def _expose(codes: np.ndarray, pixels: np.ndarray, keep: np.uint8) -> np.ndarray:
-    """Clears one neighbour's bit of `pixels` (all different); returns those that were inside and are border now."""
-    before = codes[pixels]
-    codes[pixels] = before & keep
-    return pixels[before == 255]
+def _expose(codes: np.ndarray, pixels: np.ndarray, bit: np.uint8) -> np.ndarray:
+    """Clears one neighbour's bit of `pixels` (all different); returns those that had all straight ones till now."""
+    before = codes.take(pixels)
+    codes[pixels] = before & ~bit
+    return pixels.compress(before & STRAIGHT == STRAIGHT) if bit & STRAIGHT else pixels[:0]
 
 
 def cached_skeleton(mask: np.ndarray, folder: str | os.PathLike | None) -> np.ndarray:

@@ -21,7 +21,7 @@ MARGIN = REACH + 1
 # The Gaussian is computed in blocks of this many rows by one word, CHUNK of them side by side, and weights are looked
 # up for BATCH words at a time: what is at work stays in the processor's cache.
 STRIP, CHUNK = 16, 256
-BATCH = 4096
+BATCH = 16384
 # No sum of two squares, so what is saturated to it is farther off, and its weight, 2 - exp(ln(.5) / 5 * d), is 2.
 SATURATED = 2 ** 16 - 1
 
@@ -48,9 +48,9 @@ def surroundings(mask: np.ndarray) -> Surroundings:
     reached = cv2.dilate(mask, np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)) ^ mask
     near = np.flatnonzero(reached > 0)
     padded = _pad(mask)
-    rows, columns = np.divmod(near, mask.shape[1])
-    inner = (rows + MARGIN) * padded.shape[1] + columns + WORD
-    return Surroundings(padded, inner, _nearest(padded, inner, squares.reshape(-1)[near]),
+    width, stride = mask.shape[1], padded.shape[1]
+    inner = near + (near // width * (stride - width) + MARGIN * stride + WORD)
+    return Surroundings(padded, inner, _nearest(padded, inner, squares.take(near)),
                         fill_up(squares).reshape(-1, WORD))
 
 
@@ -75,18 +75,19 @@ def _weight_table() -> np.ndarray:
 def _nearest(padded: np.ndarray, pixels: np.ndarray, squared: np.ndarray) -> np.ndarray:
     """Flat indices of the mask pixels nearest to `pixels`, whose squared distances are known.
 
-    Of several the one of the smallest column, then of the smallest row, as scipy's `distance_transform_edt` gives it.
+    These are REACH away at most, in rows and in columns. Of several the one of the smallest column, then of the
+    smallest row, as scipy's `distance_transform_edt` gives it.
     """
     flat, stride = padded.reshape(-1), padded.shape[1]
     found = np.full(len(pixels), -1, np.int64)
     sides = range(-MARGIN, MARGIN + 1)
-    for square in np.unique(squared):
+    for square in range(1, 2 * REACH ** 2 + 1):
         pending = np.flatnonzero(squared == square)
         for column, row in ((x, y) for x in sides for y in sides if x * x + y * y == square):
             candidates = pixels[pending] + row * stride + column
-            hit = flat[candidates] > 0
-            found[pending[hit]] = candidates[hit]
-            pending = pending[~hit]
+            hit = flat.take(candidates) > 0
+            found[pending.compress(hit)] = candidates.compress(hit)
+            pending = pending.compress(~hit)
     assert (found >= 0).all()
     return found
 
@@ -99,7 +100,7 @@ def weighted_f(prediction: np.ndarray, excess: np.ndarray, places: np.ndarray, l
     """
     span = levels.high - levels.low
     error = _pad(levels.high - prediction)  # of the mask's pixels, in grey levels
-    error.reshape(-1)[around.near] = error.reshape(-1)[around.nearest]
+    error.reshape(-1)[around.near] = error.take(around.nearest)
     inside = _damped_sum(error, error & around.padded) / span
     outside = _weighted_sum(excess, places, levels.low, around.squares) / span
     true_positives = foreground - inside
@@ -114,8 +115,8 @@ def _weighted_sum(words: np.ndarray, places: np.ndarray, low: int, squares: np.n
     total = 0.0
     for start in range(0, len(busy), BATCH):
         some = busy[start:start + BATCH]
-        values = words[some].view(np.uint8) - np.uint8(low)  # inside this may wrap, but the weight is 0
-        total += float(np.einsum('i,i->', values, weights(squares[places[some]].reshape(1, -1))[0]))
+        values = words.take(some).view(np.uint8) - np.uint8(low)  # inside this may wrap, but the weight is 0
+        total += float(np.einsum('i,i->', values, weights(squares.take(places.take(some), axis=0).reshape(1, -1))[0]))
     return total
 
 
@@ -141,5 +142,5 @@ def _damped_sum(error: np.ndarray, own: np.ndarray) -> float:
         stop = min(start + CHUNK * WORD, own.shape[1] - WORD)
         blurred = cv2.sepFilter2D(error[:, start - WORD:stop + WORD], cv2.CV_64F, kernel, kernel,
                                   borderType=cv2.BORDER_CONSTANT)[REACH:-REACH, WORD:-WORD]
-        total += float(np.minimum(blurred, own[:, start:stop]).sum())
+        total += float(cv2.min(blurred, own[:, start:stop].astype(np.float64)).sum())
     return total
