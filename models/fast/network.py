@@ -29,8 +29,8 @@ def optimize(model: BiRefNet, dtype: torch.dtype = torch.float32, compile: bool 
 
     Equal to `model` in eval mode to rounding. `dtype` may also be torch.bfloat16 or torch.float16: the maps are kept
     in it, while positions of deformable convolutions and the sum of the final map stay in float32. `compile` compiles
-    the network on its first use; where that fails it says so and goes on without. In float32, weights that need no
-    change are shared with `model`. Raises ValueError for a model in training mode and other dtypes.
+    the network for each size it meets, at its first image; where that fails it says so and goes on without. In float32,
+    weights that need no change are shared with `model`. Raises ValueError for a model in training mode and other dtypes.
     """
     if model.training:
         raise ValueError('optimize: the model is in training mode; call model.eval() first')
@@ -219,11 +219,14 @@ def _fuse(module: nn.Module, names: Sequence[tuple[str, str]]) -> None:
 
 
 class Compiled(nn.Module):
-    """`net` compiled on its first use, or as it is, with a warning, where compiling fails."""
+    """`net` compiled for each size at its first use, or as it is, with a warning, where compiling fails.
+
+    Once for all sizes would take ten times as long (benchmarks/LOG.md).
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net, self.compiled = net, torch.compile(net, dynamic=True)
+        self.net, self.compiled = net, torch.compile(net, dynamic=False)
         self.config = net.config
 
     @property
@@ -235,7 +238,9 @@ class Compiled(nn.Module):
         """As the network's."""
         if self.compiled is not None:
             try:
-                return self.compiled(image)
+                with warnings.catch_warnings():  # the cached tables are traced like all the rest, which does no harm
+                    warnings.filterwarnings('ignore', 'Dynamo detected a call to a `functools.lru_cache`')
+                    return self.compiled(image)
             except torch._dynamo.exc.TorchDynamoException as error:
                 warnings.warn(f'optimize: compiling failed, going on without: {type(error).__name__}: '
                               f'{str(error).splitlines()[0]}')

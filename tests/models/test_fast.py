@@ -1,5 +1,8 @@
 """The fast network gives the plain one's outputs: every golden config, odd sizes, batches, borders, low precision."""
 
+import warnings
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +153,17 @@ def test_work_in_small_parts_gives_the_same(monkeypatch):
     monkeypatch.setattr('models.fast.swin.CHUNK_VALUES', 1 << 12)
     monkeypatch.setattr('models.modules.deform_conv.BLOCK_VALUES', 1 << 14)
     assert error(model, optimize(model), (3, 96, 160)) < 2e-5
+
+
+@pytest.mark.slow
+def test_compiled_for_each_size(monkeypatch):
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager', fullgraph=True))
+    model = randomize(BiRefNet(Config(bb='pvt_v2_b0', dec_att='')))
+    compiled = optimize(model, compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for size in (SIZES['square'], SIZES['tall']):
+            assert error(model, compiled, size) < 2e-5
 
 
 def test_where_compiling_fails_it_goes_on_without(monkeypatch):
