@@ -1,11 +1,12 @@
 # `make demo` trains, tests and scores a small network on generated data; `make test` runs the test suite.
 # A virtual environment in .venv is made on first use.
-# Tests run in one process per core, each with a single thread: WORKERS=0 runs them in turn.
+# Tests run in processes of a single thread, three for two cores, since many wait for a process they started or for a
+# browser: WORKERS=0 runs them in turn.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-WORKERS ?= auto
+WORKERS ?= $(or $(shell cores=$$(nproc 2>/dev/null) && expr $$cores \* 3 / 2),auto)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test fast lint browser clean

@@ -45,8 +45,9 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         path = scope['path']
-        if not PATHS.fullmatch(path) or (path.startswith(FILE) and not self._is_ours(path.removeprefix(FILE))):
-            return PlainTextResponse('There is nothing here.', 404)
+        name = path.removeprefix(FILE)
+        if not PATHS.fullmatch(path) or (name != path and not (self._is_ours(name) and Path(name).is_file())):
+            return PlainTextResponse('There is nothing here.', 404)  # as for what was deleted a moment ago
         if scope['method'] != 'POST':
             return None
         length = Headers(scope=scope).get('content-length', '')

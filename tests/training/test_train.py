@@ -151,7 +151,7 @@ def test_two_processes_resume_after_a_kill(tmp_path, more):
         (data / 'Tiny' / 'VD-Tiny' / kind).mkdir(parents=True)
         for i in (6, 7, 8):
             (data / 'Tiny' / 'TR-Tiny' / kind / f'{i}.png').rename(data / 'Tiny' / 'VD-Tiny' / kind / f'{i}.png')
-    more = ['save_every=1', 'batch_size=1', 'epochs=2', *more.split()]
+    more = ['save_every=2', 'batch_size=1', 'epochs=2', *more.split()]
     codes, output = run(data, tmp_path / 'whole', *more, size=2)
     assert codes == [0, 0], output
     processes = start('train', arguments(data, tmp_path / 'run', *more), tmp_path / 'out', size=2)

@@ -278,6 +278,11 @@ def test_no_path_that_a_visitor_names_is_read(server, path):
     assert httpx.get(f'{server.address}/gradio_api/file={path}').status_code == 404
 
 
+def test_a_deleted_file_is_not_found(server):
+    [folder] = server.files.glob('birefnet-app-*')
+    assert httpx.get(f'{server.address}/gradio_api/file={folder / "gone.png"}').status_code == 404
+
+
 def test_only_what_the_page_needs_is_there(server):
     for address in ('/monitoring/summary', '/gradio_api/proxy=https://example.com', '/gradio_api/run-history/buckets',
                     '/docs', '/gradio_api/deep_link?session_hash=a', '/gradio_api/vibe-code'):
