@@ -278,9 +278,13 @@ def test_no_path_that_a_visitor_names_is_read(server, path):
     assert httpx.get(f'{server.address}/gradio_api/file={path}').status_code == 404
 
 
-def test_a_deleted_file_is_not_found(server):
-    [folder] = server.files.glob('birefnet-app-*')
-    assert httpx.get(f'{server.address}/gradio_api/file={folder / "gone.png"}').status_code == 404
+def test_a_deleted_file_is_not_found(server, tmp_path):
+    upload = f'{server.address}/gradio_api/upload'
+    [path] = httpx.post(upload, files={'files': ('a.png', picture(tmp_path / 'a.png', 8).read_bytes())}).json()
+    address = f'{server.address}/gradio_api/file={path}'
+    assert httpx.get(address).status_code == 200
+    Path(path).unlink()
+    assert httpx.get(address).status_code == 404
 
 
 def test_only_what_the_page_needs_is_there(server):
