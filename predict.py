@@ -83,7 +83,7 @@ def _add_network(group: Any) -> None:
         help="WxH, 'native', or a long side; by itself what the weights were trained at")
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N, mps')
     add('--dtype', choices=DTYPES, default='float32', help=f'{", ".join(DTYPES)}', metavar='TYPE')
-    add('--compile', action='store_true', help='compile the network: minutes for each new size, worth it for many pictures on a GPU')
+    add('--compile', action='store_true', help='compile the network: minutes for each new size; for GPUs')
     add('--batch', type=_number(int, 1), default=1, metavar='N',
         help='pictures of one size that go through it together')
 
