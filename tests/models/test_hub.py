@@ -54,6 +54,12 @@ def modules_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr('transformers.dynamic_module_utils.HF_MODULES_CACHE', str(tmp_path_factory.mktemp('modules')))
 
 
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal to rounding: transformers maps weights from the file, where they lie as they happen to, and the order in
+    which a matrix product adds depends on that."""
+    assert (found - expected).abs().max() <= 1e-5 * expected.std()
+
+
 def test_what_a_folder_holds(folder, model):
     assert {file.name for file in folder.iterdir()} == {
         'README.md', 'config.json', 'model.safetensors', 'modeling_birefnet.py', 'preprocessor_config.json'}
@@ -83,7 +89,7 @@ def test_transformers_reads_it(foreign, model):
     assert not foreign.training
     with torch.inference_mode():
         found = foreign(image())[-1]
-    assert torch.equal(found.sigmoid(), output(model).sigmoid())
+    assert_same(found, output(model))
     assert foreign.config.get_text_config() is foreign.config
     assert type(foreign).__module__.startswith('transformers_modules')
 
@@ -127,7 +133,7 @@ def test_other_backbones_there_and_back(bb, tmp_path):
     model.save_pretrained(tmp_path / 'ours')
     foreign = AutoModelForImageSegmentation.from_pretrained(tmp_path / 'ours', trust_remote_code=True)
     with torch.inference_mode():
-        assert torch.equal(foreign(image())[-1], output(model))
+        assert_same(foreign(image())[-1], output(model))
     foreign.save_pretrained(tmp_path / 'theirs')
     assert torch.equal(output(BiRefNet.from_pretrained(tmp_path / 'theirs')), output(model))
 
