@@ -56,7 +56,8 @@ def test_the_guide_leads_to_better_scores(project):
     write_set(folder / 'datasets/my_cutouts/TR-mine', 40, 2, True)
     write_set(folder / 'datasets/my_cutouts/TE-mine', 12, 2, False)
     # A published checkpoint is a file in the official layout, and nothing else.
-    run('python', 'train.py', '--ckpt_dir', 'base', 'task=Base', 'bb=pvt_v2_b0', 'epochs=2', 'lr=3e-4', *SMALL)
+    run('python', 'train.py', '--ckpt_dir', 'base', 'task=Base', 'bb=pvt_v2_b0', 'dec_att=', 'epochs=2', 'lr=3e-4',
+        *SMALL)
     shutil.copy(folder / 'base/epoch_2.pth', folder / PUBLISHED)
     run('python', 'test.py', '--ckpt', PUBLISHED, 'task=my_cutouts', *SMALL)
 
