@@ -21,7 +21,7 @@ INPUT, OUTPUT = 'input_image', 'output_image'  # the names that the field's tool
 LARGEST = 8192  # side of an image that a program of dynamic size is made for
 MOST = 64  # images in its batch
 # Largest difference from the network, as a share of the deviation of its logits. float16 keeps 11 bits of every map.
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2}
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 
 
 class Deployed(nn.Module):
