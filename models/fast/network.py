@@ -29,9 +29,9 @@ def optimize(model: BiRefNet, dtype: torch.dtype = torch.float32, compile: bool 
 
     Equal to `model` in eval mode to rounding. `dtype` may also be torch.bfloat16 or torch.float16: the maps are kept
     in it, while positions of deformable convolutions and the sum of the final map stay in float32. `compile` compiles
-    the network for each size it meets, at its first image; where that fails it says so and goes on without. In float32,
-    weights that need no change are shared with `model`. Raises ValueError for a model in training mode, and for other
-    dtypes.
+    the network for each size it meets, at its first image, for as many as torch allows (eight); where that fails it
+    says so and goes on without. In float32, weights that need no change are shared with `model`. Raises ValueError for
+    a model in training mode, and for other dtypes.
     """
     if model.training:
         raise ValueError('optimize: the model is in training mode; call model.eval() first')
