@@ -75,8 +75,8 @@ def _weight_table() -> np.ndarray:
 def _nearest(padded: np.ndarray, pixels: np.ndarray, squared: np.ndarray) -> np.ndarray:
     """Flat indices of the mask pixels nearest to `pixels`, whose squared distances are known.
 
-    These are REACH away at most, in rows and in columns. Of several the one of the smallest column, then of the
-    smallest row, as scipy's `distance_transform_edt` gives it.
+    Each has a mask pixel within REACH rows and columns, so the squares are 2 REACH^2 at most. Of several the one of the
+    smallest column, then of the smallest row, as scipy's `distance_transform_edt` gives it.
     """
     flat, stride = padded.reshape(-1), padded.shape[1]
     found = np.full(len(pixels), -1, np.int64)

@@ -76,7 +76,7 @@ def test_half_precision_inside(convnet, exported, tmp_path):
 def test_swin_at_every_size(monkeypatch, tmp_path):
     """Windows are padded, shifted and masked by sizes that the file is told only when it runs."""
     monkeypatch.setitem(SWINS, 'swin_v1_t', {'dim': 24, 'depths': (2, 1, 1, 1), 'heads': (1, 2, 4, 8), 'window': 7})
-    model = build(bb='swin_v1_t', mul_scl_ipt='', dec_att='', dec_ipt=False, out_ref=False, squeeze_block='', cxt_num=0)
+    model = build(bb='swin_v1_t', dec_att='', dec_ipt=False, out_ref=False, squeeze_block='', cxt_num=0)
     save_onnx(trace(Deployed(model), (96, 64), dynamic=True), tmp_path / 'net.onnx', lambda _: None)
     run = run_onnx(tmp_path / 'net.onnx')
     for shape in ((64, 96, 1), (224, 224, 1), (96, 288, 2)):
