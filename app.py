@@ -28,6 +28,7 @@ TOY_EXAMPLE = 22, 640  # a wheel: number in the demo's test set, of whose pixels
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; limits are those of `Limits` unless it says otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, limits = parser.add_argument, Limits()
     add('-m', '--model', action='append', default=[], metavar='MODEL',

@@ -56,6 +56,7 @@ def scaled_row(paths: Paths) -> list[Image.Image]:
 
 
 def write_title(page: Image.Image, x: int, title: str) -> None:
+    """Writes a title at the top of the page, centred on `x`: its first line large, the others small and pale."""
     draw = ImageDraw.Draw(page)
     head, *rest = title.split('\n')
     draw.text((x, MARGIN), head, INK, ImageFont.load_default(25), anchor='ma')
