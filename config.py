@@ -29,29 +29,132 @@ SET_PATTERN = r'(?!\.+(\+|$))[^/\\+\0]+'  # a folder's name, which leads nowhere
 SETS_PATTERN = rf'({SET_PATTERN}(\+{SET_PATTERN})*)?'
 PREPROC_METHODS = ('flip', 'crop', 'rotate', 'enhance', 'pepper')
 PIXEL_LOSSES = ('bce', 'iou', 'iou_patch', 'mae', 'mse', 'reg', 'ssim', 'cnt', 'structure')
-DIS_TEST_SETS = 'DIS-VD+DIS-TE1+DIS-TE2+DIS-TE3+DIS-TE4'
 
-# What a task changes. `training_set` and `testsets` join names with '+'; an empty one is read off the task's folder.
-DEFAULTS: dict[str, Any] = {
-    'bb': 'swin_v1_l', 'size': (1024, 1024), 'batch_size': 4, 'epochs': 150, 'save_last': 50, 'save_step': 5,
-    'tail_epochs': 20, 'base_lr': 1e-5, 'warmup_steps': 0, 'lr_schedule': 'step', 'channels_last': False,
-    'lambdas_pix_last': {'bce': 30., 'iou': .5, 'ssim': 10.}, 'training_set': '', 'testsets': '', 'val_step': 0,
+# Columns of the tables of scores, in their order.
+DIS_COLUMNS = (
+    'maxFm', 'wFmeasure', 'MAE', 'Smeasure', 'meanEm', 'HCE', 'maxEm', 'meanFm', 'adpEm', 'adpFm',
+    'mBA', 'maxBIoU', 'meanBIoU')
+COD_COLUMNS = (
+    'Smeasure', 'wFmeasure', 'meanFm', 'meanEm', 'maxEm', 'MAE', 'maxFm', 'adpEm', 'adpFm', 'HCE',
+    'mBA', 'maxBIoU', 'meanBIoU')
+HRSOD_COLUMNS = (
+    'Smeasure', 'maxFm', 'meanEm', 'MAE', 'maxEm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
+    'mBA', 'maxBIoU', 'meanBIoU')
+MATTING_COLUMNS = (
+    'Smeasure', 'maxFm', 'meanEm', 'MSE', 'maxEm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
+    'mBA', 'maxBIoU', 'meanBIoU')
+OTHER_COLUMNS = (
+    'Smeasure', 'MAE', 'maxEm', 'meanEm', 'maxFm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
+    'mBA', 'maxBIoU', 'meanBIoU')
+
+DIS_TE = ('DIS-TE1', 'DIS-TE2', 'DIS-TE3', 'DIS-TE4')
+PLAIN_WEIGHTS = {'bce': 30., 'iou': .5, 'ssim': 10.}
+GENERAL_WEIGHTS = {'bce': 30., 'iou': .5, 'mae': 100., 'ssim': 10.}
+MATTING_WEIGHTS = {'bce': 30., 'mae': 100., 'ssim': 10.}
+FADE_BCE_IOU_MAE = {'bce': 0., 'iou': .5, 'mae': .9}
+FADE_MSE_SSIM = {'mse': .9, 'ssim': .9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Everything that a task decides; what a task does not name is as for a task of your own."""
+
+    # Defaults of the fields of `Config` that have these names. Sets are joined by '+'; without any, they are read
+    # from the task's folder.
+    training_set: str = ''
+    testsets: str = ''
+    bb: str = 'swin_v1_l'
+    size: tuple[int, int] = (1024, 1024)
+    batch_size: int = 4
+    channels_last: bool = False
+    lambdas_pix_last: Mapping[str, float] = field(default_factory=lambda: PLAIN_WEIGHTS)
+    epochs: int = 150
+    tail_epochs: int = 20
+    base_lr: float = 1e-5
+    warmup_steps: int = 0
+    lr_schedule: str = 'step'
+    save_last: int = 50
+    save_step: int = 5
+    val_step: int = 0
+
+    # By what the weights of pixel losses are multiplied in each of the last `tail_epochs` epochs.
+    tail_factors: Mapping[str, float] = field(default_factory=lambda: FADE_BCE_IOU_MAE)
+
+    # Evaluation: columns of the tables in their order, the scores that choose a checkpoint, and rows of means over
+    # several test sets by their names.
+    columns: tuple[str, ...] = OTHER_COLUMNS
+    selection_metrics: tuple[str, ...] = ('sm', 'wfm')
+    averaged_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+TASKS: dict[str, Task] = {
+    'DIS5K': Task(
+        training_set='DIS-TR',
+        testsets='DIS-VD+DIS-TE1+DIS-TE2+DIS-TE3+DIS-TE4',
+        epochs=500,
+        tail_epochs=40,
+        base_lr=1e-4,
+        columns=DIS_COLUMNS,
+        selection_metrics=('sm', 'wfm', 'hce'),
+        averaged_sets={'DIS-TE1..4': DIS_TE},
+    ),
+    'COD': Task(
+        training_set='TR-COD10K+TR-CAMO',
+        testsets='CHAMELEON+NC4K+TE-CAMO+TE-COD10K',
+        columns=COD_COLUMNS,
+    ),
+    'HRSOD': Task(
+        training_set='TR-HRSOD+TR-UHRSD',
+        testsets='DAVIS-S+TE-HRSOD+TE-UHRSD+DUT-OMRON+TE-DUTS',
+        columns=HRSOD_COLUMNS,
+    ),
+    'General': Task(
+        testsets='DIS-VD+TE-P3M-500-NP',
+        lambdas_pix_last=GENERAL_WEIGHTS,
+        epochs=200,
+        columns=DIS_COLUMNS,
+        averaged_sets={'DIS-TE1..4': DIS_TE},
+    ),
+    'General-2K': Task(
+        testsets='DIS-VD+TE-P3M-500-NP',
+        size=(2560, 1440),
+        lambdas_pix_last=GENERAL_WEIGHTS,
+        epochs=250,
+        save_last=30,
+        save_step=2,
+        columns=DIS_COLUMNS,
+        averaged_sets={'DIS-TE1..4': DIS_TE},
+    ),
+    'Matting': Task(
+        testsets='TE-P3M-500-NP+TE-AM-2k',
+        lambdas_pix_last=MATTING_WEIGHTS,
+        tail_epochs=10,
+        tail_factors=FADE_MSE_SSIM,
+        columns=MATTING_COLUMNS,
+    ),
+    # Small enough to learn from random weights on two CPU cores in minutes (`make demo`). The backbone is a
+    # convolutional one, because it learns faster from nothing than a transformer.
+    'Demo': Task(
+        training_set='TR-Demo',
+        testsets='TE-Demo',
+        bb='timm/resnet18',
+        size=(160, 160),
+        batch_size=8,
+        channels_last=True,
+        epochs=3,
+        tail_epochs=1,
+        base_lr=1e-3,
+        warmup_steps=20,
+        lr_schedule='cosine',
+        save_last=3,
+        save_step=1,
+    ),
 }
-GENERAL = {'lambdas_pix_last': {'bce': 30., 'iou': .5, 'mae': 100., 'ssim': 10.}, 'testsets': 'DIS-VD+TE-P3M-500-NP'}
-TASKS: dict[str, dict[str, Any]] = {
-    'DIS5K': {'epochs': 500, 'base_lr': 1e-4, 'tail_epochs': 40, 'training_set': 'DIS-TR', 'testsets': DIS_TEST_SETS},
-    'COD': {'training_set': 'TR-COD10K+TR-CAMO', 'testsets': 'CHAMELEON+NC4K+TE-CAMO+TE-COD10K'},
-    'HRSOD': {'training_set': 'TR-HRSOD+TR-UHRSD', 'testsets': 'DAVIS-S+TE-HRSOD+TE-UHRSD+DUT-OMRON+TE-DUTS'},
-    'General': {**GENERAL, 'epochs': 200},
-    'General-2K': {**GENERAL, 'epochs': 250, 'save_last': 30, 'save_step': 2, 'size': (2560, 1440)},
-    'Matting': {'lambdas_pix_last': {'bce': 30., 'mae': 100., 'ssim': 10.}, 'tail_epochs': 10,
-                'testsets': 'TE-P3M-500-NP+TE-AM-2k'},
-    # Small enough to learn from random weights on two CPU cores in minutes (`make demo`); a convolutional backbone
-    # learns faster from nothing than a transformer.
-    'Demo': {'bb': 'timm/resnet18', 'size': (160, 160), 'batch_size': 8, 'epochs': 3, 'save_last': 3, 'save_step': 1,
-             'tail_epochs': 1, 'channels_last': True, 'base_lr': 1e-3, 'warmup_steps': 20, 'lr_schedule': 'cosine',
-             'training_set': 'TR-Demo', 'testsets': 'TE-Demo'},
-}
+
+
+def task_record(name: str) -> Task:
+    """The record of the task `name`; a folder of your own has the defaults of `Task`."""
+    return TASKS.get(name, Task())
 
 
 class ConfigError(ValueError):
@@ -81,7 +184,7 @@ class Config:
     validation_set: str = option('', "sets to validate on, joined by '+'; empty: a held-out share of the training set",
                                  pattern=SETS_PATTERN)
     validation_share: float = option(.05, 'share of training pairs held out without a validation_set', minimum=0)
-    size: tuple[int, int] = option(AUTO, 'network input (width, height): 1024x1024; General-2K 2560x1440')
+    size: tuple[int, int] = option(AUTO, 'network input (width, height)')
     dynamic_size: tuple[tuple[int, int], tuple[int, int]] | None = option(
         None, '((w_min, w_max), (h_min, h_max)): each training batch draws its own size; None: always `size`')
     preproc_methods: tuple[str, ...] = option(
@@ -134,9 +237,9 @@ class Config:
     # --- Optimisation -------------------------------------------------------------------------------------------------
     batch_size: int = option(AUTO, 'images per process and step', minimum=1)
     accumulate: int = option(1, 'steps whose gradients are summed before the optimizer moves', minimum=1)
-    epochs: int = option(AUTO, 'DIS5K 500, COD, HRSOD and Matting 150, General 200, General-2K 250', minimum=1)
+    epochs: int = option(AUTO, 'epochs of training', minimum=1)
     optimizer: str = option('AdamW', 'optimizer', choices=('AdamW', 'Adam'))
-    base_lr: float = option(AUTO, 'learning rate at batch size 4: 1e-4 for DIS5K, 1e-5 otherwise', minimum=0)
+    base_lr: float = option(AUTO, 'learning rate at batch size 4', minimum=0)
     lr: float = option(AUTO, 'learning rate; by itself base_lr * sqrt(batch_size / 4)', minimum=0)
     lr_bb_factor: float = option(1., "the backbone's learning rate as a share of lr", minimum=0)
     weight_decay: float = option(.01, 'decoupled weight decay', minimum=0)
@@ -197,7 +300,7 @@ class Config:
         return _illegal(spec, value)
 
     def _resolve(self) -> None:
-        preset = DEFAULTS | TASKS.get(self.task, {})
+        preset = task_defaults(self.task)
         automatic = {**preset, 'freeze_bb': (self.bb or preset['bb']) in DINO}
         batch_size = self.batch_size or preset['batch_size']
         base_lr = preset['base_lr'] if self.base_lr is None else self.base_lr
@@ -205,7 +308,7 @@ class Config:
                       'tail_epochs': min(preset['tail_epochs'], (self.epochs or preset['epochs']) // 2)}
         for name, value in automatic.items():
             if getattr(self, name) is AUTO:
-                object.__setattr__(self, name, dict(value) if isinstance(value, dict) else value)
+                object.__setattr__(self, name, dict(value) if isinstance(value, Mapping) else value)
 
     @classmethod
     def from_overrides(cls, overrides: Iterable[str], base: Mapping[str, Any] | None = None) -> 'Config':
@@ -262,6 +365,12 @@ def _cores() -> int:
 
 
 HINTS = typing.get_type_hints(Config)
+
+
+def task_defaults(name: str) -> dict[str, Any]:
+    """The defaults of Config's fields that the task `name` decides."""
+    record = task_record(name)
+    return {spec.name: getattr(record, spec.name) for spec in fields(record) if spec.name in HINTS}
 
 
 def unknown_fields(names: Iterable[str]) -> list[str]:

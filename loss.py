@@ -4,7 +4,7 @@ All are computed in float32 (float64 stays float64) whatever autocast says: half
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -175,20 +175,16 @@ def class_loss(class_logits: Tensor, class_ids: Tensor) -> Tensor:
     return F.cross_entropy(_full_precision(class_logits), class_ids)
 
 
-# What each of the last epochs multiplies the pixel weights by.
-_TAILS = {'Matting': {'mse': 0.9, 'ssim': 0.9}}
-_OTHER_TAIL = {'bce': 0.0, 'iou': 0.5, 'mae': 0.9}
-
-
-def tail_weights(weights: Mapping[str, float], task: str, epoch: int, epochs: int, last: int) -> dict[str, float]:
+def tail_weights(
+    weights: Mapping[str, float], factors: Mapping[str, float], epoch: int, epochs: int, tail_epochs: int,
+) -> dict[str, float]:
     """Pixel weights in `epoch` (1-based) of `epochs`.
 
-    Over the `last` epochs (0: none) the weights are multiplied by the task's factors, once more in each: with 500
-    epochs and last=40, once in epoch 461 and 40 times in epoch 500. With `last` >= `epochs` the whole run is tail.
+    Each of the last `tail_epochs` epochs (0: none) multiplies the weights by `factors` once more: with 500 epochs and
+    40 tail epochs, once in epoch 461 and 40 times in epoch 500. With `tail_epochs` >= `epochs` all epochs are tail.
     """
     assert 1 <= epoch <= epochs, f'epoch {epoch} of {epochs}'
-    times = max(0, epoch - max(0, epochs - last))
-    factors = _TAILS.get(task, _OTHER_TAIL)
+    times = max(0, epoch - max(0, epochs - tail_epochs))
     return {name: weight * factors.get(name, 1.0) ** times for name, weight in weights.items()}
 
 
@@ -200,9 +196,9 @@ class Criterion:
     """
 
     pixel_weights: Mapping[str, float]
-    task: str
     epochs: int
-    last: int = 0  # tail epochs, see `tail_weights`
+    tail_epochs: int = 0
+    tail_factors: Mapping[str, float] = field(default_factory=dict)
     gradient_weight: float = 1.0
     class_weight: float = 5.0
 
@@ -217,7 +213,7 @@ class Criterion:
 
     def weights(self, epoch: int) -> dict[str, float]:
         """The pixel weights in `epoch` (1-based)."""
-        return tail_weights(self.pixel_weights, self.task, epoch, self.epochs, self.last)
+        return tail_weights(self.pixel_weights, self.tail_factors, epoch, self.epochs, self.tail_epochs)
 
     def __call__(self, output: TrainingOutput, mask: Tensor, class_ids: Tensor | None = None, *, epoch: int,
                  parts: int = 1) -> dict[str, Tensor]:

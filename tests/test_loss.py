@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import loss
-from config import Config
+from config import Config, task_record
 from loss import PIXEL_LOSSES, Criterion, Discriminator
 
 GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'losses.json').read_text())
@@ -220,9 +220,9 @@ def test_gradient_loss_of_extreme_logits() -> None:
                                                        ('Matting', 150, 141), ('my own', 100, 81)])
 def test_tail_begins_where_published(task: str, epochs: int, first: int) -> None:
     weights = {'bce': 30.0, 'iou': 0.5, 'mae': 100.0, 'mse': 3.0, 'ssim': 10.0}
-    tail = Config(task=task, epochs=epochs).tail_epochs
-    assert loss.tail_weights(weights, task, first - 1, epochs, tail) == weights
-    once, last = (loss.tail_weights(weights, task, epoch, epochs, tail) for epoch in (first, epochs))
+    tail, factors = Config(task=task, epochs=epochs).tail_epochs, task_record(task).tail_factors
+    assert loss.tail_weights(weights, factors, first - 1, epochs, tail) == weights
+    once, last = (loss.tail_weights(weights, factors, epoch, epochs, tail) for epoch in (first, epochs))
     n = epochs - first + 1
     if task == 'Matting':
         assert once == pytest.approx({**weights, 'mse': 2.7, 'ssim': 9.0})
@@ -242,7 +242,7 @@ def test_tail_compounds_and_needs_no_history(task: str, epochs: int, last: int) 
     for epoch in range(1, epochs + 1):  # a loop that multiplies as it goes must agree with the function of the epoch
         if epoch > epochs - last:
             running = {name: weight * factors.get(name, 1) for name, weight in running.items()}
-        assert loss.tail_weights(weights, task, epoch, epochs, last) == pytest.approx(running)
+        assert loss.tail_weights(weights, task_record(task).tail_factors, epoch, epochs, last) == pytest.approx(running)
 
 
 # ---- criterion ----
@@ -251,7 +251,7 @@ def test_tail_compounds_and_needs_no_history(task: str, epochs: int, last: int) 
 def test_criterion_names_and_weighs_the_terms() -> None:
     logit, _, g = random_pair(0, (2, 1, 20, 20))
     pair, scores, ids = (logit[..., ::2, ::2], logit), torch.randn(2, 7), torch.tensor([1, 6])
-    criterion = Criterion(DEFAULT, 'DIS5K', epochs=500, last=40)
+    criterion = Criterion(DEFAULT, 500, 40, task_record('DIS5K').tail_factors)
     assert criterion(Output([logit]), g, epoch=1).keys() == DEFAULT.keys()
     terms = criterion(Output([logit, logit], [pair] * 3, scores), g, ids, epoch=461)
     assert terms.keys() == {'iou', 'ssim', 'gradient', 'class'}
@@ -262,10 +262,10 @@ def test_criterion_names_and_weighs_the_terms() -> None:
 
 def test_criterion_refuses_weights_that_cannot_train() -> None:
     with pytest.raises(ValueError, match=r'unknown dice, iuo.*bce, iou'):
-        Criterion({'bce': 1, 'iuo': 1, 'dice': 2}, 'COD', 150)
+        Criterion({'bce': 1, 'iuo': 1, 'dice': 2}, 150)
     with pytest.raises(ValueError, match='epoch 150 of 150'):
-        Criterion({'bce': 30}, 'COD', 150, last=20)
-    Criterion({'bce': 30}, 'COD', 150)
+        Criterion({'bce': 30}, 150, 20, {'bce': 0.0})
+    Criterion({'bce': 30}, 150)
 
 
 # ---- adversarial ----

@@ -9,7 +9,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from config import AUTO, DEFAULTS, HINTS, TASKS, Config
+from config import AUTO, HINTS, TASKS, Config, task_defaults
 from utils import atomic_write
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'config.md'
@@ -84,11 +84,12 @@ def _meaning(spec: Field) -> str:
 def _tasks() -> str:
     """A column for each task would be wider than any screen: a row for each field and value, with its tasks."""
     rows = []
-    for name in DEFAULTS:
-        values = {task: preset[name] for task, preset in TASKS.items() if name in preset}
+    usual = task_defaults('')
+    for name, default in usual.items():
+        values = {task: value for task in TASKS if (value := task_defaults(task)[name]) != default}
         groups = {repr(value): [task for task, v in values.items() if v == value] for value in values.values()}
         others = ', '.join(f'`{value}` ({", ".join(tasks)})' for value, tasks in groups.items()) or 'none'
-        rows.append([f'[`{name}`](#{name})', _code(DEFAULTS[name]), others])
+        rows.append([f'[`{name}`](#{name})', _code(default), others])
     return _table(['Field', 'Usually', 'Other values'], rows)
 
 

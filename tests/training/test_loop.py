@@ -47,7 +47,7 @@ def trainer(world: World, accumulate: int = 1, statistics: bool = False, **more:
     model = BiRefNet(Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 64), dec_att='ASPP'))
     weights = {'bce': 30., 'iou': .5, 'iou_patch': .5, 'ssim': 10., 'structure': 1.}
     model = synchronise(model, world) if statistics and world.size > 1 else model
-    made = Trainer(model, torch.optim.SGD(model.parameters(), 1.), Criterion(weights, 'COD', 10), lambda step: 1.,
+    made = Trainer(model, torch.optim.SGD(model.parameters(), 1.), Criterion(weights, 10), lambda step: 1.,
                    Options(accumulate=accumulate), world, **more)
     made.net.train()
     for module in model.modules():
