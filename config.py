@@ -228,7 +228,7 @@ class Config:
     # --- Losses -------------------------------------------------------------------------------------------------------
     lambdas_pix_last: dict[str, float] = option(AUTO, 'weights of the pixel losses; a loss not named is off',
                                                 choices=PIXEL_LOSSES)
-    lambda_gdt: float = option(1., 'weight of the gradient loss of the outward reference', minimum=0)
+    lambda_gdt: float = option(1., 'weight of the edge loss of the outward reference', minimum=0)
     lambda_cls: float = option(5., 'weight of the class loss', minimum=0)
     lambda_adv_g: float = option(0., 'weight of the adversarial loss (10 in MCCL); 0: no discriminator', minimum=0)
     lambda_adv_d: float = option(3., "weight of the discriminator's loss", minimum=0)

@@ -1,4 +1,4 @@
-"""The losses: pixel losses, gradient (outward reference), class, adversarial; and the criterion that weighs them.
+"""The losses: pixel losses, edge (outward reference), class, adversarial; and the criterion that weighs them.
 
 All are computed in float32 (float64 stays float64) whatever autocast says: half precision in is brought to float32.
 """
@@ -16,7 +16,7 @@ class TrainingOutput(Protocol):
     """What the network returns in training."""
 
     logits: list[Tensor]  # the supervised outputs (B, 1, h, w), coarsest first; the last is the final map
-    gradient_pairs: list[tuple[Tensor, Tensor]]  # outward references: (prediction, label), before the sigmoid
+    edge_pairs: list[tuple[Tensor, Tensor]]  # outward references: (prediction, label), before the sigmoid
     class_logits: Tensor | None  # (B, classes)
 
 
@@ -157,8 +157,8 @@ def pixel_loss(logits: Sequence[Tensor], mask: Tensor, weights: Mapping[str, flo
             for name, weight in weights.items() if weight}
 
 
-def gradient_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Outward reference: cross-entropy of the gradient maps, summed over the levels (BiRefNet, arXiv 2401.03407).
+def edge_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Outward reference: cross-entropy of the edge maps, summed over the levels (BiRefNet, arXiv 2401.03407).
 
     `pairs`: (prediction (B, 1, h, w), label (B, 1, H, W)), both before the sigmoid; the prediction is resized to the
     label. The gradient flows through the label too.
@@ -199,7 +199,7 @@ class Criterion:
     epochs: int
     tail_epochs: int = 0
     tail_factors: Mapping[str, float] = field(default_factory=dict)
-    gradient_weight: float = 1.0
+    edge_weight: float = 1.0
     class_weight: float = 5.0
 
     def __post_init__(self) -> None:
@@ -217,7 +217,7 @@ class Criterion:
 
     def __call__(self, output: TrainingOutput, mask: Tensor, class_ids: Tensor | None = None, *, epoch: int,
                  parts: int = 1) -> dict[str, Tensor]:
-        """Weighted terms by name: the pixel losses, 'gradient' with outward reference, 'class' with class scores.
+        """Weighted terms by name: the pixel losses, 'edge' with outward reference, 'class' with class scores.
 
         `mask`: (B, 1, H, W) in 0..1; `class_ids`: (B,) int64, needed if the network gives class scores. `parts`: into
         how many equal batches, over processes and accumulated steps, the batch is divided whose gradients are averaged;
@@ -225,8 +225,8 @@ class Criterion:
         """
         terms = pixel_loss(output.logits, mask, self.weights(epoch))
         terms = {name: term * parts if name in SUMMED_OVER_BATCH else term for name, term in terms.items()}
-        if output.gradient_pairs:
-            terms['gradient'] = self.gradient_weight * gradient_loss(output.gradient_pairs)
+        if output.edge_pairs:
+            terms['edge'] = self.edge_weight * edge_loss(output.edge_pairs)
         if output.class_logits is not None:
             assert class_ids is not None, 'the network gives class scores: class_ids are needed'
             terms['class'] = self.class_weight * class_loss(output.class_logits, class_ids)
@@ -234,43 +234,6 @@ class Criterion:
 
 
 # ---- adversarial training (MCCL, arXiv 2302.14485) ----
-
-
-class _BatchNorm2d(nn.BatchNorm2d):
-    """Uses its running statistics, and leaves them as they are, where training would see one value per channel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > x.shape[1]:
-            return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-
-
-def _discriminator_block(in_channels: int, out_channels: int, norm: bool) -> nn.Sequential:
-    layers = [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
-    return nn.Sequential(*layers, _BatchNorm2d(out_channels, eps=0.8)) if norm else nn.Sequential(*layers)
-
-
-class Discriminator(nn.Module):
-    """Tells images cut out by the true mask from those cut out by a predicted one.
-
-    `size`: (width, height) of the configured input; with `dynamic`, inputs of any other size are pooled to its grid.
-    """
-
-    def __init__(self, size: tuple[int, int], dynamic: bool = False) -> None:
-        super().__init__()
-        width, height = size
-        grid = (-(-height // 16), -(-width // 16))  # four halvings, each rounded up
-        self.blocks = nn.Sequential(*(_discriminator_block(i, o, norm=i != 3)
-                                      for i, o in ((3, 16), (16, 32), (32, 64), (64, 128))))
-        self.pool = nn.AdaptiveAvgPool2d(grid) if dynamic else nn.Identity()
-        self.linear = nn.Linear(128 * grid[0] * grid[1], 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W), a normalised image times a mask -> logit (B, 1) of its being real.
-
-        The closing sigmoid is left to the losses below, which are stable and allowed under autocast that way.
-        """
-        return self.linear(self.pool(self.blocks(x)).flatten(1))
 
 
 def _verdict_loss(logit: Tensor, real: bool) -> Tensor:

@@ -33,8 +33,9 @@ from dataset import (
     collate,
     find_pairs,
 )
-from loss import Criterion, Discriminator
+from loss import Criterion
 from models import BiRefNet, load_model, save_checkpoint
+from models.discriminator import Discriminator
 from training.average import MovingAverage
 from training.curves import draw_curves
 from training.distributed import PREEMPTED, StopRequest, World, gather, join_world, peak_memory, seed_everything

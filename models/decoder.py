@@ -18,7 +18,7 @@ class DecoderOutput(NamedTuple):
     """All values are logits; pairs are (prediction (B, 1, h, w), label (B, 1, H, W)) and come in training alone."""
 
     logits: list[Tensor]
-    gradient_pairs: list[tuple[Tensor, Tensor]]
+    edge_pairs: list[tuple[Tensor, Tensor]]
 
 
 class DecoderLevel(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 import loss
 from config import Config, task_record
-from loss import PIXEL_LOSSES, Criterion, Discriminator
+from loss import PIXEL_LOSSES, Criterion
+from models.discriminator import Discriminator
 
 GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'losses.json').read_text())
 DEFAULT = {'bce': 30.0, 'iou': 0.5, 'ssim': 10.0}
@@ -23,7 +24,7 @@ ALL = dict.fromkeys(PIXEL_LOSSES, 1.0)
 
 class Output(NamedTuple):
     logits: list[Tensor]
-    gradient_pairs: Sequence[tuple[Tensor, Tensor]] = ()
+    edge_pairs: Sequence[tuple[Tensor, Tensor]] = ()
     class_logits: Tensor | None = None
 
 
@@ -156,7 +157,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     reference = loss.pixel_loss([logit.float()], mask, ALL)
     with torch.autocast('cpu', torch.bfloat16):
         terms = loss.pixel_loss([logit], mask.to(dtype), ALL)
-        outward = loss.gradient_loss([(logit, mask.to(dtype))])
+        outward = loss.edge_loss([(logit, mask.to(dtype))])
         classes = loss.class_loss(torch.randn(2, 5).to(dtype), torch.tensor([0, 3]))
     sum(terms.values()).backward()
     assert logit.grad.isfinite().all()
@@ -187,13 +188,13 @@ def test_iou_is_summed_over_the_batch_but_bce_is_a_mean() -> None:
         torch.testing.assert_close(three[name], one[name] * (3 if name.startswith('iou') else 1))
 
 
-# ---- gradient and class loss ----
+# ---- edge and class loss ----
 
 
-def test_gradient_loss_flows_into_prediction_and_label() -> None:
+def test_edge_loss_flows_into_prediction_and_label() -> None:
     pairs = [(torch.randn(2, 1, n, n, dtype=torch.float64, requires_grad=True),
               torch.randn(2, 1, 2 * n, 2 * n, dtype=torch.float64, requires_grad=True)) for n in (3, 4)]
-    value = loss.gradient_loss(pairs)
+    value = loss.edge_loss(pairs)
     expected = 0
     for prediction, label in pairs:
         q = F.interpolate(prediction, size=label.shape[2:], mode='bilinear', align_corners=True).sigmoid()
@@ -206,9 +207,9 @@ def test_gradient_loss_flows_into_prediction_and_label() -> None:
         torch.testing.assert_close(ours, naive)
 
 
-def test_gradient_loss_of_extreme_logits() -> None:
+def test_edge_loss_of_extreme_logits() -> None:
     prediction, label = (torch.tensor([1e4, -1e4, 1e4, -1e4]).view(1, 1, 2, 2).requires_grad_() for _ in 'pl')
-    loss.gradient_loss([(prediction, -label)]).backward()
+    loss.edge_loss([(prediction, -label)]).backward()
     assert prediction.grad.isfinite().all()
     assert label.grad.isfinite().all()
 
@@ -254,9 +255,9 @@ def test_criterion_names_and_weighs_the_terms() -> None:
     criterion = Criterion(DEFAULT, 500, 40, task_record('DIS5K').tail_factors)
     assert criterion(Output([logit]), g, epoch=1).keys() == DEFAULT.keys()
     terms = criterion(Output([logit, logit], [pair] * 3, scores), g, ids, epoch=461)
-    assert terms.keys() == {'iou', 'ssim', 'gradient', 'class'}
+    assert terms.keys() == {'iou', 'ssim', 'edge', 'class'}
     torch.testing.assert_close(terms['iou'], 0.25 * 2 * loss.iou(logit, logit.sigmoid(), g))
-    torch.testing.assert_close(terms['gradient'], 3 * loss.gradient_loss([pair]))
+    torch.testing.assert_close(terms['edge'], 3 * loss.edge_loss([pair]))
     torch.testing.assert_close(terms['class'], 5 * loss.class_loss(scores, ids))
 
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset import Batch, normalize
-from loss import Criterion, Discriminator, discriminator_loss, generator_loss
+from loss import Criterion, discriminator_loss, generator_loss
+from models.discriminator import Discriminator
 from training.average import MovingAverage
 from training.distributed import World, gather, mean_over_ranks, random_state, set_random_state, share_buffers
 from training.log import RunLog

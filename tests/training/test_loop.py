@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from config import Config
 from dataset import Batch
-from loss import Criterion, Discriminator
+from loss import Criterion
 from models import BiRefNet
 from models.checkpoint import write_state
+from models.discriminator import Discriminator
 from tests.training.runs import call
 from training.average import MovingAverage
 from training.distributed import StopRequest, World

@@ -51,7 +51,7 @@ def test_training_outputs_end_in_the_map_of_eval_mode():
     with torch.no_grad(), training_outputs(model):
         output = model(x)
     assert len(output.logits) == 4
-    assert len(output.gradient_pairs) == 3
+    assert len(output.edge_pairs) == 3
     with torch.no_grad():
         assert torch.equal(model(x)[-1], output.logits[-1])
 
