@@ -191,8 +191,9 @@ class Trainer:
         with self.net.no_sync() if no_sync else nullcontext():
             with self.autocast():
                 output = self.net(image)
-            parts = group * self.world.size
-            terms = self.criterion(output, mask, classes, epoch=self.epoch, parts=parts)
+            num_averaged = group * self.world.size
+            terms = self.criterion(output, mask, classes, epoch=self.epoch,
+                                   num_averaged_batches=num_averaged)
             probability = output.logits[-1].float().sigmoid()
             if self.adversary:
                 deception = generator_loss(self.adversary.bare, probability, image)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from loss import edge_loss, pixel_loss
+from loss import edge_loss, pixel_terms
 from models import load_model, save_checkpoint
 from models.checkpoint import DERIVED, read_state, to_official, write_state
 from tests.models import golden
@@ -68,7 +68,7 @@ def test_training_figures(case):
         assert figures == close(spec.get(key, []))
 
     ssim = 2 if '2024' in name else 1  # these generations took 1 - SSIM, not half of it
-    terms = pixel_loss(output.logits, golden.mask(name), {**WEIGHTS, 'ssim': WEIGHTS['ssim'] * ssim})
+    terms = pixel_terms(output.logits, golden.mask(name), {**WEIGHTS, 'ssim': WEIGHTS['ssim'] * ssim})
     gradient = edge_loss(output.edge_pairs) if output.edge_pairs else torch.zeros(())
     assert sum(terms.values()).item() == pytest.approx(spec['loss_pix'], rel=1e-5)
     assert gradient.item() == pytest.approx(spec['loss_gdt'], rel=1e-6)

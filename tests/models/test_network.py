@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from config import Config
-from loss import edge_loss, pixel_loss
+from loss import edge_loss, pixel_terms
 from models import BiRefNet
 from models.decoder import Decoder
 from models.modules.norm import BatchNorm2d, allow_any_batch, frozen_statistics
@@ -211,7 +211,7 @@ def test_a_step_lowers_the_loss(model):
     losses = []
     for _ in range(4):
         out = without_chance(model)(x)
-        loss = sum(pixel_loss(out.logits, mask, {'bce': 1., 'iou': 1.}).values()) + edge_loss(out.edge_pairs)
+        loss = sum(pixel_terms(out.logits, mask, {'bce': 1., 'iou': 1.}).values()) + edge_loss(out.edge_pairs)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
