@@ -33,7 +33,6 @@ MAX_PIXELS = 1_000_000
 MOST_MEMORY = 600  # MB that a whole test may add
 pytestmark = pytest.mark.filterwarnings('ignore')  # Pillow and PyTorch warn of what is damaged
 fuzz = settings(max_examples=EXAMPLES, deadline=timedelta(minutes=2),  # one takes .1 s: only what hangs is so slow
-
                 suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
