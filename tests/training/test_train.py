@@ -107,7 +107,7 @@ def test_contradicting_config_is_refused_by_field(whole, data):
     assert 'resume=force' in output
 
 
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
+@pytest.mark.parametrize('name', ['SIGTERM', pytest.param('SIGUSR1', marks=pytest.mark.slow)])
 def test_signals_save_and_resume_to_the_same_bits(whole, data, tmp_path, name):
     process, = start('train', arguments(data, tmp_path / 'run'), tmp_path / 'out')
     wait_for(tmp_path / 'run' / 'log.jsonl', lines=4)
