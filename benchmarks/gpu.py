@@ -117,9 +117,9 @@ def _prepare_training(case: Case, size: tuple[int, int], device: torch.device) -
     return lambda: trainer.rehearse(batch)
 
 
-def measure(run: Callable[[], Any], runs: int, device: torch.device) -> dict[str, float]:
+def measure(run: Callable[[], Any], runs: int, device: torch.device) -> dict[str, float | None]:
     """Median and least milliseconds of `runs`, the seconds of the first, and the peak's GB over what was held before
-    (NaN without a GPU)."""
+    (None without a GPU)."""
     held = torch.cuda.memory_allocated(device) if device.type == 'cuda' else 0
     first = _seconds(run, device)
     for _ in range(WARM_UP - 1):
@@ -127,8 +127,8 @@ def measure(run: Callable[[], Any], runs: int, device: torch.device) -> dict[str
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
     seconds = [_seconds(run, device) for _ in range(runs)]
-    peak = torch.cuda.max_memory_allocated(device) - held if device.type == 'cuda' else float('nan')
-    return {'ms': 1e3 * statistics.median(seconds), 'best_ms': 1e3 * min(seconds), 'first_s': first, 'GB': peak / 1e9}
+    gigabytes = (torch.cuda.max_memory_allocated(device) - held) / 1e9 if device.type == 'cuda' else None
+    return {'ms': 1e3 * statistics.median(seconds), 'best_ms': 1e3 * min(seconds), 'first_s': first, 'GB': gigabytes}
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
@@ -164,8 +164,8 @@ def describe(case: Case, figures: dict[str, Any], reference: dict[str, Any]) -> 
     if 'error' in figures:
         return f'{case.name:58} {figures["error"]}'
     ratio = reference['ms'] / figures['ms'] if 'ms' in reference else float('nan')
-    return (f'{case.name:58} {figures["ms"]:9.1f} ms  {ratio:5.2f}x  {figures["GB"]:6.2f} GB  '
-            f'first {figures["first_s"]:.1f} s')
+    memory = '' if figures['GB'] is None else f'{figures["GB"]:6.2f} GB  '
+    return f'{case.name:58} {figures["ms"]:9.1f} ms  {ratio:5.2f}x  {memory}first {figures["first_s"]:.1f} s'
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -180,8 +180,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add('--batches', default='1,4')
     add('--train-batch', type=int, default=2)
     add('--runs', type=int, default=10)
-    add('--compiled', default='with', choices=('with', 'without', 'only'), help='what compiles: with all the rest, not, or '
-        'with nothing but what it is compared with')
+    add('--compiled', default='with', choices=('with', 'without', 'only'),
+        help='what compiles: with all the rest, not, or with nothing but what it is compared with')
     add('--seconds', type=float, default=float('inf'), help='begin no further case after so many')
     add('--json', default='', metavar='FILE', help='append a line of JSON for each case')
     return parser.parse_args(arguments)

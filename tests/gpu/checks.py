@@ -370,7 +370,7 @@ def check_free_memory(device: torch.device) -> None:
         assert abs(before - free_memory(device)) < 2 ** 25
 
 
-# --- What a CPU lacks, or takes too long over --------------------------------------------------------------------------
+# --- What a CPU lacks, or takes too long over ----------------------------------------------------------------------
 
 
 def check_memory_estimate(device: torch.device) -> None:
