@@ -171,6 +171,7 @@ class Config:
                              choices=('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'))
     val_ema: bool = option(True, 'validate the moving average of weights, where there is one, and keep its best')
     early_stop: int = option(0, 'stop after so many validations without a better one; 0: never', minimum=0)
+    deterministic: bool = option(False, 'equal runs give equal bits on one machine; slower, as cuDNN tries nothing out')
     dry_run: bool = option(False, 'go through one batch of everything, estimate time and memory, leave nothing')
     log_step: int = option(20, 'steps between log lines', minimum=1)
     device: str = option('auto', "'auto': cuda if there is one, else cpu", choices=('auto', 'cpu', 'cuda', 'mps'))
