@@ -4,10 +4,17 @@ The points a person would set to correct a mask: the corners of the simplified b
 each region of its own. Masks are packed (evaluation/bits.py), so that the many dilations cost next to nothing.
 """
 
+import multiprocessing
+import re
+import warnings
+from functools import cache
+
 import cv2
 import numpy as np
 
 from evaluation import bits
+
+PUBLISHED_OPENCV = (4, 13)
 
 RELAX = 5
 EPSILON = 2.0
@@ -15,9 +22,20 @@ EPSILON = 2.0
 SHORT = 4
 
 
+@cache
+def warn_of_old_opencv() -> None:
+    """Warns, once and not from worker processes, where OpenCV simplifies borders otherwise than for published counts.
+    """
+    version = tuple(map(int, re.findall(r'\d+', cv2.__version__)[:2]))
+    if version < PUBLISHED_OPENCV and multiprocessing.parent_process() is None:
+        warnings.warn(f'OpenCV {cv2.__version__} simplifies borders otherwise than {PUBLISHED_OPENCV[0]}.'
+                      f'{PUBLISHED_OPENCV[1]} and newer, with which HCE counts as published: HCE will differ slightly')
+
+
 def correction_effort(prediction: np.ndarray, foreground: np.ndarray, skeleton: np.ndarray,
                       shape: tuple[int, int]) -> int:
     """HCE of a packed prediction against a packed mask and its packed skeleton; `shape` is (H, W)."""
+    warn_of_old_opencv()
     inside = bits.valid(shape)
     right = foreground & prediction
     excess = prediction & ~foreground
