@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= $(or $(shell cores=$$(nproc 2>/dev/null) && expr $$cores \* 3 / 2),auto)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test fast lint browser clean
+.PHONY: demo test test-lowest fast lint browser clean
 
 demo: .venv/requirements datasets/Demo/.complete
 	./sub.sh demo cpu cpu task=Demo resume=auto
@@ -18,6 +18,11 @@ demo: .venv/requirements datasets/Demo/.complete
 
 test: .venv/requirements-dev .venv-rembg/requirements browser
 	$(PYTEST)
+
+# With the lowest releases that are allowed. NumPy 1.26 has wheels for Python 3.11 and 3.12 only.
+test-lowest: export PATH := $(CURDIR)/.venv-lowest/bin:$(PATH)
+test-lowest: .venv-lowest/requirements-dev .venv-rembg/requirements browser
+	$(subst $(BIN),.venv-lowest/bin,$(PYTEST))
 
 fast: .venv/requirements-dev
 	$(PYTEST) -m 'not slow'
@@ -54,6 +59,11 @@ docs: .venv/requirements-dev
 	touch $@
 
 .venv/requirements-dev: requirements.txt requirements-predict.txt requirements-app.txt requirements-export.txt
+
+.venv-lowest/requirements-dev: constraints-lowest.txt $(wildcard requirements*.txt)
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -r requirements-dev.txt -c $<
+	touch $@
 
 # rembg reads our ONNX files in an environment of its own, as its users have it.
 .venv-rembg/requirements: tests/requirements-rembg.txt

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 import utils
-from evaluation import hce, weighted_f
+from evaluation import bits, hce, weighted_f
 from evaluation.metrics import score_pair
 from models.backbones.timm_features import _RatesWithValues
 from models.fast import algebra
@@ -122,6 +122,14 @@ def test_weighted_f_without_look_up_of_16_bits(monkeypatch):
     before = weighted_f.weights(squares)
     monkeypatch.setattr(weighted_f, 'WIDE_LUT', False)
     assert np.array_equal(weighted_f.weights(squares), before)
+
+
+def test_pixels_are_counted_without_numpy_2(monkeypatch):
+    packed = bits.pack(np.random.default_rng(0).random((9, 200)) > .3)
+    before = bits.ones(packed).sum(axis=1)
+    monkeypatch.delattr(np, 'bitwise_count', raising=False)
+    assert np.array_equal(bits.ones(packed).sum(axis=1), before)
+    assert bits.count(packed) == before.sum()
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'L'])

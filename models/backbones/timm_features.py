@@ -20,7 +20,7 @@ class _RatesWithValues(TorchFunctionMode):
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Calls `function`, with the CPU as the device of a `linspace` that names none."""
         kwargs = kwargs or {}
-        if function is torch.linspace and torch.get_default_device().type == 'meta':
+        if function is torch.linspace and torch.empty(0).device.type == 'meta':
             kwargs = {'device': 'cpu', **kwargs}
         return function(*args, **kwargs)
 
