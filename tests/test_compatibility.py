@@ -6,6 +6,7 @@ import io
 import re
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -26,15 +27,16 @@ from models.modules.tracing import is_exporting
 
 ROOT = Path(__file__).parents[1]
 OWN = {path.stem for path in ROOT.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
-# An import's distribution where several provide the name, or another than the one asked for.
-DISTRIBUTIONS = {'cv2': 'opencv-python-headless'}
-PEERS = {'py_sod_metrics'}  # what benchmarks compare with, in an environment of its own
+# The distribution asked for that provides an import, or brings the one that does.
+DISTRIBUTIONS = {'cv2': 'opencv-python-headless', 'gradio_client': 'gradio', 'httpx': 'gradio',
+                 'markdown': 'mkdocs-material'}
+PEERS = {'py_sod_metrics', 'rembg'}  # what is compared with, in environments of their own
 
 
 def declared() -> list[Requirement]:
     """All direct requirements, those of extras included."""
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']
-    lines = [*project.get('dependencies', []), *sum(project.get('optional-dependencies', {}).values(), [])]
+    lines = [*project.get('dependencies', []), *chain(*project.get('optional-dependencies', {}).values())]
     for path in ROOT.glob('requirements*.txt'):
         lines += re.findall(r'^\w[^#\n]*', path.read_text(encoding='utf-8'), re.M)
     return [Requirement(line.strip()) for line in lines]
@@ -100,7 +102,7 @@ def test_linear_layers_without_the_private_operator(activation, monkeypatch):
 def test_rates_are_read_while_a_network_is_built_on_any_device(device):
     with torch.device(device), _RatesWithValues():
         assert torch.linspace(0, 1, 3).tolist() == [0, .5, 1]
-        assert torch.zeros(2).device.type == device
+        assert torch.linspace(0, 1, 3, dtype=torch.float32).device.type == torch.zeros(2).device.type == device
 
 
 class Witness(torch.nn.Module):

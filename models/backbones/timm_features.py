@@ -15,14 +15,16 @@ STRIDES = (4, 8, 16, 32)
 
 
 class _RatesWithValues(TorchFunctionMode):
-    """Keeps `linspace` off the meta device: timm before 1.0.21 reads drop path rates from it while it builds a net."""
+    """Keeps rates off the meta device: older timm reads those of drop path from `linspace` while it builds a network.
+
+    It names neither device nor type there, unlike where it makes positions, which belong where the network is.
+    """
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Calls `function`, with the CPU as the device of a `linspace` that names none."""
-        kwargs = kwargs or {}
-        if function is torch.linspace and torch.empty(0).device.type == 'meta':
-            kwargs = {'device': 'cpu', **kwargs}
-        return function(*args, **kwargs)
+        """Calls `function`; a plain `linspace` on the CPU."""
+        if function is torch.linspace and not kwargs:
+            return function(*args, device='cpu')
+        return function(*args, **kwargs or {})
 
 
 def _create(name: str, **options: Any) -> torch.nn.Module:

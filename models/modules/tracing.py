@@ -7,7 +7,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is tracing (not torch.compile): `torch.compiler.is_exporting`, new in torch 2.7."""
+    """Whether torch.export is tracing, not torch.compile; before torch 2.7, whether it does so non-strictly."""
     if hasattr(torch.compiler, 'is_exporting'):
         return torch.compiler.is_exporting()
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
