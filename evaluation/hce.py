@@ -22,14 +22,18 @@ EPSILON = 2.0
 SHORT = 4
 
 
+def counts_as_published() -> bool:
+    """Whether this OpenCV simplifies borders as the one did that published counts are equal to."""
+    return tuple(map(int, re.findall(r'\d+', cv2.__version__)[:2])) >= PUBLISHED_OPENCV
+
+
 @cache
 def warn_of_old_opencv() -> None:
-    """Warns, once and not from worker processes, where OpenCV simplifies borders otherwise than for published counts.
-    """
-    version = tuple(map(int, re.findall(r'\d+', cv2.__version__)[:2]))
-    if version < PUBLISHED_OPENCV and multiprocessing.parent_process() is None:
-        warnings.warn(f'OpenCV {cv2.__version__} simplifies borders otherwise than {PUBLISHED_OPENCV[0]}.'
-                      f'{PUBLISHED_OPENCV[1]} and newer, with which HCE counts as published: HCE will differ slightly')
+    """Warns, once and not from worker processes, where counts will not be those published."""
+    if counts_as_published() or multiprocessing.parent_process() is not None:
+        return
+    warnings.warn(f'HCE will differ slightly from published counts: OpenCV {cv2.__version__} simplifies borders otherwise'
+                  ' than 4.13 and newer')
 
 
 def correction_effort(prediction: np.ndarray, foreground: np.ndarray, skeleton: np.ndarray,

@@ -72,7 +72,7 @@ def _probe(name: str, size: tuple[int, int], scales: tuple[float, ...],
     for options in ({}, {'img_size': sizes[0]}, {'img_size': sizes[0], 'dynamic_img_size': True},
                     {'img_size': sizes[0], 'strict_img_size': False}):
         try:
-            net = _create(name, **options).eval()
+            net = _create(name, **options).eval().to('meta')  # older timm makes some buffers on the CPU
             maps, *_ = [net(torch.zeros(1, 3, *s)) for s in sizes]
             maps = [m.permute(0, 3, 1, 2) for m in maps] if _channels_last(net) else maps
         except Exception as error:  # timm's models refuse sizes and arguments each in a way of its own

@@ -46,9 +46,7 @@ def test_even_areas_are_filled_as_they_would_be_resized(kind, size):
     probability = torch.from_numpy(logit + .5 * noise).float().sigmoid().numpy()
     mask, truth = to_mask(probability, *size), expected(probability, *size)
     assert np.abs(mask.astype(int) - truth).max() <= 1
-    # Before OpenCV 5, F.interpolate does it: a position near 200 is rounded by up to 2^-17 pixels, which is worth up to
-    # 255 / 4 * 2^-17 = 5e-4 levels where the probability changes most, forth and back: 1e-3 of the pixels more.
-    assert (mask != truth).mean() < (1e-3 if inference.masks.EXACT_WARP else 2e-3)
+    assert (mask != truth).mean() < 1e-3
 
 
 def test_truncates_and_keeps_the_extremes():
