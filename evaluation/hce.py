@@ -32,8 +32,8 @@ def warn_of_old_opencv() -> None:
     """Warns, once and not from worker processes, where counts will not be those published."""
     if counts_as_published() or multiprocessing.parent_process() is not None:
         return
-    warnings.warn(f'HCE will differ slightly from published counts: OpenCV {cv2.__version__} simplifies borders otherwise'
-                  ' than 4.13 and newer')
+    warnings.warn(f'HCE will differ slightly from published counts: OpenCV {cv2.__version__} simplifies borders '
+                  'otherwise than 4.13 and newer')
 
 
 def correction_effort(prediction: np.ndarray, foreground: np.ndarray, skeleton: np.ndarray,
