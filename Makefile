@@ -11,7 +11,7 @@ WORKERS ?= $(or $(shell cores=$$(nproc 2>/dev/null) && expr $$cores \* 3 / 2),au
 THREADS ?= 1
 PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all lint browser clean
+.PHONY: demo test test-all test-lowest lint browser clean
 
 demo: .venv/requirements datasets/Demo/.complete
 	./sub.sh demo cpu cpu task=Demo resume=auto
@@ -20,6 +20,11 @@ demo: .venv/requirements datasets/Demo/.complete
 
 test: .venv/requirements-dev browser
 	$(PYTEST) -m 'not slow'
+
+# With the lowest releases that are allowed. NumPy 1.26 has wheels for Python 3.11 and 3.12 only.
+test-lowest: export PATH := $(CURDIR)/.venv-lowest/bin:$(PATH)
+test-lowest: .venv-lowest/requirements-dev browser
+	$(subst $(BIN),.venv-lowest/bin,$(PYTEST)) -m 'not slow'
 
 test-all: test .venv-rembg/requirements
 	$(PYTEST) -m slow
@@ -56,6 +61,11 @@ docs: .venv/requirements-dev
 	touch $@
 
 .venv/requirements-dev: requirements.txt requirements-predict.txt requirements-app.txt requirements-export.txt
+
+.venv-lowest/requirements-dev: constraints-lowest.txt $(wildcard requirements*.txt)
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -r requirements-dev.txt -c $<
+	touch $@
 
 # rembg reads our ONNX files in an environment of its own, as its users have it.
 .venv-rembg/requirements: tests/requirements-rembg.txt
