@@ -321,6 +321,8 @@ class Config(Settings):
         True, 'validate the moving average of weights, where there is one, and keep its best')
     early_stop: int = option(
         0, 'stop after so many validations without a better one; 0: never', minimum=0)
+    deterministic: bool = option(
+        False, 'equal runs give equal bits on one machine; slower, as cuDNN tries nothing out')
     dry_run: bool = option(
         False, 'go through one batch of everything, estimate time and memory, leave nothing')
     log_step: int = option(20, 'steps between log lines', minimum=1)

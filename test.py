@@ -27,6 +27,7 @@ from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import find_checkpoint, load_model, optimize
+from runtime.device import prepare_device
 from training.distributed import World, gather, join_world
 from training.log import setup_logging
 from utils import epoch_of, read_image, write_json
@@ -167,12 +168,14 @@ def main(arguments: list[str] | None = None) -> int:
     cfg = Config.from_overrides(options.overrides)
     checkpoints = find_checkpoints(options, cfg.ckpt_root)
     cfg = run_config(checkpoints[0], options.overrides)
-    for text in options.resolution:
-        parse_resolution(text, cfg)
+    resolutions = [parse_resolution(text, cfg)[0] for text in options.resolution]
     if not test_sets(cfg):
         raise ValueError(f'testsets: task {cfg.task} has none; name some with --testsets A+B')
     check_images([path for name in test_sets(cfg) for path in find_images_in_set(cfg.data_root, cfg.task, name)])
-    with join_world(cfg.device) as world:
+    fixed_size = all('x' in resolution for resolution in resolutions)  # others follow each image
+    device = prepare_device(cfg.device, fixed_size=fixed_size, deterministic=cfg.deterministic,
+                            mixed_precision=cfg.mixed_precision)
+    with join_world(device) as world:
         for path in checkpoints:
             run_checkpoint(path, options, world)
     return 0

@@ -27,6 +27,7 @@ try:  # the same pixels as by OpenCV, in two thirds of the time
 except ImportError:
     simplejpeg = None
 
+IMREAD_RGB = getattr(cv2, 'IMREAD_COLOR_RGB', cv2.IMREAD_COLOR)  # OpenCV before 4.11 decodes to BGR only
 STOP_SIGNALS = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))  # schedulers' ways to end us
 STRIDE = 32  # the network takes sides that are multiples of this
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)  # of its RGB input, in 0..1
@@ -127,9 +128,16 @@ def _decode_plain(data: bytes, mode: str, max_pixels: int) -> np.ndarray | None:
         is_mask = header.format == 'PNG' and mode == 'L' and decompressobj
         pixels = _decode_grey_png(data, *header.size) if is_mask else None
         if pixels is None:
-            colour = cv2.IMREAD_COLOR_RGB if mode == 'RGB' else cv2.IMREAD_GRAYSCALE
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
+            pixels = _decode_by_opencv(data, mode)
     return pixels if pixels is None or orientation not in UPRIGHT else UPRIGHT[orientation](pixels)
+
+
+def _decode_by_opencv(data: bytes, mode: str) -> np.ndarray | None:
+    colour = IMREAD_RGB if mode == 'RGB' else cv2.IMREAD_GRAYSCALE
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None or mode != 'RGB' or IMREAD_RGB != cv2.IMREAD_COLOR:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def _decode_jpeg(data: bytes, mode: str) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from evaluation import pool
+from evaluation import hce, pool
 from evaluation.ground_truth import GROUPS, GroundTruth
 from evaluation.inputs import SetPlan, Task, fingerprint, read_prediction
 from evaluation.store import ScoreStore, make_row
@@ -51,6 +51,8 @@ def evaluate(plan: SetPlan, store_path: str | os.PathLike, groups: Sequence[str]
     jobs = _jobs(plan, store, groups)
     function = partial(score_image, skeleton_cache=skeleton_cache)
     total = sum(len(todo) for _, todo in jobs)
+    if 'hce' in groups and jobs:
+        hce.warn_of_old_opencv()
     with tqdm(total=total, desc=f'scoring {plan.dataset}', unit='mask', disable=None if total else True) as progress:
         for _, rows in pool.run(function, jobs, min(workers, len(jobs)), lambda job: f'{job[0].dataset}/{job[0].name}'):
             store.append(rows)

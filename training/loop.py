@@ -51,7 +51,7 @@ class Adversary:
     def __init__(self, discriminator: Discriminator, optimizer: torch.optim.Optimizer, world: World) -> None:
         self.bare, self.optimizer = discriminator.to(world.device), optimizer
         # It runs twice before its backward pass, in between of which its buffers may not be overwritten.
-        self.net = _distribute(self.bare, world, forward_sync_buffers=False)
+        self.net = distribute(self.bare, world, forward_sync_buffers=False)
 
     def step(self, probability: Tensor, mask: Tensor, image: Tensor, weight: float) -> Tensor:
         """One step of the discriminator; returns its weighted loss."""
@@ -62,7 +62,8 @@ class Adversary:
         return loss.detach()
 
 
-def _distribute(model: nn.Module, world: World, find_unused: bool = False, **options: Any) -> nn.Module:
+def distribute(model: nn.Module, world: World, find_unused: bool = False, **options: Any) -> nn.Module:
+    """`model` under DistributedDataParallel; itself where one process is alone, weights are divided, or none learns."""
     if world.size == 1 or is_sharded(model) or not any(p.requires_grad for p in model.parameters()):
         return model
     devices = [world.device] if world.device.type == 'cuda' else None
@@ -128,7 +129,7 @@ class Trainer:
     skipped: set[str] = field(default_factory=set)  # what was wrong with pairs that others stood in for
 
     def __post_init__(self) -> None:
-        self.net = _distribute(self.model, self.world, self.find_unused)
+        self.net = distribute(self.model, self.world, self.find_unused)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.options.mixed_precision == 'fp16')
         self.gradient_norm = torch.zeros((), device=self.world.device)
         self._base_rates = [group['lr'] for group in self.optimizer.param_groups]
