@@ -1,17 +1,31 @@
-"""Entry points of torch.hub: `torch.hub.load(<checkout>, 'birefnet', 'lite', source='local')`."""
+"""Entry points of torch.hub: `torch.hub.load(<checkout>, 'birefnet', 'lite', source='local')`.
 
+The checkout is imported as a package, which leaves alone what the caller has under the name of `utils` or `config`.
+"""
+
+import importlib.util
+import zlib
+from pathlib import Path
+from types import ModuleType
 from typing import Any
-
-from models import BiRefNet, load_model
-from models import optimize as _optimize
 
 dependencies = ['torch', 'torchvision', 'timm', 'cv2', 'safetensors', 'huggingface_hub']
 
 
-def birefnet(weights: str = 'general', optimize: bool = False, **options: Any) -> BiRefNet:
+def _checkout() -> ModuleType:
+    """This checkout, under a name of its own: another, or an installed one, may be in use as well."""
+    root = Path(__file__).resolve().parent
+    spec = importlib.util.spec_from_file_location('package', root / 'tools/package.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool.load(root, f'birefnet_{zlib.crc32(str(root).encode()):08x}')
+
+
+def birefnet(weights: str = 'general', optimize: bool = False, **options: Any) -> Any:
     """The network with published weights by name, or those of a file, folder or repository, in eval mode.
 
     `optimize` rearranges it for inference; `options` are `load_model`'s (`device`, fields of Config).
     """
-    network = load_model(weights, **options)
-    return _optimize(network) if optimize else network
+    package = _checkout()
+    network = package.load_model(weights, **options)
+    return package.optimize(network) if optimize else network
