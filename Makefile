@@ -49,11 +49,14 @@ docs: .venv/requirements-dev
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 # Stamps: installed again only when the list has changed.
-.venv/%: %.txt | .venv/bin/python
+.venv/requirements: requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -r $<
 	touch $@
 
-.venv/requirements-dev: requirements.txt requirements-predict.txt requirements-app.txt requirements-export.txt
+# Editable: the command `birefnet` in .venv runs what stands here.
+.venv/requirements-dev: pyproject.toml requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
 
 # rembg reads our ONNX files in an environment of its own, as its users have it.
 .venv-rembg/requirements: tests/requirements-rembg.txt

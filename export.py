@@ -24,7 +24,7 @@ from inference.images import network_size
 from models import BiRefNet, find_checkpoint, load_model, zoo
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
-EXTRAS = 'needs what `pip install -r requirements-export.txt` installs'
+EXTRAS = 'needs what `pip install ".[export]"` installs'
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -2,8 +2,8 @@
 
 In the checkout `config`, `models` and the others are top-level modules. Installed like that, they would collide with
 modules of other projects, so there they belong to a package: `from models.zoo import find` is rewritten to
-`from birefnet.models.zoo import find`, and birefnet.py becomes the package's `__init__.py`. What the package contains is
-found by looking: the commands, and whatever they import.
+`from birefnet.models.zoo import find`, and birefnet.py becomes the package's `__init__.py`. The package contains the
+commands and whatever they import.
 
 This file is loaded by its path, and imports the standard library alone.
 """
