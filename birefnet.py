@@ -1,6 +1,6 @@
 """BiRefNet in Python: `network = load_model('general')`, then `predict(network, 'photo.jpg')`.
 
-These names are imported when one is first used, so that `birefnet --help` need not wait for PyTorch.
+They are imported when one is first used, so that `birefnet --help` need not wait for PyTorch.
 """
 
 from typing import TYPE_CHECKING, Any

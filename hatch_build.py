@@ -11,7 +11,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-EDITABLE = '''\
+LINK = '''\
 """The checkout {root}, imported as a package."""
 
 import importlib.util
@@ -26,6 +26,11 @@ package.load(Path({root!r}), __name__)
 '''
 
 
+def link(root: Path) -> str:
+    """The `__init__.py` of an editable installation, which leads to the checkout `root`."""
+    return LINK.format(root=str(root), tool=str(root / 'tools/package.py'))
+
+
 def package_tool(root: Path) -> ModuleType:
     """tools/package.py, which is not on the path of modules here."""
     spec = importlib.util.spec_from_file_location('package', root / 'tools/package.py')
@@ -35,13 +40,12 @@ def package_tool(root: Path) -> ModuleType:
 
 
 class PackageHook(BuildHookInterface):
-    """Gives a wheel the checkout as a package, and an editable one a package that leads to the checkout."""
+    """Gives a wheel the checkout as a package, an editable one a package that leads there."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root, self.folder = Path(self.root), Path(tempfile.mkdtemp())
         if version == 'editable':
-            text = EDITABLE.format(root=str(root), tool=str(root / 'tools/package.py'))
-            (self.folder / '__init__.py').write_text(text, encoding='utf-8')
+            (self.folder / '__init__.py').write_text(link(root), encoding='utf-8')
             build_data['force_include_editable'][str(self.folder)] = 'birefnet'
         else:
             package_tool(root).Checkout(root).write(self.folder)

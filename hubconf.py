@@ -1,6 +1,6 @@
 """Entry points of torch.hub: `torch.hub.load(<checkout>, 'birefnet', 'lite', source='local')`.
 
-The checkout is imported as a package, which leaves alone what the caller has under the name of `utils` or `config`.
+The checkout is imported as a package. That leaves alone the caller's own `utils` and `config`.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ dependencies = ['torch', 'torchvision', 'timm', 'cv2', 'safetensors', 'huggingfa
 
 
 def _checkout() -> ModuleType:
-    """This checkout, under a name of its own: another, or an installed one, may be in use as well."""
+    """This checkout, under a name of its own: another one, or a wheel, may be in use as well."""
     root = Path(__file__).resolve().parent
     spec = importlib.util.spec_from_file_location('package', root / 'tools/package.py')
     tool = importlib.util.module_from_spec(spec)
@@ -22,9 +22,10 @@ def _checkout() -> ModuleType:
 
 
 def birefnet(weights: str = 'general', optimize: bool = False, **options: Any) -> Any:
-    """The network with published weights by name, or those of a file, folder or repository, in eval mode.
+    """The network in eval mode, with published weights by name, or those of a file or folder.
 
-    `optimize` rearranges it for inference; `options` are `load_model`'s (`device`, fields of Config).
+    `optimize` rearranges it for inference. `options` are `load_model`'s: `device`, and fields of
+    Config.
     """
     package = _checkout()
     network = package.load_model(weights, **options)

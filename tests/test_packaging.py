@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, called from a folder with modules of the user's that are named like ours."""
+"""The wheel in an environment of its own, called beside modules of the user's that are named like ours."""
 
 import os
 import re
@@ -13,6 +13,8 @@ import pytest
 
 import birefnet
 import models
+from exporting.huggingface import modeling_source
+from hatch_build import link
 from models import save_checkpoint
 from tests.models.small import build
 from tests.training.runs import TINY, make_data
@@ -45,23 +47,25 @@ class Installed:
     def run(self, *command: str | Path) -> str:
         """Runs a program of the environment in the user's folder; returns its output."""
         program, *arguments = command
-        variables = {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
-        done = subprocess.run([self.environment / 'bin' / program, *arguments], cwd=self.folder, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables)
+        program = self.environment / 'bin' / program
+        inherited = {name: os.environ[name] for name in os.environ if not name.startswith('PYTHON')}
+        done = subprocess.run([program, *arguments], cwd=self.folder, env=inherited, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory) -> Installed:
-    """Source distribution, wheel from it, and an environment with that wheel and, behind it, the packages of this one.
+    """An environment with a wheel that was built from a source distribution.
 
-    Nothing is downloaded.
+    Nothing is downloaded: what the wheel requires is that of the environment in which the tests run.
     """
     work = tmp_path_factory.mktemp('packaging')
     pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
     alone = ['--no-deps', '--no-index']
-    subprocess.run([sys.executable, '-m', 'hatchling', 'build', '-t', 'sdist', '-d', work], cwd=ROOT, check=True)
+    build = [sys.executable, '-m', 'hatchling', 'build', '-t', 'sdist', '-d', work]
+    subprocess.run(build, cwd=ROOT, check=True)
     source, = work.glob('*.tar.gz')
     subprocess.run([*pip, 'wheel', *alone, '--no-build-isolation', '-w', work, source], check=True)
     wheel, = work.glob('*.whl')
@@ -109,6 +113,24 @@ def test_pictures_torch_hub_and_python(installed):
     installed.run('birefnet', 'predict', 'photo.png', 'cut.png', '-m', 'net.pth', '--resolution', '64x64')
     assert cv2.imread(str(installed.folder / 'cut.png'), cv2.IMREAD_UNCHANGED).shape == (48, 64, 4)
     installed.run('python', '-c', HUB, ROOT, *SHADOWS)
+
+
+@pytest.mark.slow
+def test_the_file_for_transformers_is_the_same(installed):
+    code = 'from birefnet.exporting.huggingface import modeling_source; print(modeling_source("swin_v1_t"))'
+    assert installed.run('python', '-c', code) == modeling_source('swin_v1_t') + '\n'
+
+
+def test_an_editable_installation(tmp_path):
+    """It runs the checkout's own files, and workers of a run find it by the same name."""
+    (tmp_path / 'birefnet').mkdir()
+    (tmp_path / 'birefnet/__init__.py').write_text(link(ROOT))
+    code = 'import birefnet.config, sys; print(birefnet.__file__, birefnet.config.__file__, "config" in sys.modules)'
+    for arguments, expected in (
+            (['-c', code], f'{ROOT / "birefnet.py"} {ROOT / "config.py"} False\n'),
+            (['-m', 'birefnet', 'config', '--print', 'bb', 'task=COD'], 'swin_v1_l\n')):
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, expected), done.stderr
 
 
 @pytest.mark.slow
