@@ -59,15 +59,18 @@ docs: .venv/requirements-dev
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 # Stamps: installed again only when the list has changed.
-.venv/%: %.txt | .venv/bin/python
+.venv/requirements: requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -r $<
 	touch $@
 
-.venv/requirements-dev: requirements.txt requirements-predict.txt requirements-app.txt requirements-export.txt
+# Editable: the command `birefnet` in .venv runs what stands here.
+.venv/requirements-dev: pyproject.toml requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
 
-.venv-lowest/requirements-dev: constraints-lowest.txt $(wildcard requirements*.txt)
+.venv-lowest/requirements-dev: constraints-lowest.txt pyproject.toml requirements.txt
 	$(PYTHON) -m venv --clear .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet -r requirements-dev.txt -c $<
+	.venv-lowest/bin/python -m pip install --quiet --editable '.[dev]' --constraint $<
 	touch $@
 
 # rembg reads our ONNX files in an environment of its own, as its users have it.
