@@ -257,14 +257,14 @@ def test_what_cannot_be_compiled_runs_and_says_so(monkeypatch, capfd):
     def broken(*_, **__):
         raise RuntimeError('no compiler here')
 
-    monkeypatch.setattr(torch._dynamo.config, 'suppress_errors', False)  # given back at the end
     monkeypatch.setattr('torch._inductor.compile_fx.compile_fx', broken)
-    t = build(compile=True)
-    assert all(part._compiled_call_impl for part in (t.model.encoder.backbone, t.model.decoder))
-    head = t.model.decoder.head  # small, as all inner parts are tried one by one after the whole
-    head.compile()
-    x = torch.ones(1, head.in_channels, 4, 4)
-    assert torch.equal(head(x), head.forward(x))
+    with torch._dynamo.config.patch(suppress_errors=False):  # which gives it back at the end
+        t = build(compile=True)
+        assert all(part._compiled_call_impl for part in (t.model.encoder.backbone, t.model.decoder))
+        head = t.model.decoder.head  # small, as all inner parts are tried one by one after the whole
+        head.compile()
+        x = torch.ones(1, head.in_channels, 4, 4)
+        assert torch.equal(head(x), head.forward(x))
     assert 'no compiler here' in capfd.readouterr().err
 
 
