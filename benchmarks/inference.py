@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
 from config import Config
-from models import BiRefNet, optimize
-from models.fast.algebra import linear
+from models import build_birefnet, optimize
+from models.optimized.algebra import linear
 
 DTYPES = {'fast': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 VARIANTS = ('reference', 'plain', *DTYPES)
@@ -33,7 +33,7 @@ STATUS = Path('/proc/self/status')
 def build(overrides: list[str], variant: str) -> Callable[[Tensor], list[Tensor]]:
     """The network under one of VARIANTS: the same random weights each time."""
     torch.manual_seed(0)
-    model = BiRefNet(Config.from_overrides(overrides)).eval()
+    model = build_birefnet(Config.from_overrides(overrides)).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():  # offsets start at zero, trained ones are not
             nn.init.normal_(parameter, std=parameter[0].numel() ** -.5)
