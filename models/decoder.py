@@ -15,7 +15,7 @@ from models.architecture import Architecture
 from models.modules.attention import ASPP, ASPPDeformable
 from models.modules.blocks import AttentionFactory, BasicDecBlk, ResBlk
 from models.modules.checkpointing import checkpointed
-from models.modules.reference import InwardReference, OutwardReference, image_to_tiles, laplacian
+from models.modules.reference import ImageView, InwardReference, OutwardReference, laplacian
 from models.modules.resize import resize
 
 LEVEL_STRIDES = (32, 16, 8, 4)  # of the levels, in the order in which they work
@@ -106,8 +106,7 @@ class Decoder(nn.Module):
     def __init__(self, channels: Sequence[int], reference_channels: Mapping[int, int],
                  architecture: Architecture) -> None:
         super().__init__()
-        self.split_image = architecture.dec_ipt_split
-        self.tile_order = architecture.tile_order
+        self.view = ImageView(architecture.dec_ipt_split, architecture.tile_order)
         self.grad_checkpointing = False
 
         self.levels = nn.ModuleList()
@@ -140,8 +139,7 @@ class Decoder(nn.Module):
                          architecture: Architecture) -> InwardReference | None:
         if stride not in architecture.reference_strides:
             return None
-        tiles = stride * stride if self.split_image else 1
-        return InwardReference(3 * tiles, reference_channels[stride])
+        return InwardReference(self.view.channels_at(stride), reference_channels[stride])
 
     def forward(self, image: Tensor, maps: Sequence[Tensor],
                 side_outputs: bool = False) -> DecoderOutput:
@@ -158,7 +156,7 @@ class Decoder(nn.Module):
         for level, finer in zip(self.levels, (x3, x2, x1, None), strict=True):
             image_view = None
             if level.reference is not None:
-                image_view = self._view(image, x.shape[-2:])
+                image_view = self.view(image, x.shape[-2:])
             x, side, gradient = self._run(level, x, image_view, finer, side_outputs)
             if side is not None:
                 sides.append(side)
@@ -172,12 +170,6 @@ class Decoder(nn.Module):
         if self.grad_checkpointing:
             return checkpointed(level, *inputs)
         return level(*inputs)
-
-    def _view(self, image: Tensor, size: Sequence[int]) -> Tensor:
-        """What a level of `size` sees of the image: all of it in tiles, or resized."""
-        if self.split_image:
-            return image_to_tiles(image, *size, self.tile_order)
-        return resize(image, size)
 
     def _predict(self, x: Tensor, reference: Tensor | None, size: Sequence[int]) -> Tensor:
         """Final logits (B, 1, *size): `head(torch.cat((resize(x, size), reference), 1))`.

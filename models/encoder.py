@@ -43,13 +43,18 @@ class Encoder(nn.Module):
             if not self.pyramid:
                 return self.backbone(image)
             full, half = self.forward_pyramid(image)
-            return [self._join(x, small) for x, small in zip(full, half, strict=True)]
+            maps = []
+            for x, small in zip(full, half, strict=True):
+                maps.append(self._join(x, small))
+            return maps
 
     def forward_pyramid(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """image (B, 3, H, W) -> the backbone's four maps of it, and those of its half-size copy."""
+        height, width = image.shape[-2:]
         smallest = self.backbone.smallest
-        half_size = [max(side // 2, smallest) for side in image.shape[-2:]]
-        half_image = resize(image, half_size)
+        half_height = max(height // 2, smallest)
+        half_width = max(width // 2, smallest)
+        half_image = resize(image, (half_height, half_width))
         return self.backbone(image), self.backbone(half_image)
 
     def _join(self, x: Tensor, small: Tensor) -> Tensor:

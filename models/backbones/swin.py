@@ -69,10 +69,14 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
 
     It separates tokens that the cyclic shift brought together from opposite borders.
     """
+    shift = window // 2
+
     def stripes(side: int) -> Tensor:
         """For each row or column: 0 before the last window, 1 in it, 2 where it came around."""
         position = torch.arange(-side, 0, device=device)
-        return (position >= -window).long() + (position >= -(window // 2)).long()
+        in_last_window = (position >= -window).long()
+        came_around = (position >= -shift).long()
+        return in_last_window + came_around
 
     region = 3 * stripes(height)[:, None] + stripes(width)
     region = _to_windows(region.reshape(1, height, width, 1), window)[..., 0]
@@ -82,16 +86,22 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
 
 def _to_windows(x: Tensor, window: int) -> Tensor:
     """(B, H, W, C) -> (B * windows, window * window, C)."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // window, window, w // window, window, c)
-    return x.transpose(2, 3).reshape(-1, window * window, c)
+    batch, height, width, channels = x.shape
+    rows = height // window
+    columns = width // window
+    x = x.reshape(batch, rows, window, columns, window, channels)
+    x = x.transpose(2, 3)
+    return x.reshape(-1, window * window, channels)
 
 
 def _from_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
     """(B * windows, window * window, C) -> (B, height, width, C)."""
     channels = x.shape[-1]
-    x = x.reshape(-1, height // window, width // window, window, window, channels)
-    return x.transpose(2, 3).reshape(-1, height, width, channels)
+    rows = height // window
+    columns = width // window
+    x = x.reshape(-1, rows, columns, window, window, channels)
+    x = x.transpose(2, 3)
+    return x.reshape(-1, height, width, channels)
 
 
 class WindowAttention(nn.Module):
@@ -125,8 +135,10 @@ class WindowAttention(nn.Module):
             q, k, v = (t.reshape(-1, heads, tokens, t.shape[-1]) for t in (q, k, v))
 
         x = _attend(q, k, v, bias)
-        x = x.reshape(count, self.heads, tokens, -1).transpose(1, 2)
-        return self.proj(x.reshape(count, tokens, channels))
+        x = x.reshape(count, self.heads, tokens, -1)
+        x = x.transpose(1, 2)
+        x = x.reshape(count, tokens, channels)
+        return self.proj(x)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -197,7 +209,9 @@ class SwinBlock(nn.Module):
         height, width = x.shape[1:3]
         if has_symbolic_size(x):
             return self._attend_traced(x)
-        x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
+        right = -width % self.window
+        bottom = -height % self.window
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
         x = self._attend_in_windows(x)
@@ -224,8 +238,11 @@ class SwinBlock(nn.Module):
     def _attend_in_windows(self, x: Tensor) -> Tensor:
         """x (B, H, W, C), sides multiples of the window -> the same shape."""
         height, width = x.shape[1:3]
-        mask = shift_mask(height, width, self.window, x.device) if self.shift else None
-        windows = self.attn(_to_windows(x, self.window), mask)
+        mask = None
+        if self.shift:
+            mask = shift_mask(height, width, self.window, x.device)
+        windows = _to_windows(x, self.window)
+        windows = self.attn(windows, mask)
         return _from_windows(windows, self.window, height, width)
 
 
@@ -247,10 +264,13 @@ class PatchMerging(nn.Module):
             every_column = torch.arange(2 * columns, device=x.device)
             x = gather_padded(x, every_row, every_column)
         else:
-            x = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
+            right = 2 * columns - width
+            bottom = 2 * rows - height
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
 
         # Four pixels to one, the column before the row.
-        x = x.view(batch, rows, 2, columns, 2, channels).permute(0, 1, 3, 4, 2, 5)
+        x = x.view(batch, rows, 2, columns, 2, channels)
+        x = x.permute(0, 1, 3, 4, 2, 5)
         x = x.reshape(batch, rows, columns, 4 * channels)
         return self.reduction(self.norm(x))
 
@@ -278,8 +298,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), dim)."""
-        x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, -width % 4, 0, -height % 4))
+        x = self.proj(x)
+        return self.norm(x.permute(0, 2, 3, 1))
 
 
 class SwinTransformer(nn.Module):

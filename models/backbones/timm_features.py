@@ -70,8 +70,12 @@ PVT_MARK = 'patch_embed1.proj.weight'
 
 def infer_pvt(shapes: Shapes) -> str:
     """One of PVTS, or ''."""
-    signature = (width_of(shapes, PVT_MARK), count_children(shapes, 'block3'))
-    return next((name for name, known in PVTS.items() if known == signature), '')
+    width = width_of(shapes, PVT_MARK)
+    depth = count_children(shapes, 'block3')
+    for name, known in PVTS.items():
+        if known == (width, depth):
+            return name
+    return ''
 
 
 def rename_pvt(state: State, net: nn.Module) -> State:

@@ -8,8 +8,12 @@ Rules = tuple[tuple[str, str], ...]
 
 def parse_rules(text: str) -> Rules:
     """The rules of a text with one `old -> new` a line."""
-    lines = [line.split('->') for line in text.strip().splitlines() if line.strip()]
-    return tuple((old.strip(), new.strip()) for old, new in lines)
+    rules = []
+    for line in text.splitlines():
+        if line.strip():
+            old, new = line.split('->')
+            rules.append((old.strip(), new.strip()))
+    return tuple(rules)
 
 
 @dataclass(frozen=True)

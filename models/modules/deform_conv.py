@@ -42,7 +42,8 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor)
         in_float32 = deform_conv2d(*(arg.float() for arg in args))
         return in_float32.to(x.dtype)
     # Exporters know torchvision's operator and lower it to ONNX DeformConv.
-    if x.device.type == 'cpu' and not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+    is_traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if x.device.type == 'cpu' and not is_traced:
         return _deform_conv2d(*args)
     padding = int(weight.shape[-1]) // 2  # under torch.jit.trace a size is a tensor
     return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=padding)

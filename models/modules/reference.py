@@ -1,10 +1,14 @@
 """Bilateral reference (BiRefNet, section 3.3): inward the image, outward its gradient."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.modules.norm import BatchNorm2d
+from models.modules.resize import resize
 
 # Order of the tiles' channels, slowest first, as axes of (B, C, rows, height, columns, width).
 TILE_AXES = {
@@ -18,9 +22,34 @@ def image_to_tiles(image: Tensor, height: int, width: int, order: str = 'row') -
 
     `order` is one of TILE_AXES. H and W must be multiples of `height` and `width`.
     """
-    b, c, h, w = image.shape
-    grid = image.reshape(b, c, h // height, height, w // width, width)
-    return grid.permute(TILE_AXES[order]).reshape(b, -1, height, width)
+    batch, channels, full_height, full_width = image.shape
+    rows = full_height // height
+    columns = full_width // width
+    grid = image.reshape(batch, channels, rows, height, columns, width)
+    grid = grid.permute(TILE_AXES[order])
+    return grid.reshape(batch, -1, height, width)
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """What a decoder level sees of the image: all of it in tiles, or resized.
+
+    This is the one place that knows the order of the tiles.
+    """
+
+    split: bool = True
+    tile_order: str = 'row'
+
+    def channels_at(self, stride: int) -> int:
+        """Channels of the view for a level of this stride."""
+        return 3 * stride * stride if self.split else 3
+
+    def __call__(self, image: Tensor, size: Sequence[int]) -> Tensor:
+        """image (B, 3, H, W) -> (B, channels, *size)."""
+        if not self.split:
+            return resize(image, size)
+        height, width = size
+        return image_to_tiles(image, height, width, self.tile_order)
 
 
 def laplacian(image: Tensor) -> Tensor:

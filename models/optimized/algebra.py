@@ -22,9 +22,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     In float32 on an x86 CPU it is oneDNN's, which keeps the activation in the cache and, on
     processors that are not Intel's, is faster than the MKL behind F.linear.
     """
-    if ONEDNN and x.device.type == 'cpu' and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+    is_plain = x.device.type == 'cpu' and x.dtype == torch.float32
+    if ONEDNN and is_plain and not torch.compiler.is_compiling():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], 'none')
-    return ACTIVATIONS[activation](F.linear(x, weight, bias))
+    y = F.linear(x, weight, bias)
+    return ACTIVATIONS[activation](y)
 
 
 # --- Convolutions ---------------------------------------------------------------------------------
@@ -36,8 +38,15 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d
     Its weight is stored as channels-last maps want it.
     """
     outs, ins, *kernel = weight.shape
-    layer = nn.utils.skip_init(nn.Conv2d, ins, outs, kernel, bias=bias is not None,
-                               padding=like.padding, dilation=like.dilation)
+    layer = nn.utils.skip_init(
+        nn.Conv2d,
+        ins,
+        outs,
+        kernel,
+        bias=bias is not None,
+        padding=like.padding,
+        dilation=like.dilation,
+    )
     weight = weight.to(like.weight).contiguous(memory_format=torch.channels_last)
     layer.weight = nn.Parameter(weight, False)
     if bias is not None:

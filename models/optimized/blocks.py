@@ -69,9 +69,11 @@ class FastDeformableBranch(nn.Module):
 
     def _add_by_blocks(self, out: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
                        rows: Tensor) -> None:
-        for block, samples in sample_blocks(x, offset, modulation, len(self.weight)):
-            columns = samples.gather(rows).view(-1, self.weight.shape[1])
-            values = linear(columns.to(self.weight.dtype), self.weight, self.bias, 'relu')
+        outs, width = self.weight.shape
+        for block, samples in sample_blocks(x, offset, modulation, outs):
+            columns = samples.gather(rows).view(-1, width)
+            columns = columns.to(self.weight.dtype)
+            values = linear(columns, self.weight, self.bias, 'relu')
             out[block] += linear(values, self.projection)
 
 
@@ -162,10 +164,13 @@ class FastBlock(nn.Module):
 
     def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
         """x (B, C, h, w), reference (B, R, h, w) -> (B, out, h, w)."""
-        y = _add(self.conv_in(x), self.conv_reference, reference).relu_()
-        y = self.conv_out(self.attention(y))
+        y = self.conv_in(x)
+        y = _add(y, self.conv_reference, reference)
+        y = self.attention(y.relu_())
+        y = self.conv_out(y)
         if self.residual is not None:
-            y += _add(self.residual(x), self.residual_reference, reference)
+            residual = self.residual(x)
+            y += _add(residual, self.residual_reference, reference)
         return y
 
 

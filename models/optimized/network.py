@@ -16,7 +16,6 @@ from models.birefnet import BiRefNet, check_size
 from models.decoder import Decoder, DecoderLevel
 from models.encoder import Encoder, PyramidNeck
 from models.modules.blocks import BasicDecBlk
-from models.modules.reference import image_to_tiles
 from models.modules.resize import resize
 from models.optimized.algebra import folded_weights, resize_through, split_conv
 from models.optimized.blocks import (
@@ -259,8 +258,7 @@ class FastDecoder(nn.Module):
 
     def __init__(self, decoder: Decoder, has_half_size_maps: bool) -> None:
         super().__init__()
-        self.split_image = decoder.split_image
-        self.tile_order = decoder.tile_order
+        self.view = decoder.view
 
         # The head reads the last level's features and then the full-resolution reference.
         weight, bias = folded_weights(decoder.head)
@@ -283,17 +281,12 @@ class FastDecoder(nn.Module):
         for level, finer in zip(self.levels, (x3, x2, x1, None), strict=True):
             image_view = None
             if level.reference is not None:
-                image_view = self._view(image, x.shape[2:])
+                image_view = self.view(image, x.shape[2:])
             x = level(x, image_view, finer)
         logits = resize(x.float(), image.shape[2:])
         if self.reference is not None:
             logits = logits + self.reference(image)
         return logits
-
-    def _view(self, image: Tensor, size: Sequence[int]) -> Tensor:
-        if self.split_image:
-            return image_to_tiles(image, *size, self.tile_order)
-        return resize(image, size)
 
 
 def fast_backbone(backbone: Backbone) -> Backbone:

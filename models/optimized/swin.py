@@ -32,15 +32,20 @@ def _window_groups(batch: int, height: int, width: int, window: int, shift: int,
     the roll brings tokens together that may not attend to each other, and all windows of a kind
     share one mask. Padding is the row behind the last.
     """
-    tokens = torch.arange(batch * height * width, device='cpu').view(batch, height, width)
-    tokens = F.pad(tokens, (0, -width % window, 0, -height % window), value=tokens.numel())
+    count = batch * height * width
+    tokens = torch.arange(count, device='cpu').view(batch, height, width)
+    right = -width % window
+    bottom = -height % window
+    tokens = F.pad(tokens, (0, right, 0, bottom), value=count)
     tokens = tokens.roll((-shift, -shift), (1, 2))
-    windows = tokens.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+    windows = tokens.unflatten(2, (-1, window))
+    windows = windows.unflatten(1, (-1, window))
     windows = windows.transpose(2, 3)  # (B, rows, columns, w, w)
     if not shift:
         return ((0, windows.reshape(-1, window * window).to(device)),)
 
-    inner, last = windows[:, :-1], windows[:, -1:]
+    inner = windows[:, :-1]
+    last = windows[:, -1:]
     parts = (inner[:, :, :-1], inner[:, :, -1:], last[:, :, :-1], last[:, :, -1:])
     groups = []
     for kind, part in enumerate(parts):
@@ -79,9 +84,11 @@ class FastSwinBlock(nn.Module):
         return x
 
     def _add_mlp(self, x: Tensor) -> None:
-        first, second = self.mlp.fc1, self.mlp.fc2
+        first = self.mlp.fc1
+        second = self.mlp.fc2
         for rows in _chunks(len(x), first.out_features, x.device):
-            hidden = linear(self.norm2(x[rows]), first.weight, first.bias, 'gelu')
+            normed = self.norm2(x[rows])
+            hidden = linear(normed, first.weight, first.bias, 'gelu')
             x[rows] += linear(hidden, second.weight, second.bias)
 
     def _add_attention(self, x: Tensor, groups: WindowGroups) -> None:
@@ -92,16 +99,19 @@ class FastSwinBlock(nn.Module):
         tokens, channels = x.shape
         qkv = x.new_empty(tokens + 2, 3 * channels)
         for rows in _chunks(tokens, 3 * channels, x.device):
-            qkv[:tokens][rows] = linear(self.norm1(x[rows]), self.qkv.weight, self.qkv.bias)
+            normed = self.norm1(x[rows])
+            qkv[:tokens][rows] = linear(normed, self.qkv.weight, self.qkv.bias)
         # Padding is zero after the norm, so its projection is the bias.
         qkv[tokens] = self.qkv.bias
 
         attended = qkv[:, :channels]
         for kind, windows in groups:
             bias = self.bias[kind:kind + 1]
-            for chunk in _chunks(len(windows), windows.shape[1] * 3 * channels, x.device):
+            values_per_window = windows.shape[1] * 3 * channels
+            for chunk in _chunks(len(windows), values_per_window, x.device):
                 index = windows[chunk].flatten()
-                out = self._attend_windows(qkv.index_select(0, index), bias)
+                gathered = qkv.index_select(0, index)
+                out = self._attend_windows(gathered, bias)
                 # What padding attends to goes to the last row, which nothing reads.
                 is_padding = index == tokens
                 attended.index_copy_(0, index + is_padding, out)
@@ -151,7 +161,10 @@ class FastSwin(nn.Module):
 def _merge(merging: PatchMerging, x: Tensor) -> Tensor:
     """PatchMerging of x (B, H, W, C), a few rows of patches at a time."""
     batch, height, width, channels = x.shape
+    rows = ceil_div(height, 2)
+    values_per_row = 2 * batch * width * channels
     merged = []
-    for band in _chunks(ceil_div(height, 2), 2 * batch * width * channels, x.device):
-        merged.append(merging(x[:, 2 * band.start:2 * band.stop]))
+    for band in _chunks(rows, values_per_row, x.device):
+        pixels = x[:, 2 * band.start:2 * band.stop]
+        merged.append(merging(pixels))
     return torch.cat(merged, 1)

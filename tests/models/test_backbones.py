@@ -66,12 +66,13 @@ def test_the_registry_and_config_list_the_same_backbones():
 def test_a_backbone_of_ones_own_registers_itself():
     class Pooled(nn.Module):
         def forward(self, x):
+            x = x.repeat(1, 3, 1, 1)
             return [nn.functional.avg_pool2d(x, stride) for stride in (4, 8, 16, 32)]
 
     try:
         @register_backbones('pooled')
         def build_pooled(name, pretrained, sizes):
-            return Backbone(Pooled(), (3, 3, 3, 3))
+            return Backbone(Pooled(), (9, 9, 9, 9))
 
         network = BiRefNet(build_backbone('pooled'), Architecture(dec_att='')).eval()
     finally:
