@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exporting.hub import save_pretrained
 from inference.images import network_size
 from models import BiRefNet, load_model, zoo
 from models.loading import find_checkpoint
@@ -96,7 +97,6 @@ def _metadata(model: BiRefNet, sigmoid: bool) -> dict[str, str]:
 
 def export_folder(args: argparse.Namespace, model: BiRefNet) -> None:
     """Writes a folder in Hugging Face's layout."""
-    from exporting.hub import save_pretrained
     checkpoint = find_checkpoint(args.model) if Path(args.model).exists() else ''  # of a run of ours, perhaps
     save_pretrained(model, args.output, title=args.title, license=args.license, results=args.results,
                     checkpoint=checkpoint, dtype=DTYPES[args.dtype])

@@ -1,8 +1,8 @@
 """Deformable convolution on the CPU: ours against torchvision's operator, forward and backward.
 
-`python -m benchmarks.deform_conv` prints the best seconds of several runs of each, taken in turns in
-one process, and the memory that a forward and backward pass adds at its peak to a fresh process that
-holds the inputs.
+`python -m benchmarks.deform_conv` prints the best seconds of several runs of each, taken in turns
+in one process, and the memory that a forward and backward pass adds at its peak to a fresh process
+that holds the inputs.
 """
 
 import argparse
@@ -69,7 +69,11 @@ def forward_and_backward(operator: Operator, inputs: list[Tensor]) -> tuple[floa
     return middle - start, time.perf_counter() - before_backward
 
 
-def best_times(inputs: list[Tensor], limit: float = 5, repeats: int = 5) -> dict[str, tuple[float, float]]:
+def best_times(
+    inputs: list[Tensor],
+    limit: float = 5,
+    repeats: int = 5,
+) -> dict[str, tuple[float, float]]:
     """Best forward and backward seconds of each operator.
 
     They take turns, `repeats` times or for `limit` seconds.
@@ -88,7 +92,7 @@ def best_times(inputs: list[Tensor], limit: float = 5, repeats: int = 5) -> dict
 
 
 def peak_memory() -> float:
-    """Megabytes that this process has held at most (Linux; `getrusage` counts the parent's, too)."""
+    """Megabytes that this process has held at most (Linux; `getrusage` adds the parent's)."""
     status = Path('/proc/self/status').read_text()
     return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) / 1e3
 
@@ -118,22 +122,24 @@ def print_comparison(case: Case) -> None:
         cells.append(f'{1e3 * theirs:.1f} / {1e3 * ours:.1f} = {theirs / ours:4.1f}')
     memory = [f'{added_memory_in_fresh_process(name, case):.0f}' for name in OPERATORS]
     shape = f'{case.batch}x{case.channels}x{case.size}x{case.size}'
-    print(f'{shape:>15} {case.kernel:>6} {cells[0]:>24} {cells[1]:>24} {" / ".join(memory):>16}', flush=True)
+    cells.append(' / '.join(memory))
+    print(f'{shape:>15} {case.kernel:>6} {cells[0]:>24} {cells[1]:>24} {cells[2]:>16}', flush=True)
 
 
 def main() -> None:
     """Prints the table; or, as a fresh process of its own, one memory figure."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--memory', nargs=5, metavar=('OPERATOR', 'BATCH', 'CHANNELS', 'SIZE', 'KERNEL'),
+    names = ('OPERATOR', 'BATCH', 'CHANNELS', 'SIZE', 'KERNEL')
+    parser.add_argument('--memory', nargs=5, metavar=names,
                         help='only print the megabytes that OPERATOR (ours, torchvision) adds')
     if memory := parser.parse_args().memory:
         name, *numbers = memory
         print(added_memory(OPERATORS[name], Case(*map(int, numbers))))
         return
 
-    print(f'{torch.get_num_threads()} threads, {OUT_CHANNELS} output channels; milliseconds and MB, '
-          'torchvision / ours')
+    print(f'{torch.get_num_threads()} threads, {OUT_CHANNELS} output channels; '
+          'milliseconds and MB, torchvision / ours')
     print(f'{"input":>15} kernel {"forward":>24} {"backward":>24} {"memory":>16}')
     for batch, size in MAPS:
         for kernel in KERNELS:

@@ -139,7 +139,8 @@ def measure(networks: dict[str, Network], image: Tensor, runs: int) -> dict[str,
     return timings
 
 
-def peak_memory_in_fresh_process(overrides: list[str], variant: str, size: tuple[int, int]) -> float:
+def peak_memory_in_fresh_process(overrides: list[str], variant: str,
+                                 size: tuple[int, int]) -> float:
     """`peak_memory`, whose process has not held more before."""
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
@@ -172,7 +173,8 @@ def main() -> None:
     peak = matrix_peak()
     print(f'{" ".join(args.overrides)} at {args.resolution}, {torch.get_num_threads()} threads; '
           f'{needed:.0f} GFLOP, matrix peak {peak:.0f} GFLOP/s: floor {needed / peak:.1f} s')
-    print('variant      best s  median s  ratio  processor s  ratio   extra GiB   error / deviation')
+    print('variant      best s  median s  ratio  processor s  ratio   extra GiB   '
+          'error / deviation')
 
     first = timings[variants[0]]
     expected = outputs[variants[0]]

@@ -1,8 +1,8 @@
 """Networks in Hugging Face's layout: folders written, and uploaded to the hub.
 
 A few lines of our own instead of huggingface_hub's PyTorchModelHubMixin: that saves a module's
-state dict under the module's own names and the arguments of its constructor as config, so that every
-method of it would have to be overridden.
+state dict under the module's own names and the arguments of its constructor as config, so that
+every method of it would have to be overridden.
 """
 
 import json

@@ -8,30 +8,30 @@ from typing import Any, Self
 class Architecture:
     """All parts of a BiRefNet but its backbone, as plain values. Defaults are the publication's.
 
-    The fields have the names of `config.py`. The paper (arXiv 2401.03407), the keys of published
-    checkpoints and the modules of this package have other words for the same things:
+    The fields have the names of `config.py`. The paper (arXiv 2401.03407) and the field, the keys
+    of published checkpoints, and the modules of this package have other words for the same things:
 
-    | field of config.py       | paper                      | official keys          | module here        |
-    |--------------------------|----------------------------|------------------------|--------------------|
-    | bb (apart from this)     | encoder, backbone          | bb                     | encoder.backbone   |
-    | mul_scl_ipt              | multi-scale input          | (none)                 | Encoder.pyramid    |
-    | cxt_num                  | context                    | (none)                 | Context            |
-    | squeeze_block            | ASPP after the encoder     | squeeze_module.i       | squeeze            |
-    | auxiliary_classification | auxiliary classification   | cls_head               | class_head         |
-    | num_classes              | classes of that head       | cls_head               | class_head         |
-    | dec_blk                  | reconstruction block       | decoder_block{n}       | level.block        |
-    | dec_att                  | deformable ASPP            | dec_att                | block.attention    |
-    | deform_kernels           | sizes of its receptive     | aspp_deforms.i         | deformable         |
-    |                          | fields                     |                        |                    |
-    | dec_channels_inter       | width inside a block       | conv_in                | block.conv_in      |
-    | dec_ipt, dec_ipt_levels  | inward reference           | ipt_blk{n}             | level.reference    |
-    | dec_ipt_split            | adaptive cropping          | (none)                 | image_to_tiles     |
-    | tile_order               | (not in the paper)         | (none)                 | image_to_tiles     |
-    | ms_supervision           | multi-stage supervision    | conv_ms_spvn_{n}       | level.side         |
-    | out_ref, out_ref_levels  | outward reference,         | gdt_convs_{n},         | level.outward      |
-    |                          | gradient supervision       | gdt_convs_pred_{n},    |                    |
-    |                          |                            | gdt_convs_attn_{n}     |                    |
-    | (always)                 | lateral connection         | lateral_block{n}       | level.lateral      |
+    | field of config.py       | paper, field             | official keys       | module here      |
+    |--------------------------|--------------------------|---------------------|------------------|
+    | bb (apart from this)     | encoder, backbone        | bb                  | encoder.backbone |
+    | mul_scl_ipt              | image pyramid            | (none)              | Encoder.pyramid  |
+    | cxt_num                  | context                  | (none)              | Context          |
+    | squeeze_block            | ASPP after the encoder   | squeeze_module.i    | squeeze          |
+    | auxiliary_classification | auxiliary classification | cls_head            | class_head       |
+    | num_classes              | classes of that head     | cls_head            | class_head       |
+    | dec_blk                  | reconstruction block     | decoder_block{n}    | level.block      |
+    | dec_att                  | deformable ASPP          | dec_att             | block.attention  |
+    | deform_kernels           | sizes of its receptive   | aspp_deforms.i      | deformable       |
+    |                          | fields                   |                     |                  |
+    | dec_channels_inter       | width inside a block     | conv_in             | block.conv_in    |
+    | dec_ipt, dec_ipt_levels  | inward reference         | ipt_blk{n}          | level.reference  |
+    | dec_ipt_split            | patches of the image     | (none)              | ImageView        |
+    | tile_order               | order of the patches     | (none)              | ImageView        |
+    | ms_supervision           | multi-stage supervision  | conv_ms_spvn_{n}    | level.side       |
+    | out_ref, out_ref_levels  | outward reference,       | gdt_convs_{n},      | level.outward    |
+    |                          | gradient supervision     | gdt_convs_pred_{n}, |                  |
+    |                          |                          | gdt_convs_attn_{n}  |                  |
+    | (always)                 | lateral connection       | lateral_block{n}    | level.lateral    |
 
     The published code numbers levels: block n works at stride 2 ** (n + 1) for n = 4..1, and the
     inward reference n joins at stride 2 ** n for n = 5..2 and at full resolution for n = 1. The

@@ -82,7 +82,7 @@ class Context(nn.Module):
 class PyramidNeck(nn.Module):
     """Makes a pyramid of the four maps of a plain vision transformer, which are all at one stride.
 
-    Each is resized to its stride, 4, 8, 16 or 32, and a 1x1 convolution brings it to `out_channels`.
+    Each is resized to its stride, 4, 8, 16 or 32; a 1x1 convolution brings it to `out_channels`.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: Sequence[int]) -> None:

@@ -183,7 +183,7 @@ OUTWARD_HALF = .2
 
 
 def draw(figures: Figures) -> Figure:
-    """The encoder at the left, the decoder rising from its coarsest level, references at the right."""
+    """The encoder at the left, the decoder rising from its coarsest level, references right."""
     figure = Figure(figsize=(12.4, 8.9), facecolor='white')
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 14.4), ylim=(-.45, 9.9))
     axes.set_axis_off()

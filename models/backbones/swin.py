@@ -276,7 +276,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, every second one shifted, and the downsampling behind them (None in the last stage)."""
+    """Blocks, every second one shifted, and the downsampling behind them (None in the last)."""
 
     def __init__(self, dim: int, heads: int, window: int, drop_paths: Sequence[float],
                  downsample: bool) -> None:

@@ -12,7 +12,7 @@ from models.modules.norm import frozen_statistics
 
 
 def checkpointed(module: nn.Module, *inputs: Any) -> Any:
-    """`module(*inputs)`; only the inputs are kept, and the backward pass computes the rest again."""
+    """`module(*inputs)`; only the inputs are kept, the backward pass computes the rest again."""
     return checkpointed_part(module, module, *inputs)
 
 

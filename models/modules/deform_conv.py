@@ -153,7 +153,7 @@ def pixel_rows(t: Tensor) -> Tensor:
 
 
 def bordered_rows(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B*(H+2)*(W+2), C): rows of pixels, within a border of zeros one pixel wide."""
+    """(B, C, H, W) -> (B*(H+2)*(W+2), C): rows of pixels, with a border of zeros around the map."""
     batch, channels, height, width = x.shape
     bordered = x.new_zeros(batch, height + 2, width + 2, channels)
     bordered[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
@@ -277,7 +277,7 @@ def _locate(pixel: Tensor, offset: Tensor, modulation: Tensor, height: int, widt
 
 
 def _split_position(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Splits positions into floor index, -1..size-1, and fraction, 0..1; and whether they are inside.
+    """Floor index, -1..size-1, and fraction, 0..1, of positions; and whether they are inside.
 
     Positions farther outside are moved to the zero border. The index is valid for NaN too, so that
     NaN spreads by values and not by a failing access.

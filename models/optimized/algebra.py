@@ -16,7 +16,8 @@ ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_cap
 ACTIVATIONS = {'none': lambda x: x, 'relu': torch.relu_, 'gelu': F.gelu}
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = 'none') -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None,
+           activation: str = 'none') -> Tensor:
     """x (N, I), weight (O, I), bias (O,) -> (N, O), followed by one of ACTIVATIONS.
 
     In float32 on an x86 CPU it is oneDNN's, which keeps the activation in the cache and, on
@@ -55,7 +56,7 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d
 
 
 def folded_weights(layer: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
-    """Weight (O, I, k, k) and bias (O,), float64, of `layer` and a BatchNorm in eval mode behind it."""
+    """Weight (O, I, k, k) and bias (O,), float64, of `layer` and the BatchNorm behind it (eval mode)."""
     weight = layer.weight.detach().double()
     if layer.bias is None:
         bias = weight.new_zeros(len(weight))

@@ -1,4 +1,4 @@
-"""Decoder blocks for inference: BatchNorm folded, branches projected while they are in the cache."""
+"""Decoder blocks for inference: BatchNorm folded, branches projected while in the cache."""
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ BORDER = 3  # pixels at a border that decide the outermost one after two 3x3 con
 
 
 class FastDeformableBranch(nn.Module):
-    """Deformable convolution, BatchNorm, ReLU and projection, one block of pixels after the other."""
+    """Deformable convolution, BatchNorm, ReLU and projection, block of pixels after block."""
 
     def __init__(self, branch: Branch, projection: Tensor) -> None:
         super().__init__()

@@ -157,7 +157,7 @@ def _fast_neck(neck: PyramidNeck, has_half_size_maps: bool) -> nn.ModuleList:
 
 
 class FastEncoder(nn.Module):
-    """Backbone on the image and its half-size copy, whose maps stay small under the 'cat' pyramid."""
+    """Backbone on the image and its half-size copy, whose maps stay small if pyramid is 'cat'."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -350,8 +350,9 @@ class Compiled(nn.Module):
         if self.compiled is None:
             return self.net(image)
         try:
-            with warnings.catch_warnings():  # the cached tables are traced like all the rest
-                warnings.filterwarnings('ignore', 'Dynamo detected a call to a `functools.lru_cache')
+            with warnings.catch_warnings():
+                # The cached tables are traced like all the rest.
+                warnings.filterwarnings('ignore', 'Dynamo detected a call to a `functools.lru')
                 return self.compiled(image)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).splitlines()[0]

@@ -15,7 +15,7 @@ WindowGroups = tuple[tuple[int, Tensor], ...]  # kind of mask, and the windows (
 
 
 def _chunks(rows: int, width: int, device: torch.device) -> list[slice]:
-    """Slices that cover `rows` of `width` values, each as large as fits a CPU's cache; elsewhere one."""
+    """Slices that cover `rows` of `width` values: of the size of a CPU's cache; elsewhere one."""
     step = rows
     if device.type == 'cpu':
         step = max(1, CHUNK_VALUES // width)
