@@ -91,7 +91,8 @@ def load_model(
         The network in eval mode; its `config` holds what was found.
 
     Raises:
-        ValueError: the file fits no known layout; the message names the nearest and what is missing.
+        ValueError: the file fits no known layout; the message names the nearest, and what is
+            missing.
     """
     options = {
         'revision': revision,
