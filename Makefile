@@ -1,26 +1,28 @@
-# `make demo` trains, tests and scores a small network on generated data; `make test` runs the test suite.
+# `make demo` trains, tests and scores a small network on generated data; `make test` runs the quick tests and `make test-all`
+# the slow ones after them.
 # A virtual environment in .venv is made on first use.
 # Tests run in processes of a single thread, three for two cores, since many wait for a process they started or for a
-# browser: WORKERS=0 runs them in turn.
+# browser: WORKERS=0 runs them in turn, THREADS=4 gives each process four threads.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= $(or $(shell cores=$$(nproc 2>/dev/null) && expr $$cores \* 3 / 2),auto)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+THREADS ?= 1
+PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test fast lint browser clean
+.PHONY: demo test test-all lint browser clean
 
 demo: .venv/requirements datasets/Demo/.complete
 	./sub.sh demo cpu cpu task=Demo resume=auto
 	$(BIN)/python gen_best_ep.py task=Demo
 	$(BIN)/python -m demo.report --run demo -o demo.png
 
-test: .venv/requirements-dev .venv-rembg/requirements browser
-	$(PYTEST)
-
-fast: .venv/requirements-dev
+test: .venv/requirements-dev browser
 	$(PYTEST) -m 'not slow'
+
+test-all: test .venv-rembg/requirements
+	$(PYTEST) -m slow
 
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
