@@ -48,8 +48,8 @@ TASKS: dict[str, dict[str, Any]] = {
                 'testsets': 'TE-P3M-500-NP+TE-AM-2k'},
     # Small enough to learn from random weights on two CPU cores in minutes (`make demo`); a convolutional backbone
     # learns faster from nothing than a transformer.
-    'Demo': {'bb': 'timm/resnet18', 'size': (160, 160), 'batch_size': 8, 'epochs': 3, 'save_last': 3, 'save_step': 1,
-             'tail_epochs': 1, 'channels_last': True, 'base_lr': 1e-3, 'warmup_steps': 20, 'lr_schedule': 'cosine',
+    'Demo': {'bb': 'timm/resnet18', 'size': (128, 128), 'batch_size': 8, 'epochs': 3, 'save_last': 3, 'save_step': 1,
+             'tail_epochs': 0, 'channels_last': True, 'base_lr': 1.5e-3, 'warmup_steps': 10, 'lr_schedule': 'cosine',
              'training_set': 'TR-Demo', 'testsets': 'TE-Demo'},
 }
 
@@ -171,6 +171,7 @@ class Config:
                              choices=('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'))
     val_ema: bool = option(True, 'validate the moving average of weights, where there is one, and keep its best')
     early_stop: int = option(0, 'stop after so many validations without a better one; 0: never', minimum=0)
+    deterministic: bool = option(False, 'equal runs give equal bits on one machine; slower, as cuDNN tries nothing out')
     dry_run: bool = option(False, 'go through one batch of everything, estimate time and memory, leave nothing')
     log_step: int = option(20, 'steps between log lines', minimum=1)
     device: str = option('auto', "'auto': cuda if there is one, else cpu", choices=('auto', 'cpu', 'cuda', 'mps'))

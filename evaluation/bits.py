@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 WORD = 64
+ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)  # of each byte
 ONE, LAST = np.uint64(1), np.uint64(WORD - 1)
 
 
@@ -29,9 +30,14 @@ def valid(shape: tuple[int, int]) -> np.ndarray:
     return pack(np.ones((1, shape[1]), bool))
 
 
+def ones(bits: np.ndarray) -> np.ndarray:
+    """Numbers of set pixels, uint8, in order along each row: of each word, or of each byte before NumPy 2."""
+    return np.bitwise_count(bits) if hasattr(np, 'bitwise_count') else ONES.take(bits.view(np.uint8))
+
+
 def count(bits: np.ndarray) -> int:
     """The number of set pixels."""
-    return int(np.bitwise_count(bits).sum(dtype=np.int64))
+    return int(ones(bits).sum(dtype=np.int64))
 
 
 def lookup(bits: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -156,7 +156,7 @@ class GroundTruth:
         """First row and column of the lower and right blocks: the mask's centre, rounded half to even, plus 1."""
         if self.foreground == 0:
             return round(self.shape[0] / 2), round(self.shape[1] / 2)
-        rows = np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
+        rows = bits.ones(self.bits).sum(axis=1, dtype=np.int64)
         columns = cv2.reduce(self.mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0] // 255
         return tuple(round(float(counts @ np.arange(len(counts)) / self.foreground)) + 1 for counts in (rows, columns))
 

@@ -4,10 +4,17 @@ The points a person would set to correct a mask: the corners of the simplified b
 each region of its own. Masks are packed (evaluation/bits.py), so that the many dilations cost next to nothing.
 """
 
+import multiprocessing
+import re
+import warnings
+from functools import cache
+
 import cv2
 import numpy as np
 
 from evaluation import bits
+
+PUBLISHED_OPENCV = (4, 13)
 
 RELAX = 5
 EPSILON = 2.0
@@ -15,9 +22,24 @@ EPSILON = 2.0
 SHORT = 4
 
 
+def counts_as_published() -> bool:
+    """Whether this OpenCV simplifies borders as the one did that published counts are equal to."""
+    return tuple(map(int, re.findall(r'\d+', cv2.__version__)[:2])) >= PUBLISHED_OPENCV
+
+
+@cache
+def warn_of_old_opencv() -> None:
+    """Warns, once and not from worker processes, where counts will not be those published."""
+    if counts_as_published() or multiprocessing.parent_process() is not None:
+        return
+    warnings.warn(f'HCE will differ slightly from published counts: OpenCV {cv2.__version__} simplifies borders '
+                  'otherwise than 4.13 and newer')
+
+
 def correction_effort(prediction: np.ndarray, foreground: np.ndarray, skeleton: np.ndarray,
                       shape: tuple[int, int]) -> int:
     """HCE of a packed prediction against a packed mask and its packed skeleton; `shape` is (H, W)."""
+    warn_of_old_opencv()
     inside = bits.valid(shape)
     right = foreground & prediction
     excess = prediction & ~foreground

@@ -5,13 +5,11 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
-from evaluation import pool
+from evaluation import hce, pool
 from evaluation.ground_truth import GROUPS, GroundTruth
 from evaluation.inputs import SetPlan, Task, fingerprint, read_prediction
 from evaluation.store import ScoreStore, make_row
-from utils import read_mask
+from utils import Progress, read_mask
 
 Job = tuple[Task, dict[str, tuple[list[list[int]], list[str]]]]
 
@@ -51,7 +49,9 @@ def evaluate(plan: SetPlan, store_path: str | os.PathLike, groups: Sequence[str]
     jobs = _jobs(plan, store, groups)
     function = partial(score_image, skeleton_cache=skeleton_cache)
     total = sum(len(todo) for _, todo in jobs)
-    with tqdm(total=total, desc=f'scoring {plan.dataset}', unit='mask', disable=None if total else True) as progress:
+    if 'hce' in groups and jobs:
+        hce.warn_of_old_opencv()
+    with Progress(total, f'scoring {plan.dataset}', 'mask', quiet=not total) as progress:
         for _, rows in pool.run(function, jobs, min(workers, len(jobs)), lambda job: f'{job[0].dataset}/{job[0].name}'):
             store.append(rows)
             progress.update(len(rows))

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY_SCRIPTS = {'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
-FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'exporting', 'webapp', 'benchmarks', 'tools',
-           'tests')
+FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'exporting', 'runtime', 'webapp', 'benchmarks',
+           'tools', 'tests')
 FILES = sorted([*ROOT.glob('*.py'), *(file for folder in FOLDERS for file in (ROOT / folder).rglob('*.py'))])
 NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 PROJECT = {name.split('/')[0].removesuffix('.py') for name in NAMES}
@@ -50,6 +50,8 @@ def test_imports_point_one_way(name):
     if folder == 'models':
         assert used & PROJECT <= {'models', 'config', 'utils'}
         assert 'config' not in used or name == 'models/loading.py', 'only models/loading.py knows Config'
+    if folder == 'runtime':
+        assert used - sys.stdlib_module_names <= {'torch'}, 'training and inference both stand upon it'
     if folder == 'inference':
         assert not used & {'models', 'config', 'dataset', 'training'}
     if folder == 'webapp':

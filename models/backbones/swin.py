@@ -23,7 +23,13 @@ from models.backbones.registry import (
     register_backbones,
     width_of,
 )
-from models.modules.tracing import count_to_cover, gather_padded, has_symbolic_size, rolled_index
+from models.modules.tracing import (
+    count_to_cover,
+    gather_padded,
+    has_symbolic_size,
+    is_exporting,
+    rolled_index,
+)
 
 CPU = torch.device('cpu')
 MASKED = -100.  # as published: far enough from any logit, and finite in half precision
@@ -143,7 +149,7 @@ class WindowAttention(nn.Module):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Scaled dot-product attention of (B, heads, tokens, C / heads)."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         # Exporters take the fused operator apart, and trip over its memory layout.
         scale = q.shape[-1] ** -.5
         logits = q * scale @ k.transpose(-2, -1) + bias

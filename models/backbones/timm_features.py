@@ -2,12 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.backbones.base import Backbone
 from models.backbones.registry import (
@@ -22,6 +23,27 @@ from models.checkpoints.rules import KeyRules
 from models.modules.norm import allow_any_batch
 
 STRIDES = (4, 8, 16, 32)
+
+
+class _RatesWithValues(TorchFunctionMode):
+    """Keeps drop path rates off the meta device: older timm reads them while it builds a network.
+
+    It makes them by a `linspace` that names neither device nor type, unlike that of positions, which
+    belong where the network is.
+    """
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (),
+                           kwargs: dict | None = None) -> Any:
+        """Calls `function`; a plain `linspace` on the CPU."""
+        if function is torch.linspace and not kwargs:
+            return function(*args, device='cpu')
+        return function(*args, **kwargs or {})
+
+
+def _create(name: str, **options: Any) -> nn.Module:
+    """timm's network `name` that returns feature maps, built on any device, meta included."""
+    with _RatesWithValues():
+        return timm.create_model(name, features_only=True, **options)
 
 
 def rename_timm(state: State, net: nn.Module) -> State:
@@ -94,7 +116,7 @@ def rename_pvt(state: State, net: nn.Module) -> State:
 )
 def build_pvt(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """Pyramid Vision Transformer v2 (Wang 2021) with drop path 0.1."""
-    net = timm.create_model(name, pretrained=pretrained, features_only=True, drop_path_rate=.1)
+    net = _create(name, pretrained=pretrained, drop_path_rate=.1)
     return Backbone(net, net.feature_info.channels())
 
 
@@ -141,12 +163,7 @@ def infer_dino(shapes: Shapes) -> str:
 def build_dino(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """DINOv3: the features of four blocks, all at stride 16, without a further norm."""
     dino = DINOS[name]
-    net = timm.create_model(
-        dino.timm_name,
-        pretrained=pretrained,
-        features_only=True,
-        out_indices=dino.blocks,
-    )
+    net = _create(dino.timm_name, pretrained=pretrained, out_indices=dino.blocks)
     return Backbone(net, net.feature_info.channels(), smallest=16, needs_neck=True)
 
 
@@ -179,7 +196,7 @@ def build_timm(
         raise ValueError(f'bb={name}: timm has no such model; nearest: {", ".join(near) or "none"}')
     with torch.device('meta'):
         fit = _find_fit(model, sizes)
-    net = timm.create_model(model, pretrained=pretrained, features_only=True, **fit.options)
+    net = _create(model, pretrained=pretrained, **fit.options)
     channels_last = _is_channels_last(net)
     return Backbone(allow_any_batch(net), fit.channels, fit.outputs, channels_last=channels_last)
 
@@ -213,7 +230,7 @@ def _find_fit(model: str, sizes: Sequence[Size]) -> _Fit:
 
 def _run_at(model: str, options: dict[str, Any], sizes: Sequence[Size]) -> list[Tensor]:
     """The maps (B, C, H, W) of an image of the first size; the model has run at the others too."""
-    net = timm.create_model(model, features_only=True, **options).eval()
+    net = _create(model, **options).eval().to('meta')  # older timm makes some buffers on the CPU
     maps, *_ = [net(torch.zeros(1, 3, *size)) for size in sizes]
     if _is_channels_last(net):
         maps = [x.permute(0, 3, 1, 2) for x in maps]

@@ -17,9 +17,14 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor, nn
 
+from models.modules.tracing import is_exporting
+
 # Values in the columns of one block: enough for the full speed of the matrix product, few enough
 # for a cache.
 BLOCK_VALUES = 1 << 22
+# The gradient of embedding_bag's weights: private to PyTorch, so that a release may lack it. It only
+# saves time.
+BAG_GRADIENT = getattr(torch.ops.aten, '_embedding_bag_per_sample_weights_backward', None)
 
 
 def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
@@ -41,9 +46,11 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor)
     if any(arg.dtype in (torch.float16, torch.bfloat16) for arg in args):
         in_float32 = deform_conv2d(*(arg.float() for arg in args))
         return in_float32.to(x.dtype)
+    # torchvision's backward pass adds in any order on a GPU.
+    is_deterministic_gpu = x.device.type == 'cuda' and torch.are_deterministic_algorithms_enabled()
     # Exporters know torchvision's operator and lower it to ONNX DeformConv.
-    is_traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
-    if x.device.type == 'cpu' and not is_traced:
+    is_traced = is_exporting() or torch.jit.is_tracing()
+    if (x.device.type == 'cpu' or is_deterministic_gpu) and not is_traced:
         return _deform_conv2d(*args)
     padding = int(weight.shape[-1]) // 2  # under torch.jit.trace a size is a tensor
     return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=padding)
@@ -80,9 +87,10 @@ class DeformableConv2d(nn.Module):
 # tracing the loops. Their matrix products write in place, which autocast leaves alone. They are
 # named after this module, because copies of it, as in exported folders, may be loaded beside it.
 NAMESPACE = re.sub(r'\W', '_', __name__)
+DEVICES = ('cpu', 'cuda')
 
 
-@torch.library.custom_op(f'{NAMESPACE}::deform_conv2d', mutates_args=(), device_types='cpu')
+@torch.library.custom_op(f'{NAMESPACE}::deform_conv2d', mutates_args=(), device_types=DEVICES)
 def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
     rows = bordered_rows(x)
     matrix = weight_matrix(weight)
@@ -94,7 +102,7 @@ def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor
 
 
 @torch.library.custom_op(f'{NAMESPACE}::deform_conv2d_backward', mutates_args=(),
-                         device_types='cpu')
+                         device_types=DEVICES)
 def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
                             weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the four inputs, from the output's."""
@@ -208,17 +216,24 @@ class _Samples(NamedTuple):
 
     def gradients(self, rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of positions (N, 2), y before x, and modulation (N,) from that of values."""
-        corners = self.corners().view(-1)
-        bags = torch.arange(len(grad), dtype=corners.dtype)
-        products = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # of each corner's row with `grad`
-            grad, rows, corners, 4 * bags, bags.repeat_interleave(4), 0)
-        upper_left, upper_right, lower_left, lower_right = products.view(-1, 4).unbind(1)
+        products = _scalar_products(grad, rows, self.corners())
+        upper_left, upper_right, lower_left, lower_right = products.unbind(1)
         upper = torch.lerp(upper_left, upper_right, self.right)
         lower = torch.lerp(lower_left, lower_right, self.right)
         downwards = lower - upper
         rightwards = torch.lerp(upper_right - upper_left, lower_right - lower_left, self.down)
         positions = torch.stack((downwards * self.slope_y, rightwards * self.slope_x), 1)
         return positions, torch.lerp(upper, lower, self.down)
+
+
+def _scalar_products(grad: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
+    """Products (N, 4) of each row of `grad` (N, C) with the `rows` (R, C) named by `corners` (N, 4)."""
+    if BAG_GRADIENT is None:
+        products = [(rows[corner] * grad).sum(1) for corner in corners.unbind(1)]
+        return torch.stack(products, 1)
+    bags = torch.arange(len(grad), dtype=corners.dtype, device=grad.device)
+    products = BAG_GRADIENT(grad, rows, corners.view(-1), 4 * bags, bags.repeat_interleave(4), 0)
+    return products.view(-1, 4)
 
 
 def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor,
@@ -235,7 +250,7 @@ def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor,
     step = max(1, BLOCK_VALUES // max(taps * channels, row_width))
     for start in range(0, len(offset), step):
         block = slice(start, min(start + step, len(offset)))
-        pixel = torch.arange(block.start, block.stop)[:, None]
+        pixel = torch.arange(block.start, block.stop, device=x.device)[:, None]
         yield block, _locate(pixel, offset[block], modulation[block], height, width)
 
 
@@ -244,7 +259,7 @@ def _locate(pixel: Tensor, offset: Tensor, modulation: Tensor, height: int, widt
 
     `offset` is (P, 2*k*k), `modulation` (P, k*k).
     """
-    tap = torch.arange(modulation.shape[1])
+    tap = torch.arange(modulation.shape[1], device=pixel.device)
     kernel = math.isqrt(modulation.shape[1])
     radius = kernel // 2
     y = pixel // width % height + tap // kernel - radius

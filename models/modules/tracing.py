@@ -9,9 +9,19 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 
+def is_exporting() -> bool:
+    """Whether torch.export is tracing, and not torch.compile.
+
+    It is `torch.compiler.is_exporting`, which is new in torch 2.7.
+    """
+    if hasattr(torch.compiler, 'is_exporting'):
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
 def has_symbolic_size(x: Tensor) -> bool:
     """Whether an exporter traces x (B, ...) with symbols for some of its sizes but the first."""
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         return False
     return any(isinstance(side, torch.SymInt) for side in x.shape[1:])
 
@@ -22,7 +32,7 @@ def count_to_cover(side: int, length: int) -> int:
     A symbolic side that need not be a multiple of `length` yields a fresh symbol, because the
     exporter's reasoning about rounded sizes takes hours.
     """
-    is_symbol = torch.compiler.is_exporting() and isinstance(side, torch.SymInt)
+    is_symbol = is_exporting() and isinstance(side, torch.SymInt)
     if not is_symbol or statically_known_true(side % length == 0):
         return (side + length - 1) // length
     rounded_up = (_scalar_tensor(side) + (length - 1)) // length

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from models.modules.resize import resize
 
-ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith('AVX')
+# oneDNN's linear layer: private to PyTorch, so that a release may lack it. It only saves time.
+LINEAR = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+ONEDNN = (
+    LINEAR is not None
+    and torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability().startswith('AVX')
+)
 ACTIVATIONS = {'none': lambda x: x, 'relu': torch.relu_, 'gelu': F.gelu}
 
 
@@ -25,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None,
     """
     is_plain = x.device.type == 'cpu' and x.dtype == torch.float32
     if ONEDNN and is_plain and not torch.compiler.is_compiling():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], 'none')
+        return LINEAR(x, weight, bias, activation, [], 'none')
     y = F.linear(x, weight, bias)
     return ACTIVATIONS[activation](y)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import metrics
+from evaluation import hce, metrics
 from evaluation.ground_truth import curves, iou_curve
 from evaluation.metrics import GROUPS, SCORES, GroundTruth, score_pair
 from tests.evaluation import reference
@@ -18,6 +18,7 @@ from utils import read_mask
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'metrics'
 EXPECTED = json.loads((GOLDEN / 'expected.json').read_text())
+OLD_OPENCV = not hce.counts_as_published()
 PUBLISHED = {'S': 'sm', 'MAE': 'mae', 'MSE': 'mse', 'WF': 'wfm', 'HCE': 'hce', 'MBA': 'mba'}
 PUBLISHED_CURVES = {'E': 'Em', 'F': 'Fm', 'BIoU': 'BIoU'}
 
@@ -33,6 +34,8 @@ def test_published_numbers(name):
     flat |= {f'{kind}{key}': expected[published][kind] for published, key in PUBLISHED_CURVES.items()
              for kind in ('max', 'mean', 'adp') if kind in expected[published]}
     assert set(flat) == set(found) == set(SCORES)
+    if OLD_OPENCV:  # counts otherwise, of which a warning tells: a few in a hundred on these pairs of noise
+        assert found.pop('hce') == pytest.approx(flat.pop('hce'), rel=.05)
     assert found == pytest.approx(flat, rel=1e-9, abs=0, nan_ok=True)
 
 
