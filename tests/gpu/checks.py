@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from config import Config
 from dataset import Batch, TrainSet, build_loader, find_pairs
+from exporting.hub import save_pretrained
 from inference import predict
 from inference.memory import free_memory
 from inference.network import BYTES, BYTES_PER_PIXEL, Predictor
@@ -352,7 +353,7 @@ def check_export(device: torch.device, folder: Path) -> None:
     """Weights that lie on the device are written as they are, as a checkpoint and as a folder for the hub."""
     model = small.build().to(device)
     save_checkpoint(model, folder / 'model.safetensors')
-    model.save_pretrained(folder / 'folder')
+    save_pretrained(model, folder / 'folder')
     for file in ('model.safetensors', 'folder'):
         copied = load_model(folder / file).state_dict()
         assert all(torch.equal(copied[name], value.cpu()) for name, value in model.state_dict().items()), file
