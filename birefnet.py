@@ -6,7 +6,8 @@ They are imported when one is first used, so that `birefnet --help` need not wai
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models import BiRefNet, load_model, optimize, predict, save_checkpoint
+    from inference import predict
+    from models import BiRefNet, load_model, optimize, save_checkpoint
 
 __all__ = ['BiRefNet', 'load_model', 'optimize', 'predict', 'save_checkpoint']
 
@@ -14,5 +15,6 @@ __all__ = ['BiRefNet', 'load_model', 'optimize', 'predict', 'save_checkpoint']
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    import inference
     import models
-    return getattr(models, name)
+    return getattr(inference if name == 'predict' else models, name)

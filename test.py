@@ -25,7 +25,8 @@ from inference.images import network_size
 from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
-from models import find_checkpoint, load_model, optimize
+from models import load_model, optimize
+from models.loading import find_checkpoint
 from runtime.device import prepare_device
 from training.distributed import World, gather, join_world
 from training.log import setup_logging

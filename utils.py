@@ -57,6 +57,16 @@ class TooManyPixels(ValueError):
     """An image larger than the limit, as decompression bombs are."""
 
 
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple of `multiple` that is not below `value`."""
+    return ceil_div(value, multiple) * multiple
+
+
 def epoch_of(path: Path) -> int | None:
     """The epoch that a checkpoint's name tells, as ours or a published one, e.g. BiRefNet_DIS_ep580.pth."""
     found = re.search(r'ep(?:och_)?(\d+)', path.stem)

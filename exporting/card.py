@@ -33,7 +33,7 @@ mask = model(image)[-1].sigmoid()    # image: (1, 3, {height}, {width}), RGB, Im
 
 Squash a picture to {width}x{height}, whatever its shape; bring the mask back to the picture's size. Sides must be
 multiples of 32. Without code from this folder, the project that wrote it loads it by
-`BiRefNet.from_pretrained('{title}')`.
+`models.load_model('{title}')`.
 
 The method: [Bilateral Reference for High-Resolution Dichotomous Image Segmentation]({paper}), Zheng et al., 2024.
 '''

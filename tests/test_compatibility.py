@@ -21,9 +21,9 @@ import utils
 from evaluation import bits, hce, weighted_f
 from evaluation.metrics import score_pair
 from models.backbones.timm_features import _RatesWithValues
-from models.fast import algebra
 from models.modules import deform_conv
 from models.modules.tracing import is_exporting
+from models.optimized import algebra
 
 ROOT = Path(__file__).parents[1]
 OWN = {path.stem for path in ROOT.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}

@@ -190,7 +190,7 @@ class Trainer:
             share_buffers(self.net, self.world)  # DistributedDataParallel does so by itself
         with self.net.no_sync() if no_sync else nullcontext():
             with self.autocast():
-                output = self.net(image)
+                output = self.net(image, side_outputs=True)
             parts = group * self.world.size
             terms = self.criterion(output, mask, classes, epoch=self.epoch, parts=parts)
             probability = output.logits[-1].float().sigmoid()

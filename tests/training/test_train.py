@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from config import Config
 from dataset import Batch
-from models import BiRefNet, load_model
+from models import build_birefnet, load_model
 from tests.training.runs import HANGS, TINY, finish, make_data, start
 from training.distributed import PREEMPTED, World
 from training.loop import Trainer
@@ -199,7 +199,7 @@ def test_switches_train(data, tmp_path, more):
 def build(**fields) -> Trainer:
     cfg = Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 32), deform_kernels=(3,), tail_epochs=0, **fields)
     torch.manual_seed(0)
-    return train.build_trainer(cfg, BiRefNet(cfg), 10, World(0, 1, torch.device('cpu')))
+    return train.build_trainer(cfg, build_birefnet(cfg), 10, World(0, 1, torch.device('cpu')))
 
 
 def one_batch() -> Batch:

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from config import Config
-from models import BiRefNet, load_model, optimize
-from models.checkpoint import write_state
-from models.fast.algebra import ACTIVATIONS, ONEDNN, compose, linear, resize_through
-from models.fast.blocks import DeformableBranch, FastReference
+from models import build_birefnet, load_model, optimize
+from models.checkpoints.files import write_state
 from models.modules.attention import ASPPDeformable
 from models.modules.deform_conv import bordered_rows
 from models.modules.reference import InwardReference
 from models.modules.resize import resize
+from models.optimized.algebra import ACTIVATIONS, ONEDNN, linear, merge_3x3, resize_through
+from models.optimized.blocks import FastDeformableBranch, FastReference
 from tests.models import golden
 
 SIZES = {'square': (1, 64, 64), 'wide': (2, 32, 160), 'tall': (1, 224, 96)}  # 7 and 12 divide none of their maps
@@ -64,12 +64,12 @@ def test_equals_plain_network(golden_model, size):
     {'squeeze_block': 'ASPPDeformable_x1'}, {'dec_channels_inter': 'adap', 'dec_att': ''}, {'out_ref': False}],
     ids=lambda overrides: ','.join(f'{k}={v}' for k, v in overrides.items()))
 def test_equals_plain_network_of_other_configs(overrides):
-    model = randomize(BiRefNet(Config(**{'bb': 'pvt_v2_b0', **overrides})))
+    model = randomize(build_birefnet(Config(**{'bb': 'pvt_v2_b0', **overrides})))
     assert error(model, optimize(model), (1, 96, 64)) < 2e-5
 
 
 def test_original_stays_as_it_was():
-    model = randomize(BiRefNet(Config(bb='swin_v1_t')))
+    model = randomize(build_birefnet(Config(bb='swin_v1_t')))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     fast = optimize(model, torch.bfloat16)
     with torch.inference_mode():
@@ -79,7 +79,7 @@ def test_original_stays_as_it_was():
 
 @pytest.mark.parametrize(('dtype', 'most'), [(torch.bfloat16, .05), (torch.float16, .01)])
 def test_low_precision(dtype, most):
-    model = randomize(BiRefNet(Config(bb='swin_v1_t')))
+    model = randomize(build_birefnet(Config(bb='swin_v1_t')))
     assert error(model, optimize(model, dtype), (1, 128, 96)) < most
 
 
@@ -87,7 +87,7 @@ def test_positions_stay_in_float32():
     """Sampled by our blocks and by the operator of other devices. Rounded, positions of 60 would move by 1/8 pixel."""
     torch.manual_seed(0)
     layer = randomize(ASPPDeformable(8, 16, kernels=(3,)))
-    branch = DeformableBranch(layer.deformable[0], torch.randn(16, 256) / 16).bfloat16()
+    branch = FastDeformableBranch(layer.deformable[0], torch.randn(16, 256) / 16).bfloat16()
     branch.predictor.float().bias.data[:18].uniform_(-60, 60)
     x = torch.randn(1, 8, 130, 130).bfloat16()
     with torch.inference_mode():
@@ -98,7 +98,7 @@ def test_positions_stay_in_float32():
 
 
 def test_low_precision_keeps_what_predicts_positions():
-    fast = optimize(randomize(BiRefNet(Config(bb='pvt_v2_b0'))), torch.bfloat16)
+    fast = optimize(randomize(build_birefnet(Config(bb='pvt_v2_b0'))), torch.bfloat16)
     kept = {name for name, p in fast.named_parameters() if p.dtype == torch.float32}
     assert kept == {name for name, _ in fast.named_parameters() if '.predictor.' in name}
     assert kept
@@ -107,7 +107,7 @@ def test_low_precision_keeps_what_predicts_positions():
 @pytest.mark.parametrize('onednn', [True, False])
 @pytest.mark.parametrize('activation', ACTIVATIONS)
 def test_linear_with_activation(activation, onednn, monkeypatch):
-    monkeypatch.setattr('models.fast.algebra.ONEDNN', onednn and ONEDNN)
+    monkeypatch.setattr('models.optimized.algebra.ONEDNN', onednn and ONEDNN)
     layer, x = torch.nn.Linear(20, 7), torch.randn(50, 60)[:, 20:40]  # rows of a wider matrix, as attention has them
     with torch.inference_mode():
         expected = {'none': lambda y: y, 'relu': torch.relu, 'gelu': torch.nn.functional.gelu}[activation](layer(x))
@@ -115,7 +115,7 @@ def test_linear_with_activation(activation, onednn, monkeypatch):
 
 
 def test_refuses_what_it_cannot_do():
-    model = BiRefNet(Config(bb='pvt_v2_b0'))
+    model = build_birefnet(Config(bb='pvt_v2_b0'))
     with pytest.raises(ValueError, match=r'model\.eval'):
         optimize(model.train())
     with pytest.raises(ValueError, match='float64'):
@@ -129,13 +129,13 @@ def test_reference_as_one_convolution_keeps_its_borders(size):
     reference = InwardReference(3, 8)
     x = torch.randn(2, 3, *size)
     fast = FastReference(reference)
-    assert fast.both is not None
+    assert fast.fused is not None
     torch.testing.assert_close(fast(x), reference(x), atol=1e-5, rtol=1e-5)
 
 
 def test_composed_convolution_differs_at_the_border_alone():
     reference, x = InwardReference(3, 8), torch.randn(1, 3, 12, 9)
-    difference = (compose(reference.conv_in, reference.conv_out)(x) - reference(x)).abs()[0].amax(0)
+    difference = (merge_3x3(reference.conv_in, reference.conv_out)(x) - reference(x)).abs()[0].amax(0)
     assert difference[1:-1, 1:-1].max() < 1e-5 < difference.max()
 
 
@@ -149,8 +149,8 @@ def test_resizing_through_several_sizes(sizes):
 
 
 def test_work_in_small_parts_gives_the_same(monkeypatch):
-    model = randomize(BiRefNet(Config(bb='swin_v1_t')))
-    monkeypatch.setattr('models.fast.swin.CHUNK_VALUES', 1 << 12)
+    model = randomize(build_birefnet(Config(bb='swin_v1_t')))
+    monkeypatch.setattr('models.optimized.swin.CHUNK_VALUES', 1 << 12)
     monkeypatch.setattr('models.modules.deform_conv.BLOCK_VALUES', 1 << 14)
     assert error(model, optimize(model), (2, 64, 96)) < 2e-5
 
@@ -158,7 +158,7 @@ def test_work_in_small_parts_gives_the_same(monkeypatch):
 @pytest.mark.slow
 def test_compiled_for_each_size(monkeypatch):
     monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager', fullgraph=True))
-    model = randomize(BiRefNet(Config(bb='pvt_v2_b0', dec_att='')))
+    model = randomize(build_birefnet(Config(bb='pvt_v2_b0', dec_att='')))
     compiled = optimize(model, compile=True)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -173,6 +173,6 @@ def test_where_compiling_fails_it_goes_on_without(monkeypatch):
         return compiled
 
     monkeypatch.setattr(torch, 'compile', fail)
-    model = randomize(BiRefNet(Config(bb='pvt_v2_b0', dec_att='')))
+    model = randomize(build_birefnet(Config(bb='pvt_v2_b0', dec_att='')))
     with pytest.warns(UserWarning, match='no compiler here'):
         assert error(model, optimize(model, compile=True), (1, 64, 64)) < 2e-5

@@ -9,8 +9,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageSegmentation
 
-from models import BiRefNet, save_checkpoint
-from models.checkpoint import to_official
+from exporting.hub import push_to_hub, save_pretrained
+from models import BiRefNet, load_model, save_checkpoint
+from models.checkpoints.names import to_official
 from tests.models.small import build, image, output
 
 # Of the family's repositories, byte for byte.
@@ -44,7 +45,7 @@ def model() -> BiRefNet:
 @pytest.fixture(scope='module')
 def folder(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('hub') / 'small-net'
-    model.save_pretrained(path, license='mit')
+    save_pretrained(model, path, license='mit')
     return path
 
 
@@ -75,7 +76,7 @@ def test_what_a_folder_holds(folder, model):
 
 
 def test_we_read_our_folder(folder, model):
-    loaded = BiRefNet.from_pretrained(folder)
+    loaded = load_model(folder)
     assert (loaded.config.size, loaded.config.tile_order) == ((96, 64), 'column')
     assert torch.equal(output(loaded), output(model))
 
@@ -132,17 +133,17 @@ def test_the_image_processor(folder):
 @pytest.mark.parametrize('bb', ['pvt_v2_b0', 'timm/resnet18'])
 def test_other_backbones_there_and_back(bb, tmp_path):
     model = build(bb=bb, size=(96, 64))
-    model.save_pretrained(tmp_path / 'ours')
+    save_pretrained(model, tmp_path / 'ours')
     foreign = AutoModelForImageSegmentation.from_pretrained(tmp_path / 'ours', trust_remote_code=True)
     with torch.inference_mode():
         assert torch.equal(aligned(foreign)(image())[-1], output(model))
     foreign.save_pretrained(tmp_path / 'theirs')
-    assert torch.equal(output(BiRefNet.from_pretrained(tmp_path / 'theirs')), output(model))
+    assert torch.equal(output(load_model(tmp_path / 'theirs')), output(model))
 
 
 def test_a_backbone_that_transformers_cannot_load(tmp_path):
     with pytest.raises(ValueError, match='dino_v3_s'):
-        build(bb='dino_v3_s').save_pretrained(tmp_path / 'x')
+        save_pretrained(build(bb='dino_v3_s'), tmp_path / 'x')
     assert not (tmp_path / 'x').exists()
 
 
@@ -160,7 +161,7 @@ def test_we_read_the_familys_folders(tmp_path, switches, dtype):
     (tmp_path / 'config.json').write_text(FAMILY_CONFIG)
     for name in ('birefnet.py', 'BiRefNet_config.py', 'handler.py'):
         (tmp_path / name).write_text('raise SystemExit("run!")')
-    loaded = BiRefNet.from_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
     assert next(loaded.parameters()).dtype == torch.float32
     difference = (output(loaded) - output(model)).abs().max() / output(model).std()
     assert difference == 0 if dtype == torch.float32 else difference < .02
@@ -175,7 +176,7 @@ def test_the_hubs_options_reach_it(tmp_path, model, monkeypatch):
         return str(tmp_path / name)
 
     monkeypatch.setattr('models.zoo.hf_hub_download', hub)
-    BiRefNet.from_pretrained('some-body/net', revision='v1', local_files_only=True, tile_order='column')
+    load_model('some-body/net', revision='v1', local_files_only=True, tile_order='column')
     assert asked[0][:2] == ('some-body/net', 'model.safetensors')
     assert asked[0][2]['revision'] == 'v1'
     assert asked[0][2]['local_files_only'] is True
@@ -198,8 +199,8 @@ def test_pushing(model, monkeypatch):
             done.append((Path(folder_path) / 'README.md').read_text())
             return f'https://hub/{repo_id}'
 
-    monkeypatch.setattr('models.hub.HfApi', Api)
-    assert model.push_to_hub('some-body/net', private=True, token='t', license='mit') == 'https://hub/some-body/net'
+    monkeypatch.setattr('exporting.hub.HfApi', Api)
+    assert push_to_hub(model, 'some-body/net', private=True, token='t', license='mit') == 'https://hub/some-body/net'
     assert done[:2] == ['t', ('some-body/net', {'private': True, 'exist_ok': True})]
     assert {'model.safetensors', 'config.json', 'modeling_birefnet.py'} <= done[2]
     assert '# some-body/net' in done[3]
@@ -233,7 +234,7 @@ def test_a_card_tells_of_the_run(model, tmp_path):
                for epoch, size, sm in ((2, '96x64', .1), (3, '96x64', .7654321), (3, 'native', .1))]
     (results / 'DIS-VD_eval.json').write_text(json.dumps({'dataset': 'DIS-VD', 'task': 'DIS5K', 'methods': methods}))
     (results / 'overall_eval.json').write_text(json.dumps({'task': 'DIS5K', 'datasets': [], 'methods': {}}))
-    model.save_pretrained(tmp_path / 'net', checkpoint=run / 'epoch_3.pth', results=results)
+    save_pretrained(model, tmp_path / 'net', checkpoint=run / 'epoch_3.pth', results=results)
     header, text = card_of(tmp_path / 'net')
     metric, = header['model-index'][0]['results'][0]['metrics']
     assert metric == {'type': 'sm', 'value': .7654321}
