@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from config import Config, test_sets
+from config import Config, Task, task_record, test_sets
 from evaluation import results, tables
 from evaluation.ground_truth import SCORES, groups_of
 from evaluation.report import Choice, write_page
@@ -25,7 +25,6 @@ from evaluation.store import ScoreStore
 from evaluation.summary import MethodScores, collect
 
 DRAWN = 5
-DIS_TEST_SETS = ('DIS-TE1', 'DIS-TE2', 'DIS-TE3', 'DIS-TE4')
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -41,9 +40,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def parse_criteria(options: argparse.Namespace, task: str) -> dict[str, dict[str, float]]:
+def parse_criteria(options: argparse.Namespace, task: Task) -> dict[str, dict[str, float]]:
     """What to choose by: weights of scores, by the name of the criterion."""
-    default = 'sm+wfm+hce' if task == 'DIS5K' else 'sm+wfm'
     if options.weights:
         pairs = [pair.partition('=') for pair in options.weights.split('+')]
         try:
@@ -51,7 +49,8 @@ def parse_criteria(options: argparse.Namespace, task: str) -> dict[str, dict[str
         except ValueError:
             raise ValueError(f'--weights {options.weights}: write sm=1+mae=2') from None
     else:
-        criteria = {name: {name: 1.0} for name in (options.metrics or default).split('+')}
+        names = options.metrics.split('+') if options.metrics else task.selection_metrics
+        criteria = {name: {name: 1.0} for name in names}
     unknown = [name for weights in criteria.values() for name in weights if name not in SCORES]
     if unknown:
         raise ValueError(f'unknown scores {", ".join(unknown)}; known: {", ".join(SCORES)}')
@@ -108,12 +107,14 @@ def image_scores(save_dir: str, dataset: str, methods: Sequence[str],
     return {method: collect(of_method, groups) for method, of_method in found.items()}
 
 
-def table_entries(best: str, scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tuple[str, str, Any]]:
-    """The best method's row of each set; for DIS5K also the means over DIS-TE1..4."""
+def table_entries(best: str, scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+                  averaged_sets: Mapping[str, Sequence[str]]) -> list[tuple[str, str, Any]]:
+    """The best method's row of each set, and the task's rows of means where all their sets are scored."""
     entries = [(dataset, best, methods[best]) for dataset, methods in scores.items()]
-    if all(dataset in scores for dataset in DIS_TEST_SETS):
-        means = results.mean_scores([scores[dataset][best] for dataset in DIS_TEST_SETS])
-        entries.append(('DIS-TE1..4', best, means))
+    for name, averaged in averaged_sets.items():
+        if all(dataset in scores for dataset in averaged):
+            means = results.mean_scores([scores[dataset][best] for dataset in averaged])
+            entries.append((name, best, means))
     return entries
 
 
@@ -131,14 +132,15 @@ def main(arguments: list[str]) -> None:
     save_dir = options.save_dir or cfg.save_dir
     if not any(text.startswith('task=') for text in options.overrides):
         cfg = Config.from_overrides([*options.overrides, *(f'task={task}' for task in results.only_task(save_dir))])
-    criteria = parse_criteria(options, cfg.task)
+    task = task_record(cfg.task)
+    criteria = parse_criteria(options, task)
     sets = results.read_sets(save_dir, options.data_lst.split('+') if options.data_lst else test_sets(cfg))
     choices = []
     scores = {dataset: {method['method']: method['scores'] for method in found['methods']}
               for dataset, found in sets.items()}
     for name, weights in criteria.items():
         ranking = rank(scores, weights)
-        formats = tables.score_table(cfg.task, table_entries(ranking.methods[0], scores))
+        formats = tables.score_table(cfg.task, table_entries(ranking.methods[0], scores, task.averaged_sets))
         said = remarks(ranking, weights, save_dir, list(scores))
         told = [f'best on {title(weights)}: {ranking.methods[0]}', *said]
         below = {'txt': '\n' + '\n'.join(told) + '\n', 'md': '\n' + '  \n'.join(told) + '\n', 'csv': ''}

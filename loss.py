@@ -1,11 +1,11 @@
-"""The losses: pixel losses, gradient (outward reference), class, adversarial; and the criterion that weighs them.
+"""Losses: pixel losses, edge loss (outward reference), class loss, adversarial losses; and the weighted criterion.
 
-All are computed in float32 (float64 stays float64) whatever autocast says: half precision in is brought to float32.
+Half-precision inputs are converted to float32, also under autocast. float64 stays float64.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ class TrainingOutput(Protocol):
     """What the network returns in training."""
 
     logits: list[Tensor]  # the supervised outputs (B, 1, h, w), coarsest first; the last is the final map
-    gradient_pairs: list[tuple[Tensor, Tensor]]  # outward references: (prediction, label), before the sigmoid
+    edge_pairs: list[tuple[Tensor, Tensor]]  # outward references: (prediction, label), before the sigmoid
     class_logits: Tensor | None  # (B, classes)
 
 
@@ -25,15 +25,54 @@ def _full_precision(x: Tensor) -> Tensor:
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear with align_corners=True, as all resizing in the network."""
+    """Resizes bilinearly with align_corners=True, as everywhere in the network."""
     if x.shape[-2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=True)
 
 
-# ---- pixel losses: (logit, p, g) -> scalar, p = sigmoid(logit), g the mask in 0..1, all (B, 1, H, W) of one dtype ----
+# ---- pixel losses ----
+
+IMAGE_DIMS = (1, 2, 3)  # of a (B, 1, H, W) map: all but the batch
+
+PixelLossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+class PixelLoss(NamedTuple):
+    """A registered pixel loss: its function, and whether it is a sum over the batch or a mean."""
+
+    function: PixelLossFunction
+    summed_over_batch: bool
+
+
+PIXEL_LOSSES: dict[str, PixelLoss] = {}
+
+
+def pixel_loss(*, summed_over_batch: bool = False) -> Callable[[PixelLossFunction], PixelLossFunction]:
+    """Registers a pixel loss under the name of the function.
+
+    The function takes (logit, p, g) and returns a scalar. p is sigmoid(logit) and g the mask in 0..1; all three are
+    (B, 1, H, W) of one dtype. The name must also stand in `PIXEL_LOSSES` of config.py, so that
+    `lambdas_pix_last.<name>` can give the loss a weight.
+
+    Args:
+        summed_over_batch: whether the loss is a sum over the images of the batch. A mean over them is averaged
+            correctly over ranks and accumulated steps; a sum has to be scaled, see `Criterion`.
+
+    Raises:
+        ValueError: if a loss of that name is registered already.
+    """
+    def register(function: PixelLossFunction) -> PixelLossFunction:
+        name = function.__name__
+        if name in PIXEL_LOSSES:
+            raise ValueError(f'a pixel loss {name} is registered already; give the function another name')
+        PIXEL_LOSSES[name] = PixelLoss(function, summed_over_batch)
+        return function
+
+    return register
+
+
+@pixel_loss()
 def bce(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Binary cross-entropy, mean over pixels."""
     return F.binary_cross_entropy_with_logits(logit, g)
@@ -41,34 +80,52 @@ def bce(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
 
 def _jaccard_distance(p: Tensor, g: Tensor, p_and_g: Tensor) -> Tensor:
     """Sum of 1 - intersection/union over regions, from the regions' sums of p, g and p g."""
-    union = (p + g - p_and_g).clamp_min(1e-6)  # p = g = 0 would give 0/0; its limit for p -> 0 is a distance of 1
+    # p = g = 0 would give 0/0; its limit for p -> 0 is a distance of 1.
+    union = (p + g - p_and_g).clamp_min(1e-6)
     return (1 - p_and_g / union).sum()
 
 
+@pixel_loss(summed_over_batch=True)
 def iou(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Soft intersection over union of each image, 1 - IoU summed (not averaged) over the batch."""
-    return _jaccard_distance(*(x.sum((1, 2, 3)) for x in (p, g, p * g)))
+    p_sum = p.sum(IMAGE_DIMS)
+    g_sum = g.sum(IMAGE_DIMS)
+    intersection = (p * g).sum(IMAGE_DIMS)
+    return _jaccard_distance(p_sum, g_sum, intersection)
 
 
+def _window_sums(x: Tensor, window: int) -> Tensor:
+    """Sums of (B, 1, H, W) over non-overlapping windows -> (B, 1, rows, columns); the border is padded with zeros."""
+    pad_right = -x.shape[-1] % window
+    pad_bottom = -x.shape[-2] % window
+    padded = F.pad(x, (0, pad_right, 0, pad_bottom))
+    columns_split = padded.unflatten(-1, (-1, window))
+    windows = columns_split.unflatten(-3, (-1, window))  # (B, 1, rows, window, columns, window)
+    return windows.sum((-3, -1))
+
+
+@pixel_loss(summed_over_batch=True)
 def iou_patch(logit: Tensor, p: Tensor, g: Tensor, window: int = 64) -> Tensor:
     """`iou` summed over all non-overlapping windows of all images; the last ones are cut off at the border."""
-    def window_sums(x: Tensor) -> Tensor:
-        x = F.pad(x, (0, -x.shape[-1] % window, 0, -x.shape[-2] % window))
-        return x.unflatten(-1, (-1, window)).unflatten(-3, (-1, window)).sum((-3, -1))  # (B, 1, rows, columns)
+    p_sums = _window_sums(p, window)
+    g_sums = _window_sums(g, window)
+    intersections = _window_sums(p * g, window)
+    return _jaccard_distance(p_sums, g_sums, intersections)
 
-    return _jaccard_distance(*(window_sums(x) for x in (p, g, p * g)))
 
-
+@pixel_loss()
 def mae(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Mean absolute error."""
     return F.l1_loss(p, g)
 
 
+@pixel_loss()
 def mse(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Mean squared error."""
     return F.mse_loss(p, g)
 
 
+@pixel_loss()
 def reg(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Pushes p towards 0 or 1: mean of 1 - (p^2 + (p - 1)^2). The mask plays no part."""
     return (2 * p * (1 - p)).mean()
@@ -76,98 +133,140 @@ def reg(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
 
 def _gaussian(size: int = 11, sigma: float = 1.5) -> list[float]:
     """Taps of a Gaussian that sum to 1, in float32 as published, so that float64 training figures agree too."""
-    taps = torch.exp(-(torch.arange(size) - size // 2).float() ** 2 / (2 * sigma ** 2))
+    distances = torch.arange(size) - size // 2
+    taps = torch.exp(-distances.float() ** 2 / (2 * sigma ** 2))
     return (taps / taps.sum()).tolist()
 
 
 class _Blur(torch.autograd.Function):
     """Separable symmetric filter over the last two dimensions, zero padding.
 
-    Sums of shifted copies rather than a convolution: PyTorch's with a single channel is ten and more times slower on a
-    CPU, autocast would lower its precision, and it keeps its input for the backward pass. A symmetric filter with zero
-    padding is its own adjoint, so the backward pass needs nothing but the filter.
+    It adds shifted copies instead of calling a convolution. PyTorch's convolution with a single channel is ten and
+    more times slower on a CPU, loses precision under autocast, and keeps its input for the backward pass. A symmetric
+    filter with zero padding is its own adjoint, so the backward pass needs nothing but the filter.
     """
 
     taps = _gaussian()
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
+        """x (..., H, W) -> the same shape."""
         centre = len(_Blur.taps) // 2
         for dim in (-1, -2):
-            n = x.shape[dim]
+            length = x.shape[dim]
             blurred = x * _Blur.taps[centre]
-            for shift in range(1, min(centre + 1, n)):
+            for shift in range(1, min(centre + 1, length)):
                 tap = _Blur.taps[centre + shift]
-                blurred.narrow(dim, shift, n - shift).add_(x.narrow(dim, 0, n - shift), alpha=tap)
-                blurred.narrow(dim, 0, n - shift).add_(x.narrow(dim, shift, n - shift), alpha=tap)
+                kept = length - shift
+                blurred.narrow(dim, shift, kept).add_(x.narrow(dim, 0, kept), alpha=tap)
+                blurred.narrow(dim, 0, kept).add_(x.narrow(dim, shift, kept), alpha=tap)
             x = blurred
         return x
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
+        """The filter once more, because it is its own adjoint."""
         return _Blur.apply(grad)
 
 
+@pixel_loss()
 def ssim(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Structural dissimilarity (1 - SSIM) / 2, 11x11 Gaussian of sigma 1.5 (Wang et al., TIP 2004, eq. 13)."""
-    c1, c2 = 0.01 ** 2, 0.03 ** 2
-    mean_p, mean_g, mean_squares, mean_product = (_Blur.apply(x) for x in (p, g, p * p + g * g, p * g))
+    c1 = 0.01 ** 2
+    c2 = 0.03 ** 2
+    # Only the sum of the variances of p and g enters, so one blur of the summed squares does for both.
+    mean_p = _Blur.apply(p)
+    mean_g = _Blur.apply(g)
+    mean_squares = _Blur.apply(p * p + g * g)
+    mean_product = _Blur.apply(p * g)
+
     product_of_means = mean_p * mean_g
     squares_of_means = mean_p * mean_p + mean_g * mean_g
     covariance = mean_product - product_of_means
-    variances = mean_squares - squares_of_means  # of p and of g: only their sum enters
-    similarity = (2 * product_of_means + c1) * (2 * covariance + c2) / ((squares_of_means + c1) * (variances + c2))
+    variances = mean_squares - squares_of_means
+
+    numerator = (2 * product_of_means + c1) * (2 * covariance + c2)
+    denominator = (squares_of_means + c1) * (variances + c2)
+    similarity = numerator / denominator
     return (1 - similarity.mean()) / 2
 
 
+@pixel_loss()
 def cnt(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Active contour: length of the contour plus the misfit inside and outside (Chen et al., CVPR 2019)."""
-    down, right = p.diff(dim=-2)[..., 1:, :-2], p.diff(dim=-1)[..., :-2, 1:]  # (B, 1, H-2, W-2)
+    down = p.diff(dim=-2)[..., 1:, :-2]  # (B, 1, H-2, W-2)
+    right = p.diff(dim=-1)[..., :-2, 1:]
     length = (down ** 2 + right ** 2 + 1e-8).sqrt().mean()
-    return 10 * length + (p * (g - 1) ** 2).mean() + ((1 - p) * g ** 2).mean()
+    inside = (p * (g - 1) ** 2).mean()
+    outside = ((1 - p) * g ** 2).mean()
+    return 10 * length + inside + outside
 
 
+@pixel_loss()
 def structure(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Cross-entropy and IoU weighted up to sixfold near the mask's edges (F3Net, Wei et al., AAAI 2020)."""
-    mean = F.avg_pool2d(F.avg_pool2d(g, (31, 1), 1, (15, 0)), (1, 31), 1, (0, 15))
+    # The 31x31 mean in two passes, by columns and by rows.
+    mean = F.avg_pool2d(g, (31, 1), 1, (15, 0))
+    mean = F.avg_pool2d(mean, (1, 31), 1, (0, 15))
     weight = 1 + 5 * (mean - g).abs()
+
     per_pixel = F.binary_cross_entropy_with_logits(logit, g, reduction='none')
-    entropy = (weight * per_pixel).sum((1, 2, 3)) / weight.sum((1, 2, 3))
-    intersection, total = (weight * p * g).sum((1, 2, 3)), (weight * (p + g)).sum((1, 2, 3))
-    return (entropy + 1 - (intersection + 1) / (total - intersection + 1)).mean()
+    entropy = (weight * per_pixel).sum(IMAGE_DIMS) / weight.sum(IMAGE_DIMS)
 
-
-SUMMED_OVER_BATCH = frozenset({'iou', 'iou_patch'})
-PIXEL_LOSSES = {f.__name__: f for f in (bce, iou, iou_patch, mae, mse, reg, ssim, cnt, structure)}
+    intersection = (weight * p * g).sum(IMAGE_DIMS)
+    total = (weight * (p + g)).sum(IMAGE_DIMS)
+    weighted_iou = (intersection + 1) / (total - intersection + 1)
+    return (entropy + 1 - weighted_iou).mean()
 
 
 # ---- the terms of the total ----
 
 
-def pixel_loss(logits: Sequence[Tensor], mask: Tensor, weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Weighted pixel losses, each summed over the outputs.
+def pixel_terms(logits: Sequence[Tensor], mask: Tensor, weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Computes the weighted pixel losses, each summed over the outputs.
 
-    `logits`: any number of (B, 1, h, w), resized to the mask's size; `mask`: (B, 1, H, W) in 0..1; `weights`: by the
-    names of `PIXEL_LOSSES`. Terms of zero weight are left out and not computed.
+    Args:
+        logits: any number of (B, 1, h, w), which are resized to the mask's size.
+        mask: (B, 1, H, W) in 0..1.
+        weights: by the names of `PIXEL_LOSSES`. A loss of zero weight is neither computed nor returned.
+
+    Returns:
+        A scalar for each name, float32 (float64 where the logits are).
     """
     mask = _full_precision(mask)
-    resized = [_resize(_full_precision(logit), mask.shape[-2:]) for logit in logits]
-    triples = [(logit, logit.sigmoid(), mask.to(logit.dtype)) for logit in resized]
-    return {name: weight * sum(PIXEL_LOSSES[name](*triple) for triple in triples)
-            for name, weight in weights.items() if weight}
+    outputs = []
+    for logit in logits:
+        resized = _resize(_full_precision(logit), mask.shape[-2:])
+        outputs.append((resized, resized.sigmoid(), mask.to(resized.dtype)))
+
+    terms = {}
+    for name, weight in weights.items():
+        if not weight:
+            continue
+        function = PIXEL_LOSSES[name].function
+        terms[name] = weight * sum(function(*output) for output in outputs)
+    return terms
 
 
-def gradient_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Outward reference: cross-entropy of the gradient maps, summed over the levels (BiRefNet, arXiv 2401.03407).
+def edge_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Computes the loss of the outward reference: cross-entropy of the edge maps (BiRefNet, arXiv 2401.03407).
 
-    `pairs`: (prediction (B, 1, h, w), label (B, 1, H, W)), both before the sigmoid; the prediction is resized to the
-    label. The gradient flows through the label too.
+    The gradient flows through the label too.
+
+    Args:
+        pairs: (prediction (B, 1, h, w), label (B, 1, H, W)) of each level, both before the sigmoid. The prediction is
+            resized to the label.
+
+    Returns:
+        A scalar, the sum over the levels.
     """
-    def level(prediction: Tensor, label: Tensor) -> Tensor:
-        prediction, label = _full_precision(prediction), _full_precision(label)
-        return F.binary_cross_entropy_with_logits(_resize(prediction, label.shape[-2:]), label.sigmoid())
-
-    return sum(level(*pair) for pair in pairs)
+    total = 0
+    for prediction, label in pairs:
+        prediction = _full_precision(prediction)
+        label = _full_precision(label)
+        resized = _resize(prediction, label.shape[-2:])
+        total = total + F.binary_cross_entropy_with_logits(resized, label.sigmoid())
+    return total
 
 
 def class_loss(class_logits: Tensor, class_ids: Tensor) -> Tensor:
@@ -175,62 +274,94 @@ def class_loss(class_logits: Tensor, class_ids: Tensor) -> Tensor:
     return F.cross_entropy(_full_precision(class_logits), class_ids)
 
 
-# What each of the last epochs multiplies the pixel weights by.
-_TAILS = {'Matting': {'mse': 0.9, 'ssim': 0.9}}
-_OTHER_TAIL = {'bce': 0.0, 'iou': 0.5, 'mae': 0.9}
+def tail_weights(
+    weights: Mapping[str, float],
+    factors: Mapping[str, float],
+    epoch: int,
+    epochs: int,
+    tail_epochs: int,
+) -> dict[str, float]:
+    """Computes the pixel weights in `epoch` (1-based) of `epochs`.
 
-
-def tail_weights(weights: Mapping[str, float], task: str, epoch: int, epochs: int, last: int) -> dict[str, float]:
-    """Pixel weights in `epoch` (1-based) of `epochs`.
-
-    Over the `last` epochs (0: none) the weights are multiplied by the task's factors, once more in each: with 500
-    epochs and last=40, once in epoch 461 and 40 times in epoch 500. With `last` >= `epochs` the whole run is tail.
+    Each of the last `tail_epochs` epochs (0: none) multiplies the weights by `factors` once more: with 500 epochs and
+    40 tail epochs, once in epoch 461 and 40 times in epoch 500. With `tail_epochs` >= `epochs` all epochs are tail.
     """
     assert 1 <= epoch <= epochs, f'epoch {epoch} of {epochs}'
-    times = max(0, epoch - max(0, epochs - last))
-    factors = _TAILS.get(task, _OTHER_TAIL)
-    return {name: weight * factors.get(name, 1.0) ** times for name, weight in weights.items()}
+    last_full_epoch = max(0, epochs - tail_epochs)
+    times = max(0, epoch - last_full_epoch)
+    faded = {}
+    for name, weight in weights.items():
+        faded[name] = weight * factors.get(name, 1.0) ** times
+    return faded
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """The weights of one run, applied: `sum(criterion(...).values())` is the loss.
+    """The weighted terms of a run's loss: `sum(criterion(...).values())` is the loss.
 
-    Raises ValueError for an unknown pixel loss, or if no pixel loss has a weight in some epoch.
+    Args:
+        pixel_weights: weights of pixel losses by name.
+        epochs: how many epochs the run has.
+        tail_epochs, tail_factors: how the weights fade in the last epochs, see `tail_weights`.
+        edge_weight: weight of the edge loss.
+        class_weight: weight of the class loss.
+
+    Raises:
+        ValueError: for an unknown pixel loss, or if no pixel loss has a weight in some epoch.
     """
 
     pixel_weights: Mapping[str, float]
-    task: str
     epochs: int
-    last: int = 0  # tail epochs, see `tail_weights`
-    gradient_weight: float = 1.0
+    tail_epochs: int = 0
+    tail_factors: Mapping[str, float] = field(default_factory=dict)
+    edge_weight: float = 1.0
     class_weight: float = 5.0
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.pixel_weights) - set(PIXEL_LOSSES))
         if unknown:
-            raise ValueError(f'lambdas_pix_last: unknown {", ".join(unknown)}; known are {", ".join(PIXEL_LOSSES)}')
+            known = ', '.join(PIXEL_LOSSES)
+            raise ValueError(f'lambdas_pix_last: unknown {", ".join(unknown)}; known are {known}')
+        # Weights only fade, so the first and the last epoch stand for all.
         for epoch in (1, self.epochs):
             if not any(self.weights(epoch).values()):
-                raise ValueError(f'lambdas_pix_last: no pixel loss has a weight in epoch {epoch} of {self.epochs} '
-                                 '(the tail sets bce to 0): give another one a weight, or train without the tail')
+                raise ValueError(
+                    f'lambdas_pix_last: no pixel loss has a weight in epoch {epoch} of {self.epochs} '
+                    '(the tail sets bce to 0): give another one a weight, or train without the tail')
 
     def weights(self, epoch: int) -> dict[str, float]:
         """The pixel weights in `epoch` (1-based)."""
-        return tail_weights(self.pixel_weights, self.task, epoch, self.epochs, self.last)
+        return tail_weights(self.pixel_weights, self.tail_factors, epoch, self.epochs, self.tail_epochs)
 
-    def __call__(self, output: TrainingOutput, mask: Tensor, class_ids: Tensor | None = None, *, epoch: int,
-                 parts: int = 1) -> dict[str, Tensor]:
-        """Weighted terms by name: the pixel losses, 'gradient' with outward reference, 'class' with class scores.
+    def __call__(
+        self,
+        output: TrainingOutput,
+        mask: Tensor,
+        class_ids: Tensor | None = None,
+        *,
+        epoch: int,
+        num_averaged_batches: int = 1,
+    ) -> dict[str, Tensor]:
+        """Computes the weighted terms.
 
-        `mask`: (B, 1, H, W) in 0..1; `class_ids`: (B,) int64, needed if the network gives class scores. `parts`: into
-        how many equal batches, over processes and accumulated steps, the batch is divided whose gradients are averaged;
-        what is a sum over the batch is multiplied by it, so that the average is that of the joined batch.
+        Args:
+            output: what the network returns in training.
+            mask: (B, 1, H, W) in 0..1.
+            class_ids: (B,) int64, needed if the network gives class scores.
+            epoch: 1-based.
+            num_averaged_batches: how many batches of equal size (ranks times accumulated steps) have their gradients
+                averaged. A loss that is a sum over the batch is multiplied by it, so that the average equals the
+                gradient of the global batch.
+
+        Returns:
+            Scalars by name: the pixel losses, 'edge' with outward reference, 'class' with class scores.
         """
-        terms = pixel_loss(output.logits, mask, self.weights(epoch))
-        terms = {name: term * parts if name in SUMMED_OVER_BATCH else term for name, term in terms.items()}
-        if output.gradient_pairs:
-            terms['gradient'] = self.gradient_weight * gradient_loss(output.gradient_pairs)
+        terms = pixel_terms(output.logits, mask, self.weights(epoch))
+        for name in terms:
+            if PIXEL_LOSSES[name].summed_over_batch:
+                terms[name] = terms[name] * num_averaged_batches
+        if output.edge_pairs:
+            terms['edge'] = self.edge_weight * edge_loss(output.edge_pairs)
         if output.class_logits is not None:
             assert class_ids is not None, 'the network gives class scores: class_ids are needed'
             terms['class'] = self.class_weight * class_loss(output.class_logits, class_ids)
@@ -240,61 +371,38 @@ class Criterion:
 # ---- adversarial training (MCCL, arXiv 2302.14485) ----
 
 
-class _BatchNorm2d(nn.BatchNorm2d):
-    """Uses its running statistics, and leaves them as they are, where training would see one value per channel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > x.shape[1]:
-            return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-
-
-def _discriminator_block(in_channels: int, out_channels: int, norm: bool) -> nn.Sequential:
-    layers = [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
-    return nn.Sequential(*layers, _BatchNorm2d(out_channels, eps=0.8)) if norm else nn.Sequential(*layers)
-
-
-class Discriminator(nn.Module):
-    """Tells images cut out by the true mask from those cut out by a predicted one.
-
-    `size`: (width, height) of the configured input; with `dynamic`, inputs of any other size are pooled to its grid.
-    """
-
-    def __init__(self, size: tuple[int, int], dynamic: bool = False) -> None:
-        super().__init__()
-        width, height = size
-        grid = (-(-height // 16), -(-width // 16))  # four halvings, each rounded up
-        self.blocks = nn.Sequential(*(_discriminator_block(i, o, norm=i != 3)
-                                      for i, o in ((3, 16), (16, 32), (32, 64), (64, 128))))
-        self.pool = nn.AdaptiveAvgPool2d(grid) if dynamic else nn.Identity()
-        self.linear = nn.Linear(128 * grid[0] * grid[1], 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W), a normalised image times a mask -> logit (B, 1) of its being real.
-
-        The closing sigmoid is left to the losses below, which are stable and allowed under autocast that way.
-        """
-        return self.linear(self.pool(self.blocks(x)).flatten(1))
-
-
 def _verdict_loss(logit: Tensor, real: bool) -> Tensor:
     logit = _full_precision(logit)
-    return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, float(real)))
+    target = torch.full_like(logit, float(real))
+    return F.binary_cross_entropy_with_logits(logit, target)
 
 
 def generator_loss(discriminator: nn.Module, p: Tensor, image: Tensor) -> Tensor:
-    """How well the discriminator sees through `p`, (B, 1, H, W), the final map after the sigmoid; unweighted.
+    """Computes how well the discriminator recognises `p` as predicted, unweighted.
 
-    `image`: (B, 3, H, W), normalised. The gradient reaches `p` alone: the discriminator's parameters are held fixed
-    here, and keep the `grad` they have. Give the bare module, not one wrapped for distributed training.
+    The gradient reaches `p` alone: the discriminator's parameters are held fixed here and keep the `grad` they have.
+
+    Args:
+        discriminator: the bare module, not one wrapped for distributed training.
+        p: (B, 1, H, W), the final map after the sigmoid.
+        image: (B, 3, H, W), normalised.
     """
     fixed = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    return _verdict_loss(torch.func.functional_call(discriminator, fixed, (p * image,)), real=True)
+    logit = torch.func.functional_call(discriminator, fixed, (p * image,))
+    return _verdict_loss(logit, real=True)
 
 
 def discriminator_loss(discriminator: nn.Module, p: Tensor, gt: Tensor, image: Tensor) -> Tensor:
-    """Mean of the cross-entropies on the image cut out by `gt` (real) and by `p` (not), masks (B, 1, H, W) in 0..1,
-    unweighted. Nothing flows back into `p`."""
+    """Mean of the cross-entropies on the image cut out by `gt` (real) and by `p` (not), unweighted.
+
+    No gradient flows into `p`.
+
+    Args:
+        discriminator: the network, which may be wrapped for distributed training.
+        p: (B, 1, H, W) in 0..1, the predicted mask.
+        gt: (B, 1, H, W) in 0..1, the true mask.
+        image: (B, 3, H, W), normalised.
+    """
     real = _verdict_loss(discriminator(gt * image), real=True)
     fake = _verdict_loss(discriminator(p.detach() * image), real=False)
     return (real + fake) / 2

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from config import ARCHITECTURE, Config, training_sets
+from config import ARCHITECTURE, Config, task_record, training_sets
 from dataset import (
     Batch,
     EpochSampler,
@@ -33,8 +33,9 @@ from dataset import (
     collate,
     find_pairs,
 )
-from loss import Criterion, Discriminator
+from loss import Criterion
 from models import BiRefNet, build_birefnet, load_model, save_checkpoint
+from models.discriminator import Discriminator
 from runtime.device import prepare_device
 from training.average import MovingAverage
 from training.distributed import PREEMPTED, StopRequest, World, gather, join_world, peak_memory, seed_everything
@@ -152,7 +153,8 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
     if cfg.lambda_adv_g:
         discriminator = Discriminator(cfg.size, dynamic=cfg.dynamic_size is not None).to(world.device)
         adversary = Adversary(discriminator, build_optimizer(cfg, discriminator, None, world.device), world)
-    criterion = Criterion(cfg.lambdas_pix_last, cfg.task, cfg.epochs, cfg.tail_epochs, cfg.lambda_gdt, cfg.lambda_cls)
+    criterion = Criterion(cfg.lambdas_pix_last, cfg.epochs, cfg.tail_epochs, task_record(cfg.task).tail_factors,
+                          cfg.lambda_gdt, cfg.lambda_cls)
     rate = partial(rate_factor, steps_per_epoch=steps_per_epoch, epochs=cfg.epochs, schedule=cfg.lr_schedule,
                    warmup_steps=cfg.warmup_steps, decay_epochs=cfg.lr_decay_epochs, decay_rate=cfg.lr_decay_rate)
     options = Options(cfg.accumulate, cfg.grad_clip, cfg.mixed_precision, cfg.channels_last, cfg.lambda_adv_g,

@@ -14,51 +14,101 @@ import numpy as np
 Pixels = np.ndarray
 Augmentation = Callable[[Pixels, Pixels, np.random.Generator], tuple[Pixels, Pixels]]
 
+FLIP_PROBABILITY = 0.5
+ROTATE_PROBABILITY = 0.2
+ROTATE_DEGREES = (-15, 15)  # integers, the upper bound left out
+CROP_SHARE = 10  # each side loses up to a tenth of the shorter one
+# Tenths of the factor of each enhancement, both bounds included.
+BRIGHTNESS_TENTHS = (5, 15)
+CONTRAST_TENTHS = (5, 15)
+COLOUR_TENTHS = (0, 20)
+SHARPNESS_TENTHS = (0, 30)
+PEPPER_SHARE = 0.0015  # of the pixels
+# Of the background colour of `replace_background`; what remains is any colour.
+GREY_PROBABILITY = 0.4
+NEAR_FOREGROUND_PROBABILITY = 0.4
+NEAR_FOREGROUND_SHARE = 0.2  # how far towards black or white the mean colour moves
+
+# By name, in the order in which they are applied, which is that of their definitions.
+AUGMENTATIONS: dict[str, Augmentation] = {}
+
+
+def augmentation(function: Augmentation) -> Augmentation:
+    """Registers an augmentation under the name of the function, to be applied after those before.
+
+    The function takes and returns an image, uint8 (H, W, 3), and its mask, uint8 (H, W), and draws
+    from the generator that it is given. The name must also stand in `Augmentation` of config.py, so
+    that `preproc_methods` can ask for it.
+
+    Raises:
+        ValueError: if an augmentation of that name is registered already.
+    """
+    name = function.__name__
+    if name in AUGMENTATIONS:
+        raise ValueError(f'an augmentation {name} is registered already; give the function another name')
+    AUGMENTATIONS[name] = function
+    return function
+
 # Pillow truncates a blend where OpenCV rounds it. A little less than a half keeps whole numbers what they are.
 TRUNCATE = -0.49
 
 
+@augmentation
 def flip(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Mirrors left and right with probability .5."""
-    if rng.random() >= 0.5:
+    if rng.random() >= FLIP_PROBABILITY:
         return image, mask
     return cv2.flip(image, 1), cv2.flip(mask, 1)
 
 
+@augmentation
 def crop(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Keeps a centred window, each side shortened by up to 10% of the shorter one, and resizes it back to (H, W)."""
     height, width = mask.shape
-    window_h, window_w = (side - int(rng.integers(min(height, width) // 10 + 1)) for side in (height, width))
-    top, left = (height - window_h) // 2, (width - window_w) // 2
-    window = np.s_[top:top + window_h, left:left + window_w]
-    return cv2.resize(image[window], (width, height)), cv2.resize(mask[window], (width, height))
+    most = min(height, width) // CROP_SHARE
+    window_height = height - int(rng.integers(most + 1))
+    window_width = width - int(rng.integers(most + 1))
+    top = (height - window_height) // 2
+    left = (width - window_width) // 2
+    window = np.s_[top:top + window_height, left:left + window_width]
+    cropped_image = cv2.resize(image[window], (width, height))
+    cropped_mask = cv2.resize(mask[window], (width, height))
+    return cropped_image, cropped_mask
 
 
+@augmentation
 def rotate(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Rotates by an integer angle in [-15, 15) degrees with probability .2."""
-    if rng.random() >= 0.2:
+    if rng.random() >= ROTATE_PROBABILITY:
         return image, mask
-    return rotated(image, mask, int(rng.integers(-15, 15)))
+    degrees = int(rng.integers(*ROTATE_DEGREES))
+    return rotated(image, mask, degrees)
 
 
+@augmentation
 def enhance(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Changes brightness and contrast by .5..1.5, colour by 0..2 and sharpness by 0..3, in steps of .1."""
-    for change, low, high in ((brightness, 5, 15), (contrast, 5, 15), (colour, 0, 20), (sharpness, 0, 30)):
-        image = change(image, rng.integers(low, high, endpoint=True) / 10)
+    changes = (
+        (brightness, BRIGHTNESS_TENTHS),
+        (contrast, CONTRAST_TENTHS),
+        (colour, COLOUR_TENTHS),
+        (sharpness, SHARPNESS_TENTHS),
+    )
+    for change, (low, high) in changes:
+        factor = rng.integers(low, high, endpoint=True) / 10
+        image = change(image, factor)
     return image, mask
 
 
+@augmentation
 def pepper(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Sets .15% of the image's pixels to black or white."""
-    count = int(0.0015 * mask.size)
-    image = image.copy()
-    image.reshape(-1, 3)[rng.integers(mask.size, size=count)] = 255 * rng.integers(2, size=(count, 1), dtype=np.uint8)
-    return image, mask
-
-
-# In the order in which they are applied.
-AUGMENTATIONS: dict[str, Augmentation] = {
-    'flip': flip, 'crop': crop, 'rotate': rotate, 'enhance': enhance, 'pepper': pepper}
+    count = int(PEPPER_SHARE * mask.size)
+    peppered = image.copy()
+    positions = rng.integers(mask.size, size=count)
+    black_or_white = 255 * rng.integers(2, size=(count, 1), dtype=np.uint8)
+    peppered.reshape(-1, 3)[positions] = black_or_white
+    return peppered, mask
 
 
 def augment(image: Pixels, mask: Pixels, rng: np.random.Generator, methods: Sequence[str],
@@ -66,9 +116,9 @@ def augment(image: Pixels, mask: Pixels, rng: np.random.Generator, methods: Sequ
     """Applies the augmentations named in `methods`, in the order of `AUGMENTATIONS`, after the background synthesis."""
     if background_color_synthesis:
         image, mask = replace_background(image, mask, rng)
-    for name, augmentation in AUGMENTATIONS.items():
+    for name, function in AUGMENTATIONS.items():
         if name in methods:
-            image, mask = augmentation(image, mask, rng)
+            image, mask = function(image, mask, rng)
     return image, mask
 
 
@@ -79,12 +129,14 @@ def replace_background(image: Pixels, mask: Pixels, rng: np.random.Generator) ->
     or any (p .2).
     """
     kind = rng.random()
-    if kind < 0.4:
+    if kind < GREY_PROBABILITY:
         background = np.full(3, rng.integers(256), np.float32)
-    elif kind < 0.8:
-        mean = np.array(cv2.mean(image, (mask > 127).astype(np.uint8))[:3], np.float32)
-        target, share = 255 * rng.integers(2), rng.uniform(0, 0.2)
-        background = mean + np.float32(share) * (target - mean)
+    elif kind < GREY_PROBABILITY + NEAR_FOREGROUND_PROBABILITY:
+        foreground = (mask > 127).astype(np.uint8)
+        mean = np.array(cv2.mean(image, foreground)[:3], np.float32)
+        black_or_white = 255 * rng.integers(2)
+        share = rng.uniform(0, NEAR_FOREGROUND_SHARE)
+        background = mean + np.float32(share) * (black_or_white - mean)
     else:
         background = rng.integers(256, size=3).astype(np.float32)
     flat = np.empty_like(image)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.inference import build
-from config import Config
+from config import TASKS, Config
 from dataset import Batch
 from loss import Criterion
 from models import build_birefnet, optimize
@@ -106,7 +106,7 @@ def _prepare_training(case: Case, size: tuple[int, int], device: torch.device) -
         if case.compiled:
             part.compile()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
-    criterion = Criterion({'bce': 30., 'iou': .5, 'ssim': 10.}, 'DIS5K', 500, 40)
+    criterion = Criterion({'bce': 30., 'iou': .5, 'ssim': 10.}, 500, 40, TASKS['DIS5K'].tail_factors)
     options = Options(mixed_precision=case.dtype)
     trainer = Trainer(model, optimizer, criterion, lambda step: 1., options, World(0, 1, device))
     image = torch.randint(0, 256, (case.batch, 3, *size[::-1]), dtype=torch.uint8, device=device)

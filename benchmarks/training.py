@@ -12,7 +12,7 @@ import time
 import torch
 import torchvision
 
-from config import Config
+from config import TASKS, Config
 from loss import Criterion
 from models import build_birefnet
 from models.modules import deform_conv
@@ -45,7 +45,7 @@ def one_step_timer(bb: str = 'pvt_v2_b0', size: int = 256, batch: int = 4, steps
     torch.manual_seed(0)
     model = build_birefnet(Config(bb=bb, size=(size, size))).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
-    criterion = Criterion({'bce': 30., 'iou': .5, 'ssim': 10.}, 'DIS5K', 500, 40)
+    criterion = Criterion({'bce': 30., 'iou': .5, 'ssim': 10.}, 500, 40, TASKS['DIS5K'].tail_factors)
     image = torch.randn(batch, 3, size, size)
     mask = (torch.rand(batch, 1, size, size) < MASK_SHARE).float()
     seconds = []

@@ -32,12 +32,12 @@ class TrainingOutput(NamedTuple):
 
     Attributes:
         logits: side outputs m4, m3, m2 (B, 1, h, w) where supervised, then the final (B, 1, H, W).
-        gradient_pairs: prediction (B, 1, h, w) and label (B, 1, H, W) of each outward reference.
+        edge_pairs: prediction (B, 1, h, w) and label (B, 1, H, W) of each outward reference.
         class_logits: (B, classes), or None without auxiliary classification.
     """
 
     logits: list[Tensor]
-    gradient_pairs: list[tuple[Tensor, Tensor]]
+    edge_pairs: list[tuple[Tensor, Tensor]]
     class_logits: Tensor | None
 
 

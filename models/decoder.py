@@ -36,7 +36,7 @@ class DecoderOutput(NamedTuple):
     """
 
     logits: list[Tensor]
-    gradient_pairs: list[tuple[Tensor, Tensor]]
+    edge_pairs: list[tuple[Tensor, Tensor]]
 
 
 def build_attention(kind: str, architecture: Architecture) -> AttentionFactory | None:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
-from config import DEFAULTS, TASKS, Config, ConfigError, main, test_sets, training_sets
+import fields
+from config import TASKS, Config, ConfigError, Task, main, task_record, test_sets, training_sets
 
 FIELDS = [spec.name for spec in dataclasses.fields(Config)]
 
@@ -61,7 +62,7 @@ def test_keywords_are_checked_as_overrides_are():
 def test_single_weights_join_those_of_the_task(order):
     overrides = ['task=General', 'lambdas_pix_last.mae=7', 'lambdas_pix_last.cnt=3'][::order]
     assert Config.from_overrides(overrides).lambdas_pix_last == {
-        **TASKS['General']['lambdas_pix_last'], 'mae': 7., 'cnt': 3.}
+        **TASKS['General'].lambdas_pix_last, 'mae': 7., 'cnt': 3.}
 
 
 def test_single_weights_join_those_given_whole():
@@ -105,8 +106,21 @@ def test_nothing_stays_automatic(task):
     assert [n for n in FIELDS if getattr(cfg, n) is None] == ['dynamic_size']
 
 
-def test_every_preset_names_fields():
-    assert {name for preset in (DEFAULTS, *TASKS.values()) for name in preset} <= set(FIELDS)
+def test_a_task_decides_fields_and_how_its_results_are_read():
+    own = {'tail_factors', 'columns', 'selection_metrics', 'averaged_sets'}
+    assert {spec.name for spec in dataclasses.fields(Task)} - set(FIELDS) == own
+
+
+def test_record_of_any_name():
+    assert task_record('COD') is TASKS['COD']
+    assert task_record('my own task') == Task()
+
+
+@pytest.mark.parametrize('record', [*TASKS.values(), Task()])
+def test_tables_of_a_task_show_everything_but_one_of_mae_and_mse(record):
+    every = {*Task().columns, 'MSE'}
+    assert len(set(record.columns)) == len(record.columns)
+    assert every - set(record.columns) in ({'MSE'}, {'MAE'})
 
 
 def test_automatic_values_follow_what_is_given():
@@ -123,7 +137,7 @@ def test_automatic_values_follow_what_is_given():
 def test_configs_share_no_weights():
     one, other = Config(), Config()
     one.lambdas_pix_last['bce'] = 0
-    assert other.lambdas_pix_last['bce'] == DEFAULTS['lambdas_pix_last']['bce'] == 30
+    assert other.lambdas_pix_last['bce'] == TASKS['DIS5K'].lambdas_pix_last['bce'] == 30
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------
@@ -323,7 +337,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_script():
     good, bad, help_text = run('--print_testsets'), run('--print', 'bb', 'tsak=COD'), run('--help')
-    assert (good.returncode, good.stdout, good.stderr) == (0, TASKS['DIS5K']['testsets'] + '\n', '')
+    assert (good.returncode, good.stdout, good.stderr) == (0, TASKS['DIS5K'].testsets + '\n', '')
     assert bad.returncode != 0
     assert bad.stdout == ''
     assert 'did you mean task' in bad.stderr
@@ -332,10 +346,11 @@ def test_script():
 
 
 def test_standard_library_only():
-    tree = ast.parse(Path(config.__file__).read_text(encoding='utf-8'))
+    sources = [Path(module.__file__).read_text(encoding='utf-8') for module in (config, fields)]
+    tree = ast.parse('\n'.join(sources))
     modules = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     modules += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {module.split('.')[0] for module in modules} <= set(sys.stdlib_module_names)
+    assert {module.split('.')[0] for module in modules} <= set(sys.stdlib_module_names) | {'fields'}
 
 
 def test_importing_touches_no_file():
@@ -351,4 +366,4 @@ def test_importing_touches_no_file():
 
 
 def test_every_field_says_what_it_means():
-    assert all(spec.metadata['meaning'] for spec in dataclasses.fields(Config))
+    assert all(fields.rule_of(spec).meaning for spec in dataclasses.fields(Config))

@@ -12,18 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import config
 import loss
-from config import Config
-from loss import PIXEL_LOSSES, Criterion, Discriminator
+from config import Config, task_record
+from loss import PIXEL_LOSSES, Criterion
+from models.discriminator import Discriminator
 
 GOLDEN = json.loads((Path(__file__).parent / 'golden' / 'losses.json').read_text())
+CASES = [case for case, figures in GOLDEN.items() if 'losses' in figures]
 DEFAULT = {'bce': 30.0, 'iou': 0.5, 'ssim': 10.0}
 ALL = dict.fromkeys(PIXEL_LOSSES, 1.0)
 
 
 class Output(NamedTuple):
     logits: list[Tensor]
-    gradient_pairs: Sequence[tuple[Tensor, Tensor]] = ()
+    edge_pairs: Sequence[tuple[Tensor, Tensor]] = ()
     class_logits: Tensor | None = None
 
 
@@ -50,26 +53,40 @@ seeds = st.integers(0, 2 ** 31)
 few = settings(max_examples=15, deadline=None)
 
 
+# ---- the registry ----
+
+
+def test_registered_losses_are_those_of_the_config() -> None:
+    assert set(PIXEL_LOSSES) == set(config.PIXEL_LOSSES)
+
+
+def test_a_name_is_registered_once() -> None:
+    def bce(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
+        return p.mean()
+
+    with pytest.raises(ValueError, match='bce is registered already'):
+        loss.pixel_loss()(bce)
+
+
 # ---- golden values ----
 
 
-@pytest.mark.parametrize('case', ['a', 'b'])
-@pytest.mark.parametrize('name', PIXEL_LOSSES)
+@pytest.mark.parametrize(('case', 'name'), [(case, name) for case in CASES for name in GOLDEN[case]['losses']])
 def test_golden_value_and_gradient(case: str, name: str) -> None:
     expected = GOLDEN[case]['losses'][name]
     logit = golden_logit(f'loss-logit-{case}', GOLDEN[case]['shape'])
-    value = PIXEL_LOSSES[name](logit, logit.sigmoid(), golden_mask(case))
+    value = PIXEL_LOSSES[name].function(logit, logit.sigmoid(), golden_mask(case))
     value.backward()
     assert value.item() == pytest.approx(expected['value'], rel=2e-6)
     assert logit.grad.norm().item() == pytest.approx(expected['grad_norm'], rel=1e-5)
 
 
-@pytest.mark.parametrize('case', ['a', 'b'])
+@pytest.mark.parametrize('case', CASES)
 def test_golden_sum_over_outputs(case: str) -> None:
     height, width = GOLDEN[case]['shape'][2:]
     sizes = [(height // n, width // n) for n in (16, 8, 4, 1)]
     logits = [golden_logit(f'loss-scale{i}-{case}', GOLDEN[case]['shape'][:2] + list(s)) for i, s in enumerate(sizes)]
-    terms = loss.pixel_loss(logits, golden_mask(case), {**DEFAULT, 'mae': 0})
+    terms = loss.pixel_terms(logits, golden_mask(case), {**DEFAULT, 'mae': 0})
     assert sum(terms.values()).item() == pytest.approx(GOLDEN[case]['pix_total'], rel=2e-6)
     assert {k: v.item() / 4 for k, v in terms.items()} == pytest.approx(GOLDEN[case]['pix_terms'], rel=2e-6)
 
@@ -122,8 +139,8 @@ def test_perfect_prediction_is_best_and_nothing_is_negative(shape: tuple[int, ..
     _, _, g = random_pair(seed, shape)
     rough = random_pair(seed + 1, shape)[0]
     perfect = (2 * g - 1) * 40
-    for name, function in PIXEL_LOSSES.items():
-        best, other = (function(z, z.sigmoid(), g) for z in (perfect, rough))
+    for name, registered in PIXEL_LOSSES.items():
+        best, other = (registered.function(z, z.sigmoid(), g) for z in (perfect, rough))
         assert other >= 0, name
         assert best >= -1e-12, name
         if name != 'cnt':  # which also measures the contour of the truth itself
@@ -134,7 +151,7 @@ def test_perfect_prediction_is_best_and_nothing_is_negative(shape: tuple[int, ..
 def test_perfect_prediction_costs_nothing(name: str) -> None:
     _, _, g = random_pair(0, (2, 1, 70, 40))
     perfect = (2 * g - 1) * 40
-    assert PIXEL_LOSSES[name](perfect, perfect.sigmoid(), g).item() == pytest.approx(0, abs=1e-6)
+    assert PIXEL_LOSSES[name].function(perfect, perfect.sigmoid(), g).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize('name', PIXEL_LOSSES)
@@ -145,7 +162,7 @@ def test_extreme_logits_stay_finite(name: str, fill: str, sign: int) -> None:
          'random': (torch.rand(2, 1, 80, 70) > 0.5).float()}[fill]
     for logit in (torch.full_like(g, sign * 1e4), sign * 1e4 * (2 * g - 1), torch.randn_like(g) * 1e4):
         logit.requires_grad_()
-        value = loss.pixel_loss([logit], g, {name: 1.0})[name]
+        value = loss.pixel_terms([logit], g, {name: 1.0})[name]
         value.backward()
         assert value.isfinite()
         assert logit.grad.isfinite().all()
@@ -155,10 +172,10 @@ def test_extreme_logits_stay_finite(name: str, fill: str, sign: int) -> None:
 def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     logit = torch.randn(2, 1, 40, 30).to(dtype).requires_grad_()
     mask = (torch.rand(2, 1, 80, 60) > 0.5).float()
-    reference = loss.pixel_loss([logit.float()], mask, ALL)
+    reference = loss.pixel_terms([logit.float()], mask, ALL)
     with torch.autocast('cpu', torch.bfloat16):
-        terms = loss.pixel_loss([logit], mask.to(dtype), ALL)
-        outward = loss.gradient_loss([(logit, mask.to(dtype))])
+        terms = loss.pixel_terms([logit], mask.to(dtype), ALL)
+        outward = loss.edge_loss([(logit, mask.to(dtype))])
         classes = loss.class_loss(torch.randn(2, 5).to(dtype), torch.tensor([0, 3]))
     sum(terms.values()).backward()
     assert logit.grad.isfinite().all()
@@ -169,8 +186,8 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
 
 def test_double_precision_logits_stay_so() -> None:
     logit, _, g = random_pair(0, (1, 1, 20, 20))
-    single = loss.pixel_loss([logit], g.float(), ALL)
-    for name, value in loss.pixel_loss([logit], g, ALL).items():
+    single = loss.pixel_terms([logit], g.float(), ALL)
+    for name, value in loss.pixel_terms([logit], g, ALL).items():
         assert value.dtype == single[name].dtype == torch.float64
         assert value == single[name]
 
@@ -178,24 +195,25 @@ def test_double_precision_logits_stay_so() -> None:
 def test_zero_weights_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PIXEL_LOSSES, 'cnt', None)
     logit, _, g = random_pair(0, (1, 1, 20, 20))
-    assert loss.pixel_loss([logit], g, {'cnt': 0, 'bce': 1}).keys() == {'bce'}
+    assert loss.pixel_terms([logit], g, {'cnt': 0, 'bce': 1}).keys() == {'bce'}
 
 
-def test_iou_is_summed_over_the_batch_but_bce_is_a_mean() -> None:
+def test_each_loss_is_a_sum_or_a_mean_over_the_batch_as_registered() -> None:
+    assert {name for name, registered in PIXEL_LOSSES.items() if registered.summed_over_batch} == {'iou', 'iou_patch'}
     logit, _, g = random_pair(0, (1, 1, 20, 20))
-    one = loss.pixel_loss([logit], g, ALL)
-    three = loss.pixel_loss([logit.expand(3, -1, -1, -1)], g.expand(3, -1, -1, -1), ALL)
+    one = loss.pixel_terms([logit], g, ALL)
+    three = loss.pixel_terms([logit.expand(3, -1, -1, -1)], g.expand(3, -1, -1, -1), ALL)
     for name in ALL:
-        torch.testing.assert_close(three[name], one[name] * (3 if name.startswith('iou') else 1))
+        torch.testing.assert_close(three[name], one[name] * (3 if PIXEL_LOSSES[name].summed_over_batch else 1))
 
 
-# ---- gradient and class loss ----
+# ---- edge and class loss ----
 
 
-def test_gradient_loss_flows_into_prediction_and_label() -> None:
+def test_edge_loss_flows_into_prediction_and_label() -> None:
     pairs = [(torch.randn(2, 1, n, n, dtype=torch.float64, requires_grad=True),
               torch.randn(2, 1, 2 * n, 2 * n, dtype=torch.float64, requires_grad=True)) for n in (3, 4)]
-    value = loss.gradient_loss(pairs)
+    value = loss.edge_loss(pairs)
     expected = 0
     for prediction, label in pairs:
         q = F.interpolate(prediction, size=label.shape[2:], mode='bilinear', align_corners=True).sigmoid()
@@ -208,9 +226,9 @@ def test_gradient_loss_flows_into_prediction_and_label() -> None:
         torch.testing.assert_close(ours, naive)
 
 
-def test_gradient_loss_of_extreme_logits() -> None:
+def test_edge_loss_of_extreme_logits() -> None:
     prediction, label = (torch.tensor([1e4, -1e4, 1e4, -1e4]).view(1, 1, 2, 2).requires_grad_() for _ in 'pl')
-    loss.gradient_loss([(prediction, -label)]).backward()
+    loss.edge_loss([(prediction, -label)]).backward()
     assert prediction.grad.isfinite().all()
     assert label.grad.isfinite().all()
 
@@ -222,9 +240,9 @@ def test_gradient_loss_of_extreme_logits() -> None:
                                                        ('Matting', 150, 141), ('my own', 100, 81)])
 def test_tail_begins_where_published(task: str, epochs: int, first: int) -> None:
     weights = {'bce': 30.0, 'iou': 0.5, 'mae': 100.0, 'mse': 3.0, 'ssim': 10.0}
-    tail = Config(task=task, epochs=epochs).tail_epochs
-    assert loss.tail_weights(weights, task, first - 1, epochs, tail) == weights
-    once, last = (loss.tail_weights(weights, task, epoch, epochs, tail) for epoch in (first, epochs))
+    tail, factors = Config(task=task, epochs=epochs).tail_epochs, task_record(task).tail_factors
+    assert loss.tail_weights(weights, factors, first - 1, epochs, tail) == weights
+    once, last = (loss.tail_weights(weights, factors, epoch, epochs, tail) for epoch in (first, epochs))
     n = epochs - first + 1
     if task == 'Matting':
         assert once == pytest.approx({**weights, 'mse': 2.7, 'ssim': 9.0})
@@ -244,7 +262,7 @@ def test_tail_compounds_and_needs_no_history(task: str, epochs: int, last: int) 
     for epoch in range(1, epochs + 1):  # a loop that multiplies as it goes must agree with the function of the epoch
         if epoch > epochs - last:
             running = {name: weight * factors.get(name, 1) for name, weight in running.items()}
-        assert loss.tail_weights(weights, task, epoch, epochs, last) == pytest.approx(running)
+        assert loss.tail_weights(weights, task_record(task).tail_factors, epoch, epochs, last) == pytest.approx(running)
 
 
 # ---- criterion ----
@@ -253,21 +271,21 @@ def test_tail_compounds_and_needs_no_history(task: str, epochs: int, last: int) 
 def test_criterion_names_and_weighs_the_terms() -> None:
     logit, _, g = random_pair(0, (2, 1, 20, 20))
     pair, scores, ids = (logit[..., ::2, ::2], logit), torch.randn(2, 7), torch.tensor([1, 6])
-    criterion = Criterion(DEFAULT, 'DIS5K', epochs=500, last=40)
+    criterion = Criterion(DEFAULT, 500, 40, task_record('DIS5K').tail_factors)
     assert criterion(Output([logit]), g, epoch=1).keys() == DEFAULT.keys()
     terms = criterion(Output([logit, logit], [pair] * 3, scores), g, ids, epoch=461)
-    assert terms.keys() == {'iou', 'ssim', 'gradient', 'class'}
+    assert terms.keys() == {'iou', 'ssim', 'edge', 'class'}
     torch.testing.assert_close(terms['iou'], 0.25 * 2 * loss.iou(logit, logit.sigmoid(), g))
-    torch.testing.assert_close(terms['gradient'], 3 * loss.gradient_loss([pair]))
+    torch.testing.assert_close(terms['edge'], 3 * loss.edge_loss([pair]))
     torch.testing.assert_close(terms['class'], 5 * loss.class_loss(scores, ids))
 
 
 def test_criterion_refuses_weights_that_cannot_train() -> None:
     with pytest.raises(ValueError, match=r'unknown dice, iuo.*bce, iou'):
-        Criterion({'bce': 1, 'iuo': 1, 'dice': 2}, 'COD', 150)
+        Criterion({'bce': 1, 'iuo': 1, 'dice': 2}, 150)
     with pytest.raises(ValueError, match='epoch 150 of 150'):
-        Criterion({'bce': 30}, 'COD', 150, last=20)
-    Criterion({'bce': 30}, 'COD', 150)
+        Criterion({'bce': 30}, 150, 20, {'bce': 0.0})
+    Criterion({'bce': 30}, 150)
 
 
 # ---- adversarial ----

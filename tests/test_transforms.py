@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from skimage import data
 
+import config
 import transforms
 from transforms import AUGMENTATIONS, augment
 
@@ -133,6 +134,15 @@ def test_background_synthesis_blends_by_the_mask():
     result, _ = transforms.replace_background(image, mask, np.random.default_rng(3))
     background = result[0, 0].astype(float)
     assert difference(result[4, 4], 200 * 128 / 255 + background * 127 / 255).max() <= 1
+
+
+def test_registered_augmentations_are_those_of_the_config():
+    assert tuple(AUGMENTATIONS) == config.PREPROC_METHODS
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match='flip is registered already'):
+        transforms.augmentation(transforms.flip)
 
 
 def test_order_is_fixed_whatever_the_order_of_names():

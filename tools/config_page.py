@@ -9,7 +9,8 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from config import AUTO, DEFAULTS, HINTS, TASKS, Config
+from config import TASKS, Config, task_defaults
+from fields import AUTO, choices_of, plain_type, rule_of, type_hints
 from utils import atomic_write
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'config.md'
@@ -56,8 +57,10 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _kind(spec: Field) -> str:
-    hint = HINTS[spec.name]
-    return hint.__name__ if isinstance(hint, type) and not hasattr(hint, '__args__') else str(hint)
+    hint = plain_type(type_hints(Config)[spec.name])
+    if isinstance(hint, type) and not hasattr(hint, '__args__'):
+        return hint.__name__
+    return str(hint)
 
 
 def _code(value: Any) -> str:
@@ -65,30 +68,32 @@ def _code(value: Any) -> str:
 
 
 def _default(spec: Field) -> str:
-    return '*auto*' if spec.default is AUTO and 'None' not in _kind(spec) else _code(spec.default)
+    return '*auto*' if spec.default is AUTO else _code(spec.default)
 
 
 def _meaning(spec: Field) -> str:
     """Meaning, and what is legal."""
-    rule = spec.metadata
-    meaning = html.escape(rule['meaning'], quote=False).replace('*', '\\*')
-    if rule['choices']:
-        meaning += f'. One of {", ".join(map(_code, rule["choices"]))}'
-        if rule['pattern']:
-            meaning += f', or what matches `{rule["pattern"]}`'
-    if rule['minimum'] is not None:
-        meaning += f'. At least {rule["minimum"]}'
+    rule = rule_of(spec)
+    choices = choices_of(type_hints(Config)[spec.name])
+    meaning = html.escape(rule.meaning, quote=False).replace('*', '\\*')
+    if choices:
+        meaning += f'. One of {", ".join(map(_code, choices))}'
+        if rule.pattern:
+            meaning += f', or what matches `{rule.pattern}`'
+    if rule.minimum is not None:
+        meaning += f'. At least {rule.minimum}'
     return meaning
 
 
 def _tasks() -> str:
     """A column for each task would be wider than any screen: a row for each field and value, with its tasks."""
     rows = []
-    for name in DEFAULTS:
-        values = {task: preset[name] for task, preset in TASKS.items() if name in preset}
+    usual = task_defaults('')
+    for name, default in usual.items():
+        values = {task: value for task in TASKS if (value := task_defaults(task)[name]) != default}
         groups = {repr(value): [task for task, v in values.items() if v == value] for value in values.values()}
         others = ', '.join(f'`{value}` ({", ".join(tasks)})' for value, tasks in groups.items()) or 'none'
-        rows.append([f'[`{name}`](#{name})', _code(DEFAULTS[name]), others])
+        rows.append([f'[`{name}`](#{name})', _code(default), others])
     return _table(['Field', 'Usually', 'Other values'], rows)
 
 

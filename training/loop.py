@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from dataset import Batch, normalize
-from loss import Criterion, Discriminator, discriminator_loss, generator_loss
+from loss import Criterion, discriminator_loss, generator_loss
+from models.discriminator import Discriminator
 from training.average import MovingAverage
 from training.distributed import World, gather, mean_over_ranks, random_state, set_random_state, share_buffers
 from training.log import RunLog
@@ -191,8 +192,9 @@ class Trainer:
         with self.net.no_sync() if no_sync else nullcontext():
             with self.autocast():
                 output = self.net(image, side_outputs=True)
-            parts = group * self.world.size
-            terms = self.criterion(output, mask, classes, epoch=self.epoch, parts=parts)
+            num_averaged = group * self.world.size
+            terms = self.criterion(output, mask, classes, epoch=self.epoch,
+                                   num_averaged_batches=num_averaged)
             probability = output.logits[-1].float().sigmoid()
             if self.adversary:
                 deception = generator_loss(self.adversary.bare, probability, image)

@@ -32,7 +32,7 @@ def draw_strip(model: nn.Module, image: np.ndarray, mask: np.ndarray, device: to
     with autocast:
         output = model(normalize(to_tensor(image)[None].to(device)), side_outputs=True)
     model.train(was_training)
-    maps = [output.logits[-1], *(output.gradient_pairs[-1][::-1] if output.gradient_pairs else ())]
+    maps = [output.logits[-1], *(output.edge_pairs[-1][::-1] if output.edge_pairs else ())]
     panels = [_panel(pixels) for pixels in (image, mask, *map(_to_pixels, maps))]
     gap = np.full((HEIGHT, GAP, 3), 255, np.uint8)
     return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], 1)

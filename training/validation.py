@@ -14,7 +14,7 @@ from dataset import Pair, Size, load_pair, normalize, to_tensor, with_path
 from evaluation.ground_truth import SCORES
 from evaluation.metrics import GroundTruth, higher_is_better
 from inference.masks import to_mask
-from loss import pixel_loss
+from loss import pixel_terms
 from training.distributed import World, gather, share_buffers
 from utils import read_mask
 
@@ -70,7 +70,7 @@ def validate(model: nn.Module, pairs: Sequence[Pair], size: Size, weights: Mappi
             logit = model(normalize(image))[-1].float()
             if pixels is None:
                 continue
-            loss = sum(pixel_loss([logit], mask.float() / 255, weights).values()).item()
+            loss = sum(pixel_terms([logit], mask.float() / 255, weights).values()).item()
             truth = read_mask(pair.mask)
             prediction = to_mask(logit.sigmoid()[0, 0].cpu().numpy(), *truth.shape)
             scores = GroundTruth(truth).score(prediction, set(METRICS))

@@ -14,6 +14,7 @@ from markdown.extensions.toc import slugify
 
 import config
 import loss
+import transforms
 from evaluation.metrics import SCORES
 from models import save_checkpoint
 from tests.models.small import build
@@ -80,6 +81,7 @@ def workshop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loss, 'PIXEL_LOSSES', dict(loss.PIXEL_LOSSES))
     monkeypatch.setattr(config, 'TASKS', dict(config.TASKS))
+    monkeypatch.setattr(transforms, 'AUGMENTATIONS', dict(transforms.AUGMENTATIONS))
 
 
 @pytest.mark.parametrize('page', EXECUTED)

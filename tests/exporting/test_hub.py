@@ -120,7 +120,7 @@ def test_transformers_trains_it(folder):
     network = AutoModelForImageSegmentation.from_config(
         AutoConfig.from_pretrained(folder, trust_remote_code=True), trust_remote_code=True).train()
     result = network(image())
-    sum(t.square().mean() for t in (*result.logits, *(p for pair in result.gradient_pairs for p in pair))).backward()
+    sum(t.square().mean() for t in (*result.logits, *(p for pair in result.edge_pairs for p in pair))).backward()
     assert all(p.grad is not None for p in network.parameters())
 
 

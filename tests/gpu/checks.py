@@ -96,7 +96,8 @@ def loss_and_gradients(model: nn.Module, device: torch.device) -> tuple[Tensor, 
     """Of one step in float64."""
     batch = images()
     image, mask = (t.to(device).double() / 255 for t in (batch.image, batch.mask))
-    loss = sum(Criterion(WEIGHTS, 'COD', 10)(model(image, side_outputs=True), mask, epoch=1).values())
+    terms = Criterion(WEIGHTS, 10)(model(image, side_outputs=True), mask, epoch=1)
+    loss = sum(terms.values())
     loss.backward()
     gradients = {name.removeprefix('module.'): p.grad for name, p in model.named_parameters() if p.grad is not None}
     return loss.detach(), gradients
@@ -116,7 +117,7 @@ def build_trainer(device: torch.device, precision: str = 'no') -> Trainer:
     """A trainer of one process, with all that is random in training."""
     model = small.build(**LIGHT).to(device)
     torch.manual_seed(2)
-    return Trainer(model, torch.optim.AdamW(model.parameters(), 1e-4, fused=True), Criterion(WEIGHTS, 'COD', 10),
+    return Trainer(model, torch.optim.AdamW(model.parameters(), 1e-4, fused=True), Criterion(WEIGHTS, 10),
                    lambda step: 1., Options(mixed_precision=precision), World(0, 1, device))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from loss import gradient_loss, pixel_loss
+from loss import edge_loss, pixel_terms
 from models import load_model, save_checkpoint
 from models.checkpoints.files import read_state, write_state
 from models.checkpoints.names import DERIVED, to_official
@@ -67,12 +67,12 @@ def test_training_figures(case):
     figures = [[value.mean().item(), value.std().item()] for value in output.logits]
     assert figures == close(spec['train_output_mean_std'])
     for which, key in ((0, 'gdt_pred_mean_std'), (1, 'gdt_label_mean_std')):
-        figures = [[pair[which].mean().item(), pair[which].std().item()] for pair in output.gradient_pairs]
+        figures = [[pair[which].mean().item(), pair[which].std().item()] for pair in output.edge_pairs]
         assert figures == close(spec.get(key, []))
 
     ssim = 2 if '2024' in name else 1  # these generations took 1 - SSIM, not half of it
-    terms = pixel_loss(output.logits, golden.mask(name), {**WEIGHTS, 'ssim': WEIGHTS['ssim'] * ssim})
-    gradient = gradient_loss(output.gradient_pairs) if output.gradient_pairs else torch.zeros(())
+    terms = pixel_terms(output.logits, golden.mask(name), {**WEIGHTS, 'ssim': WEIGHTS['ssim'] * ssim})
+    gradient = edge_loss(output.edge_pairs) if output.edge_pairs else torch.zeros(())
     assert sum(terms.values()).item() == pytest.approx(spec['loss_pix'], rel=1e-5)
     assert gradient.item() == pytest.approx(spec['loss_gdt'], rel=1e-6)
     (sum(terms.values()) + gradient).backward()

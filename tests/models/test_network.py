@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from config import Config
-from loss import gradient_loss, pixel_loss
+from loss import edge_loss, pixel_terms
 from models import BiRefNet, build_birefnet
 from models.decoder import Decoder
 from models.modules.norm import BatchNorm2d, allow_any_batch, frozen_statistics
@@ -31,7 +31,7 @@ def model(shared) -> BiRefNet:
 def total(out) -> torch.Tensor:
     """A loss that everything in a training output has a part in."""
     loss = sum(logit.square().mean() for logit in out.logits)
-    loss = loss + sum(p.mean() + label.square().mean() for p, label in out.gradient_pairs)
+    loss = loss + sum(p.mean() + label.square().mean() for p, label in out.edge_pairs)
     return loss if out.class_logits is None else loss + out.class_logits.square().mean()
 
 
@@ -58,8 +58,8 @@ def test_training_output(switches, sides, pairs, classes):
     steps = (32, 16, 8)[:sides]
     assert [tuple(m.shape) for m in out.logits] == [*((2, 1, 64 // s, 96 // s) for s in steps), (2, 1, 64, 96)]
     levels = steps[-pairs:] if pairs else ()
-    assert [tuple(p.shape) for p, _ in out.gradient_pairs] == [(2, 1, 64 // s, 96 // s) for s in levels]
-    assert all(label.shape == (2, 1, 64, 96) for _, label in out.gradient_pairs)
+    assert [tuple(p.shape) for p, _ in out.edge_pairs] == [(2, 1, 64 // s, 96 // s) for s in levels]
+    assert all(label.shape == (2, 1, 64, 96) for _, label in out.edge_pairs)
     assert (None if out.class_logits is None else tuple(out.class_logits.shape)) == (classes and (2, classes))
 
 
@@ -71,7 +71,7 @@ def test_every_parameter_has_a_gradient(model):
 def test_the_labels_of_gradients_are_the_images_edges(shared):
     x = image()
     out = shared(x, side_outputs=True)
-    m4, pair = out.logits[0], out.gradient_pairs[0]
+    m4, pair = out.logits[0], out.edge_pairs[0]
     resized = nn.functional.interpolate(m4, size=(64, 96), mode='bilinear', align_corners=True)
     assert torch.allclose(pair[1], laplacian(x) * resized, atol=1e-6)
     assert pair[1].requires_grad
@@ -81,7 +81,7 @@ def test_side_outputs_do_not_depend_on_the_mode(shared):
     """In eval mode they end in the map of eval mode; in training without them there is that map alone."""
     with torch.inference_mode():
         out = shared(image(), side_outputs=True)
-    assert (len(out.logits), len(out.gradient_pairs)) == (4, 3)
+    assert (len(out.logits), len(out.edge_pairs)) == (4, 3)
     assert torch.equal(out.logits[-1], output(shared))
     final, = copy.deepcopy(shared).train()(image())
     assert final.shape == (2, 1, 64, 96)
@@ -214,7 +214,7 @@ def test_a_step_lowers_the_loss(model):
     losses = []
     for _ in range(4):
         out = model(x, side_outputs=True)
-        loss = sum(pixel_loss(out.logits, mask, {'bce': 1., 'iou': 1.}).values()) + gradient_loss(out.gradient_pairs)
+        loss = sum(pixel_terms(out.logits, mask, {'bce': 1., 'iou': 1.}).values()) + edge_loss(out.edge_pairs)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from config import Config
+from fields import rule_of
 from tools.config_page import PAGE, render
 
 
@@ -14,4 +15,4 @@ def test_every_field_has_one_row():
     text = render()
     for spec in fields(Config):
         assert text.count(f'{{ #{spec.name} }}') == 1, spec.name
-        assert spec.metadata['meaning']
+        assert rule_of(spec).meaning

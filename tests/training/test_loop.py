@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from config import Config
 from dataset import Batch
-from loss import Criterion, Discriminator
+from loss import Criterion
 from models import build_birefnet
 from models.checkpoints.files import write_state
+from models.discriminator import Discriminator
 from tests.training.runs import call
 from training.average import MovingAverage
 from training.distributed import StopRequest, World
@@ -51,7 +52,7 @@ def trainer(world: World, accumulate: int = 1, statistics: bool = False, dtype: 
     model.register_forward_pre_hook(lambda _, images: tuple(x.to(dtype) for x in images))
     weights = {'bce': 30., 'iou': .5, 'iou_patch': .5, 'ssim': 10., 'structure': 1.}
     model = synchronise(model, world) if statistics and world.size > 1 else model
-    made = Trainer(model, torch.optim.SGD(model.parameters(), 1.), Criterion(weights, 'COD', 10), lambda step: 1.,
+    made = Trainer(model, torch.optim.SGD(model.parameters(), 1.), Criterion(weights, 10), lambda step: 1.,
                    Options(accumulate=accumulate), world, **more)
     made.net.train()
     for module in model.modules():

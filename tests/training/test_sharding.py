@@ -39,7 +39,7 @@ def trainer(world: World, sharded: bool, accumulate: int = 1) -> Trainer:
         shard(model, world)
         shard(ema.module, world)
     made = Trainer(model, torch.optim.SGD(model.parameters(), 1e-3, momentum=.9),
-                   Criterion({'bce': 30., 'iou': .5}, 'COD', 10), lambda step: 1.,
+                   Criterion({'bce': 30., 'iou': .5}, 10), lambda step: 1.,
                    Options(accumulate=accumulate, grad_clip=1.), world, ema=ema)
     made.net.train()
     for module in model.modules():

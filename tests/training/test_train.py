@@ -63,7 +63,7 @@ def test_leaves_checkpoints_config_and_log(whole):
     lines = [json.loads(line) for line in (whole / 'log.jsonl').read_text().splitlines()]
     steps = [line for line in lines if 'batch' in line]
     assert [line['step'] for line in steps] == list(range(1, 10))
-    assert steps[0].keys() >= {'loss', 'bce', 'iou', 'ssim', 'gradient', 'gradient_norm', 'lr'}
+    assert steps[0].keys() >= {'loss', 'bce', 'iou', 'ssim', 'edge', 'gradient_norm', 'lr'}
     assert 'bce' not in steps[-1]  # the last epoch is tail
     assert lines[-1]['mean']['loss'] < lines[3]['mean']['loss']
 
@@ -74,7 +74,7 @@ def test_tensorboard_shows_the_run(whole):
     lines = [json.loads(line) for line in (whole / 'log.jsonl').read_text().splitlines()]
     losses = [line['loss'] for line in lines if 'batch' in line]
     assert [event.value for event in events.Scalars('loss/loss')] == pytest.approx(losses)
-    assert {'loss/bce', 'loss/gradient', 'optimizer/lr', 'optimizer/lr_backbone', 'optimizer/gradient_norm',
+    assert {'loss/bce', 'loss/edge', 'optimizer/lr', 'optimizer/lr_backbone', 'optimizer/gradient_norm',
             'speed/images_per_second', 'speed/waiting_for_data', 'memory/host_GB'} <= set(events.Tags()['scalars'])
     assert all(event.value > 0 for event in events.Scalars('speed/images_per_second'))
     pictures = events.Tags()['images']
