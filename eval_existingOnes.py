@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Scores masks that are on disk: <pred_root>/<method>/<set>/<name>.png against <gt_root>/<set>/gt/<name>.png.
+"""Scores masks on disk against their ground truth.
+
+Reads <pred_root>/<method>/<set>/<name>.png and <gt_root>/<set>/gt/<name>.png.
 
     python eval_existingOnes.py task=COD                       all methods and test sets of a task
     python eval_existingOnes.py --gt_root datasets/DIS5K --data_lst DIS-VD+DIS-TE1 --metrics S+MAE

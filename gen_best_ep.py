@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Chooses the best checkpoint of those that eval_existingOnes.py has scored, over all test sets.
 
-    python gen_best_ep.py task=COD                        by S-measure and by weighted F (DIS5K: HCE too)
-    python gen_best_ep.py --metrics maxFm+mae             by each of these
-    python gen_best_ep.py --weights sm=1+wfm=2+hce=.5     by the weighted sum of standardised scores
+    python gen_best_ep.py task=COD                      by S-measure and by weighted F (DIS5K: HCE)
+    python gen_best_ep.py --metrics maxFm+mae           by each of these
+    python gen_best_ep.py --weights sm=1+wfm=2+hce=.5   by the weighted sum of standardised scores
 
-Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .md and .csv) and <save_dir>/report.html with
-curves and images. Reports ties, and whether the lead over the runner-up is more than chance (paired
+Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .md and .csv) and <save_dir>/report.html
+with curves and images. Reports ties, and whether the lead over the runner-up is more than chance (paired
 bootstrap over images).
 """
 
@@ -211,7 +211,7 @@ def write_choice(
 
 
 def methods_to_draw(text: str | None, ranking: Ranking) -> list[str]:
-    """Lists the methods that the report draws, the best first. Raises ValueError for unknown ones."""
+    """Lists the methods that the report draws, the best first; ValueError for unknown ones."""
     others = text.split('+') if text else ranking.methods[1:DRAWN_METHODS]
     unknown = [method for method in others if method not in ranking.methods]
     if unknown:

@@ -1,8 +1,8 @@
 """The metrics as their papers define them: on whole float images, with loops; slow and plain.
 
-The kernels that the evaluator uses are tested to equal these definitions. The symbols: `pred` is the
+Tests hold the kernels equal to these definitions. The symbols, all (H, W): `pred` is the
 prediction, uint8 0..255; `p` the same min-max normalised to 0..1; `q` that in 0..255 again; `b` a
-binary prediction; `g` the mask, boolean. All are (H, W).
+binary prediction; `g` the mask, boolean.
 
 This module needs scipy and scikit-image, which nothing else in the package does.
 """
@@ -37,8 +37,8 @@ def mse(p: np.ndarray, g: np.ndarray) -> float:
 def s_measure(p: np.ndarray, g: np.ndarray) -> float:
     """S-measure with alpha .5: Fan et al., "Structure-measure", ICCV 2017.
 
-    A quadrant of one pixel has no SSIM and counts 0; an empty mask scores 1 - mean p, a full one mean
-    p, as published.
+    A quadrant of one pixel has no SSIM and counts 0. An empty mask scores 1 - mean p, a full one
+    mean p, as published.
     """
     if not g.any():
         return 1 - p.mean()
@@ -88,7 +88,9 @@ def _ssim(p: np.ndarray, g: np.ndarray) -> float:
 
 
 def f_measure(b: np.ndarray, g: np.ndarray) -> float:
-    """F-measure with beta^2 .3: Achanta et al., "Frequency-tuned salient region detection", CVPR 2009."""
+    """F-measure with beta^2 .3: Achanta et al., "Frequency-tuned salient region detection",
+    CVPR 2009.
+    """
     hits = (b & g).sum()
     if hits == 0:
         return 0.0

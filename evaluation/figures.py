@@ -87,7 +87,7 @@ def _draw_sets(axes: Axes, run: str, sets: Mapping[str, Points], color: str) -> 
 
 
 def _mark_best(axes: Axes, epoch: int, height: float, left: bool, higher: bool) -> None:
-    """Draws a star with a label where no line should be: beyond the extremum, towards the middle."""
+    """Draws a star, with a label beyond the extremum and towards the middle, where no line is."""
     axes.plot(epoch, height, '*', color=BEST_COLOR, ms=14, mec='white', zorder=5)
     offset = (-4 if left else 4, 9 if higher else -17)
     axes.annotate(

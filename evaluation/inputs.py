@@ -51,13 +51,13 @@ class Header(NamedTuple):
 
 
 def fingerprint(path: Path) -> list[int]:
-    """Returns size in bytes and modification time in nanoseconds, which show that a file changed."""
+    """Returns size in bytes and modification time in ns, which show whether a file changed."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 def read_prediction(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Reads a prediction as uint8 grey, resized (INTER_LINEAR) to the mask's `shape` if it differs."""
+    """Reads a prediction as uint8 grey, resized (INTER_LINEAR) to the mask's `shape` if needed."""
     prediction = read_mask(path)
     if prediction.shape == shape:
         return prediction
@@ -65,7 +65,7 @@ def read_prediction(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def mask_folder(gt_root: str | os.PathLike, dataset: str) -> Path:
-    """Returns where a set's masks are: `<gt_root>/<dataset>/gt`, or else the set's folder itself."""
+    """Returns where a set's masks are: `<gt_root>/<dataset>/gt`, or else the set's folder."""
     folder = Path(gt_root, dataset)
     return folder / 'gt' if (folder / 'gt').is_dir() else folder
 
@@ -232,7 +232,7 @@ class _Pairing:
         return {stem: paths[-1] for stem, paths in by_stem.items()}
 
     def _header(self, path: Path) -> Header | None:
-        """Reads an image's header. None, and a problem, for a file that is not an image or cut off."""
+        """Reads an image's header; None, and a problem, if it is not an image or is cut off."""
         try:
             return read_header(path)
         except Exception as error:  # decoders raise any exception on damaged data

@@ -1,12 +1,12 @@
-"""The registry of metrics: one record each, which evaluator, tables, validation, card and report read.
+"""The registry of metrics: one record each, read by evaluator, tables, validation, card, report.
 
 To add a metric, write its definition (definitions.py) and, where that is too slow, a kernel
 (kernels/), then its record here. There are two kinds:
 
 - `curve`: a function of threshold counts. Its values at all thresholds, their maximum and mean, and
   the value at the adaptive threshold follow from counts that all such metrics share.
-- `measure`: a function of a prepared pair (prepared.py). It reads the intermediate results it needs,
-  which are computed once for all metrics.
+- `measure`: a function of a prepared pair (prepared.py). It reads the intermediate results it
+  needs, which are computed once for all metrics.
 """
 
 from collections.abc import Callable, Collection, Mapping

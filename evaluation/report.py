@@ -1,4 +1,4 @@
-"""One self-contained HTML file of an evaluation: the choice, tables, curves, images, their errors."""
+"""A self-contained HTML page of an evaluation: the choice, tables, curves, images and errors."""
 
 import base64
 import math
@@ -25,12 +25,15 @@ PAGE = """<!DOCTYPE html>
 <style>
 :root {{ color-scheme: light; }}
 body {{ font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
-       color: #1b1f24; background: #fff; max-width: 1320px; margin: 0 auto; padding: 24px 24px 60px; }}
+       color: #1b1f24; background: #fff;
+       max-width: 1320px; margin: 0 auto; padding: 24px 24px 60px; }}
 h1 {{ font-size: 26px; margin: 0 0 4px; }}
-h2 {{ font-size: 19px; margin: 40px 0 10px; padding-bottom: 4px; border-bottom: 1px solid #d5dae0; }}
+h2 {{ font-size: 19px; margin: 40px 0 10px; padding-bottom: 4px;
+     border-bottom: 1px solid #d5dae0; }}
 h3 {{ font-size: 15px; margin: 22px 0 6px; }}
 p.note, figcaption {{ color: #57606a; font-size: 13px; margin: 4px 0 10px; }}
-.choice {{ border-left: 4px solid #0072b2; background: #f3f7fb; padding: 10px 16px; margin: 12px 0; }}
+.choice {{ border-left: 4px solid #0072b2; background: #f3f7fb;
+          padding: 10px 16px; margin: 12px 0; }}
 .choice b {{ font-size: 16px; }}
 .choice div {{ font-size: .9em; }}
 .wide {{ overflow-x: auto; }}
@@ -223,7 +226,7 @@ def _curves(details: Mapping[str, Mapping[str, MethodScores]]) -> Iterable[str]:
 def _strips(
     sets: Sets, details: Mapping[str, Mapping[str, MethodScores]], score: str,
 ) -> Iterable[str]:
-    """Draws the best method's worst, median and best image of each set, beside the second method."""
+    """Draws the best method's worst, median and best image of each set, beside the second's."""
     yield '<h2>Images</h2>'
     yield (
         f'<p class="note">The worst, the median and the best image by {COLUMNS[score]}. '
@@ -252,7 +255,8 @@ def picked(values: np.ndarray, higher: bool) -> dict[int, str]:
     if not higher:
         order.reverse()
     picks: dict[int, str] = {}
-    for kind, index in (('worst', order[0]), ('median', order[len(order) // 2]), ('best', order[-1])):
+    median = order[len(order) // 2]
+    for kind, index in (('worst', order[0]), ('median', median), ('best', order[-1])):
         picks[index] = f'{picks[index]} and {kind}' if index in picks else kind
     return picks
 

@@ -73,7 +73,7 @@ def write_set(
 def write_overall(
     save_dir: str | Path, task: str, columns: Sequence[str], results: Results,
 ) -> str:
-    """Writes `overall_eval.{txt,md,csv,json}`: means over the sets of the methods that have all sets.
+    """Writes `overall_eval.{txt,md,csv,json}`: means over the sets, of methods that have all.
 
     Returns:
         The table as text; empty if no method has all sets.

@@ -1,4 +1,4 @@
-"""Scores folders of predictions image by image: masks are prepared once, stored scores are reused."""
+"""Scores folders of predictions image by image: prepares masks once, reuses stored scores."""
 
 import os
 from collections.abc import Collection, Sequence

@@ -61,7 +61,7 @@ class GroundTruth(PreparedMask):
 
         Args:
             pred: uint8 (H, W) 0..255, or boolean.
-            metrics: Names of scores ('maxFm') or of metrics ('fm', with all its scores); None for all.
+            metrics: Names of scores ('maxFm') or metrics ('fm', with all its scores); None for all.
 
         Returns:
             Scores by name. mBA is NaN where the mask has no boundary.
@@ -106,8 +106,8 @@ def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
 
     Returns:
         Scores by name (`evaluation.metrics.SCORES`; docs/metrics.md has their sources). All lie in
-        0..1, except HCE, a count, and E-measure, which may exceed 1 by 1 / (N - 1). mBA is NaN where
-        the mask has no boundary.
+        0..1, except HCE, a count, and E-measure, which may exceed 1 by 1 / (N - 1). mBA is NaN
+        where the mask has no boundary.
 
     Raises:
         ValueError: For other types or differing sizes.
@@ -229,7 +229,10 @@ class Emeasure(Accumulator):
 
 
 class Fmeasure(Accumulator):
-    """F-measure, beta^2 .3 (Achanta et al., CVPR 2009): `{'fm': {'adp', 'curve'}, 'pr': {'p', 'r'}}`."""
+    """F-measure, beta^2 .3 (Achanta et al., CVPR 2009).
+
+    `{'fm': {'adp', 'curve'}, 'pr': {'p', 'r'}}`.
+    """
 
     def __init__(self) -> None:
         super().__init__('fm')
@@ -255,7 +258,7 @@ class HumanCorrectionEffortMeasure(Accumulator):
 
 
 class MeanBoundaryAccuracy(Accumulator):
-    """Mean boundary accuracy (Cheng et al., CVPR 2020): `{'mba'}`, without masks with no boundary."""
+    """Mean boundary accuracy (Cheng et al., CVPR 2020): `{'mba'}`, of masks with a boundary."""
 
     def __init__(self) -> None:
         super().__init__('mba')

@@ -23,8 +23,8 @@ def shown_scores(columns: Sequence[str], available: Collection[str]) -> list[str
         available: Scores that were computed.
 
     Returns:
-        The available scores among the task's columns. If there is none, all available ones, so that a
-        metric that no column of the task has (MSE) can still be asked for.
+        The available scores among the task's columns. If there is none, all available ones, so
+        that a metric that no column of the task has (MSE) can still be asked for.
     """
     by_column = {column: score for score, column in COLUMNS.items()}
     order = [by_column[column] for column in columns]
@@ -120,8 +120,8 @@ def comparison(
 ) -> str:
     """Makes a LaTeX table of all methods (rows) by all sets and scores (columns).
 
-    The three best of each column are bold, underlined and italic; values that print alike are marked
-    alike.
+    The three best of each column are bold, underlined and italic; values that print alike are
+    marked alike.
 
     Args:
         columns: The task's columns.

@@ -49,7 +49,7 @@ def read_pair(pair: Pair, size: Size, skipped: set[str] | None = None) -> tuple[
 @torch.no_grad()
 def validate(model: nn.Module, pairs: Sequence[Pair], size: Size, weights: Mapping[str, float], world: World,
              autocast: AbstractContextManager, skipped: set[str] | None = None) -> dict[str, float]:
-    """Means over `pairs` of VALIDATION_SCORES, at each mask's own size, and of the weighted pixel losses ('loss') at `size`.
+    """Means over `pairs` of VALIDATION_SCORES, at each mask's own size, and of the pixel losses at `size`, weighted.
 
     Ranks share the pairs; each makes as many forward passes as the others, for a network that is divided among them.
     The network is left in the mode that it was in. `skipped` as of `read_pair`. Raises ValueError if no pair can be

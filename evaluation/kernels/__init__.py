@@ -1,1 +1,1 @@
-"""Fast implementations of the metrics. Their plain definitions stand in `evaluation.definitions`."""
+"""Fast implementations of the metrics. Their definitions: `evaluation.definitions`."""

@@ -1,8 +1,8 @@
 """Binary masks packed into 64-bit words: logic, dilations and counts of 5 megapixels in under 1 ms.
 
-A packed mask is uint64 (H, W // 64 + 1). Bit j of word k is column 64 k + j. The bits after the last
-column (there is always at least one) are padding. `pack` clears them, shifts and dilations may set
-them, and `valid` masks them out again.
+A packed mask is uint64 (H, W // 64 + 1). Bit j of word k is column 64 k + j. The bits after the
+last column (there is always at least one) are padding. `pack` clears them, shifts and dilations may
+set them, and `valid` masks them out again.
 """
 
 import cv2

@@ -1,8 +1,8 @@
-"""Human correction effort (Qin et al., "Highly accurate dichotomous image segmentation", ECCV 2022).
+"""Human correction effort (Qin et al., ECCV 2022).
 
-The number of points a person sets to correct a mask: the vertices of the simplified borders of wrong
-regions, and one for each region without such a border. Masks are packed (kernels/bits.py), which
-makes the many dilations cheap.
+The number of points a person sets to correct a mask: the vertices of the simplified borders of
+wrong regions, and one for each region without such a border. Masks are packed (kernels/bits.py),
+which makes the many dilations cheap.
 """
 
 import cv2
@@ -33,8 +33,8 @@ def correction_effort(
     excess = prediction & ~packed_mask
     missing = packed_mask & ~prediction
 
-    # Wrong regions survive an erosion of the union by RELAX crosses and grow back within themselves.
-    # Pixels outside the image do not erode it.
+    # Wrong regions survive an erosion of the union by RELAX crosses, and grow back within
+    # themselves. Pixels outside the image do not erode it.
     core = ~bits.dilate_cross(~(packed_mask | prediction) & inside, inside, RELAX)
     grown_excess = bits.dilate_cross(excess & core, ~packed_mask & inside, RELAX)
     grown_missing = bits.dilate_cross(missing & core, ~prediction & inside, RELAX)
@@ -73,8 +73,8 @@ def _first_within(points: np.ndarray, condition: np.ndarray, columns: int) -> np
     y = points[:, 1]
     pixels = y.astype(np.int64) * columns + x
     order = np.arange(len(points), dtype=np.int32)
-    # The system provides memory only for the pages that are written. Of assignments to one pixel the
-    # last stays, so they are made in reverse.
+    # The system provides memory only for the pages that are written. Of assignments to one pixel
+    # the last stays, so they are made in reverse.
     first = np.empty(len(condition) * columns, np.int32)
     first[pixels[::-1]] = order[::-1]
     is_first = first[pixels] == order
@@ -136,8 +136,8 @@ def _join(
 def _count_untouched(touched: np.ndarray, parents: np.ndarray) -> int:
     """Counts the components of the region none of whose contours has a counted point.
 
-    In the tree of contours those at even depth are the outer ones of components; those below them, at
-    odd depth, are their holes.
+    In the tree of contours those at even depth are the outer ones of components; those below them,
+    at odd depth, are their holes.
     """
     depth = np.zeros(len(parents), int)
     ancestors = parents

@@ -30,7 +30,7 @@ class Levels(NamedTuple):
 
 
 class ThresholdCounts(NamedTuple):
-    """A binary prediction's counts, or those at all 256 thresholds: what E, F, IoU, ... are made of.
+    """Counts of a binary prediction, or at all 256 thresholds, that E, F, IoU, ... follow from.
 
     Attributes:
         true_positives: int64, () or (256,).

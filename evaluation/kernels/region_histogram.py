@@ -1,6 +1,7 @@
-"""Histograms of grey values by region, fast where an image equals its mask, as predictions mostly do.
+"""Histograms of grey values by region, fast where an image equals its mask.
 
-Images are compared 8 pixels at a time: as uint64 words in row order, the last one padded.
+Most pixels of a good prediction do. Images are compared 8 pixels at a time: as uint64
+words in row order, the last one padded.
 """
 
 import cv2

@@ -1,8 +1,8 @@
 """Skeletons of masks: scikit-image's, pixel for pixel, in a tenth of its time; and a cache on disk.
 
-Zhang and Suen, "A fast parallel algorithm for thinning digital patterns", CACM 27(3), 1984, with the
-removal table of scikit-image (BSD licence), which differs from the paper's. The human correction
-effort is defined on that skeleton.
+Zhang and Suen, "A fast parallel algorithm for thinning digital patterns", CACM 27(3), 1984, with
+the removal table of scikit-image (BSD licence), which differs from the paper's. The human
+correction effort is defined on that skeleton.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ STRAIGHT = np.uint8(0b10101010)
 def skeletonize(mask: np.ndarray) -> np.ndarray:
     """Computes the skeleton of a boolean mask (H, W) as `skimage.morphology.skeletonize` does.
 
-    Only pixels that lack a straight neighbour can be removed. They are kept in a list beside an image
-    of neighbour codes, so that the work is proportional to the area once, instead of to the area times
-    the thickness.
+    Only pixels that lack a straight neighbour can be removed. They are kept in a list beside an
+    image of neighbour codes, so that the work is proportional to the area once, instead of to the
+    area times the thickness.
 
     Returns:
         Boolean (H, W).
@@ -43,8 +43,8 @@ def skeletonize(mask: np.ndarray) -> np.ndarray:
     codes = _neighbour_codes(padded).ravel()
     halves = [np.isin(REMOVAL, removing).astype(np.uint8) for removing in ((1, 3), (2, 3))]
 
-    # Offsets from the upper left neighbour, and the bit by which each neighbour sees this pixel: that
-    # of the opposite direction.
+    # Offsets from the upper left neighbour, and the bit by which each neighbour sees this pixel:
+    # that of the opposite direction.
     updates = []
     for bit, (row, column) in enumerate(NEIGHBOURS):
         opposite = (bit + 4) % 8

@@ -16,16 +16,16 @@ from evaluation.kernels.histograms import EPS, Levels
 from evaluation.kernels.region_histogram import PIXELS_PER_WORD, pad_to_words
 
 REACH = 3
-# Rows of padding. A mask pixel within reach is (3, 3) away at most; the nearest one at that distance
-# may be (4, 0) away.
+# Rows of padding. A mask pixel within reach is (3, 3) away at most; the nearest one at that
+# distance may be (4, 0) away.
 MARGIN = REACH + 1
 # The Gaussian is computed in blocks of STRIP_ROWS rows by one word, BLOCKS_AT_A_TIME side by side,
-# and weights are looked up for WORDS_AT_A_TIME words, so that the data stay in the processor's cache.
+# and weights are looked up for WORDS_AT_A_TIME words, so that the data stay in the cache.
 STRIP_ROWS = 16
 BLOCKS_AT_A_TIME = 256
 WORDS_AT_A_TIME = 16384
-# Squared distances saturate here. The weight 2 - exp(ln(.5) / 5 d) is 2 in float64 from there on, and
-# no squared distance of two pixels has exactly this value.
+# Squared distances saturate here. The weight 2 - exp(ln(.5) / 5 d) is 2 in float64 from there on,
+# and no squared distance of two pixels has exactly this value.
 SATURATED = 2 ** 16 - 1
 
 
@@ -142,7 +142,7 @@ def weighted_f(
         words_at_a_time: Words whose weights are looked up at a time.
     """
     span = levels.high - levels.low
-    # Errors of mask pixels in grey levels. Beside the mask stands the error at the nearest mask pixel.
+    # Errors of mask pixels in grey levels; beside the mask, the error at the nearest mask pixel.
     error = _pad(levels.high - prediction)
     error.reshape(-1)[around.near] = error.take(around.nearest)
 
@@ -175,7 +175,7 @@ def _weighted_sum(
 
 
 def _damped_sum(error: np.ndarray, own: np.ndarray, at_a_time: int) -> float:
-    """Sums the smaller of the error inside the mask and of the 7x7 Gaussian (sigma 5) of all errors.
+    """Sums the smaller of each error inside the mask and of the 7x7 Gaussian (sigma 5) there.
 
     Args:
         error: Errors, padded, uint8.
@@ -189,14 +189,14 @@ def _damped_sum(error: np.ndarray, own: np.ndarray, at_a_time: int) -> float:
     own = own.view(np.uint64)
     row_words = own.shape[1]
 
-    # Blocks with an error inside the mask, and their neighbours to both sides for the filter's reach.
+    # Blocks with an error inside the mask, and both neighbours for the filter's reach.
     strips_of_own = own[MARGIN:-MARGIN].reshape(-1, STRIP_ROWS, row_words)
     busy = np.bitwise_or.reduce(strips_of_own, axis=1) != 0
     kept = busy.copy()
     kept[:, 1:] |= busy[:, :-1]
     kept[:, :-1] |= busy[:, 1:]
 
-    # All kept blocks side by side. The filter is wrong at the seams, but only in words without error.
+    # All kept blocks side by side. The filter is wrong at the seams, in words without error.
     strips, columns = np.nonzero(kept)
     strip_rows = np.arange(MARGIN - REACH, MARGIN + STRIP_ROWS + REACH)[:, None]
     places = (strips * STRIP_ROWS + strip_rows) * row_words + columns

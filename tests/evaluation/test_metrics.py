@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 import config
 from evaluation import GroundTruth, definitions, score_pair, scoring
 from evaluation.metrics import (
-    COLUMNS, HEADLINES, METRICS, RECORDS, SCORES, VALIDATION_SCORES, higher_is_better, parse_metrics)
+    COLUMNS,
+    HEADLINES,
+    METRICS,
+    RECORDS,
+    SCORES,
+    VALIDATION_SCORES,
+    higher_is_better,
+    parse_metrics,
+)
 from tests.evaluation.strategies import pairs
 from utils import read_mask
 

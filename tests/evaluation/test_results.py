@@ -11,7 +11,6 @@ from evaluation.metrics import METRICS, SCORES, parse_metrics
 from evaluation.report import picked
 from evaluation.summary import Method, MethodScores, describe_method, sort_methods
 
-
 COLUMNS = ('Smeasure', 'wFmeasure', 'MAE')
 
 @pytest.mark.parametrize(('score', 'value', 'text'), [
@@ -135,7 +134,8 @@ class TestBootstrap:
         assert lead == (2, 2, 2)
 
     def test_too_few_images_for_an_interval(self):
-        enough, few = (self.scored(np.linspace(0, 1, number)) for number in (selection.FEWEST_IMAGES, selection.FEWEST_IMAGES - 1))
+        enough = self.scored(np.linspace(0, 1, selection.FEWEST_IMAGES))
+        few = self.scored(np.linspace(0, 1, selection.FEWEST_IMAGES - 1))
         lead = selection.compare([enough, few], [enough, few], 'sm')
         assert math.isnan(lead.low)
         assert math.isnan(lead.high)
