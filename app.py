@@ -16,8 +16,9 @@ import skimage.data
 from PIL import Image
 
 from demo.make_data import SEED, sample
-from inference.network import DTYPES, Predictor, choose_device
+from inference.network import DTYPES, Predictor
 from models import load_model, optimize
+from runtime.device import prepare_device
 from webapp.jobs import Limits, Weights
 from webapp.storage import temporary_storage
 
@@ -60,7 +61,7 @@ def _positive(text: str) -> int:
 
 def load_weights(args: argparse.Namespace) -> dict[str, Weights]:
     """The networks by the names that visitors see. Raises ValueError for what cannot be loaded."""
-    device = choose_device(args.device)
+    device = prepare_device(args.device)
     overrides = {'tile_order': args.tile_order} if args.tile_order else {}
     sources = args.model or [str(DEMO)]
     if not args.model and not DEMO.exists():
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         serve(args)
     except ImportError as error:
-        print(f'app: {error.name} is missing: pip install -r requirements-app.txt', file=sys.stderr)
+        print(f'app: {error.name} is missing: pip install ".[app]"', file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f'app: {error}', file=sys.stderr)

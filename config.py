@@ -138,13 +138,13 @@ TASKS: dict[str, Task] = {
         training_set='TR-Demo',
         testsets='TE-Demo',
         bb='timm/resnet18',
-        size=(160, 160),
+        size=(128, 128),
         batch_size=8,
         channels_last=True,
         epochs=3,
-        tail_epochs=1,
-        base_lr=1e-3,
-        warmup_steps=20,
+        tail_epochs=0,
+        base_lr=1.5e-3,
+        warmup_steps=10,
         lr_schedule='cosine',
         save_last=3,
         save_step=1,
@@ -274,6 +274,7 @@ class Config:
                              choices=('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'))
     val_ema: bool = option(True, 'validate the moving average of weights, where there is one, and keep its best')
     early_stop: int = option(0, 'stop after so many validations without a better one; 0: never', minimum=0)
+    deterministic: bool = option(False, 'equal runs give equal bits on one machine; slower, as cuDNN tries nothing out')
     dry_run: bool = option(False, 'go through one batch of everything, estimate time and memory, leave nothing')
     log_step: int = option(20, 'steps between log lines', minimum=1)
     device: str = option('auto', "'auto': cuda if there is one, else cpu", choices=('auto', 'cpu', 'cuda', 'mps'))

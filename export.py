@@ -24,14 +24,14 @@ from inference.images import network_size
 from models import BiRefNet, find_checkpoint, load_model, zoo
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
-EXTRAS = 'needs what `pip install -r requirements-export.txt` installs'
+EXTRAS = 'needs what `pip install ".[export]"` installs'
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True, metavar='onnx|pt2|hf|zoo')
     for name in ('onnx', 'pt2', 'hf'):
-        command = commands.add_parser(name, help=f'see {Path(__file__).name} --help')
+        command = commands.add_parser(name, help='see %(prog)s --help')
         add = command.add_argument
         add('-m', '--model', required=True, help='checkpoint, run, folder, repository, or name of published weights')
         add('-o', '--output', required=True, type=Path, metavar='TARGET', help='file, or folder, to write')

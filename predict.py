@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from inference.compose import Style
 from inference.edges import MATTING
-from inference.images import Size, check_format, encode, network_size, read_picture, write_bytes
-from inference.network import DTYPES, Predictor, choose_device
+from inference.images import Size, check_format, encode, network_size, one_size, read_picture, write_bytes
+from inference.network import DTYPES, Predictor
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 from inference.predict import Loaded, finish, prepare, published_sizes, render_frames, sizes_of
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
 from models import load_model, optimize
+from runtime.device import choose_device, prepare_device
 from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
 
 WATCH_SECONDS = 1.
@@ -51,7 +52,7 @@ class Summary(NamedTuple):
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage='predict.py INPUT [OUTPUT] -m MODEL [options]',
+        usage='%(prog)s INPUT [OUTPUT] -m MODEL [options]',
         epilog='Exit code: 0, or 1 if anything failed; what failed is named, and the others are done.')
     _add_pictures(parser.add_argument_group('pictures'))
     _add_network(parser.add_argument_group('network'))
@@ -316,10 +317,13 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 def load_network(args: argparse.Namespace) -> tuple[Predictor, Callable[[Size], Size]]:
     """The network, ready, and the size at which it sees a picture of a given size."""
-    device = choose_device(args.device)
+    choose_device(args.device)  # a device that is missing is told before the network is loaded
     overrides = {'tile_order': args.tile_order} if args.tile_order else {}
-    model = optimize(load_model(args.model, device, **overrides), DTYPES[args.dtype], args.compile)
-    return Predictor(model, device), sizes_of(model, args.resolution, *published_sizes(args.model))
+    model = load_model(args.model, **overrides)
+    size_of = sizes_of(model, args.resolution, *published_sizes(args.model))
+    device = prepare_device(args.device, fixed_size=one_size(size_of))
+    fast = optimize(model.to(device), DTYPES[args.dtype], args.compile)
+    return Predictor(fast, device), size_of
 
 
 def run_pictures(args: argparse.Namespace, style: Style) -> Summary:

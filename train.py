@@ -35,8 +35,8 @@ from dataset import (
 )
 from loss import Criterion, Discriminator
 from models import BiRefNet, load_model, save_checkpoint
+from runtime.device import prepare_device
 from training.average import MovingAverage
-from training.curves import draw_curves
 from training.distributed import PREEMPTED, StopRequest, World, gather, join_world, peak_memory, seed_everything
 from training.log import RunLog, setup_logging
 from training.loop import Adversary, NonFiniteLossError, Options, Trainer
@@ -213,8 +213,14 @@ class Run:
                     sum(p.numel() for p in model.parameters()) / 1e6, self.sampler.batches, self.sampler.per_batch,
                     world.size, world.device.type)
 
-    def _draw_curves(self) -> Path:
-        return draw_curves(self.folder, (self.best.metric, self.best.epoch) if self.best.epoch else None)
+    def _draw_curves(self) -> None:
+        try:
+            from training.curves import draw_curves
+        except ImportError as error:
+            logger.warning('no curves are drawn: %s is not installed', error.name)
+            return
+        path = draw_curves(self.folder, (self.best.metric, self.best.epoch) if self.best.epoch else None)
+        logger.info('curves in %s', path)
 
     @property
     def _skipped(self) -> set[str] | None:
@@ -243,7 +249,8 @@ class Run:
             logger.warning('%d pair(s) could not be read, and others stood in for them:\n  %s', len(skipped),
                            '\n  '.join(sorted(skipped)))
         if self.world.is_main:
-            logger.info('done: checkpoints in %s, curves in %s', self.folder, self._draw_curves())
+            self._draw_curves()
+            logger.info('done: checkpoints in %s', self.folder)
         return 0
 
     def _tired(self) -> bool:
@@ -368,7 +375,9 @@ def main(arguments: list[str] | None = None) -> int:
     if is_main and not cfg.dry_run:
         folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder if is_main and not cfg.dry_run else None, logging.INFO if is_main else logging.WARNING)
-    with join_world(cfg.device) as world:
+    device = prepare_device(cfg.device, fixed_size=cfg.dynamic_size is None, deterministic=cfg.deterministic,
+                            mixed_precision=cfg.mixed_precision)
+    with join_world(device) as world:
         run = Run(cfg, folder, world)
         return run.rehearse() if cfg.dry_run else run.train()
 

@@ -62,7 +62,7 @@ class PreparedMask:
         if self.foreground_count == 0:
             height, width = self.shape
             return round(height / 2), round(width / 2)
-        by_row = np.bitwise_count(self.packed_mask).sum(axis=1, dtype=np.int64)
+        by_row = bits.counts(self.packed_mask).sum(axis=1, dtype=np.int64)
         by_column = cv2.reduce(self.mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0] // 255
         row, column = (
             counts @ np.arange(len(counts)) / self.foreground_count

@@ -6,14 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from evaluation import pool
 from evaluation.inputs import SetPlan, fingerprint, read_prediction
+from evaluation.kernels import hce
 from evaluation.metrics import METRICS
 from evaluation.scoring import GroundTruth
 from evaluation.store import ScoreStore, make_row
-from utils import read_mask
+from utils import Progress, read_mask
 
 
 class Request(NamedTuple):
@@ -87,13 +86,13 @@ def evaluate(
     store = ScoreStore(store_path)
     jobs = _missing_jobs(plan, store, metrics)
     total = sum(len(job.requests) for job in jobs)
-    bar = tqdm(
-        total=total, desc=f'scoring {plan.dataset}', unit='mask', disable=None if total else True)
-    with bar:
-        function = partial(score_image, skeleton_cache=skeleton_cache)
+    if 'hce' in metrics and jobs:
+        hce.warn_of_old_opencv()
+    function = partial(score_image, skeleton_cache=skeleton_cache)
+    with Progress(total, f'scoring {plan.dataset}', 'mask', quiet=not total) as progress:
         for _, rows in pool.run(function, jobs, min(workers, len(jobs)), _describe):
             store.append(rows)
-            bar.update(len(rows))
+            progress.update(len(rows))
 
     names = sorted(image.name for image in plan.images)
     store.drop_others(plan.methods, names)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 Name = tuple[str, str]  # module, and what it defines
 ROOT = Path(__file__).parents[1]
-OURS = ('models', 'utils', 'exporting')
+PREFIX = __name__.removesuffix('exporting.single_file')  # the package's name and a dot where we are installed
 
 
 @dataclass
@@ -106,8 +106,9 @@ def _read(module: str, stand_ins: Mapping[str, str]) -> _Source:
             case ast.ImportFrom():
                 for alias in statement.names:
                     here = alias.asname or alias.name
-                    if statement.module.split('.')[0] in OURS:
-                        source.ours[here] = (statement.module, alias.name)
+                    module = statement.module.removeprefix(PREFIX)
+                    if _path(module).is_file():
+                        source.ours[here] = (module, alias.name)
                     else:
                         source.foreign[here] = (statement.module, ast.unparse(alias))
             case ast.FunctionDef(name='_') | ast.Expr(value=ast.Call()):

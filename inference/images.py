@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +111,11 @@ def network_size(resolution: str, image: Size, trained: Size, dynamic: Sequence[
     scale = (trained[0] * trained[1] / (width * height)) ** .5
     return _rounded(*(min(max(side * scale, low), high)
                       for side, (low, high) in zip(image, dynamic, strict=True)))
+
+
+def one_size(size_of: Callable[[Size], Size]) -> bool:
+    """Whether `size_of`, which gives the network's size for an image's, gives all images the same."""
+    return size_of((1024, 512)) == size_of((512, 1024))
 
 
 def _rounded(*sides: float) -> Size:

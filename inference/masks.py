@@ -36,9 +36,10 @@ def to_mask(probability: np.ndarray, height: int, width: int) -> np.ndarray:
     if values.shape == (height, width):
         return _truncated(values)
     if not EXACT_WARP:
-        resized = F.interpolate(torch.from_numpy(values)[None, None], (height, width), mode='bilinear',
+        # In double precision equal values stay equal, and 255 is not truncated to 254.
+        resized = F.interpolate(torch.from_numpy(values)[None, None].double(), (height, width), mode='bilinear',
                                 align_corners=True)
-        return _truncated(resized[0, 0].numpy())
+        return _truncated(resized[0, 0].float().numpy())
     mask = np.empty((height, width), np.uint8)
     levels = _truncated(values)
     scale_y, scale_x = ((source - 1) / max(target - 1, 1) for source, target in zip(values.shape, mask.shape,

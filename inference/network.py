@@ -55,16 +55,3 @@ def check_memory(size: Size, batch: int, device: torch.device, bytes_per_pixel: 
         side = int((max(0, free - BYTES) / batch / bytes_per_pixel) ** .5) // 32 * 32
         raise ValueError(f'{batch} image(s) at {size[0]}x{size[1]} need about {needed / 2 ** 30:.1f} GiB of memory, '
                          f'{free / 2 ** 30:.1f} are free; take a resolution of at most {side}x{side}')
-
-
-def choose_device(name: str) -> torch.device:
-    """'auto' (cuda, else cpu), 'cpu', 'cuda', 'cuda:N' or 'mps'. Raises ValueError where that is missing."""
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    kind, _, number = name.partition(':')
-    if kind not in ('cpu', 'cuda', 'mps') or (number and not number.isdecimal()):
-        raise ValueError(f'device {name}: take auto, cpu, cuda, cuda:N or mps')
-    present = {'cpu': 1, 'cuda': torch.cuda.device_count(), 'mps': int(torch.backends.mps.is_available())}[kind]
-    if int(number or 0) >= present:
-        raise ValueError(f'device {name}: there is none here; take --device cpu, or install PyTorch for {kind}')
-    return torch.device(name)

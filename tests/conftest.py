@@ -1,9 +1,12 @@
 """What several test modules share."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # for the processes that tests start; torch here has read it by now
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,8 @@ from tests.models.small import build, image, output
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
     """A small network, and a run's folder with its weights."""
-    model = build(bb='timm/resnet18', mul_scl_ipt='', dec_att='', size=(96, 64))
+    model = build(bb='timm/resnet18', mul_scl_ipt='', dec_att='', squeeze_block='', cxt_num=0, out_ref=False,
+                  size=(96, 64))
     file = tmp_path_factory.mktemp('run') / 'epoch_3.pth'
     save_checkpoint(model, file)
     file.with_name('config.json').write_text(json.dumps(model.config.as_dict()))

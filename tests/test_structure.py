@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY_SCRIPTS = {'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
-FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'exporting', 'webapp', 'benchmarks', 'tools',
-           'tests')
+FOLDERS = ('models', 'evaluation', 'demo', 'training', 'inference', 'exporting', 'runtime', 'webapp', 'benchmarks',
+           'tools', 'tests')
 FILES = sorted([*ROOT.glob('*.py'), *(file for folder in FOLDERS for file in (ROOT / folder).rglob('*.py'))])
 NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 
@@ -47,6 +47,8 @@ def test_imports_point_one_way(name):
     if folder == 'models':
         allowed = {'inference'} if name == 'models/__init__.py' else set()  # `from models import load_model, predict`
         assert not (used - allowed) & {'dataset', 'transforms', 'cache', 'training', 'loss', 'evaluation', 'inference'}
+    if folder == 'runtime':
+        assert used - sys.stdlib_module_names <= {'torch'}, 'training and inference both stand upon it'
     if folder == 'inference':
         assert not used & {'models', 'config', 'dataset', 'training'}
         assert name == 'models/__init__.py' or 'config' not in used, 'only models/__init__.py knows Config'

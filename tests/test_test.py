@@ -81,8 +81,10 @@ def test_processes_share_the_images(setting, tmp_path):
     for size in (1, 2):
         (tmp_path / str(size)).mkdir()
         run_test(setting, tmp_path / str(size), '--ckpt', str(run / 'epoch_1.pth'), size=size)
-    for one in (tmp_path / '1').glob('*/*/*.png'):
-        assert one.read_bytes() == (tmp_path / '2' / one.relative_to(tmp_path / '1')).read_bytes()
+    alone, shared = ({path.relative_to(tmp_path / size): path.read_bytes()
+                      for path in (tmp_path / size).glob('*/*/*.png')} for size in '12')
+    assert len(alone) == 2
+    assert shared == alone
 
 
 def test_bad_requests_are_refused_before_the_first_mask(setting, tmp_path):

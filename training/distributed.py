@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from inference.network import choose_device
 from utils import STOP_SIGNALS
 
 PREEMPTED = 75  # EX_TEMPFAIL: the state is saved, run the same command with resume=auto
@@ -36,21 +35,18 @@ class World:
 
 
 @contextmanager
-def join_world(device: str) -> Iterator[World]:
+def join_world(device: torch.device) -> Iterator[World]:
     """Joins the processes that torchrun started, over nccl on GPUs and gloo on CPUs; alone without torchrun."""
     size = int(os.environ.get('WORLD_SIZE', 1))
-    if device in ('auto', 'cuda') and torch.cuda.is_available():
-        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
-    chosen = choose_device(device)
     if size == 1:
-        yield World(0, 1, chosen)
+        yield World(0, 1, device)
         return
-    if chosen.type == 'cuda':
-        torch.cuda.set_device(chosen)
-    backend = 'cuda:nccl,cpu:gloo' if chosen.type == 'cuda' else 'gloo'
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+    backend = 'cuda:nccl,cpu:gloo' if device.type == 'cuda' else 'gloo'
     dist.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
-        yield World(dist.get_rank(), size, chosen)
+        yield World(dist.get_rank(), size, device)
     finally:
         dist.destroy_process_group()
 

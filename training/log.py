@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
 
 
 class _BarHandler(logging.Handler):
@@ -34,6 +35,16 @@ def setup_logging(folder: Path | None = None, level: int = logging.INFO) -> None
     root.setLevel(level)
 
 
+def _open_board(folder: Path, purge_step: int) -> Any:
+    """A writer for TensorBoard; None, with one warning, where that is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.warning('tensorboard is not installed: the run is logged in log.txt and log.jsonl alone')
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
 class RunLog:
     """log.jsonl, one JSON object a line and nothing in it that depends on the clock, and TensorBoard.
 
@@ -46,7 +57,7 @@ class RunLog:
         self._file = open(self.path, 'ab')  # noqa: SIM115 the log outlives this function
         self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
         self._file.seek(0, os.SEEK_END)
-        self._board = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
+        self._board = _open_board(folder / 'tensorboard', step + 1)
 
     @property
     def position(self) -> int:
@@ -62,14 +73,18 @@ class RunLog:
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
         """Draws values over steps in TensorBoard."""
+        if self._board is None:
+            return
         for name, value in values.items():
             self._board.add_scalar(f'{group}/{name}', value, step)
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Shows a picture, uint8 (H, W, 3), in TensorBoard."""
-        self._board.add_image(f'pictures/{name}', pixels, step, dataformats='HWC')
+        if self._board is not None:
+            self._board.add_image(f'pictures/{name}', pixels, step, dataformats='HWC')
 
     def close(self) -> None:
         """Closes both files."""
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from dataset import Batch, normalize
 from loss import Criterion, Discriminator, discriminator_loss, generator_loss
@@ -21,6 +20,7 @@ from training.distributed import World, gather, mean_over_ranks, random_state, s
 from training.log import RunLog
 from training.meter import Meter, memory
 from training.sharding import gather_whole, is_sharded, load_optimizer, load_weights
+from utils import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Adversary:
     def __init__(self, discriminator: Discriminator, optimizer: torch.optim.Optimizer, world: World) -> None:
         self.bare, self.optimizer = discriminator.to(world.device), optimizer
         # It runs twice before its backward pass, in between of which its buffers may not be overwritten.
-        self.net = _distribute(self.bare, world, forward_sync_buffers=False)
+        self.net = distribute(self.bare, world, forward_sync_buffers=False)
 
     def step(self, probability: Tensor, mask: Tensor, image: Tensor, weight: float) -> Tensor:
         """One step of the discriminator; returns its weighted loss."""
@@ -61,7 +61,8 @@ class Adversary:
         return loss.detach()
 
 
-def _distribute(model: nn.Module, world: World, find_unused: bool = False, **options: Any) -> nn.Module:
+def distribute(model: nn.Module, world: World, find_unused: bool = False, **options: Any) -> nn.Module:
+    """`model` under DistributedDataParallel; itself where one process is alone, weights are divided, or none learns."""
     if world.size == 1 or is_sharded(model) or not any(p.requires_grad for p in model.parameters()):
         return model
     devices = [world.device] if world.device.type == 'cuda' else None
@@ -127,7 +128,7 @@ class Trainer:
     skipped: set[str] = field(default_factory=set)  # what was wrong with pairs that others stood in for
 
     def __post_init__(self) -> None:
-        self.net = _distribute(self.model, self.world, self.find_unused)
+        self.net = distribute(self.model, self.world, self.find_unused)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.options.mixed_precision == 'fp16')
         self.gradient_norm = torch.zeros((), device=self.world.device)
         self._base_rates = [group['lr'] for group in self.optimizer.param_groups]
@@ -145,8 +146,8 @@ class Trainer:
         there and None is returned.
         """
         self.net.train()
-        bar = tqdm(total=batches, initial=self.batch, desc=f'epoch {self.epoch}/{self.criterion.epochs}', unit='batch',
-                   disable=None if self.world.is_main else True, dynamic_ncols=True)
+        bar = Progress(batches, f'epoch {self.epoch}/{self.criterion.epochs}', 'batch', done=self.batch,
+                       quiet=not self.world.is_main, say=logger.info)
         meter = Meter(self.world)
         with bar:
             for item in meter.watch(loader):
@@ -252,7 +253,7 @@ class Trainer:
         if self.adversary:
             yield self.adversary.optimizer, self._base_rates[:1]
 
-    def _report(self, log: RunLog | None, meter: Meter, bar: tqdm) -> None:
+    def _report(self, log: RunLog | None, meter: Meter, bar: Progress) -> None:
         """Reads the terms since the last report, on all ranks, and writes them."""
         means = self.window.means(self.world)
         self.window.clear()
@@ -264,7 +265,7 @@ class Trainer:
             for group, values in (('loss', means), ('optimizer', {**rates, 'gradient_norm': norm}),
                                   ('speed', meter.read()), ('memory', memory(self.world.device))):
                 log.scalars(group, values, self.steps)
-            bar.set_postfix(loss=f'{means["loss"]:.3f}')
+            bar.note(f'loss {means["loss"]:.3f}')
 
     def state_dict(self, log_position: int) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on exactly here, on rank 0. Call on every rank."""

@@ -6,6 +6,7 @@ for a frozen one, and two blocks whole. A state is gathered tensor by tensor and
 that undivided runs have, so that either kind reads the other's.
 """
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from training.distributed import World
+
+# Each rank divides what it has itself. Before torch 2.7, rank 0 sends all others the same, which takes longer.
+OWN_DATA = {'src_data_rank': None} if 'src_data_rank' in signature(distribute_tensor).parameters else {}
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -62,7 +66,7 @@ def _divide(whole: Tensor, like: Tensor | None) -> Tensor:
     """`whole`, which every rank has, divided as `like` is, if it is; a copy of this rank's share."""
     if not isinstance(like, DTensor) or whole.shape != like.shape:
         return whole
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None).clone()
+    return distribute_tensor(whole, like.device_mesh, like.placements, **OWN_DATA).clone()
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -31,7 +31,7 @@ class _Synchronised:
         """x (B, C, H, W) -> the same shape and dtype."""
         if not self.training:
             return super().forward(x)
-        values = x.float()
+        values = x if x.dtype == torch.float64 else x.float()
         mean = _MeanOverRanks.apply(values.mean((0, 2, 3), keepdim=True))
         variance = _MeanOverRanks.apply((values - mean).square().mean((0, 2, 3), keepdim=True))
         self._note(mean.detach().flatten(), variance.detach().flatten(), x.numel() / x.shape[1] * dist.get_world_size())

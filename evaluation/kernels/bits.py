@@ -12,6 +12,8 @@ BITS_PER_WORD = 64
 BYTES_PER_WORD = 8
 ONE = np.uint64(1)
 TOP_BIT = np.uint64(BITS_PER_WORD - 1)
+# Set bits of each byte.
+BYTE_COUNTS = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 
 
 def pack(mask: np.ndarray) -> np.ndarray:
@@ -34,9 +36,16 @@ def valid(shape: tuple[int, int]) -> np.ndarray:
     return pack(np.ones((1, shape[1]), bool))
 
 
+def counts(packed: np.ndarray) -> np.ndarray:
+    """Counts the set pixels of each word, or before NumPy 2 of each byte; uint8, (H, ...)."""
+    if hasattr(np, 'bitwise_count'):
+        return np.bitwise_count(packed)
+    return BYTE_COUNTS.take(packed.view(np.uint8))
+
+
 def count(packed: np.ndarray) -> int:
     """Counts the set pixels."""
-    return int(np.bitwise_count(packed).sum(dtype=np.int64))
+    return int(counts(packed).sum(dtype=np.int64))
 
 
 def lookup(packed: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

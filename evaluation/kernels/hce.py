@@ -5,6 +5,11 @@ wrong regions, and one for each region without such a border. Masks are packed (
 which makes the many dilations cheap.
 """
 
+import multiprocessing
+import re
+import warnings
+from functools import cache
+
 import cv2
 import numpy as np
 
@@ -15,6 +20,24 @@ EPSILON = 2.0
 # Douglas and Peucker reduce an 8-connected path of up to this many distinct points to its two ends,
 # because none of its points is EPSILON away from the line between them.
 SHORT = 4
+# The oldest OpenCV that simplifies borders as the one behind the published counts.
+PUBLISHED_OPENCV = (4, 13)
+
+
+def counts_as_published() -> bool:
+    """Returns whether this OpenCV gives the published counts."""
+    major, minor = re.findall(r'\d+', cv2.__version__)[:2]
+    return (int(major), int(minor)) >= PUBLISHED_OPENCV
+
+
+@cache
+def warn_of_old_opencv() -> None:
+    """Warns where counts will differ from the published ones; once, and not in worker processes."""
+    if counts_as_published() or multiprocessing.parent_process() is not None:
+        return
+    warnings.warn(
+        f'HCE will differ slightly from published counts: OpenCV {cv2.__version__} simplifies '
+        'borders otherwise than 4.13 and newer')
 
 
 def correction_effort(
@@ -28,6 +51,7 @@ def correction_effort(
         skeleton: The mask's skeleton, packed.
         shape: (H, W) of the unpacked masks.
     """
+    warn_of_old_opencv()
     inside = bits.valid(shape)
     correct = packed_mask & prediction
     excess = prediction & ~packed_mask

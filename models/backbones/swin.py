@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.backbones.base import Backbone
-from models.modules.tracing import count_to_cover, gather_padded, rolled, traced_for_all_sizes
+from models.modules.tracing import count_to_cover, gather_padded, is_exporting, rolled, traced_for_all_sizes
 
 CPU = torch.device('cpu')
 MASKED = -100.  # as published: far enough from any logit, and finite in half precision
@@ -99,7 +99,7 @@ class WindowAttention(nn.Module):
             windows = mask.shape[0]  # len() would fix a symbol
             bias = (bias + mask[:, None].to(q.dtype)).reshape(1, windows * self.heads, tokens, tokens)
             q, k, v = (t.reshape(-1, windows * self.heads, tokens, t.shape[-1]) for t in (q, k, v))
-        if torch.compiler.is_exporting():  # exporters take the fused operator apart, and trip over its memory layout
+        if is_exporting():  # exporters take the fused operator apart, and trip over its memory layout
             x = (q * q.shape[-1] ** -.5 @ k.transpose(-2, -1) + bias).softmax(-1) @ v
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

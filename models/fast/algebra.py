@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from models.modules.resize import resize
 
-ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith('AVX')
+# oneDNN's linear layer: private to PyTorch, so that a release may lack it. It only saves time.
+LINEAR = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+ONEDNN = (LINEAR is not None and torch.backends.mkldnn.is_available()
+          and torch.backends.cpu.get_cpu_capability().startswith('AVX'))
 ACTIVATIONS = {'none': lambda x: x, 'relu': torch.relu_, 'gelu': F.gelu}
 
 
@@ -21,7 +24,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     is quicker than the MKL behind F.linear.
     """
     if ONEDNN and x.device.type == 'cpu' and x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], 'none')
+        return LINEAR(x, weight, bias, activation, [], 'none')
     return ACTIVATIONS[activation](F.linear(x, weight, bias))
 
 

@@ -16,8 +16,12 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor, nn
 
+from models.modules.tracing import is_exporting
+
 # Values in the columns of one block: many enough for the full speed of the matrix product, few enough for a cache.
 BLOCK_VALUES = 1 << 22
+# The gradient of embedding_bag's weights: private to PyTorch, so that a release may lack it. It only saves time.
+BAG_GRADIENT = getattr(torch.ops.aten, '_embedding_bag_per_sample_weights_backward', None)
 
 
 def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
@@ -30,8 +34,10 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor)
     args = (x, offset, modulation, weight)
     if any(arg.dtype in (torch.float16, torch.bfloat16) for arg in args):
         return deform_conv2d(*(arg.float() for arg in args)).to(x.dtype)
+    # torchvision's backward pass adds in any order on a GPU.
+    own = x.device.type == 'cpu' or (x.device.type == 'cuda' and torch.are_deterministic_algorithms_enabled())
     # Exporters know torchvision's operator and lower it to ONNX DeformConv.
-    if x.device.type == 'cpu' and not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+    if own and not (is_exporting() or torch.jit.is_tracing()):
         return _deform_conv2d(*args)
     padding = int(weight.shape[-1]) // 2  # under torch.jit.trace a size is a tensor
     return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=padding)
@@ -63,9 +69,10 @@ class DeformableConv2d(nn.Module):
 # Their matrix products write in place, which autocast leaves alone. They are named after this module: copies of it,
 # as in exported folders, may be loaded beside it.
 NAMESPACE = re.sub(r'\W', '_', __name__)
+DEVICES = ('cpu', 'cuda')
 
 
-@torch.library.custom_op(f'{NAMESPACE}::deform_conv2d', mutates_args=(), device_types='cpu')
+@torch.library.custom_op(f'{NAMESPACE}::deform_conv2d', mutates_args=(), device_types=DEVICES)
 def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
     rows, matrix = bordered_rows(x), weight_matrix(weight)
     out = _empty_map(x, len(weight))
@@ -75,7 +82,7 @@ def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor
     return out
 
 
-@torch.library.custom_op(f'{NAMESPACE}::deform_conv2d_backward', mutates_args=(), device_types='cpu')
+@torch.library.custom_op(f'{NAMESPACE}::deform_conv2d_backward', mutates_args=(), device_types=DEVICES)
 def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
                             weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the four inputs, from the output's."""
@@ -166,15 +173,19 @@ class _Samples(NamedTuple):
 
     def gradients(self, rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the positions (N, 2), y before x, and of the modulation (N,), from that of the values (N, C)."""
-        corners = self.corners().view(-1)
-        bags = torch.arange(len(grad), dtype=corners.dtype)
-        products = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # of each corner's row with `grad`
-            grad, rows, corners, 4 * bags, bags.repeat_interleave(4), 0)
-        upper_left, upper_right, lower_left, lower_right = products.view(-1, 4).unbind(1)
+        upper_left, upper_right, lower_left, lower_right = _products(grad, rows, self.corners()).unbind(1)
         upper, lower = torch.lerp(upper_left, upper_right, self.right), torch.lerp(lower_left, lower_right, self.right)
         across = torch.lerp(upper_right - upper_left, lower_right - lower_left, self.down)
         positions = torch.stack(((lower - upper) * self.slope_y, across * self.slope_x), 1)
         return positions, torch.lerp(upper, lower, self.down)
+
+
+def _products(grad: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
+    """Scalar products (N, 4) of each row of `grad` (N, C) with the `rows` (R, C) that `corners` (N, 4) names."""
+    if BAG_GRADIENT is None:
+        return torch.stack([(rows[corner] * grad).sum(1) for corner in corners.unbind(1)], 1)
+    bags = torch.arange(len(grad), dtype=corners.dtype, device=grad.device)
+    return BAG_GRADIENT(grad, rows, corners.view(-1), 4 * bags, bags.repeat_interleave(4), 0).view(-1, 4)
 
 
 def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor, width: int = 0) -> Iterator[tuple[slice, _Samples]]:
@@ -184,13 +195,13 @@ def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor, width: int = 0)
     step = max(1, BLOCK_VALUES // max(taps * channels, width))
     for start in range(0, len(offset), step):
         block = slice(start, min(start + step, len(offset)))
-        pixel = torch.arange(block.start, block.stop)[:, None]
+        pixel = torch.arange(block.start, block.stop, device=x.device)[:, None]
         yield block, _locate(pixel, offset[block], modulation[block], height, width)
 
 
 def _locate(pixel: Tensor, offset: Tensor, modulation: Tensor, height: int, width: int) -> _Samples:
     """Samples of the pixels numbered `pixel` (P, 1) in a batch of maps; `offset` (P, 2*k*k), `modulation` (P, k*k)."""
-    tap, kernel = torch.arange(modulation.shape[1]), math.isqrt(modulation.shape[1])
+    tap, kernel = torch.arange(modulation.shape[1], device=pixel.device), math.isqrt(modulation.shape[1])
     top, down, inside_y = _split(offset[:, ::2] + (pixel // width % height + tap // kernel - kernel // 2), height)
     left, right, inside_x = _split(offset[:, 1::2] + (pixel % width + tap % kernel - kernel // 2), width)
 

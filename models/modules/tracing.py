@@ -6,15 +6,22 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 
+def is_exporting() -> bool:
+    """Whether torch.export is tracing, not torch.compile; before torch 2.7, whether it does so non-strictly."""
+    if hasattr(torch.compiler, 'is_exporting'):
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
 def traced_for_all_sizes(x: Tensor) -> bool:
     """Whether an exporter traces x (B, ...) with symbols for some of its sizes but the first."""
-    return torch.compiler.is_exporting() and any(isinstance(side, torch.SymInt) for side in x.shape[1:])
+    return is_exporting() and any(isinstance(side, torch.SymInt) for side in x.shape[1:])
 
 
 def count_to_cover(side: int, length: int) -> int:
     """How many pieces of `length` cover `side`; for a symbol, unless it is a multiple of `length` whatever its value,
     as a new symbol: a tracer would reason for hours about how rounded sizes relate to each other."""
-    if not (torch.compiler.is_exporting() and isinstance(side, torch.SymInt)) or \
+    if not (is_exporting() and isinstance(side, torch.SymInt)) or \
             statically_known_true(side % length == 0):
         return (side + length - 1) // length
     return _new_symbol((_number(side) + (length - 1)) // length, 1)

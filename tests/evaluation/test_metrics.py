@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import config
 from evaluation import GroundTruth, definitions, score_pair, scoring
+from evaluation.kernels import hce
 from evaluation.metrics import (
     COLUMNS,
     HEADLINES,
@@ -27,6 +28,7 @@ from utils import read_mask
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'metrics'
 EXPECTED = json.loads((GOLDEN / 'expected.json').read_text())
+OLD_OPENCV = not hce.counts_as_published()
 
 
 def golden_pair(name):
@@ -53,6 +55,9 @@ def test_published_numbers(name):
     expected, _ = published_scores(EXPECTED[name])
     found = score_pair(*golden_pair(name))
     assert len(expected) >= 14
+    if OLD_OPENCV:
+        # A warning reports it: the counts differ by a few in a hundred on these noisy pairs.
+        assert found['hce'] == pytest.approx(expected.pop('hce'), rel=.05)
     assert {score: found[score] for score in expected} == pytest.approx(
         expected, rel=1e-9, abs=0, nan_ok=True)
 

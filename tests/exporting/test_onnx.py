@@ -18,9 +18,15 @@ def convnet():
 
 
 @pytest.fixture(scope='module')
-def exported(convnet, tmp_path_factory):
+def program(convnet):
+    """Of one size."""
+    return trace(Deployed(convnet), (96, 64))
+
+
+@pytest.fixture(scope='module')
+def exported(program, tmp_path_factory):
     path = tmp_path_factory.mktemp('onnx') / 'net.onnx'
-    save_onnx(trace(Deployed(convnet), (96, 64)), path, lambda _: None, metadata={'task': 'General'})
+    save_onnx(program, path, lambda _: None, metadata={'task': 'General'})
     return path
 
 
@@ -47,6 +53,7 @@ def test_deformable_convolutions_are_single_nodes(exported):
     assert not {'GridSample', 'GatherND', 'GatherElements', 'Loop', 'Scan'} & kinds.keys()
 
 
+@pytest.mark.slow
 def test_one_file_for_all_sizes_and_batches(convnet, tmp_path):
     """Probabilities by choice, weights beside the graph by choice."""
     save_onnx(trace(Deployed(convnet, sigmoid=True), (96, 64), dynamic=True), tmp_path / 'net.onnx', lambda _: None,
@@ -61,6 +68,7 @@ def test_one_file_for_all_sizes_and_batches(convnet, tmp_path):
     assert [axis.dim_param or axis.dim_value for axis in axes] == ['batch', 3, 'height', 'width']
 
 
+@pytest.mark.slow
 def test_half_precision_inside(convnet, exported, tmp_path):
     path = tmp_path / 'half.onnx'
     save_onnx(trace(Deployed(convnet, dtype=torch.float16), (96, 64)), path, lambda _: None)
@@ -84,10 +92,10 @@ def test_swin_at_every_size(monkeypatch, tmp_path):
         assert error(run(x), output(model, x)) < 1e-3, shape
 
 
-def test_a_program_of_torch_export(convnet, tmp_path):
+def test_a_program_of_torch_export(convnet, program, tmp_path):
     x = image(64, 96, batch=1)
     checked = []
-    save_program(trace(Deployed(convnet), (96, 64)), tmp_path / 'net.pt2',
+    save_program(program, tmp_path / 'net.pt2',
                  lambda run: checked.append(compare(Deployed(convnet), run, {'x': x}, 1e-3)))
     assert checked[0]['x'] < 1e-3
     assert (tmp_path / 'net.pt2').is_file()
@@ -101,12 +109,12 @@ def test_a_copy_that_differs_is_refused(convnet):
         compare(Deployed(convnet), lambda x: output(convnet, x) * float('nan'), wrong, 1e-3)
 
 
-def test_a_file_that_fails_its_check_does_not_appear(convnet, tmp_path):
+def test_a_file_that_fails_its_check_does_not_appear(program, tmp_path):
     def fail(_):
         raise ValueError('differs')
 
     with pytest.raises(ValueError, match='differs'):
-        save_program(trace(Deployed(convnet), (96, 64)), tmp_path / 'net.pt2', fail)
+        save_program(program, tmp_path / 'net.pt2', fail)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,6 @@
 """The pipeline: order, batches of one shape, failures that stay with their item, bounded memory, overlap."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -77,11 +76,22 @@ def test_items_are_not_loaded_far_ahead_and_nothing_runs_after_closing():
 
 
 def test_decoding_network_and_encoding_overlap():
-    def wait(value):
-        time.sleep(.02)
-        return value
+    """Item 0 is saved and item 7 loaded while the network works on item 1: one at a time, each would wait in vain."""
+    together = threading.Barrier(3, timeout=60)
 
-    start = time.perf_counter()
-    for _ in run_pipeline(range(20), lambda item: wait((np.array(item), None)), wait, lambda *_: wait(None), workers=4):
-        pass
-    assert time.perf_counter() - start < .75 * 20 * 3 * .02
+    def load(item):
+        if item == 7:  # the first that is loaded when item 0 has left: workers load 2 * 3 + 1 items ahead
+            together.wait()
+        return np.array(item), None
+
+    def network(arrays):
+        if arrays[0] == 1:
+            together.wait()
+        return arrays
+
+    def save(item, *_):
+        if item == 0:
+            together.wait()
+
+    outcomes = list(run_pipeline(range(20), load, network, save, workers=3))
+    assert [outcome.error for outcome in outcomes] == [None] * 20

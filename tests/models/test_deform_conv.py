@@ -189,6 +189,8 @@ def test_module_under_autocast(dtype):
 
 @pytest.mark.parametrize('strict', [True, False])
 def test_export_leaves_torchvisions_operator(strict):
+    if strict and not hasattr(torch.compiler, 'is_exporting'):
+        pytest.skip('torch before 2.7 does not tell a strict export from compilation; exporting/ exports non-strictly')
     module, x = trained_module().eval(), torch.randn(2, 5, 6, 7)
     program = torch.export.export(module, (x,), strict=strict)
     targets = {str(node.target) for node in program.graph.nodes}

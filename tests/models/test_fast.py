@@ -152,7 +152,7 @@ def test_work_in_small_parts_gives_the_same(monkeypatch):
     model = randomize(BiRefNet(Config(bb='swin_v1_t')))
     monkeypatch.setattr('models.fast.swin.CHUNK_VALUES', 1 << 12)
     monkeypatch.setattr('models.modules.deform_conv.BLOCK_VALUES', 1 << 14)
-    assert error(model, optimize(model), (3, 96, 160)) < 2e-5
+    assert error(model, optimize(model), (2, 64, 96)) < 2e-5
 
 
 @pytest.mark.slow

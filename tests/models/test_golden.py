@@ -12,15 +12,24 @@ from tests.models import golden
 WEIGHTS = {'bce': 30., 'iou': .5, 'ssim': 10.}
 
 
-@pytest.fixture(params=golden.NAMES)
-def case(request, tmp_path):
+@pytest.fixture(scope='module', params=golden.NAMES)
+def official(request, tmp_path_factory):
+    """Name of a golden network, its official state dict, and a file of it."""
+    state = golden.state(request.param)
+    path = tmp_path_factory.mktemp('golden') / 'official.pth'
+    write_state(state, path)
+    yield request.param, state, path
+    path.unlink()
+
+
+@pytest.fixture
+def case(official):
     """Name of a golden network and the model loaded from its official file."""
-    name = request.param
-    write_state(golden.state(name), tmp_path / 'official.pth')
+    name, _, path = official
     overrides = {'tile_order': 'column'} if name.endswith('2024-05') else {}
     if golden.spec(name)['config'].get('mul_scl_ipt') == 'add':
         overrides['mul_scl_ipt'] = 'add'
-    return name, load_model(tmp_path / 'official.pth', **overrides)
+    return name, load_model(path, **overrides)
 
 
 def test_eval_output(case):
@@ -32,12 +41,13 @@ def test_eval_output(case):
     assert (output[-1] - expected).abs().max() < 1e-5 * expected.std()
 
 
-def test_written_layout(case, tmp_path):
-    name, model = case
+def test_written_layout(case, official, tmp_path):
+    _, state, _ = official
+    _, model = case
     save_checkpoint(model, tmp_path / 'ours.pth')
-    written, official = read_state(tmp_path / 'ours.pth'), golden.state(name)
-    assert {k for k in written if not DERIVED.search(k)} == official.keys()
-    assert all(torch.equal(written[key], value) for key, value in official.items())
+    written = read_state(tmp_path / 'ours.pth')
+    assert {k for k in written if not DERIVED.search(k)} == state.keys()
+    assert all(torch.equal(written[key], value) for key, value in state.items())
 
 
 def freeze_randomness(model: nn.Module) -> None:

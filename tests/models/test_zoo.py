@@ -14,6 +14,8 @@ from models import load_model, save_checkpoint, zoo
 from models.zoo import Published, download, fetch, find
 from tests.models.small import build, image, output
 
+SMALL = {'dec_att': '', 'mul_scl_ipt': ''}
+
 
 class Quiet(SimpleHTTPRequestHandler):
     """A server of a folder that lists its requests; of files named short.* it sends the first half only."""
@@ -98,7 +100,7 @@ def test_the_tile_order_of_a_file_and_of_a_repository():
 
 def test_a_mirror_serves_a_release_file_once(server, monkeypatch, small_entry):
     address, folder, asked = server
-    model = build()
+    model = build(**SMALL)
     save_checkpoint(model, folder / small_entry.release)
     monkeypatch.setenv('BIREFNET_MIRROR', address + '/')
     loaded = load_model('small')
@@ -110,7 +112,7 @@ def test_a_mirror_serves_a_release_file_once(server, monkeypatch, small_entry):
 def test_a_mirror_of_repositories(server, monkeypatch, small_entry):
     address, folder, asked = server
     target = folder / small_entry.repository / 'model.safetensors'
-    save_checkpoint(build(), target)
+    save_checkpoint(build(**SMALL), target)
     monkeypatch.setenv('BIREFNET_MIRROR', address)
     file = fetch(small_entry)
     assert file.name == 'small.safetensors'
@@ -121,7 +123,7 @@ def test_a_mirror_of_repositories(server, monkeypatch, small_entry):
 def test_the_hub(tmp_path, monkeypatch, small_entry):
     """Its file is found again without it, under the entry's name."""
     weights, asked = tmp_path / 'hub' / 'model.safetensors', []
-    save_checkpoint(build(), weights)
+    save_checkpoint(build(**SMALL), weights)
 
     def hub(repository, name, **_):
         asked.append(name)
@@ -138,7 +140,7 @@ def test_the_hub(tmp_path, monkeypatch, small_entry):
 
 @pytest.mark.parametrize('name', ['small.safetensors', 'Small-epoch_3.pth'])
 def test_a_file_put_there_by_hand(tmp_path, small_entry, name):
-    model = build(tile_order='column')
+    model = build(tile_order='column', **SMALL)
     save_checkpoint(model, tmp_path / 'home' / name)
     loaded = load_model('small')
     assert loaded.config.tile_order == ('column' if name.endswith('.pth') else 'row')
@@ -157,7 +159,7 @@ def test_without_a_network_it_says_what_to_do(tmp_path):
 
 def test_a_path_goes_before_a_name(tmp_path, monkeypatch, small_entry):
     monkeypatch.chdir(tmp_path)
-    save_checkpoint(build(), tmp_path / 'small' / 'model.safetensors')
+    save_checkpoint(build(**SMALL), tmp_path / 'small' / 'model.safetensors')
     assert load_model('small').config.size == (1024, 1024), 'nothing is known of it but what lies there'
 
 

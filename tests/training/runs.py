@@ -15,6 +15,7 @@ from utils import STOP_SIGNALS
 
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(['train', 'test'])
+HANGS = 600  # seconds after which something waits for what will not come, on any machine
 TINY = ('task=Tiny bb=pvt_v2_b0 mul_scl_ipt= dec_att= size=32 batch_size=2 epochs=3 save_step=1 log_step=1 lr=1e-3 '
         'num_workers=0 device=cpu').split()
 
@@ -59,13 +60,15 @@ def start(script: str, arguments: list[str], log: Path, size: int = 1) -> list:
     return processes
 
 
-def finish(processes: list, timeout: float = 240) -> list[int]:
-    """Exit codes; processes that have not ended in time are killed."""
+def finish(processes: list) -> list[int]:
+    """Exit codes. Processes that hang are killed, and fail the test."""
     for process in processes:
-        process.join(timeout)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        process.join(HANGS)
+    hung = [process for process in processes if process.is_alive()]
+    for process in hung:
+        process.kill()
+        process.join()
+    assert not hung
     return [process.exitcode for process in processes]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.runs import TINY, finish, free_port, make_data, start
+from tests.training.runs import HANGS, TINY, finish, free_port, make_data, start
 from tests.training.test_train import wait_for
 from training.distributed import PREEMPTED
 from training.state import load_state
@@ -45,12 +45,12 @@ def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code
                       'for i in {1..600}; do sleep .1; done')
     launcher = subprocess.Popen([sys.executable, '-m', 'training.launch', '--standalone', '--nproc-per-node', '2',
                                  '--no-python', 'bash', str(script)], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while len(list(tmp_path.glob('up*'))) < 2 and time.monotonic() < deadline:
         time.sleep(.05)
     for number in signals:
         launcher.send_signal(number)
-    assert launcher.wait(20) == expected
+    assert launcher.wait(HANGS) == expected
 
 
 @pytest.mark.slow
@@ -65,13 +65,12 @@ def test_a_signal_to_one_of_two_nodes_saves_and_ends_both(tmp_path):
     nodes = [train(folder, f'data_root={data}', 'num_workers=1', NNODES='2', NODE_RANK=rank, MASTER_ADDR='127.0.0.1',
                    MASTER_PORT=port) for rank in '01']
     wait_for(folder / 'log.jsonl', lines=2)
-    began, processes = time.monotonic(), [nodes[1].pid, *descendants(nodes[1].pid)]
+    processes = [nodes[1].pid, *descendants(nodes[1].pid)]
     assert len(processes) > 3  # torchrun, training, its fork server and its loader
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGUSR1)
-    assert [node.wait(60) for node in nodes] == [PREEMPTED] * 2, folder.with_suffix('.out').read_text()
-    assert time.monotonic() - began < 30
+    assert [node.wait(HANGS) for node in nodes] == [PREEMPTED] * 2, folder.with_suffix('.out').read_text()
     assert not (folder / 'epoch_3.pth').exists()
 
     codes = finish(start('train', [*TINY, f'data_root={data}', '--ckpt_dir', str(folder), 'resume=auto'],
@@ -87,15 +86,14 @@ def test_a_failure_on_one_rank_ends_all_with_its_traceback(tmp_path):
     data, folder = make_data(tmp_path / 'data'), tmp_path / 'run'
     run = train(folder, f'data_root={data}', 'num_workers=1', 'epochs=500', CPU_PROCESSES='2')
     wait_for(folder / 'log.jsonl', lines=8)
-    image, began = data / 'Tiny' / 'TR-Tiny' / 'im' / '1.png', time.monotonic()
+    image = data / 'Tiny' / 'TR-Tiny' / 'im' / '1.png'
     image.write_bytes(image.read_bytes()[:200])
     try:
-        assert run.wait(60) == 1
+        assert run.wait(HANGS) == 1
     finally:
         for process in [run.pid, *descendants(run.pid)]:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-    assert time.monotonic() - began < 60
     output = folder.with_suffix('.out').read_text()
     assert 'Traceback' in output
     assert str(image) in output.split('Root Cause')[1]

@@ -28,6 +28,8 @@ from training.schedule import COSINE_FLOOR, SaveInterval, is_checkpoint, is_vali
 from training.state import LAST, PREVIOUS, load_state, save_state
 from training.sync_bn import synchronise
 
+ROUNDING = 1e5 * torch.finfo(torch.float64).eps  # see assert_equal_gradients
+
 
 def batch(n: int) -> Batch:
     rng = torch.Generator().manual_seed(1)
@@ -40,11 +42,13 @@ def part(whole: Batch, start: int, stop: int) -> Batch:
     return Batch(*(values[start:stop] for values in whole))
 
 
-def trainer(world: World, accumulate: int = 1, statistics: bool = False, **more: Any) -> Trainer:
+def trainer(world: World, accumulate: int = 1, statistics: bool = False, dtype: torch.dtype = torch.float32,
+            **more: Any) -> Trainer:
     """A trainer whose network has nothing random and keeps its gradients; its norms use the batch's `statistics` or
-    their own."""
-    torch.manual_seed(1)  # with some seeds a ReLU's input lies so near 0 that rounding decides on it
-    model = BiRefNet(Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 64), dec_att='ASPP'))
+    their own. In float64 rounding decides on no ReLU."""
+    torch.manual_seed(0)
+    model = BiRefNet(Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 64), dec_att='ASPP')).to(dtype)
+    model.register_forward_pre_hook(lambda _, images: tuple(x.to(dtype) for x in images))
     weights = {'bce': 30., 'iou': .5, 'iou_patch': .5, 'ssim': 10., 'structure': 1.}
     model = synchronise(model, world) if statistics and world.size > 1 else model
     made = Trainer(model, torch.optim.SGD(model.parameters(), 1.), Criterion(weights, 10), lambda step: 1.,
@@ -63,21 +67,28 @@ def gradients(t: Trainer) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_gradients(ours: dict, expected: dict) -> None:
+    """They differ by the rounding of float64 only.
+
+    The order of a sum depends on how the batch is divided and on the processor, so every sum is off by some eps. Norms
+    over few values (the deepest map has 2 x 1) raise that to 200 eps as measured; `ROUNDING` allows 500 times as much.
+    An error in the division itself, such as a factor of 1 / size, would be above 1e-2.
+    """
     assert ours.keys() == expected.keys()
+    longest = max(grad.norm() for grad in expected.values())
     for name, grad in expected.items():
-        # A bias in front of a BatchNorm has no gradient but rounding.
-        assert (ours[name] - grad).norm() <= 2e-4 * grad.norm() + 1e-5, name
+        # A bias in front of a BatchNorm has no gradient: what is left of the terms that cancel is compared with others.
+        assert (ours[name] - grad).norm() <= ROUNDING * grad.norm() + 1e-2 * ROUNDING * longest, name
 
 
 def joined(statistics: bool = False) -> Trainer:
     """One process on a batch of 4."""
-    t = trainer(World(0, 1, torch.device('cpu')), statistics=statistics)
+    t = trainer(World(0, 1, torch.device('cpu')), statistics=statistics, dtype=torch.float64)
     t._step(batch(4), 1)
     return t
 
 
 def test_accumulated_gradients_are_those_of_the_joined_batch():
-    t = trainer(World(0, 1, torch.device('cpu')), accumulate=2)
+    t = trainer(World(0, 1, torch.device('cpu')), accumulate=2, dtype=torch.float64)
     for i in (0, 1):
         t._step(part(batch(4), 2 * i, 2 * i + 2), 2)
         t.batch += 1
@@ -90,7 +101,7 @@ def _rank_gradients(rank: int, size: int, port: int, path: str) -> None:
     dist.init_process_group('gloo', rank=rank, world_size=size)
     share = part(batch(4), rank * 4 // size, (rank + 1) * 4 // size)
     for statistics in (False, True):
-        t = trainer(World(rank, size, torch.device('cpu')), statistics=statistics)
+        t = trainer(World(rank, size, torch.device('cpu')), statistics=statistics, dtype=torch.float64)
         t._step(share, 1)
         torch.save([gradients(t), dict(t.model.named_buffers())], f'{path}/{rank}{statistics}.pt')
     dist.destroy_process_group()
@@ -105,7 +116,7 @@ def test_two_processes_have_the_gradients_of_the_joined_batch(tmp_path):
             ours, buffers = torch.load(tmp_path / f'{rank}{statistics}.pt', weights_only=True)
             assert_equal_gradients(ours, gradients(expected))
             for name, value in expected.model.named_buffers():
-                assert torch.allclose(buffers[name], value, rtol=1e-4, atol=1e-6), name
+                assert torch.allclose(buffers[name], value, rtol=ROUNDING, atol=ROUNDING), name
 
 
 def test_non_finite_loss_says_where():

@@ -11,7 +11,7 @@ from config import Config
 from loss import Criterion
 from models import BiRefNet
 from tests.training.runs import call
-from tests.training.test_loop import batch, part
+from tests.training.test_loop import ROUNDING, batch, part
 from training.average import MovingAverage
 from training.distributed import World
 from training.loop import Options, Trainer
@@ -26,8 +26,12 @@ def network(bb: str = 'pvt_v2_b0') -> BiRefNet:
 
 
 def trainer(world: World, sharded: bool, accumulate: int = 1) -> Trainer:
-    """Nothing random and no statistics of the batch; the pyramid runs the backbone twice, and blocks are recomputed."""
-    model = network()
+    """Nothing random and no statistics of the batch; the pyramid runs the backbone twice, and blocks are recomputed.
+
+    In float64, where rounding decides on no ReLU.
+    """
+    model = network().double()
+    model.register_forward_pre_hook(lambda _, images: tuple(x.double() for x in images))
     model.decoder.grad_checkpointing = True
     model.encoder.backbone.set_grad_checkpointing()
     ema = MovingAverage(deepcopy(model), .5)
@@ -45,10 +49,11 @@ def trainer(world: World, sharded: bool, accumulate: int = 1) -> Trainer:
 
 
 def assert_close(ours: dict, theirs: dict) -> None:
+    """Equal but for `ROUNDING`, see test_loop.py."""
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         if value.is_floating_point():
-            assert (ours[name] - value).norm() <= 1e-5 * value.norm() + 1e-7, name
+            assert (ours[name] - value).norm() <= ROUNDING * value.norm() + 1e-2 * ROUNDING, name
 
 
 def _compare(rank: int, size: int, port: int) -> None:
@@ -66,7 +71,7 @@ def _compare(rank: int, size: int, port: int) -> None:
             divided.batch += 1
         joined._step(images, joined.batch + 1)
         joined.batch += 1
-        assert abs(divided.gradient_norm - joined.gradient_norm) < 1e-4 * joined.gradient_norm
+        assert abs(divided.gradient_norm - joined.gradient_norm) < ROUNDING * joined.gradient_norm
         assert joined.gradient_norm > 1  # clipped
     state = divided.state_dict(0)
     if world.is_main:

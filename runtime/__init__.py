@@ -1,0 +1,1 @@
+"""What commands of every kind share: devices and how they are used."""
