@@ -12,7 +12,7 @@ import pytest
 from demo import render
 from demo.make_data import SEED, SIZE, TEST, make_data, sample
 from demo.shapes import SHAPES
-from evaluation.metrics import GroundTruth
+from evaluation import GroundTruth
 from utils import read_image, read_mask
 
 

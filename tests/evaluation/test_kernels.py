@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation, distance_transform_edt
 from skimage import morphology
 
-from evaluation import bits, counting, hce, weighted_f
-from evaluation.ground_truth import GroundTruth
-from evaluation.skeleton import cached_skeleton, skeletonize
-from tests.evaluation import reference
+from evaluation import definitions
+from evaluation.kernels import bits, hce, histograms, region_histogram, weighted_f
+from evaluation.kernels.skeleton import cached_skeleton, skeletonize
 from tests.evaluation.strategies import pairs
 
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
@@ -78,11 +77,11 @@ def test_skeleton_of_thick_shapes():
 class TestSkeletonCache:
     mask = np.random.default_rng(0).random((50, 60)) > 0.3
 
-    def test_kept_and_used(self, tmp_path, monkeypatch):
-        first = cached_skeleton(self.mask, tmp_path)
-        monkeypatch.setattr('evaluation.skeleton.skeletonize', None)  # would fail if it were called
-        assert (cached_skeleton(self.mask, tmp_path) == first).all()
-        assert (first == skeletonize(self.mask)).all()
+    def test_kept_and_used(self, tmp_path):
+        assert (cached_skeleton(self.mask, tmp_path) == skeletonize(self.mask)).all()
+        [path] = tmp_path.rglob('*.npy')
+        np.save(path, np.array([7, 9], np.int32))
+        assert np.flatnonzero(cached_skeleton(self.mask, tmp_path)).tolist() == [7, 9]
 
     @pytest.mark.parametrize('damage', [b'', b'no array', None])
     def test_damaged_file_is_replaced(self, tmp_path, damage):
@@ -123,18 +122,22 @@ def test_weights_far_from_the_mask():
     np.testing.assert_allclose(weights, expected, rtol=1e-15)
 
 
-@pytest.mark.parametrize(('chunk', 'batch'), [(weighted_f.CHUNK, weighted_f.BATCH), (1, 1), (7, 20)])
-def test_weighted_f_in_pieces(monkeypatch, chunk, batch):
-    """An image of many strips, chunks and batches, some of them without an error."""
-    monkeypatch.setattr(weighted_f, 'CHUNK', chunk)
-    monkeypatch.setattr(weighted_f, 'BATCH', batch)
+@pytest.mark.parametrize(('blocks', 'words'), [
+    (weighted_f.BLOCKS_AT_A_TIME, weighted_f.WORDS_AT_A_TIME), (1, 1), (7, 20)])
+def test_weighted_f_in_pieces(blocks, words):
+    """An image of many strips, blocks and words, some of them without an error."""
     mask, prediction = np.zeros((2, 150, 330), np.uint8)
     cv2.circle(mask, (120, 70), 50, 255, -1)
     cv2.line(mask, (200, 0), (329, 149), 255, 5)
     cv2.circle(prediction, (120, 73), 47, 230, -1)
     prediction[20:90, 250:] = np.random.default_rng(0).integers(0, 256, (70, 80))
-    expected = reference.weighted_f(reference.normalise(prediction), mask > 0)
-    assert GroundTruth(mask).score(prediction, ['wfm'])['wfm'] == pytest.approx(expected, rel=1e-12)
+    levels = histograms.normalise(np.bincount(prediction.ravel(), minlength=256))
+    excess = region_histogram.as_words(np.where(mask > 0, 0, prediction).astype(np.uint8))
+    found = weighted_f.weighted_f(
+        prediction, excess, np.arange(len(excess)), levels, np.count_nonzero(mask),
+        weighted_f.surroundings(mask), blocks, words)
+    expected = definitions.weighted_f(definitions.normalise(prediction), mask > 0)
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_short_paths_are_simplified_to_their_ends():
@@ -154,17 +157,17 @@ def test_short_paths_are_simplified_to_their_ends():
 @given(pairs(), st.tuples(st.integers(0, 50), st.integers(0, 50)))
 def test_counts(pair, cut):
     image, mask = pair[0], np.where(pair[1] > 128, 255, 0).astype(np.uint8)
-    counter, words = counting.Counter(mask, cut), counting.as_words(image)
+    regions = region_histogram.RegionHistogram(mask, cut)
+    words = region_histogram.as_words(image)
     rows, columns = np.indices(mask.shape)
     kinds = 4 * (rows >= cut[0]) + 2 * (columns >= cut[1]) + (mask == 0)
     expected = np.bincount(256 * kinds.ravel() + image.ravel(), minlength=8 * 256).reshape(4, 2, 256)
-    differing = counter.differing(words)
-    assert (counter.count(words[differing], differing) == expected).all()
+    differing = regions.differing(words)
+    assert (regions.count(words[differing], differing) == expected).all()
 
 
-def test_counts_beyond_float32(monkeypatch):
+def test_counts_beyond_float32():
     values, kinds = np.random.default_rng(0).integers(0, 256, (2, 1000)).astype(np.uint8)
     kinds %= 3
-    monkeypatch.setattr(counting, 'EXACT_FLOAT32', 130)
     expected = np.bincount(256 * kinds.astype(int) + values, minlength=3 * 256)
-    assert (counting.count_by_kind(values, kinds, 3).ravel() == expected).all()
+    assert (region_histogram.histogram_by_label(values, kinds, 3, chunk=130).ravel() == expected).all()
