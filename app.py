@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         serve(args)
     except ImportError as error:
-        print(f'app: {error.name} is missing: pip install -r requirements-app.txt', file=sys.stderr)
+        print(f'app: {error.name} is missing: pip install ".[app]"', file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f'app: {error}', file=sys.stderr)

@@ -1,14 +1,17 @@
 #!/usr/bin/env python
-"""Scores masks that are on disk: <pred_root>/<method>/<set>/<name>.png against <gt_root>/<set>/gt/<name>.png.
+"""Scores masks on disk against their ground truth.
+
+Reads <pred_root>/<method>/<set>/<name>.png and <gt_root>/<set>/gt/<name>.png.
 
     python eval_existingOnes.py task=COD                       all methods and test sets of a task
     python eval_existingOnes.py --gt_root datasets/DIS5K --data_lst DIS-VD+DIS-TE1 --metrics S+MAE
 
-Masks of any method, type and suffix are paired by file name; 16 bits and floating point are scaled. What is missing,
-too many, unreadable or of another size is listed before anything is computed. Writes, per test set,
-<save_dir>/<set>_eval.txt (pastes into LaTeX), .md, .csv and .json (full precision), and means over the sets to
-overall_eval.*. Scores of single images are kept in <save_dir>/scores: only new or changed masks are computed, also
-after an interruption. gen_best_ep.py then tells the best checkpoint and draws the report.
+Pairs masks of any method, type and suffix by file name, and scales 16 bits and floating point to 8.
+Lists what is missing, extra, unreadable or of another size before it computes anything. Writes
+<save_dir>/<set>_eval.txt (pastes into LaTeX), .md, .csv and .json (full precision) for each test
+set, and means over the sets to overall_eval.*. Keeps the scores of single images in
+<save_dir>/scores, so that only new or changed masks are computed, also after an interruption.
+gen_best_ep.py then chooses the best checkpoint and draws the report.
 """
 
 import argparse
@@ -16,83 +19,113 @@ import os
 import sys
 from pathlib import Path
 
-from config import Config, test_sets
+from config import Config, task_record, test_sets
 from evaluation import results
 from evaluation.inputs import find_methods, plan
+from evaluation.metrics import RECORDS, parse_metrics
 from evaluation.runner import available_cores, cache_folder, evaluate
-from evaluation.summary import Method, collect, describe_method, parse_metrics, sort_methods
+from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import comparison
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line; `workers=N` among the overrides is `--workers N`."""
+    """Parses the command line; `workers=N` among the overrides means `--workers N`."""
     parser = argparse.ArgumentParser(
-        usage='%(prog)s [key=value ...] [options]', description=__doc__,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=21))
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='fields of config.py (task=COD); workers=N')
-    parser.add_argument('--gt_root', metavar='DIR', help='test sets (default: <data_root>/<task>)')
-    parser.add_argument('--pred_root', metavar='DIR', help="methods (default: the config's, e_preds)")
-    parser.add_argument('--data_lst', metavar='A+B', help="test sets (default: the task's)")
-    parser.add_argument('--save_dir', metavar='DIR', help="results (default: the config's, e_results)")
-    parser.add_argument('--metrics', default='all', metavar='S+MAE',
-                        help='of S, MAE, MSE, E, F, wF, HCE, mBA, BIoU, or all (default)')
-    parser.add_argument('--methods', metavar='A+B', help='folders of pred_root to score (default: all)')
-    parser.add_argument('--ckpt_folder', metavar='DIR', help='a run whose masks alone are scored, with its config')
-    parser.add_argument('--workers', type=int, metavar='N', default=available_cores(),
-                        help='processes (default: one per core, %(default)s)')
-    parser.add_argument('--resize', action='store_true', help='accept masks of another size than their ground truth')
-    parser.add_argument('--all-methods', action='store_true',
-                        help='also comparison.tex: methods by sets, three best marked')
-    parser.add_argument('--cache', metavar='DIR', default=cache_folder(),
-                        help='skeletons kept between runs (%(default)s)')
-    return parser.parse_intermixed_args([f'--{text}' if text.startswith('workers=') else text for text in arguments])
+        usage='%(prog)s [key=value ...] [options]',
+        description=__doc__,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=21))
+    metrics = ', '.join(metric.option for metric in RECORDS)
+    add = parser.add_argument
+    add('overrides', nargs='*', metavar='key=value',
+        help='fields of config.py (task=COD); workers=N')
+    add('--gt_root', metavar='DIR', help='test sets (default: <data_root>/<task>)')
+    add('--pred_root', metavar='DIR', help="methods (default: the config's, e_preds)")
+    add('--data_lst', metavar='A+B', help="test sets (default: the task's)")
+    add('--save_dir', metavar='DIR', help="results (default: the config's, e_results)")
+    add('--metrics', default='all', metavar='S+MAE', help=f'of {metrics}, or all (default)')
+    add('--methods', metavar='A+B', help='folders of pred_root to score (default: all)')
+    add('--ckpt_folder', metavar='DIR',
+        help='a run: scores only its masks, with its config')
+    add('--workers', type=int, metavar='N', default=available_cores(),
+        help='processes (default: one per core, %(default)s)')
+    add('--resize', action='store_true',
+        help='accept masks of another size than their ground truth')
+    add('--all-methods', action='store_true',
+        help='also comparison.tex: methods by sets, three best marked')
+    add('--cache', metavar='DIR', default=cache_folder(),
+        help='skeletons kept between runs (%(default)s)')
+    options = [f'--{text}' if text.startswith('workers=') else text for text in arguments]
+    return parser.parse_intermixed_args(options)
 
 
-def find(options: argparse.Namespace) -> tuple[Config, list[str], list[Method]]:
-    """The config, the test sets and the methods in the order of tables.
-
-    Without a `task=` the task is the run's (--ckpt_folder), or what the predictions' manifests agree upon.
-    """
-    base = {}
+def read_config(options: argparse.Namespace) -> Config:
+    """Reads the config. Without `task=` its task is that of the run, or of all manifests."""
     if options.ckpt_folder:
         base = Config.load(Path(options.ckpt_folder, 'config.json')).as_dict()
-    cfg = Config.from_overrides(options.overrides, base)
+        return Config.from_overrides(options.overrides, base)
+    cfg = Config.from_overrides(options.overrides)
     root = Path(options.pred_root or cfg.pred_root)
-    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    if any(text.startswith('task=') for text in options.overrides) or not root.is_dir():
+        return cfg
+    folders = [path.name for path in root.iterdir() if path.is_dir()]
     tasks = {describe_method(root, name).task for name in folders} - {None}
-    if not base and len(tasks) == 1 and not any(text.startswith('task=') for text in options.overrides):
-        cfg = Config.from_overrides([*options.overrides, f'task={tasks.pop()}'])
-    datasets = options.data_lst.split('+') if options.data_lst else test_sets(cfg)
-    names = options.methods.split('+') if options.methods else find_methods(root, datasets)
-    methods = [describe_method(root, name) for name in names]
+    if len(tasks) != 1:
+        return cfg
+    return Config.from_overrides([*options.overrides, f'task={tasks.pop()}'])
+
+
+def select_methods(
+    options: argparse.Namespace, pred_root: str, datasets: list[str],
+) -> list[Method]:
+    """Lists the methods to score in the order of tables. Raises ValueError if there is none."""
+    if options.methods:
+        names = options.methods.split('+')
+    else:
+        names = find_methods(pred_root, datasets)
+    methods = [describe_method(pred_root, name) for name in names]
     if options.ckpt_folder:
         run = Path(options.ckpt_folder).resolve().name
         methods = [method for method in methods if method.run == run]
         if not methods:
-            raise ValueError(f'--ckpt_folder {options.ckpt_folder}: no masks of the run {run} in {root}; run test.py')
-    return cfg, datasets, sort_methods(methods)
+            raise ValueError(
+                f'--ckpt_folder {options.ckpt_folder}: no masks of the run {run} in {pred_root}; '
+                'run test.py')
+    return sort_methods(methods)
 
 
 def main(arguments: list[str]) -> None:
-    """Plans, scores and reports."""
+    """Scores all test sets and writes their tables."""
     options = parse_arguments(arguments)
-    groups = parse_metrics(options.metrics)
-    cfg, datasets, methods = find(options)
+    metrics = parse_metrics(options.metrics)
+    cfg = read_config(options)
+    columns = task_record(cfg.task).columns
     gt_root = options.gt_root or os.path.join(cfg.data_root, cfg.task)
-    pred_root, save_dir = options.pred_root or cfg.pred_root, options.save_dir or cfg.save_dir
-    found = {}
-    for planned in plan(gt_root, pred_root, datasets, [method.name for method in methods], options.resize):
+    pred_root = options.pred_root or cfg.pred_root
+    save_dir = options.save_dir or cfg.save_dir
+    datasets = options.data_lst.split('+') if options.data_lst else test_sets(cfg)
+    methods = select_methods(options, pred_root, datasets)
+    names = [method.name for method in methods]
+
+    scores = {}
+    for planned in plan(gt_root, pred_root, datasets, names, options.resize):
+        dataset = planned.dataset
         for note in planned.notes:
             print(f'note: {note}', file=sys.stderr)
-        store = results.store_path(save_dir, planned.dataset)
-        rows = evaluate(planned, store, groups, options.workers, options.cache)
-        scored = [(method, collect(rows[method.name], groups)) for method in methods if method.name in rows]
-        print(results.write_set(save_dir, cfg.task, planned.dataset, (gt_root, pred_root), scored))
-        found[planned.dataset] = {method.name: result.scores for method, result in scored}
-    if len(found) > 1:
-        print(results.write_overall(save_dir, cfg.task, found))
+        store = results.store_path(save_dir, dataset)
+        rows = evaluate(planned, store, metrics, options.workers, options.cache)
+        scored = []
+        for method in methods:
+            if method.name in rows:
+                scored.append((method, collect(rows[method.name], metrics)))
+        roots = (gt_root, pred_root)
+        print(results.write_set(save_dir, cfg.task, columns, dataset, roots, scored))
+        scores[dataset] = {method.name: found.scores for method, found in scored}
+
+    if len(scores) > 1:
+        print(results.write_overall(save_dir, cfg.task, columns, scores))
     if options.all_methods:
-        results.write_text(Path(save_dir, 'comparison.tex'), comparison(cfg.task, found))
+        results.write_text(Path(save_dir, 'comparison.tex'), comparison(columns, scores))
 
 
 if __name__ == '__main__':

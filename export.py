@@ -4,7 +4,7 @@
 onnx  a file with the operator DeformConv (opset 19), which ONNX Runtime has on CPUs from 1.31; rembg takes it as it is.
       OpenVINO lacks that operator; TensorRT and other runtimes have not been tried.
 pt2   a program of torch.export, for torch and AOTInductor; needs torchvision where it is loaded.
-hf    a folder in Hugging Face's layout, which BiRefNet.from_pretrained and transformers load.
+hf    a folder in Hugging Face's layout, which load_model and transformers load.
 zoo   lists the published weights that -m takes by name.
 
 Input `input_image` (N, 3, H, W), float32: RGB in 0..1, less ImageNet's mean, over its deviation. Output `output_image`
@@ -20,18 +20,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exporting.hub import save_pretrained
 from inference.images import network_size
-from models import BiRefNet, find_checkpoint, load_model, zoo
+from models import BiRefNet, load_model, zoo
+from models.loading import find_checkpoint
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
-EXTRAS = 'needs what `pip install -r requirements-export.txt` installs'
+EXTRAS = 'needs what `pip install ".[export]"` installs'
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True, metavar='onnx|pt2|hf|zoo')
     for name in ('onnx', 'pt2', 'hf'):
-        command = commands.add_parser(name, help=f'see {Path(__file__).name} --help')
+        command = commands.add_parser(name, help='see %(prog)s --help')
         add = command.add_argument
         add('-m', '--model', required=True, help='checkpoint, run, folder, repository, or name of published weights')
         add('-o', '--output', required=True, type=Path, metavar='TARGET', help='file, or folder, to write')
@@ -96,8 +98,8 @@ def _metadata(model: BiRefNet, sigmoid: bool) -> dict[str, str]:
 def export_folder(args: argparse.Namespace, model: BiRefNet) -> None:
     """Writes a folder in Hugging Face's layout."""
     checkpoint = find_checkpoint(args.model) if Path(args.model).exists() else ''  # of a run of ours, perhaps
-    model.save_pretrained(args.output, title=args.title, license=args.license, results=args.results,
-                          checkpoint=checkpoint, dtype=DTYPES[args.dtype])
+    save_pretrained(model, args.output, title=args.title, license=args.license, results=args.results,
+                    checkpoint=checkpoint, dtype=DTYPES[args.dtype])
     print(f'{args.output}: {", ".join(sorted(file.name for file in args.output.iterdir()))}')
 
 

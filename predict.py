@@ -52,7 +52,7 @@ class Summary(NamedTuple):
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage='predict.py INPUT [OUTPUT] -m MODEL [options]',
+        usage='%(prog)s INPUT [OUTPUT] -m MODEL [options]',
         epilog='Exit code: 0, or 1 if anything failed; what failed is named, and the others are done.')
     _add_pictures(parser.add_argument_group('pictures'))
     _add_network(parser.add_argument_group('network'))

@@ -18,7 +18,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from config import ARCHITECTURE, Config, ConfigError, test_sets
 from dataset import check_images, find_images_in_set
@@ -26,11 +25,12 @@ from inference.images import network_size
 from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
-from models import find_checkpoint, load_model, optimize
+from models import load_model, optimize
+from models.loading import find_checkpoint
 from runtime.device import prepare_device
 from training.distributed import World, gather, join_world
 from training.log import setup_logging
-from utils import epoch_of, read_image, write_json
+from utils import Progress, epoch_of, read_image, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +123,7 @@ def predict_set(predictor: Predictor, images: list[Path], resolution: str, folde
         write_mask(folder / f'{path.stem}.png', to_mask(probability, *original))
 
     todo = [path for path in images if not (folder / f'{path.stem}.png').is_file()]
-    bar = tqdm(total=len(images), initial=len(images) - len(todo), desc=title, unit='image', dynamic_ncols=True,
-               disable=None if world.is_main else True)
+    bar = Progress(len(images), title, 'image', done=len(images) - len(todo), quiet=not world.is_main, say=logger.info)
     problems = []
     with bar:
         for outcome in run_pipeline(todo, load, predictor, save):

@@ -34,7 +34,7 @@ from dataset import (
     find_pairs,
 )
 from loss import Criterion
-from models import BiRefNet, load_model, save_checkpoint
+from models import BiRefNet, build_birefnet, load_model, save_checkpoint
 from models.discriminator import Discriminator
 from runtime.device import prepare_device
 from training.average import MovingAverage
@@ -77,19 +77,18 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
 def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     """The network; with `cfg.weights`, these and their architecture, whatever `cfg` says of it."""
     if not cfg.weights:
-        return BiRefNet(cfg), cfg
+        return build_birefnet(cfg), cfg
     said = {'tile_order': 'column'} if cfg.tile_order == 'column' else {}
     said |= {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
     said |= {'bb': cfg.bb} if cfg.bb.startswith('timm/') else {}
-    loaded = load_model(cfg.weights, **said)
-    found = {name: getattr(loaded.config, name) for name in ARCHITECTURE}
+    model = load_model(cfg.weights, size=cfg.size, freeze_bb=cfg.freeze_bb, **said)
+    found = {name: getattr(model.config, name) for name in ARCHITECTURE}
     for name, value in found.items():
         if value != getattr(cfg, name):
             logger.info('%s=%r, as %s has it', name, value, cfg.weights)
     cfg = replace(cfg, **found)
-    model = BiRefNet(replace(cfg, bb_weights=''))
-    model.load_state_dict(loaded.state_dict())
-    return model, cfg
+    model.config = replace(cfg, bb_weights='')
+    return model.train(), cfg
 
 
 def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
@@ -138,9 +137,7 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
     if cfg.compile:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
     for part in (model.encoder.backbone, model.decoder):
-        if hasattr(part, 'grad_checkpointing'):
-            part.grad_checkpointing = cfg.grad_checkpointing
-        elif cfg.grad_checkpointing and hasattr(part, 'set_grad_checkpointing'):
+        if cfg.grad_checkpointing:
             part.set_grad_checkpointing()
         if cfg.compile:
             part.compile()

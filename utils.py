@@ -5,9 +5,11 @@ import json
 import os
 import re
 import signal
+import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
 
 try:  # Intel's inflate reads a mask four times as fast as zlib
     from isal.isal_zlib import decompressobj
@@ -52,6 +55,16 @@ UPRIGHT = {2: partial(cv2.flip, flipCode=1), 3: partial(cv2.flip, flipCode=-1), 
 
 class TooManyPixels(ValueError):
     """An image larger than the limit, as decompression bombs are."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple of `multiple` that is not below `value`."""
+    return ceil_div(value, multiple) * multiple
 
 
 def epoch_of(path: Path) -> int | None:
@@ -252,3 +265,47 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
     assert ok, f'{path}: PNG encoding failed for {pixels.shape} {pixels.dtype}'
     with atomic_write(path) as file:
         file.write(data.tobytes())
+
+
+def print_error(line: str) -> None:
+    """Prints a line to the standard error at once, also where that is a file."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Progress of a long loop: a bar on a terminal; elsewhere, as in a log or in CI, a line now and then.
+
+    A line comes with the first unit of work that is done `INTERVAL` seconds or more after the line before.
+    """
+
+    INTERVAL = 20.  # with units of up to 10 s, no reader waits more than 30 s
+
+    def __init__(self, total: int, title: str, unit: str, *, done: int = 0, quiet: bool = False,
+                 say: Callable[[str], None] = print_error) -> None:
+        """total, done: units of work, in all and already. quiet: show nothing. say: takes each line."""
+        self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True,
+                         disable=True if quiet else None)
+        self._says_lines = self._bar.disable and not quiet
+        self._total, self._title, self._unit, self._done, self._say = total, title, unit, done, say
+        self._note = ''
+        self._last = time.monotonic()
+
+    def __enter__(self) -> 'Progress':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def note(self, text: str) -> None:
+        """Shows `text` behind the count from now on."""
+        self._note = f', {text}'
+        self._bar.set_postfix_str(text)
+
+    def update(self, count: int = 1) -> None:
+        """Counts `count` more units as done."""
+        self._bar.update(count)
+        self._done += count
+        now = time.monotonic()
+        if self._says_lines and now - self._last >= self.INTERVAL:
+            self._last = now
+            self._say(f'{self._title}: {self._unit} {self._done} of {self._total}{self._note}')

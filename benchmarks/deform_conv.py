@@ -1,16 +1,19 @@
-"""Deformable convolution on the CPU: ours against torchvision's operator, seconds and memory, forward and backward.
+"""Deformable convolution on the CPU: ours against torchvision's operator, forward and backward.
 
-`python -m benchmarks.deform_conv` prints the best of several runs of each, taken in turns in one process, and the
-memory that a forward and backward pass adds at its peak to a fresh process that holds the inputs.
+`python -m benchmarks.deform_conv` prints the best seconds of several runs of each, taken in turns
+in one process, and the memory that a forward and backward pass adds at its peak to a fresh process
+that holds the inputs.
 """
 
 import argparse
+import math
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torchvision.ops
@@ -19,15 +22,26 @@ from torch import Tensor
 from models.modules.deform_conv import deform_conv2d
 
 OUT_CHANNELS = 256
-# (batch, channels, size, kernel)
-CASES = [*((1, 64, size, kernel) for size in (32, 64, 128, 256) for kernel in (1, 3, 7)),
-         *((4, 64, 64, kernel) for kernel in (1, 3, 7))]
+CHANNELS = 64
+# (batch, size); each with all of KERNELS
+MAPS = ((1, 32), (1, 64), (1, 128), (1, 256), (4, 64))
+KERNELS = (1, 3, 7)
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+class Case(NamedTuple):
+    """The sizes of one comparison."""
+
+    batch: int
+    channels: int
+    size: int
+    kernel: int
+
+
 def torchvision_operator(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
-    return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=weight.shape[-1] // 2)
+    padding = weight.shape[-1] // 2
+    return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=padding)
 
 
 OPERATORS: dict[str, Operator] = {'torchvision': torchvision_operator, 'ours': deform_conv2d}
@@ -36,10 +50,12 @@ OPERATORS: dict[str, Operator] = {'torchvision': torchvision_operator, 'ours': d
 def make_inputs(batch: int, channels: int, size: int, kernel: int) -> list[Tensor]:
     """x, offset (standard deviation one pixel), modulation, weight."""
     torch.manual_seed(0)
-    taps = kernel**2
-    inputs = [torch.randn(batch, channels, size, size), torch.randn(batch, 2 * taps, size, size),
-              2 * torch.rand(batch, taps, size, size), torch.randn(OUT_CHANNELS, channels, kernel, kernel) / kernel]
-    return [value.requires_grad_() for value in inputs]
+    taps = kernel ** 2
+    x = torch.randn(batch, channels, size, size)
+    offset = torch.randn(batch, 2 * taps, size, size)
+    modulation = 2 * torch.rand(batch, taps, size, size)
+    weight = torch.randn(OUT_CHANNELS, channels, kernel, kernel) / kernel
+    return [value.requires_grad_() for value in (x, offset, modulation, weight)]
 
 
 def forward_and_backward(operator: Operator, inputs: list[Tensor]) -> tuple[float, float]:
@@ -53,22 +69,39 @@ def forward_and_backward(operator: Operator, inputs: list[Tensor]) -> tuple[floa
     return middle - start, time.perf_counter() - before_backward
 
 
-def best_times(inputs: list[Tensor], seconds: float = 5, repeats: int = 5) -> list[tuple[float, float]]:
-    """Best forward and backward seconds of each operator; they take turns, `repeats` times or for `seconds`."""
-    runs, end = [], time.perf_counter() + seconds
-    while len(runs) < repeats and (not runs or time.perf_counter() < end):
-        runs.append([forward_and_backward(operator, inputs) for operator in OPERATORS.values()])
-    return [tuple(min(times) for times in zip(*own, strict=True)) for own in zip(*runs, strict=True)]
+def best_times(
+    inputs: list[Tensor],
+    limit: float = 5,
+    repeats: int = 5,
+) -> dict[str, tuple[float, float]]:
+    """Best forward and backward seconds of each operator.
+
+    They take turns, `repeats` times or for `limit` seconds.
+    """
+    forward = dict.fromkeys(OPERATORS, math.inf)
+    backward = dict.fromkeys(OPERATORS, math.inf)
+    end = time.perf_counter() + limit
+    for repeat in range(repeats):
+        if repeat and time.perf_counter() > end:
+            break
+        for name, operator in OPERATORS.items():
+            there, back = forward_and_backward(operator, inputs)
+            forward[name] = min(forward[name], there)
+            backward[name] = min(backward[name], back)
+    return {name: (forward[name], backward[name]) for name in OPERATORS}
 
 
 def peak_memory() -> float:
-    """Megabytes that this process has held at most (Linux; `getrusage` would count the parent's, too)."""
+    """Megabytes that this process has held at most (Linux; `getrusage` adds the parent's)."""
     status = Path('/proc/self/status').read_text()
     return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) / 1e3
 
 
-def added_memory(operator: Operator, case: Sequence[int]) -> float:
-    """Megabytes that a forward and backward pass adds at its peak, in a process that has not held more before."""
+def added_memory(operator: Operator, case: Case) -> float:
+    """Megabytes that a forward and backward pass adds at its peak.
+
+    The process must not have held more before.
+    """
     forward_and_backward(operator, make_inputs(1, 8, 8, 3))  # loads the libraries
     inputs = make_inputs(*case)
     before = peak_memory()
@@ -76,26 +109,41 @@ def added_memory(operator: Operator, case: Sequence[int]) -> float:
     return peak_memory() - before
 
 
-def added_memory_in_fresh_process(name: str, case: Sequence[int]) -> float:
+def added_memory_in_fresh_process(name: str, case: Case) -> float:
     command = [sys.executable, '-m', 'benchmarks.deform_conv', '--memory', name, *map(str, case)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def print_comparison(case: Case) -> None:
+    """One line of the table."""
+    best = best_times(make_inputs(*case))
+    cells = []
+    for theirs, ours in zip(best['torchvision'], best['ours'], strict=True):
+        cells.append(f'{1e3 * theirs:.1f} / {1e3 * ours:.1f} = {theirs / ours:4.1f}')
+    memory = [f'{added_memory_in_fresh_process(name, case):.0f}' for name in OPERATORS]
+    shape = f'{case.batch}x{case.channels}x{case.size}x{case.size}'
+    cells.append(' / '.join(memory))
+    print(f'{shape:>15} {case.kernel:>6} {cells[0]:>24} {cells[1]:>24} {cells[2]:>16}', flush=True)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--memory', nargs=5, metavar=('OPERATOR', 'BATCH', 'CHANNELS', 'SIZE', 'KERNEL'),
+    """Prints the table; or, as a fresh process of its own, one memory figure."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ('OPERATOR', 'BATCH', 'CHANNELS', 'SIZE', 'KERNEL')
+    parser.add_argument('--memory', nargs=5, metavar=names,
                         help='only print the megabytes that OPERATOR (ours, torchvision) adds')
     if memory := parser.parse_args().memory:
-        print(added_memory(OPERATORS[memory[0]], [int(value) for value in memory[1:]]))
+        name, *numbers = memory
+        print(added_memory(OPERATORS[name], Case(*map(int, numbers))))
         return
-    print(f'{torch.get_num_threads()} threads, {OUT_CHANNELS} output channels; milliseconds and MB, torchvision / ours')
+
+    print(f'{torch.get_num_threads()} threads, {OUT_CHANNELS} output channels; '
+          'milliseconds and MB, torchvision / ours')
     print(f'{"input":>15} kernel {"forward":>24} {"backward":>24} {"memory":>16}')
-    for case in CASES:
-        cells = [f'{1e3 * theirs:.1f} / {1e3 * ours:.1f} = {theirs / ours:4.1f}'
-                 for theirs, ours in zip(*best_times(make_inputs(*case)), strict=True)]
-        memory = ' / '.join(f'{added_memory_in_fresh_process(name, case):.0f}' for name in OPERATORS)
-        print(f'{"x".join(map(str, (*case[:3], case[2]))):>15} {case[3]:>6} {cells[0]:>24} {cells[1]:>24} {memory:>16}',
-              flush=True)
+    for batch, size in MAPS:
+        for kernel in KERNELS:
+            print_comparison(Case(batch, CHANNELS, size, kernel))
 
 
 if __name__ == '__main__':

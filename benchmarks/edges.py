@@ -19,7 +19,7 @@ from config import Config
 from inference.compose import over
 from inference.edges import MATTING, estimate_foreground
 from inference.network import Predictor
-from models import BiRefNet, optimize
+from models import build_birefnet, optimize
 
 HEIGHT, WIDTH, FINER, HAIRS = 2000, 3000, 2, 600
 BACKDROPS = {'white': (255, 255, 255), 'green': (0, 180, 60)}
@@ -60,7 +60,7 @@ def errors(colour: np.ndarray, mask: np.ndarray, foreground: np.ndarray, truth: 
 
 
 def network_seconds() -> float:
-    model = optimize(BiRefNet(Config(bb='swin_v1_t')).eval())
+    model = optimize(build_birefnet(Config(bb='swin_v1_t')).eval())
     image = np.zeros((1024, 1024, 3), np.uint8)
     return seconds(lambda: Predictor(model)([image]), 2)
 

@@ -19,8 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from evaluation import inputs, runner
-from evaluation.ground_truth import GroundTruth
+from evaluation import GroundTruth, inputs, runner
 from utils import write_png
 
 PEER_PACKAGE = 'pysodmetrics==1.6.2'
@@ -48,13 +47,13 @@ MEMORY = """
 import sys
 from pathlib import Path
 import evaluation.runner as runner
-from evaluation.inputs import Task
+from evaluation.metrics import METRICS
 def peak():  # not getrusage, whose maximum a child inherits from its parent
     [line] = [line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM')]
     return int(line.split()[1]) / 1024
 before = peak()
-task = Task('set', 'x', Path(sys.argv[1]), {'a': Path(sys.argv[2])})
-runner.score_image((task, {'a': ([], list(runner.GROUPS))}), None)
+request = runner.Request('a', Path(sys.argv[2]), [], list(METRICS))
+runner.score_image(runner.ScoringJob('set', 'x', Path(sys.argv[1]), [request]), None)
 print(peak() - before)
 """
 

@@ -21,7 +21,7 @@ from benchmarks.inference import build
 from config import TASKS, Config
 from dataset import Batch
 from loss import Criterion
-from models import BiRefNet, optimize
+from models import build_birefnet, optimize
 from runtime.device import prepare_device
 from training.distributed import World
 from training.loop import Options, Trainer
@@ -99,12 +99,10 @@ def prepare(case: Case, size: tuple[int, int], device: torch.device) -> Callable
 def _prepare_training(case: Case, size: tuple[int, int], device: torch.device) -> Callable[[], Any]:
     """A step as train.py makes it, from a batch that lies on the device."""
     torch.manual_seed(0)
-    model = BiRefNet(Config(bb=case.backbone, size=size)).to(device)
+    model = build_birefnet(Config(bb=case.backbone, size=size)).to(device)
     for part in (model.encoder.backbone, model.decoder):
-        if case.checkpointing and hasattr(part, 'set_grad_checkpointing'):
+        if case.checkpointing:
             part.set_grad_checkpointing()
-        elif case.checkpointing:
-            part.grad_checkpointing = True
         if case.compiled:
             part.compile()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)

@@ -14,7 +14,7 @@ import torchvision
 
 from config import TASKS, Config
 from loss import Criterion
-from models import BiRefNet
+from models import build_birefnet
 from models.modules import deform_conv
 from training.meter import resident
 
@@ -43,7 +43,7 @@ def one_step_timer(bb: str = 'pvt_v2_b0', size: int = 256, batch: int = 4, steps
     """Seconds of the best of `steps` training steps (after one that is not counted) on the CPU, forward, losses,
     backward and AdamW; and the peak's GB over the process before the network ran."""
     torch.manual_seed(0)
-    model = BiRefNet(Config(bb=bb, size=(size, size))).train()
+    model = build_birefnet(Config(bb=bb, size=(size, size))).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
     criterion = Criterion({'bce': 30., 'iou': .5, 'ssim': 10.}, 500, 40, TASKS['DIS5K'].tail_factors)
     image = torch.randn(batch, 3, size, size)
@@ -52,7 +52,7 @@ def one_step_timer(bb: str = 'pvt_v2_b0', size: int = 256, batch: int = 4, steps
     with PeakMemory() as peak:
         for _ in range(steps + 1):
             began = time.perf_counter()
-            sum(criterion(model(image), mask, epoch=1).values()).backward()
+            sum(criterion(model(image, side_outputs=True), mask, epoch=1).values()).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             seconds.append(time.perf_counter() - began)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluation.metrics import GroundTruth
+from evaluation import GroundTruth
 from utils import atomic_write, find_images, open_image, read_mask
 
 CELL = 300, 260         # the largest width and height of a picture

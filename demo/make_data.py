@@ -22,10 +22,10 @@ import skimage
 
 from demo.render import render
 from demo.shapes import SHAPES
-from utils import atomic_write, write_json, write_png
+from utils import Progress, atomic_write, write_json, write_png
 
 TASK, TRAIN_SET, TEST_SET = 'Demo', 'TR-Demo', 'TE-Demo'
-TRAIN, TEST, SIZE, SEED = 400, 60, 416, 7
+TRAIN, TEST, SIZE, SEED = 320, 48, 288, 7
 RECIPE_FILE = 'made_from.json'
 
 
@@ -78,7 +78,9 @@ def make_data(data_root: str | os.PathLike, train: int = TRAIN, test: int = TEST
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')) as pool:
             for name, count, is_train in ((TRAIN_SET, train, True), (TEST_SET, test, False)):
                 work = partial(write_sample, folder=made / name, size=size, seed=seed, train=is_train)
-                list(pool.map(work, range(count), chunksize=8))
+                with Progress(count, f'making {name}', 'pair') as progress:
+                    for _ in pool.map(work, range(count), chunksize=8):
+                        progress.update()
         write_json(made / RECIPE_FILE, recipe)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(made, folder)

@@ -1,1 +1,5 @@
-"""Scores of predicted masks: metrics, the evaluation of whole folders, and reports. NumPy and OpenCV only, no torch."""
+"""Scores of predicted masks: metrics, the evaluation of whole folders, and reports. No torch."""
+
+from evaluation.scoring import GroundTruth, score_pair
+
+__all__ = ['GroundTruth', 'score_pair']

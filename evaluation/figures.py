@@ -1,9 +1,9 @@
-"""Pictures of scores, as SVG and JPEG bytes: score over epochs, curves, and strips of images with their errors."""
+"""Figures of scores as SVG and JPEG bytes: scores over epochs, curves, images with their errors."""
 
 import io
 import math
 from collections.abc import Collection, Mapping, Sequence
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import cv2
@@ -15,100 +15,136 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from evaluation.inputs import read_prediction
-from evaluation.metrics import higher_is_better
-from evaluation.tables import NAMES
+from evaluation.metrics import COLUMNS, higher_is_better
+from evaluation.style import COLORS, STYLE
 from utils import read_image, read_mask
 
-# Okabe and Ito's colours, told apart by the colour-blind too
-COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-STYLE = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.25,
-         'svg.hashsalt': 'birefnet', 'legend.frameon': False, 'axes.prop_cycle': matplotlib.cycler(color=COLORS)}
-BEST = '#1b1f24'
-LINES = ('-', '--', ':')
-PANEL_WIDTH = 320
-TICKS = 12  # so many epochs are marked one by one
+BEST_COLOR = '#1b1f24'
+LINE_STYLES = ('-', '--', ':')
+SET_STYLES = ('-', '--', ':', '-.')
+PANEL_WIDTH = 320  # pixels on the page
+MAX_MARKED_EPOCHS = 12
 LEGEND_WIDTH = 130  # characters
+RED = np.array([213, 40, 30], np.float32)
+BLUE = np.array([0, 90, 200], np.float32)
+
+# (epoch, score) in the order of epochs.
+Points = Sequence[tuple[int, float]]
 
 
-def scores_over_epochs(score: str, runs: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
-                       best: tuple[str, int] | None) -> bytes:
-    """SVG of a score over epochs; `runs`: (epoch, score) by set, by run; `best`: the run and epoch to mark.
+def scores_over_epochs(
+    score: str, runs: Mapping[str, Mapping[str, Points]], best: tuple[str, int] | None,
+) -> bytes:
+    """Draws a score over epochs: a thick line for each run, the mean of its sets.
 
-    A run is a thick line, the mean of its sets; of one or two runs these are drawn too, as thin lines.
+    Of one or two runs each set is drawn too, as a thin line.
+
+    Args:
+        score: Name of the score.
+        runs: Points by set, by run.
+        best: Run and epoch to mark.
+
+    Returns:
+        SVG.
     """
-    epochs = sorted({epoch for sets in runs.values() for points in sets.values() for epoch, _ in points})
-    few = len(epochs) <= TICKS
+    epochs = set()
+    for sets in runs.values():
+        for points in sets.values():
+            epochs.update(epoch for epoch, _ in points)
+    marks_epochs = len(epochs) <= MAX_MARKED_EPOCHS
+    higher = higher_is_better(score)
+
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.3), layout='constrained')
         axes = figure.subplots()
-        for (run, sets), color in zip(runs.items(), _cycle(len(runs)), strict=True):
+        for (run, sets), color in zip(runs.items(), cycle(COLORS), strict=False):
             if len(sets) > 1 and len(runs) < 3:
-                for number, (dataset, points) in enumerate(sets.items()):
-                    style = {'color': color, 'alpha': 0.45, 'lw': 1, 'ls': ('-', '--', ':', '-.')[number % 4]}
-                    axes.plot(*zip(*points, strict=True), label=f'{run} {dataset}', **style)
+                _draw_sets(axes, run, sets, color)
             mean = _mean_over_sets(sets)
-            axes.plot(*zip(*mean, strict=True), color=color, lw=2.2, marker='o' if few else '', ms=3.5,
-                      label=f'{run} mean' if len(sets) > 1 else run)
+            label = f'{run} mean' if len(sets) > 1 else run
+            marker = 'o' if marks_epochs else ''
+            axes.plot(
+                *zip(*mean, strict=True), color=color, lw=2.2, marker=marker, ms=3.5, label=label)
             if best and best[0] == run:
-                _mark_best(axes, best[1], dict(mean)[best[1]], epochs, higher_is_better(score))
-        direction = 'higher' if higher_is_better(score) else 'lower'
-        axes.set(xlabel='epoch', ylabel=f'{NAMES[score]} ({direction} is better)')
+                epoch = best[1]
+                left = 2 * epoch < min(epochs) + max(epochs)
+                _mark_best(axes, epoch, dict(mean)[epoch], left, higher)
+
+        direction = 'higher' if higher else 'lower'
+        axes.set(xlabel='epoch', ylabel=f'{COLUMNS[score]} ({direction} is better)')
         axes.margins(y=0.18)
-        axes.xaxis.set_major_locator(FixedLocator(epochs) if few else MaxNLocator(integer=True))
+        locator = FixedLocator(sorted(epochs)) if marks_epochs else MaxNLocator(integer=True)
+        axes.xaxis.set_major_locator(locator)
         axes.legend(fontsize=7.5, loc='best')
         return _svg(figure)
 
 
-def _mark_best(axes: Axes, epoch: int, height: float, epochs: Sequence[int], higher: bool) -> None:
-    """A star, and its name on the side where no line should be: above the highest, below the lowest, inwards."""
-    axes.plot(epoch, height, '*', color=BEST, ms=14, mec='white', zorder=5)
-    left = 2 * epoch < epochs[0] + epochs[-1]
-    axes.annotate(f'best: epoch {epoch}', (epoch, height), xytext=(-4 if left else 4, 9 if higher else -17),
-                  textcoords='offset points', ha='left' if left else 'right', color=BEST, weight='bold', zorder=6,
-                  path_effects=[withStroke(linewidth=3, foreground='white')])
+def _draw_sets(axes: Axes, run: str, sets: Mapping[str, Points], color: str) -> None:
+    for (dataset, points), line in zip(sets.items(), cycle(SET_STYLES), strict=False):
+        axes.plot(
+            *zip(*points, strict=True), color=color, alpha=0.45, lw=1, ls=line,
+            label=f'{run} {dataset}')
 
 
-def _mean_over_sets(sets: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
-    """Means at the epochs that all sets have."""
+def _mark_best(axes: Axes, epoch: int, height: float, left: bool, higher: bool) -> None:
+    """Draws a star, with a label beyond the extremum and towards the middle, where no line is."""
+    axes.plot(epoch, height, '*', color=BEST_COLOR, ms=14, mec='white', zorder=5)
+    offset = (-4 if left else 4, 9 if higher else -17)
+    axes.annotate(
+        f'best: epoch {epoch}', (epoch, height), xytext=offset, textcoords='offset points',
+        ha='left' if left else 'right', color=BEST_COLOR, weight='bold', zorder=6,
+        path_effects=[withStroke(linewidth=3, foreground='white')])
+
+
+def _mean_over_sets(sets: Mapping[str, Points]) -> list[tuple[int, float]]:
+    """Averages at the epochs that all sets have."""
     by_epoch = [dict(points) for points in sets.values()]
-    common = sorted(set.intersection(*(set(points) for points in by_epoch)))
-    return [(epoch, float(np.mean([points[epoch] for points in by_epoch]))) for epoch in common]
+    common = set.intersection(*(set(points) for points in by_epoch))
+    means = []
+    for epoch in sorted(common):
+        values = [points[epoch] for points in by_epoch]
+        means.append((epoch, float(np.mean(values))))
+    return means
 
 
 def curve_panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
-    """SVG of precision over recall and of F and E over the threshold, by method."""
+    """Draws precision over recall, and F and E over the threshold, of each method.
+
+    Args:
+        curves: Mean curves (256,) 'precision', 'recall', 'fm' and 'em' by method.
+
+    Returns:
+        SVG.
+    """
     with matplotlib.rc_context(STYLE):
         columns = legend_columns(curves)
-        figure = Figure(figsize=(9.6, 3 + 0.17 * math.ceil(len(curves) / columns)), layout='constrained')
+        legend_rows = math.ceil(len(curves) / columns)
+        figure = Figure(figsize=(9.6, 3 + 0.17 * legend_rows), layout='constrained')
         left, middle, right = figure.subplots(1, 3)
         thresholds = np.arange(255, -1, -1)
-        for (method, found), (style, color) in zip(curves.items(), product(LINES, COLORS), strict=False):
-            # The first point without positives has precision 0 by definition, and would draw a spike.
+        styles = product(LINE_STYLES, COLORS)
+        for (method, found), (style, color) in zip(curves.items(), styles, strict=False):
+            # Without positives precision is 0 by definition, which would draw a spike.
             drawn = found['recall'] > 0
-            left.plot(found['recall'][drawn], found['precision'][drawn], style, color=color, label=method)
+            left.plot(
+                found['recall'][drawn], found['precision'][drawn], style, color=color, label=method)
             middle.plot(thresholds, found['fm'], style, color=color)
             right.plot(thresholds, found['em'], style, color=color)
         left.set(xlabel='recall', ylabel='precision', title='Precision and recall')
         middle.set(xlabel='threshold', title='F-measure')
         right.set(xlabel='threshold', title='E-measure')
         for axes in (left, middle, right):
-            _fit_unit(axes)
+            low, _ = axes.get_ylim()
+            axes.set_ylim(max(min(low, 0.9), 0), 1.005)
         figure.legend(loc='outside lower center', ncols=columns, fontsize=8)
         return _svg(figure)
 
 
 def legend_columns(names: Collection[str]) -> int:
-    """How many names fit side by side below the curves."""
-    return max(1, min(len(names), 3, LEGEND_WIDTH // (max(map(len, names)) + 8)))
-
-
-def _fit_unit(axes: Axes) -> None:
-    low, _ = axes.get_ylim()
-    axes.set_ylim(max(min(low, 0.9), 0), 1.005)
-
-
-def _cycle(number: int) -> list[str]:
-    return [COLORS[index % len(COLORS)] for index in range(number)]
+    """Returns how many names fit side by side below the curves, at most three."""
+    longest = max(len(name) for name in names)
+    fitting = LEGEND_WIDTH // (longest + 8)
+    return max(1, min(len(names), 3, fitting))
 
 
 def _svg(figure: Figure) -> bytes:
@@ -117,34 +153,54 @@ def _svg(figure: Figure) -> bytes:
     return data.getvalue()
 
 
-def strip(image: Path | None, mask: Path, predictions: Sequence[Path]) -> list[bytes]:
-    """JPEGs of an image, its mask, and of each prediction with its error map; all of one size.
+def image_strip(image: Path | None, mask: Path, predictions: Sequence[Path]) -> list[bytes]:
+    """Draws an image (if given), its mask, and each prediction with its error map.
 
-    In an error map what is found wrongly is red, what is missed is blue, over the mask in grey.
+    Returns:
+        JPEGs of one size.
     """
     truth = read_mask(mask)
-    shape = truth.shape
-    panels = [cv2.resize(read_image(image), shape[::-1], interpolation=cv2.INTER_AREA)] if image else []
+    panels = []
+    if image:
+        size = truth.shape[::-1]
+        panels.append(cv2.resize(read_image(image), size, interpolation=cv2.INTER_AREA))
     panels.append(truth)
     for path in predictions:
-        prediction = read_prediction(path, shape)
-        panels += [prediction, error_map(prediction, truth)]
+        prediction = read_prediction(path, truth.shape)
+        panels.append(prediction)
+        panels.append(error_map(prediction, truth))
     return [_jpeg(panel) for panel in panels]
 
 
 def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """RGB (H, W, 3) of what is found wrongly (red) and missed (blue), over the mask in light grey; all uint8."""
-    found, wanted = prediction.astype(np.float32) / 255, (truth > 128).astype(np.float32)
-    excess, missing = np.maximum(found - wanted, 0)[..., None], np.maximum(wanted - found, 0)[..., None]
-    base = np.where(wanted[..., None] > 0, np.float32(205), np.float32(250))
-    red, blue = np.array([213, 40, 30], np.float32), np.array([0, 90, 200], np.float32)
-    return (base * (1 - excess - missing) + red * excess + blue * missing).round().astype(np.uint8)
+    """Draws false positives in red and false negatives in blue over the mask in light grey.
+
+    Args:
+        prediction: uint8 (H, W).
+        truth: Mask, uint8 (H, W).
+
+    Returns:
+        RGB, uint8 (H, W, 3).
+    """
+    found = prediction.astype(np.float32) / 255
+    wanted = (truth > 128).astype(np.float32)
+    excess = np.maximum(found - wanted, 0)[..., None]
+    missing = np.maximum(wanted - found, 0)[..., None]
+    correct = 1 - excess - missing
+    grey = np.where(wanted > 0, np.float32(205), np.float32(250))[..., None]
+    colors = grey * correct + RED * excess + BLUE * missing
+    return colors.round().astype(np.uint8)
 
 
 def _jpeg(panel: np.ndarray) -> bytes:
-    scale = PANEL_WIDTH * 2 / max(panel.shape[:2])  # twice the width on the page: sharp on dense screens and in print
-    size = [max(1, math.ceil(side * scale)) for side in panel.shape[1::-1]]
-    small = cv2.resize(panel, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    ok, data = cv2.imencode('.jpg', small if small.ndim == 2 else small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    # Twice the width on the page, so that it is sharp on dense screens and in print.
+    scale = PANEL_WIDTH * 2 / max(panel.shape[:2])
+    height, width = panel.shape[:2]
+    size = max(1, math.ceil(width * scale)), max(1, math.ceil(height * scale))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    resized = cv2.resize(panel, size, interpolation=interpolation)
+    if resized.ndim == 3:
+        resized = resized[..., ::-1]  # RGB to OpenCV's BGR
+    ok, data = cv2.imencode('.jpg', resized, [cv2.IMWRITE_JPEG_QUALITY, 85])
     assert ok
     return data.tobytes()

@@ -1,8 +1,7 @@
-"""The files to score: found, paired and checked before anything is computed."""
+"""Finds, pairs and checks the files to score before anything is computed."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,152 +12,250 @@ from tqdm import tqdm
 
 from utils import find_images, open_header, open_image, read_mask
 
-LISTED = 50
+LISTED_PROBLEMS = 50
 
 
-class Task(NamedTuple):
-    """One mask with predictions of it; the unit that a worker computes."""
+class ImageFiles(NamedTuple):
+    """The files of one image: its mask, and the predictions of it by method."""
 
-    dataset: str
     name: str
     mask: Path
-    predictions: dict[str, Path]  # by method
+    predictions: dict[str, Path]
 
 
 class SetPlan(NamedTuple):
-    """All there is to score of one test set. `notes` are things to say aloud."""
+    """What there is to score of one test set, and notes for the user."""
 
     dataset: str
     methods: list[str]
-    tasks: list[Task]
+    images: list[ImageFiles]
     notes: list[str]
 
 
+class Header(NamedTuple):
+    """What is known of an image without its pixels: upright size and Pillow's mode."""
+
+    width: int
+    height: int
+    mode: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
+
+    @property
+    def size_text(self) -> str:
+        """For messages: 'WxH'."""
+        return f'{self.width}x{self.height}'
+
+
 def fingerprint(path: Path) -> list[int]:
-    """Size in bytes and time of modification in nanoseconds, by which a change of the file is noticed."""
+    """Returns size in bytes and modification time in ns, which show whether a file changed."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 def read_prediction(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Reads a prediction as uint8 grey, resized (INTER_LINEAR) to the mask's `shape` if it differs."""
+    """Reads a prediction as uint8 grey, resized (INTER_LINEAR) to the mask's `shape` if needed."""
     prediction = read_mask(path)
-    return prediction if prediction.shape == shape else cv2.resize(prediction, shape[::-1],
-                                                                   interpolation=cv2.INTER_LINEAR)
+    if prediction.shape == shape:
+        return prediction
+    return cv2.resize(prediction, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def mask_folder(gt_root: str | os.PathLike, dataset: str) -> Path:
-    """Where a set's masks are: `<gt_root>/<dataset>/gt`, or the set's folder itself."""
+    """Returns where a set's masks are: `<gt_root>/<dataset>/gt`, or else the set's folder."""
     folder = Path(gt_root, dataset)
     return folder / 'gt' if (folder / 'gt').is_dir() else folder
 
 
 def find_methods(pred_root: str | os.PathLike, datasets: Sequence[str]) -> list[str]:
-    """Names of the folders of `pred_root` that hold predictions of one of the sets at least."""
-    if not Path(pred_root).is_dir():
-        raise ValueError(f'--pred_root {pred_root}: no such folder; it should hold <method>/<set>/<name>.png')
-    methods = sorted(folder.name for folder in Path(pred_root).iterdir()
-                     if not folder.name.startswith('.') and any((folder / dataset).is_dir() for dataset in datasets))
+    """Lists the folders of `pred_root` with predictions of at least one of the sets.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    root = Path(pred_root)
+    if not root.is_dir():
+        raise ValueError(
+            f'--pred_root {root}: no such folder; it should hold <method>/<set>/<name>.png')
+    methods = []
+    for folder in sorted(root.iterdir()):
+        has_set = any((folder / dataset).is_dir() for dataset in datasets)
+        if has_set and not folder.name.startswith('.'):
+            methods.append(folder.name)
     if not methods:
-        raise ValueError(f'--pred_root {pred_root}: no folder <method>/<set> for any of {", ".join(datasets)}')
+        raise ValueError(
+            f'--pred_root {root}: no folder <method>/<set> for any of {", ".join(datasets)}')
     return methods
 
 
-def plan(gt_root: str | os.PathLike, pred_root: str | os.PathLike, datasets: Sequence[str], methods: Sequence[str],
-         resize: bool = False) -> list[SetPlan]:
-    """Pairs masks and predictions of the sets by file stem, and checks every file.
+def plan(
+    gt_root: str | os.PathLike,
+    pred_root: str | os.PathLike,
+    datasets: Sequence[str],
+    methods: Sequence[str],
+    resize: bool = False,
+) -> list[SetPlan]:
+    """Pairs masks and predictions by file stem, and checks every file.
 
-    Sets of which no method has a folder are left out, with a note. Raises one ValueError listing all masks without a
-    prediction, predictions without a mask, stems used twice, files that are no image or are cut off, and, unless
-    `resize`, predictions of another size than their mask.
+    Sets without a folder of any method are left out, with a note.
+
+    Args:
+        gt_root: Folder of the sets' masks.
+        pred_root: Folder of the methods' predictions, `<method>/<set>/<name>.*`.
+        datasets: Names of the sets.
+        methods: Names of the methods.
+        resize: Accept predictions of another size than their mask.
+
+    Raises:
+        ValueError: Listing all masks without a prediction, predictions without a mask, stems used
+            twice, files that are not images or are cut off, and, unless `resize`, predictions of
+            another size than their mask.
     """
-    problems = [f'{Path(pred_root, method)}: no such folder' for method in methods
-                if not Path(pred_root, method).is_dir()]
-    predicted = [dataset for dataset in datasets
-                 if any(Path(pred_root, method, dataset).is_dir() for method in methods)]
-    if not predicted:
-        problems.append(f'{pred_root}: no folder <method>/<set> of {", ".join(methods)} for {", ".join(datasets)}')
-    plans = [_plan_set(Path(gt_root), Path(pred_root), dataset, methods, resize, problems) for dataset in predicted]
+    root = Path(pred_root)
+    problems = []
+    for method in methods:
+        if not (root / method).is_dir():
+            problems.append(f'{root / method}: no such folder')
+
+    plans = []
+    left_out = []
+    for dataset in datasets:
+        present = [method for method in methods if (root / method / dataset).is_dir()]
+        if not present:
+            left_out.append(f'no method has a folder {dataset}; left out')
+            continue
+        pairing = _Pairing(mask_folder(gt_root, dataset), root, dataset, resize)
+        plans.append(pairing.plan(methods, present))
+        problems += pairing.problems
+    if not plans:
+        problems.append(
+            f'{root}: no folder <method>/<set> of {", ".join(methods)} for {", ".join(datasets)}')
     if problems:
-        rest = [f'... and {len(problems) - LISTED} more'] if len(problems) > LISTED else []
-        number = f'{len(problems)} problem{"s"[:len(problems) > 1]}'
-        raise ValueError('\n'.join([f'{number} in the input; nothing was computed:', *problems[:LISTED], *rest]))
-    plans[0].notes.extend(f'no method has a folder {dataset}; left out' for dataset in datasets
-                          if dataset not in predicted)
+        raise ValueError(_problem_report(problems))
+    plans[0].notes.extend(left_out)
     return plans
 
 
-def _plan_set(gt_root: Path, pred_root: Path, dataset: str, methods: Sequence[str], resize: bool,
-              problems: list[str]) -> SetPlan:
-    folder = mask_folder(gt_root, dataset)
-    masks = _by_stem(folder, problems)
-    if not masks:
-        problems.append(f'{folder}: no masks; --gt_root should hold <set>/gt/<name>.png')
-    sizes = {stem: _probe(path, problems) for stem, path in masks.items()}
-    tasks = {stem: Task(dataset, stem, path, {}) for stem, path in masks.items()}
-    present = [method for method in methods if (pred_root / method / dataset).is_dir()]
-    notes = [f'{method} has no folder {dataset}' for method in methods if method not in present]
-    notes += _notes_on_depth(folder, sizes)
-    for method in tqdm(present, f'checking {dataset}', unit='method', leave=False, disable=None):
-        predictions = _by_stem(pred_root / method / dataset, problems)
-        problems += [f'{pred_root / method / dataset / stem}.*: missing, but there is a mask {masks[stem].name}'
-                     for stem in masks if stem not in predictions]
-        problems += [f'{path}: no mask of that name in {folder}'
-                     for stem, path in predictions.items() if stem not in masks]
-        common = [stem for stem in predictions if stem in masks]
-        probed = {stem: _probe(predictions[stem], problems) for stem in common}
-        notes += _notes_on_depth(pred_root / method / dataset, probed)
-        notes += _notes_on_size(pred_root / method / dataset, probed, sizes)
-        for stem in common:
-            if not resize and probed[stem] and sizes[stem] and probed[stem][:2] != sizes[stem][:2]:
-                problems.append(f'{predictions[stem]}: {_size(probed[stem])}, but its mask is {_size(sizes[stem])}; '
-                                '--resize accepts that')
-            tasks[stem].predictions[method] = predictions[stem]
-    return SetPlan(dataset, present, list(tasks.values()), notes)
+def _problem_report(problems: Sequence[str]) -> str:
+    number = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
+    lines = [f'{number} in the input; nothing was computed:', *problems[:LISTED_PROBLEMS]]
+    if len(problems) > LISTED_PROBLEMS:
+        lines.append(f'... and {len(problems) - LISTED_PROBLEMS} more')
+    return '\n'.join(lines)
 
 
-def _notes_on_depth(folder: Path, probed: dict) -> Iterable[str]:
-    deep = sum(1 for found in probed.values() if found and found[2].startswith(('I', 'F')))
-    if deep:
-        yield f'{folder}: {deep} of 16 bits or floating point, scaled to 8 bits'
+class _Pairing:
+    """Pairs the files of one set, and collects problems and notes."""
+
+    def __init__(self, masks: Path, pred_root: Path, dataset: str, resize: bool) -> None:
+        self.folder = masks
+        self.pred_root = pred_root
+        self.dataset = dataset
+        self.resize = resize
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+
+    def plan(self, methods: Sequence[str], present: Sequence[str]) -> SetPlan:
+        """Pairs the masks with the predictions of the methods that are present."""
+        self.notes += [f'{m} has no folder {self.dataset}' for m in methods if m not in present]
+        masks = self._images_by_stem(self.folder)
+        if not masks:
+            self.problems.append(
+                f'{self.folder}: no masks; --gt_root should hold <set>/gt/<name>.png')
+        headers = {stem: self._header(path) for stem, path in masks.items()}
+        self._note_depth(self.folder, headers)
+        images = {stem: ImageFiles(stem, path, {}) for stem, path in masks.items()}
+
+        progress = tqdm(
+            present, f'checking {self.dataset}', unit='method', leave=False, disable=None)
+        for method in progress:
+            folder = self.pred_root / method / self.dataset
+            for stem, path in self._predictions(folder, images, headers).items():
+                images[stem].predictions[method] = path
+        return SetPlan(self.dataset, list(present), list(images.values()), self.notes)
+
+    def _predictions(
+        self,
+        folder: Path,
+        images: Mapping[str, ImageFiles],
+        mask_headers: Mapping[str, Header | None],
+    ) -> dict[str, Path]:
+        """Returns one method's predictions by stem, checked against the masks."""
+        predictions = self._images_by_stem(folder)
+        for stem, image in images.items():
+            if stem not in predictions:
+                self.problems.append(
+                    f'{folder / stem}.*: missing, but there is a mask {image.mask.name}')
+        paired = {}
+        for stem, path in predictions.items():
+            if stem in images:
+                paired[stem] = path
+            else:
+                self.problems.append(f'{path}: no mask of that name in {self.folder}')
+        headers = {stem: self._header(path) for stem, path in paired.items()}
+        self._note_depth(folder, headers)
+
+        resized = 0
+        for stem, found in headers.items():
+            expected = mask_headers[stem]
+            if found is None or expected is None or found.size == expected.size:
+                continue
+            resized += 1
+            if not self.resize:
+                self.problems.append(
+                    f'{paired[stem]}: {found.size_text}, but its mask is {expected.size_text}; '
+                    '--resize accepts that')
+        if resized:
+            self.notes.append(f'{folder}: {resized} of another size, resized to their ground truth')
+        return paired
+
+    def _note_depth(self, folder: Path, headers: Mapping[str, Header | None]) -> None:
+        deep = [h for h in headers.values() if h and h.mode.startswith(('I', 'F'))]
+        if deep:
+            self.notes.append(
+                f'{folder}: {len(deep)} of 16 bits or floating point, scaled to 8 bits')
+
+    def _images_by_stem(self, folder: Path) -> dict[str, Path]:
+        """Lists the images of a folder by file stem. Stems used twice are problems."""
+        if not folder.is_dir():
+            return {}
+        by_stem: dict[str, list[Path]] = {}
+        for path in find_images(folder):
+            by_stem.setdefault(path.stem, []).append(path)
+        for stem, paths in by_stem.items():
+            if len(paths) > 1:
+                names = ', '.join(path.name for path in paths)
+                self.problems.append(f'{folder}: {len(paths)} files named {stem}: {names}')
+        return {stem: paths[-1] for stem, paths in by_stem.items()}
+
+    def _header(self, path: Path) -> Header | None:
+        """Reads an image's header; None, and a problem, if it is not an image or is cut off."""
+        try:
+            return read_header(path)
+        except Exception as error:  # decoders raise any exception on damaged data
+            reason = str(error) or type(error).__name__
+            if not reason.startswith(f'{path}: '):
+                reason = f'{path}: unreadable ({reason})'
+            self.problems.append(reason)
+            return None
 
 
-def _notes_on_size(folder: Path, probed: dict, sizes: dict) -> Iterable[str]:
-    resized = sum(1 for stem, found in probed.items() if found and sizes[stem] and found[:2] != sizes[stem][:2])
-    if resized:
-        yield f'{folder}: {resized} of another size, resized to their ground truth'
+def read_header(path: Path) -> Header:
+    """Reads size and mode of an image, without decoding a whole JPEG or PNG.
 
-
-def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Images of a folder by file stem; stems used twice are problems."""
-    if not folder.is_dir():
-        return {}
-    images = find_images(folder)
-    for stem, uses in Counter(path.stem for path in images).items():
-        if uses > 1:
-            problems.append(f'{folder}: {uses} files named {stem}: '
-                            + ', '.join(path.name for path in images if path.stem == stem))
-    return {path.stem: path for path in images}
-
-
-def _probe(path: Path, problems: list[str]) -> tuple[int, int, str] | None:
-    """Width, height (upright) and mode of an image; None, and a problem, if it is none or is cut off.
-
-    JPEG and PNG, which nearly all are, are not decoded for it; all others, and what does not end as it should, are.
+    Raises:
+        Exception: Whatever the decoder raises for a file that is not an image or is cut off.
     """
-    try:
-        with open(path, 'rb') as file:
-            image, orientation = open_header(file) or (None, 1)
-            if image is None and Image.open(file).format == 'PNG':
-                raise ValueError('cut off')
-            image = image or open_image(path)
-    except Exception as error:  # decoders raise whatever they like on damaged data
-        reason = str(error) or type(error).__name__
-        problems.append(reason if reason.startswith(f'{path}: ') else f'{path}: unreadable ({reason})')
-        return None
-    width, height = image.size if orientation < 5 else image.size[::-1]
-    return width, height, image.mode
-
-
-def _size(found: tuple[int, int, str]) -> str:
-    return f'{found[0]}x{found[1]}'
+    with open(path, 'rb') as file:
+        image, orientation = open_header(file) or (None, 1)
+        if image is None and Image.open(file).format == 'PNG':
+            raise ValueError('cut off')
+        if image is None:
+            image = open_image(path)  # other formats are decoded to see whether they are whole
+    width, height = image.size
+    if orientation >= 5:  # EXIF: turned by 90 degrees
+        width, height = height, width
+    return Header(width, height, image.mode)

@@ -1,155 +1,285 @@
-"""The metrics of segmentation: one call for a pair, a prepared mask for many predictions, a class each for sets.
+"""The registry of metrics: one record each, read by evaluator, tables, validation, card, report.
 
-    score_pair(pred, gt)                      -> {'sm': .86, 'mae': .03, ...}
-    GroundTruth(gt).score(pred, {'sm', 'mae'})
-    metric = Smeasure(); metric.step(pred, gt); metric.get_results()['sm']
+To add a metric, write its definition (definitions.py) and, where that is too slow, a kernel
+(kernels/), then its record here. There are two kinds:
 
-The classes are used like PySODMetrics': `step` adds a pair, `get_results` averages. `higher_is_better` tells which way
-is up, `merge` adds what another object of the class has seen. Predictions and masks are uint8 (H, W); predictions are
-min-max normalised (all but HCE and mBA), masks cut above 128.
+- `curve`: a function of threshold counts. Its values at all thresholds, their maximum and mean, and
+  the value at the adaptive threshold follow from counts that all such metrics share.
+- `measure`: a function of a prepared pair (prepared.py). It reads the intermediate results it
+  needs, which are computed once for all metrics.
 """
 
-from typing import ClassVar
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from evaluation.ground_truth import GROUPS, SCORES, GroundTruth, Measurement, curves, iou_curve
+from evaluation.kernels import boundary, hce, histograms, weighted_f
+from evaluation.kernels.histograms import ThresholdCounts
+from evaluation.prepared import PreparedPrediction
 
-LOWER_IS_BETTER = frozenset({'mae', 'mse', 'hce'})
+Curve = Callable[[ThresholdCounts], np.ndarray]
 
 
-def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
-    """All scores of a prediction against a mask, both uint8 (H, W): the keys of SCORES.
+def at_best_threshold(curves: np.ndarray) -> np.ndarray:
+    """Reads curves (images, 256) at the one threshold where their mean is highest; (images,)."""
+    return curves[:, curves.mean(axis=0).argmax()]
 
-    mBA is NaN where the mask has no boundary. Raises ValueError for other types or differing sizes.
+
+def over_thresholds(curves: np.ndarray) -> np.ndarray:
+    """Averages each of the curves (images, 256); (images,)."""
+    return curves.mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a metric.
+
+    Attributes:
+        name: Key in results, e.g. 'maxFm'.
+        column: Heading in tables.
+        source: Where it comes from: the metric's `measure`, its curve at the adaptive threshold, or
+            its curves, which `reduce` turns into a value for each image.
+        reduce: Function from curves (images, 256) to values (images,).
     """
-    return GroundTruth(gt).score(pred)
+
+    name: str
+    column: str
+    source: Literal['measure', 'adaptive', 'curve'] = 'measure'
+    reduce: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Everything that the project knows of a metric.
+
+    Attributes:
+        name: Key in stores and results.
+        option: Name in `--metrics`.
+        scores: The numbers it yields.
+        headline: The score that stands for the metric where there is place for one.
+        higher_is_better: Direction.
+        unit_interval: Whether scores lie in 0..1. Tables then print no 0 before the point, and
+            nothing above 1.
+        digits: Digits after the point in tables.
+        in_validation: Whether validation during training computes the headline score.
+        measure: Computes the score of a pair; for metrics with one score that is no curve's.
+        curve: Computes the metric from threshold counts.
+        counts: The counts that `curve` reads: of all pixels, or of those of the boundaries.
+        further_curves: Curves that the report draws beside the metric's own.
+    """
+
+    name: str
+    option: str
+    scores: tuple[Score, ...]
+    headline: str
+    higher_is_better: bool = True
+    unit_interval: bool = True
+    digits: int = 3
+    in_validation: bool = False
+    measure: Callable[[PreparedPrediction], float] | None = None
+    curve: Curve | None = None
+    counts: Literal['pixels', 'boundary'] = 'pixels'
+    further_curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """All curves by name; none for a metric without thresholds."""
+        if self.curve is None:
+            return {}
+        return {self.name: self.curve, **self.further_curves}
+
+    def measured_scores(self, pair: PreparedPrediction) -> dict[str, float]:
+        """Computes the scores of one pair that do not follow from its curves."""
+        found = {}
+        for score in self.scores:
+            if score.source == 'measure':
+                found[score.name] = float(self.measure(pair))
+            elif score.source == 'adaptive':
+                found[score.name] = float(self.curve(pair.adaptive_counts))
+        return found
+
+
+def curve_scores(suffix: str) -> tuple[Score, Score]:
+    """The maximum and the mean of a metric over all thresholds."""
+    return (
+        Score(f'max{suffix}', f'max{suffix}', 'curve', at_best_threshold),
+        Score(f'mean{suffix}', f'mean{suffix}', 'curve', over_thresholds),
+    )
+
+
+def _s_measure(pair: PreparedPrediction) -> float:
+    return histograms.s_measure(pair.quadrants, pair.levels.p)
+
+
+def _absolute_error(pair: PreparedPrediction) -> float:
+    return histograms.absolute_error(*pair.histogram, pair.levels.p)
+
+
+def _squared_error(pair: PreparedPrediction) -> float:
+    return histograms.squared_error(*pair.histogram, pair.levels.p)
+
+
+def _weighted_f(pair: PreparedPrediction) -> float:
+    truth = pair.truth
+    if truth.foreground_count == 0:
+        return 0.0
+    words, places = pair.differing_words
+    excess = truth.regions.outside(words, places)
+    return weighted_f.weighted_f(
+        pair.pred, excess, places, pair.levels, truth.foreground_count, truth.surroundings)
+
+
+def _correction_effort(pair: PreparedPrediction) -> float:
+    truth = pair.truth
+    return hce.correction_effort(
+        pair.packed_binary, truth.packed_mask, truth.skeleton, truth.shape)
+
+
+def _boundary_accuracy(pair: PreparedPrediction) -> float:
+    truth = pair.truth
+    return boundary.boundary_accuracy(
+        pair.packed_binary, truth.packed_mask, truth.accuracy_bands)
+
+
+RECORDS = (
+    Metric(
+        name='sm',
+        option='S',
+        scores=(Score('sm', 'Smeasure'),),
+        headline='sm',
+        in_validation=True,
+        measure=_s_measure,
+    ),
+    Metric(
+        name='wfm',
+        option='wF',
+        scores=(Score('wfm', 'wFmeasure'),),
+        headline='wfm',
+        in_validation=True,
+        measure=_weighted_f,
+    ),
+    Metric(
+        name='fm',
+        option='F',
+        scores=(*curve_scores('Fm'), Score('adpFm', 'adpFm', 'adaptive')),
+        headline='maxFm',
+        in_validation=True,
+        curve=histograms.f_measure,
+        further_curves={'precision': histograms.precision, 'recall': histograms.recall},
+    ),
+    Metric(
+        name='em',
+        option='E',
+        scores=(*curve_scores('Em'), Score('adpEm', 'adpEm', 'adaptive')),
+        headline='meanEm',
+        in_validation=True,
+        curve=histograms.e_measure,
+    ),
+    Metric(
+        name='mae',
+        option='MAE',
+        scores=(Score('mae', 'MAE'),),
+        headline='mae',
+        higher_is_better=False,
+        in_validation=True,
+        measure=_absolute_error,
+    ),
+    Metric(
+        name='mse',
+        option='MSE',
+        scores=(Score('mse', 'MSE'),),
+        headline='mse',
+        higher_is_better=False,
+        in_validation=True,
+        measure=_squared_error,
+    ),
+    Metric(
+        name='hce',
+        option='HCE',
+        scores=(Score('hce', 'HCE'),),
+        headline='hce',
+        higher_is_better=False,
+        unit_interval=False,
+        digits=0,
+        measure=_correction_effort,
+    ),
+    Metric(
+        name='mba',
+        option='mBA',
+        scores=(Score('mba', 'mBA'),),
+        headline='mba',
+        measure=_boundary_accuracy,
+    ),
+    Metric(
+        name='biou',
+        option='BIoU',
+        scores=curve_scores('BIoU'),
+        headline='maxBIoU',
+        curve=histograms.iou,
+        counts='boundary',
+    ),
+)
+
+METRICS = {metric.name: metric for metric in RECORDS}
+# The metric of each score, and its column in tables.
+SCORES = {score.name: metric for metric in RECORDS for score in metric.scores}
+COLUMNS = {score.name: score.column for metric in RECORDS for score in metric.scores}
+HEADLINES = tuple(metric.headline for metric in RECORDS)
+VALIDATION_SCORES = tuple(metric.headline for metric in RECORDS if metric.in_validation)
+
+
+def metric_of(score: str) -> Metric:
+    """Returns the metric that a score belongs to. Raises ValueError for an unknown one."""
+    if score not in SCORES:
+        raise ValueError(f'unknown score {score!r}; known: {", ".join(SCORES)}')
+    return SCORES[score]
 
 
 def higher_is_better(score: str) -> bool:
-    """Whether more is better, of a score of SCORES."""
-    if score not in SCORES:
-        raise ValueError(f'unknown score {score!r}; known: {", ".join(SCORES)}')
-    return score not in LOWER_IS_BETTER
+    """Returns whether more is better. Raises ValueError for an unknown score."""
+    return metric_of(score).higher_is_better
 
 
-class Metric:
-    """Base: collects what its group of scores needs of each pair."""
+def select_metrics(names: Collection[str] | None) -> list[str]:
+    """Returns the names of the metrics with these names or scores, in the registry's order.
 
-    group: ClassVar[str]
-    higher_is_better: ClassVar[bool] = True
+    Args:
+        names: Metrics or scores; None for all metrics.
 
-    def __init__(self) -> None:
-        self.measurements: list[Measurement] = []
-
-    def step(self, pred: np.ndarray, gt: 'np.ndarray | GroundTruth') -> None:
-        """Adds a pair; `gt` is an array, or a `GroundTruth` that several predictions or metrics share."""
-        prepared = gt if isinstance(gt, GroundTruth) else GroundTruth(gt)
-        self.measurements.append(prepared.measure(pred, (self.group,)))
-
-    def merge(self, other: 'Metric') -> None:
-        """Adds all pairs that another object of the same class has seen."""
-        if type(other) is not type(self):
-            raise ValueError(f'cannot merge {type(other).__name__} into {type(self).__name__}')
-        self.measurements.extend(other.measurements)
-
-    def get_results(self) -> dict:
-        """Means over all pairs."""
-        return {self.group: self._mean(self.group)}
-
-    def _mean(self, score: str) -> float:
-        """Mean over the pairs that have the score: a mask without boundary has no mBA."""
-        values = np.array([measured.values[score] for measured in self._seen()])
-        values = values[~np.isnan(values)]
-        return float(values.mean()) if len(values) else float('nan')
-
-    def _seen(self) -> list[Measurement]:
-        if not self.measurements:
-            raise ValueError(f'{type(self).__name__}: no pair yet; call step first')
-        return self.measurements
-
-    def _mean_curves(self) -> dict[str, np.ndarray]:
-        every = [curves(measured.counts) for measured in self._seen()]
-        return {name: np.mean([one[name] for one in every], axis=0) for name in every[0]}
+    Raises:
+        ValueError: Naming what is unknown.
+    """
+    if names is None:
+        return list(METRICS)
+    unknown = sorted(set(names) - set(METRICS) - set(SCORES))
+    if unknown:
+        known = dict.fromkeys((*METRICS, *SCORES))
+        raise ValueError(f'unknown metrics {unknown}; known: {", ".join(known)}')
+    wanted = {SCORES[name].name if name in SCORES else name for name in names}
+    return [name for name in METRICS if name in wanted]
 
 
-class Smeasure(Metric):
-    """S-measure, alpha .5 (Fan et al., ICCV 2017): `{'sm'}`."""
+def parse_metrics(text: str) -> list[str]:
+    """Parses `--metrics`: options, metrics, scores or columns in any case joined by +, or `all`.
 
-    group = 'sm'
-
-
-class MAE(Metric):
-    """Mean absolute error: `{'mae'}`."""
-
-    group = 'mae'
-    higher_is_better = False
-
-
-class MSE(Metric):
-    """Mean squared error: `{'mse'}`."""
-
-    group = 'mse'
-    higher_is_better = False
-
-
-class Emeasure(Metric):
-    """E-measure (Fan et al., IJCAI 2018): `{'em': {'adp', 'curve'}}`, the curve over 256 falling thresholds."""
-
-    group = 'em'
-
-    def get_results(self) -> dict:
-        """Means over all pairs."""
-        return {'em': {'adp': self._mean('adpEm'), 'curve': self._mean_curves()['em']}}
-
-
-class Fmeasure(Metric):
-    """F-measure, beta^2 .3 (Achanta et al., CVPR 2009): `{'fm': {'adp', 'curve'}, 'pr': {'p', 'r'}}`."""
-
-    group = 'fm'
-
-    def get_results(self) -> dict:
-        """Means over all pairs."""
-        mean = self._mean_curves()
-        return {'fm': {'adp': self._mean('adpFm'), 'curve': mean['fm']},
-                'pr': {'p': mean['precision'], 'r': mean['recall']}}
-
-
-class WeightedFmeasure(Metric):
-    """Weighted F-measure, beta 1 (Margolin et al., CVPR 2014): `{'wfm'}`."""
-
-    group = 'wfm'
-
-
-class HumanCorrectionEffortMeasure(Metric):
-    """Human correction effort, relax 5, epsilon 2 (Qin et al., ECCV 2022): `{'hce'}`."""
-
-    group = 'hce'
-    higher_is_better = False
-
-
-class MeanBoundaryAccuracy(Metric):
-    """Mean boundary accuracy (Cheng et al., CVPR 2020): `{'mba'}`; masks without a boundary are left out."""
-
-    group = 'mba'
-
-
-class BoundaryIoU(Metric):
-    """Boundary IoU (Cheng et al., CVPR 2021): `{'biou': {'curve'}}`."""
-
-    group = 'biou'
-
-    def get_results(self) -> dict:
-        """Means over all pairs."""
-        return {'biou': {'curve': np.mean([iou_curve(measured.edge_counts) for measured in self._seen()], axis=0)}}
-
-
-# The names of the published evaluation
-SMeasure, MAEMeasure, MSEMeasure, EMeasure, FMeasure = Smeasure, MAE, MSE, Emeasure, Fmeasure
-HCEMeasure, MBAMeasure, BIoUMeasure, WeightedFMeasure = (HumanCorrectionEffortMeasure, MeanBoundaryAccuracy,
-                                                         BoundaryIoU, WeightedFmeasure)
-
-__all__ = ['GROUPS', 'MAE', 'MSE', 'SCORES', 'BIoUMeasure', 'BoundaryIoU', 'EMeasure', 'Emeasure', 'FMeasure',
-           'Fmeasure', 'GroundTruth', 'HCEMeasure', 'HumanCorrectionEffortMeasure', 'MAEMeasure', 'MBAMeasure',
-           'MSEMeasure', 'MeanBoundaryAccuracy', 'Metric', 'SMeasure', 'Smeasure', 'WeightedFMeasure',
-           'WeightedFmeasure', 'higher_is_better', 'score_pair']
+    Raises:
+        ValueError: Naming what is unknown.
+    """
+    if text.lower() == 'all':
+        return list(METRICS)
+    known = {}
+    for metric in RECORDS:
+        for name in (metric.name, metric.option):
+            known[name.lower()] = metric.name
+        for score in metric.scores:
+            known[score.name.lower()] = metric.name
+            known[score.column.lower()] = metric.name
+    names = [known.get(name.lower(), name) for name in text.split('+')]
+    try:
+        return select_metrics(names)
+    except ValueError as error:
+        options = ', '.join(metric.option for metric in RECORDS)
+        raise ValueError(
+            f'--metrics {text}: {error}; or {options}, all; join several by +') from None

@@ -1,6 +1,6 @@
-"""Worker processes that can be trusted: one task each at a time, so a death is told with its task; none remains.
+"""A process pool that reports which task a worker died on, and leaves no worker behind.
 
-`concurrent.futures` says of a dead worker only that the pool is broken, not what it was working on.
+Each worker has one task at a time. `concurrent.futures` reports only that the pool is broken.
 """
 
 import multiprocessing
@@ -17,18 +17,34 @@ TaskT = TypeVar('TaskT')
 ResultT = TypeVar('ResultT')
 
 
-def run(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: int,
-        describe: Callable[[TaskT], str]) -> Iterator[tuple[TaskT, ResultT]]:
-    """Yields (task, function(task)) as they finish; with fewer than two workers in this process, in order.
+def run(
+    function: Callable[[TaskT], ResultT],
+    tasks: Iterable[TaskT],
+    workers: int,
+    describe: Callable[[TaskT], str],
+) -> Iterator[tuple[TaskT, ResultT]]:
+    """Computes `function(task)` for all tasks. Leaving the loop, by Ctrl-C too, ends all workers.
 
-    `function` must be importable. Its ValueErrors are raised here; any other exception, or a worker's death, becomes a
-    RuntimeError that names the task by `describe`. Leaving the loop, by Ctrl-C too, ends all workers.
+    Args:
+        function: An importable function.
+        tasks: Its arguments.
+        workers: Processes; below 2 this process works through the tasks in order.
+        describe: What to call a task in a message.
+
+    Yields:
+        (task, result) as they finish.
+
+    Raises:
+        ValueError: As raised by the function.
+        RuntimeError: Naming the task, for any other exception or a worker's death.
     """
     if workers < 2:
         yield from _run_here(function, tasks)
         return
     pending = iter(tasks)
-    processes, connections, current = [], {}, {}
+    processes = []
+    connections = {}
+    current = {}
     context = multiprocessing.get_context('spawn')
     try:
         for _, task in zip(range(workers), pending, strict=False):
@@ -55,8 +71,10 @@ def run(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: i
             process.join()
 
 
-def _run_here(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, ResultT]]:
-    """One worker is one core here too: OpenCV's threads rest meanwhile."""
+def _run_here(
+    function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT],
+) -> Iterator[tuple[TaskT, ResultT]]:
+    """Works in this process, without OpenCV's threads: one worker is one core here too."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -71,8 +89,9 @@ def _receive(connection: Connection, process: multiprocessing.Process, name: str
         result, error = connection.recv()
     except (EOFError, ConnectionError):
         process.join()
-        raise RuntimeError(f'{name}: the worker process died (exit code {process.exitcode}); if it ran out of memory, '
-                           'use fewer workers') from None
+        raise RuntimeError(
+            f'{name}: the worker process died (exit code {process.exitcode}); '
+            'if it ran out of memory, use fewer workers') from None
     if isinstance(error, ValueError):
         raise error
     if error:
@@ -81,9 +100,11 @@ def _receive(connection: Connection, process: multiprocessing.Process, name: str
 
 
 def _serve(connection: Connection, function: Callable) -> None:
-    """A worker's life: until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that a file half written is taken away
+    """Works until the other end of the connection closes."""
+    # Ctrl-C reaches all processes; the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An exit that unwinds the stack removes half-written files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     cv2.setNumThreads(1)
     while True:
         try:

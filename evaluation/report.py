@@ -1,9 +1,9 @@
-"""One HTML file, complete in itself, that shows an evaluation: the choice, tables, curves, images and their errors."""
+"""A self-contained HTML page of an evaluation: the choice, tables, curves, images and errors."""
 
 import base64
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from evaluation import figures, tables
 from evaluation.inputs import mask_folder
-from evaluation.metrics import higher_is_better
-from evaluation.results import mean_scores
+from evaluation.metrics import COLUMNS, higher_is_better
+from evaluation.results import Results, mean_over_sets, scores_by_method
 from evaluation.summary import MethodScores
 from utils import find_images
 
@@ -24,20 +24,26 @@ PAGE = """<!DOCTYPE html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light; }}
-body {{ font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #1b1f24; background: #fff;
+body {{ font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
+       color: #1b1f24; background: #fff;
        max-width: 1320px; margin: 0 auto; padding: 24px 24px 60px; }}
 h1 {{ font-size: 26px; margin: 0 0 4px; }}
-h2 {{ font-size: 19px; margin: 40px 0 10px; padding-bottom: 4px; border-bottom: 1px solid #d5dae0; }}
+h2 {{ font-size: 19px; margin: 40px 0 10px; padding-bottom: 4px;
+     border-bottom: 1px solid #d5dae0; }}
 h3 {{ font-size: 15px; margin: 22px 0 6px; }}
 p.note, figcaption {{ color: #57606a; font-size: 13px; margin: 4px 0 10px; }}
-.choice {{ border-left: 4px solid #0072b2; background: #f3f7fb; padding: 10px 16px; margin: 12px 0; }}
+.choice {{ border-left: 4px solid #0072b2; background: #f3f7fb;
+          padding: 10px 16px; margin: 12px 0; }}
 .choice b {{ font-size: 16px; }}
 .choice div {{ font-size: .9em; }}
 .wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; width: 100%; }}
-th, td {{ padding: 3px 5px; text-align: right; white-space: nowrap; border-bottom: 1px solid #e8ebee; }}
+table {{ border-collapse: collapse; width: 100%;
+        font-size: 12px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 3px 5px; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid #e8ebee; }}
 th {{ border-bottom: 1.5px solid #8c959f; font-weight: 600; }}
-th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0; background: #fff; }}
+th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0;
+                                  background: #fff; }}
 td.first {{ font-weight: 700; color: #0a5c91; }}
 tr.best td {{ background: #f3f7fb; }}
 figure {{ margin: 10px 0 18px; break-inside: avoid; }}
@@ -47,8 +53,10 @@ figure.plot img {{ width: 100%; max-width: 1080px; height: auto; }}
 .strip div {{ font-size: 12px; text-align: center; color: #57606a; overflow-wrap: anywhere; }}
 .strip img {{ width: 100%; display: block; border: 1px solid #d5dae0; }}
 @page {{ size: A4 landscape; margin: 12mm; }}
-@media print {{ body {{ max-width: none; padding: 0; font-size: 11px; }} table {{ font-size: 9px; }}
-  th, td {{ padding: 2px 4px; }} h2, h3, p.note {{ break-after: avoid; }} tr {{ break-inside: avoid; }}
+@media print {{
+  body {{ max-width: none; padding: 0; font-size: 11px; }} table {{ font-size: 9px; }}
+  th, td {{ padding: 2px 4px; }} tr {{ break-inside: avoid; }}
+  h2, h3, p.note {{ break-after: avoid; }}
   .wide {{ overflow: visible; }} figure {{ margin: 4px 0 8px; }}
   figure.plot img, .strip img {{ width: auto; max-width: 100%; max-height: 66mm; }}
   .strip img {{ max-height: 38mm; margin: 0 auto; }} .strip div {{ font-size: 9px; }}
@@ -62,8 +70,12 @@ figure.plot img {{ width: 100%; max-width: 1080px; height: auto; }}
 """
 
 
+# The JSON of each set as eval_existingOnes.py writes it.
+Sets = Mapping[str, Mapping[str, Any]]
+
+
 class Choice(NamedTuple):
-    """The best method by one criterion, what is to be said of it, and the scores that the criterion weighs."""
+    """The best method by one criterion, remarks on it, and the scores that the criterion weighs."""
 
     criterion: str
     best: str
@@ -71,152 +83,232 @@ class Choice(NamedTuple):
     scores: list[str]
 
 
-def write_page(task: str, sets: Mapping[str, Mapping[str, Any]], choices: Sequence[Choice],
-               details: Mapping[str, Mapping[str, MethodScores]]) -> str:
-    """The page, HTML.
+def write_page(
+    task: str,
+    columns: Sequence[str],
+    sets: Sets,
+    choices: Sequence[Choice],
+    details: Mapping[str, Mapping[str, MethodScores]],
+) -> str:
+    """Writes the page.
 
-    `sets`: each set's JSON as eval_existingOnes.py writes it; `details`: by set and method, the best first, the scores
-    of single images and the curves of the methods to draw.
+    Args:
+        task: Name of the task.
+        columns: Columns of the task's tables.
+        sets: The JSON of each set.
+        choices: The best method by each criterion.
+        details: Per-image scores and curves of the methods to draw, by set, the best method first.
+
+    Returns:
+        HTML.
     """
+    scores = scores_by_method(sets)
     best = choices[0].best
     images = next(iter(sets.values()))['methods'][0]['images']
-    sizes = f'{images} images' if len(sets) == 1 else f'{len(sets)} test sets'
-    parts = [f'<h1>Evaluation: {html.escape(task)}</h1>',
-             f'<p class="note">{sizes}, {len(next(iter(details.values())))} of '
-             f'{len({m["method"] for found in sets.values() for m in found["methods"]})} methods drawn below.</p>',
-             *(_choice(choice) for choice in choices),
-             _epochs(sets, choices),
-             '<h2>Scores</h2><p class="note">The best of each column is blue; the chosen method is shaded.</p>',
-             *_tables(task, sets, best),
-             *_curves(details), *_strips(sets, details, choices[0].scores[0])]
-    return PAGE.format(title=f'Evaluation: {html.escape(task)}', body='\n'.join(parts))
+    extent = f'{images} images' if len(sets) == 1 else f'{len(sets)} test sets'
+    methods = {method for found in scores.values() for method in found}
+    drawn = next(iter(details.values()))
+    parts = [
+        f'<h1>Evaluation: {escape(task)}</h1>',
+        f'<p class="note">{extent}, {len(drawn)} of {len(methods)} methods drawn below.</p>',
+        *(_choice(choice) for choice in choices),
+        _epochs(sets, choices),
+        '<h2>Scores</h2>',
+        '<p class="note">The best of each column is blue; the chosen method is shaded.</p>',
+        *_tables(columns, scores, best),
+        *_curves(details),
+        *_strips(sets, details, choices[0].scores[0]),
+    ]
+    return PAGE.format(title=f'Evaluation: {escape(task)}', body='\n'.join(parts))
 
 
 def _choice(choice: Choice) -> str:
-    remarks = ''.join(f'<div>{html.escape(remark)}</div>' for remark in choice.remarks)
-    return (f'<div class="choice">Best by {html.escape(choice.criterion)}: <b>{html.escape(choice.best)}</b>'
-            f'{remarks}</div>')
+    remarks = ''.join(f'<div>{escape(remark)}</div>' for remark in choice.remarks)
+    heading = f'Best by {escape(choice.criterion)}: <b>{escape(choice.best)}</b>'
+    return f'<div class="choice">{heading}{remarks}</div>'
 
 
-def _epochs(sets: Mapping[str, Mapping[str, Any]], choices: Sequence[Choice]) -> str:
-    """A plot per chosen score, of the runs with several epochs."""
+def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
+    """Plots each chosen score over the epochs of the runs that have several."""
     methods = {method['method']: method for found in sets.values() for method in found['methods']}
-    drawn: dict[str, str] = {}
+    plots: dict[str, str] = {}
     for choice in choices:
-        for score in (score for score in choice.scores if score not in drawn):
+        best = methods[choice.best]
+        label = _run_label(best)
+        for score in choice.scores:
             runs = _by_run(sets, score)
-            chosen = methods[choice.best]
-            label = _run_label(chosen)
-            if runs:
-                mark = (label, chosen['epoch']) if label in runs else None
-                drawn[score] = _plot(figures.scores_over_epochs(score, runs, mark),
-                                     f'{tables.NAMES[score]} over epochs')
-    return f'<h2>Scores over epochs</h2><div class="pair">{"".join(drawn.values())}</div>' if drawn else ''
+            if score in plots or not runs:
+                continue
+            mark = (label, best['epoch']) if label in runs else None
+            svg = figures.scores_over_epochs(score, runs, mark)
+            plots[score] = _plot(svg, f'{COLUMNS[score]} over epochs')
+    if not plots:
+        return ''
+    return f'<h2>Scores over epochs</h2><div class="pair">{"".join(plots.values())}</div>'
 
 
 def _run_label(method: Mapping[str, Any]) -> str:
-    return f'{method["run"]} at {method["resolution"]}' if method['resolution'] else method['run']
+    if method['resolution']:
+        return f'{method["run"]} at {method["resolution"]}'
+    return method['run']
 
 
-def _by_run(sets: Mapping[str, Mapping[str, Any]], score: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """(epoch, score) by set, by run, of the runs that have several epochs in every set."""
+def _by_run(sets: Sets, score: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Collects (epoch, score) by set, by run, of the runs that have several epochs in every set."""
     runs: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for dataset, found in sets.items():
         for method in found['methods']:
             value = method['scores'].get(score, math.nan)
-            if method['epoch'] is not None and not math.isnan(value):
-                runs.setdefault(_run_label(method), {}).setdefault(dataset, []).append((method['epoch'], value))
-    return {run: by_set for run, by_set in runs.items()
-            if set(by_set) == set(sets) and all(len(points) > 1 for points in by_set.values())}
+            if method['epoch'] is None or math.isnan(value):
+                continue
+            by_set = runs.setdefault(_run_label(method), {})
+            by_set.setdefault(dataset, []).append((method['epoch'], value))
+
+    complete = {}
+    for run, by_set in runs.items():
+        has_all_sets = set(by_set) == set(sets)
+        if has_all_sets and all(len(points) > 1 for points in by_set.values()):
+            complete[run] = by_set
+    return complete
 
 
-def _tables(task: str, sets: Mapping[str, Mapping[str, Any]], best: str) -> Iterable[str]:
-    scores = {dataset: {method['method']: method['scores'] for method in found['methods']}
-              for dataset, found in sets.items()}
-    common = [method for method in next(iter(scores.values())) if all(method in found for found in scores.values())]
-    if len(sets) > 1:
-        means = {method: mean_scores([found[method] for found in scores.values()]) for method in common}
-        yield f'<h3>Mean of the {len(sets)} sets</h3>' + _table(task, means, best)
+def _tables(columns: Sequence[str], scores: Results, best: str) -> Iterable[str]:
+    if len(scores) > 1:
+        means = mean_over_sets(scores)
+        yield f'<h3>Mean of the {len(scores)} sets</h3>' + _table(columns, means, best)
     for dataset, methods in scores.items():
-        yield f'<h3>{html.escape(dataset)}</h3>' + _table(task, methods, best)
+        yield f'<h3>{escape(dataset)}</h3>' + _table(columns, methods, best)
 
 
-def _table(task: str, methods: Mapping[str, Mapping[str, float]], best: str) -> str:
-    shown = tables.columns(task, set().union(*methods.values()))
-    heads = ''.join(f'<th>{tables.NAMES[score]} {"↑" if higher_is_better(score) else "↓"}</th>' for score in shown)
-    texts = {score: {method: tables.format_score(score, scores.get(score, math.nan))
-                     for method, scores in methods.items()} for score in shown}
-    winners = {score: max((text for text in column.values() if text != '-'), default=None,
-                          key=lambda text, s=score: float(text) if higher_is_better(s) else -float(text))
-               for score, column in texts.items()}
-    lines = []
-    for method in methods:
-        cells = ''.join(f'<td{" class=first" if texts[score][method] == winners[score] else ""}>{texts[score][method]}'
-                        '</td>' for score in shown)
-        lines.append(f'<tr{" class=best" if method == best else ""}><td>{html.escape(method)}</td>{cells}</tr>')
-    return (f'<div class="wide"><table><thead><tr><th>Method</th>{heads}</tr></thead>'
-            f'<tbody>{"".join(lines)}</tbody></table></div>')
+def _table(columns: Sequence[str], methods: Mapping[str, Mapping[str, float]], best: str) -> str:
+    """Writes a table of methods (rows) by scores (columns), the best of each column marked."""
+    shown = tables.shown_scores(columns, tables.all_scores(methods.values()))
+    head = ['<th>Method</th>']
+    cells = {method: [f'<td>{escape(method)}</td>'] for method in methods}
+    for score in shown:
+        higher = higher_is_better(score)
+        head.append(f'<th>{COLUMNS[score]} {"↑" if higher else "↓"}</th>')
+        texts = {}
+        for method, scores in methods.items():
+            texts[method] = tables.format_score(score, scores.get(score, math.nan))
+        winner = _best_text(texts.values(), higher)
+        for method, text in texts.items():
+            mark = ' class=first' if text == winner else ''
+            cells[method].append(f'<td{mark}>{text}</td>')
+
+    rows = []
+    for method, row in cells.items():
+        mark = ' class=best' if method == best else ''
+        rows.append(f'<tr{mark}>{"".join(row)}</tr>')
+    return (
+        f'<div class="wide"><table><thead><tr>{"".join(head)}</tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table></div>')
+
+
+def _best_text(texts: Iterable[str], higher: bool) -> str | None:
+    """Returns the best of formatted scores; None if all are missing."""
+    present = [text for text in texts if text != tables.MISSING]
+    ranked = sorted(present, key=float, reverse=higher)
+    return ranked[0] if ranked else None
 
 
 def _curves(details: Mapping[str, Mapping[str, MethodScores]]) -> Iterable[str]:
-    drawable = {dataset: {method: scored.curves for method, scored in methods.items() if 'fm' in scored.curves}
-                for dataset, methods in details.items()}
-    if any(drawable.values()):
-        yield '<h2>Curves</h2>'
-    for dataset, curves in drawable.items():
-        if curves:
-            yield f'<h3>{html.escape(dataset)}</h3>' + _plot(figures.curve_panels(curves), f'curves of {dataset}')
-
-
-def _strips(sets: Mapping[str, Mapping[str, Any]], details: Mapping[str, Mapping[str, MethodScores]],
-            score: str) -> Iterable[str]:
-    """Worst, median and best image of the chosen method in each set, beside the second method of the details."""
-    yield (f'<h2>Images</h2><p class="note">The worst, the median and the best image by {tables.NAMES[score]}. '
-           'Errors: red is found wrongly, blue is missed.</p>')
+    heading = '<h2>Curves</h2>'
     for dataset, methods in details.items():
+        curves = {name: scored.curves for name, scored in methods.items() if 'fm' in scored.curves}
+        if not curves:
+            continue
+        plot = _plot(figures.curve_panels(curves), f'curves of {dataset}')
+        yield f'{heading}<h3>{escape(dataset)}</h3>{plot}'
+        heading = ''
+
+
+def _strips(
+    sets: Sets, details: Mapping[str, Mapping[str, MethodScores]], score: str,
+) -> Iterable[str]:
+    """Draws the best method's worst, median and best image of each set, beside the second's."""
+    yield '<h2>Images</h2>'
+    yield (
+        f'<p class="note">The worst, the median and the best image by {COLUMNS[score]}. '
+        'Errors: false positives are red, false negatives blue.</p>')
+    for dataset, methods in details.items():
+        yield f'<h3>{escape(dataset)}</h3>'
         shown = list(methods)[:2]
         scored = methods[shown[0]]
-        yield f'<h3>{html.escape(dataset)}</h3>'
         for index, kind in picked(scored.values[score], higher_is_better(score)).items():
             values = {method: methods[method].values[score][index] for method in shown}
             yield _strip(sets[dataset], dataset, scored.names[index], kind, score, values)
 
 
 def picked(values: np.ndarray, higher: bool) -> dict[int, str]:
-    """Indices of the worst, the median and the best of (images,) values, without NaN, and what they are."""
-    order = values.argsort(kind='stable')[:np.count_nonzero(~np.isnan(values))].tolist()  # NaN is last
-    order = order if higher else order[::-1]
+    """Picks the worst, the median and the best image.
+
+    Args:
+        values: Scores (images,); NaN is left out.
+        higher: Whether higher is better.
+
+    Returns:
+        What each picked image is ('worst', 'median', 'best', or several), by index.
+    """
+    present = np.count_nonzero(~np.isnan(values))
+    order = values.argsort(kind='stable')[:present].tolist()  # NaN is sorted to the end
+    if not higher:
+        order.reverse()
     picks: dict[int, str] = {}
-    for kind, index in (('worst', order[0]), ('median', order[len(order) // 2]), ('best', order[-1])):
+    median = order[len(order) // 2]
+    for kind, index in (('worst', order[0]), ('median', median), ('best', order[-1])):
         picks[index] = f'{picks[index]} and {kind}' if index in picks else kind
     return picks
 
 
-def _strip(found: Mapping[str, Any], dataset: str, name: str, kind: str, score: str,
-           values: Mapping[str, float]) -> str:
+def _strip(
+    found: Mapping[str, Any],
+    dataset: str,
+    name: str,
+    kind: str,
+    score: str,
+    values: Mapping[str, float],
+) -> str:
+    """Draws one image with the predictions of the methods in `values`."""
     masks = mask_folder(found['gt_root'], dataset)
-    image, mask = _file(masks.with_name('im'), name), _file(masks, name)
-    predictions = [_file(Path(found['pred_root'], method, dataset), name) for method in values]
-    caption = f'<figcaption><b>{kind}</b>: {html.escape(name)}'
+    image = _find_image(masks.with_name('im'), name)
+    mask = _find_image(masks, name)
+    pred_root = Path(found['pred_root'])
+    predictions = [_find_image(pred_root / method / dataset, name) for method in values]
+    caption = f'<b>{kind}</b>: {escape(name)}'
     if mask is None or None in predictions:
-        return f'<figure>{caption} (its files are no longer where they were scored)</figcaption></figure>'
-    titles = ['image'] * bool(image) + ['ground truth']
+        caption += ' (its files are no longer where they were scored)'
+        return f'<figure><figcaption>{caption}</figcaption></figure>'
+
+    titles = ['image'] if image else []
+    titles.append('ground truth')
     for method, value in values.items():
-        titles += [f'{method}: {tables.format_score(score, value)}', 'errors']
-    panels = figures.strip(image, mask, predictions)
-    cells = ''.join(f'<div><img alt="{html.escape(title)}" src="{_data("jpeg", panel)}">{html.escape(title)}</div>'
-                    for title, panel in zip(titles, panels, strict=True))
-    return f'<figure>{caption}</figcaption><div class="strip" style="--n:{len(panels)}">{cells}</div></figure>'
+        titles.append(f'{method}: {tables.format_score(score, value)}')
+        titles.append('errors')
+    panels = figures.image_strip(image, mask, predictions)
+    cells = []
+    for title, panel in zip(titles, panels, strict=True):
+        source = _data_url('jpeg', panel)
+        cells.append(f'<div><img alt="{escape(title)}" src="{source}">{escape(title)}</div>')
+    return (
+        f'<figure><figcaption>{caption}</figcaption>'
+        f'<div class="strip" style="--n:{len(panels)}">{"".join(cells)}</div></figure>')
 
 
-def _file(folder: Path, stem: str) -> Path | None:
-    """The image of that stem, if there is one."""
-    return next((path for path in find_images(folder) if path.stem == stem), None) if folder.is_dir() else None
+def _find_image(folder: Path, stem: str) -> Path | None:
+    """Returns the image with that stem; None if there is none."""
+    if not folder.is_dir():
+        return None
+    for path in find_images(folder):
+        if path.stem == stem:
+            return path
+    return None
 
 
 def _plot(svg: bytes, title: str) -> str:
-    return f'<figure class="plot"><img alt="{html.escape(title)}" src="{_data("svg+xml", svg)}"></figure>'
+    source = _data_url('svg+xml', svg)
+    return f'<figure class="plot"><img alt="{escape(title)}" src="{source}"></figure>'
 
 
-def _data(kind: str, content: bytes) -> str:
+def _data_url(kind: str, content: bytes) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'

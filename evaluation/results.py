@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: tables and JSON per test set, over all sets, and their reading."""
+"""The files of an evaluation: tables and JSON for each test set and over all sets."""
 
 import json
 import math
@@ -14,69 +14,144 @@ from utils import atomic_write, write_json
 
 SUFFIX = '_eval.json'
 
+# Scores by set and method.
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]
+
 
 def store_path(save_dir: str | Path, dataset: str) -> Path:
-    """Where the scores of a set's single images are kept."""
+    """Returns the file that keeps the scores of a set's single images."""
     return Path(save_dir, 'scores', f'{dataset}.jsonl')
 
 
-def write_set(save_dir: str | Path, task: str, dataset: str, roots: tuple[str, str],
-              results: Sequence[tuple[Method, MethodScores]]) -> str:
-    """Writes `<dataset>_eval.{txt,md,csv,json}`; returns the text. `roots`: folders of masks and of predictions."""
-    text = _write_tables(Path(save_dir, f'{dataset}_eval'), task,
-                         [(dataset, method.name, scored.scores) for method, scored in results])
-    methods = [{'method': method.name, 'run': method.run, 'epoch': method.epoch, 'resolution': method.resolution,
-                'images': len(scored.names), 'scores': _plain(scored.scores),
-                'deviations': _plain(scored.deviations)} for method, scored in results]
-    write_json(Path(save_dir, dataset + SUFFIX),
-               {'dataset': dataset, 'task': task, 'gt_root': roots[0], 'pred_root': roots[1], 'methods': methods})
+def write_set(
+    save_dir: str | Path,
+    task: str,
+    columns: Sequence[str],
+    dataset: str,
+    roots: tuple[str, str],
+    results: Sequence[tuple[Method, MethodScores]],
+) -> str:
+    """Writes `<dataset>_eval.{txt,md,csv,json}`.
+
+    Args:
+        save_dir: Folder of the results.
+        task: Name of the task.
+        columns: Columns of the task's tables.
+        dataset: Name of the test set.
+        roots: Folders of the masks and of the predictions.
+        results: Methods with their scores, in order.
+
+    Returns:
+        The table as text.
+    """
+    entries = []
+    methods = []
+    for method, scored in results:
+        entries.append((dataset, method.name, scored.scores))
+        methods.append({
+            'method': method.name,
+            'run': method.run,
+            'epoch': method.epoch,
+            'resolution': method.resolution,
+            'images': len(scored.names),
+            'scores': _nan_to_none(scored.scores),
+            'deviations': _nan_to_none(scored.deviations),
+        })
+    text = _write_tables(Path(save_dir, f'{dataset}_eval'), columns, entries)
+    gt_root, pred_root = roots
+    content = {
+        'dataset': dataset,
+        'task': task,
+        'gt_root': gt_root,
+        'pred_root': pred_root,
+        'methods': methods,
+    }
+    write_json(Path(save_dir, dataset + SUFFIX), content)
     return text
 
 
-def write_overall(save_dir: str | Path, task: str, results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Writes `overall_eval.{txt,md,csv,json}`: means over the sets, of the methods that have all; returns the text.
+def write_overall(
+    save_dir: str | Path, task: str, columns: Sequence[str], results: Results,
+) -> str:
+    """Writes `overall_eval.{txt,md,csv,json}`: means over the sets, of methods that have all.
 
-    `results` are scores by set and method.
+    Returns:
+        The table as text; empty if no method has all sets.
     """
-    common = [method for method in next(iter(results.values()))
-              if all(method in methods for methods in results.values())]
-    means = {method: mean_scores([methods[method] for methods in results.values()]) for method in common}
-    name = f'mean of {len(results)} sets'
-    write_json(Path(save_dir, 'overall' + SUFFIX),
-               {'task': task, 'datasets': list(results), 'methods': {m: _plain(means[m]) for m in common}})
-    return _write_tables(Path(save_dir, 'overall_eval'), task, [(name, m, means[m]) for m in common]) if common else ''
+    means = mean_over_sets(results)
+    content = {
+        'task': task,
+        'datasets': list(results),
+        'methods': {method: _nan_to_none(scores) for method, scores in means.items()},
+    }
+    write_json(Path(save_dir, 'overall' + SUFFIX), content)
+    if not means:
+        return ''
+    title = f'mean of {len(results)} sets'
+    entries = [(title, method, scores) for method, scores in means.items()]
+    return _write_tables(Path(save_dir, 'overall_eval'), columns, entries)
+
+
+def mean_over_sets(results: Results) -> dict[str, dict[str, float]]:
+    """Averages the scores of each method that has all sets."""
+    sets = list(results.values())
+    means = {}
+    for method in sets[0]:
+        if all(method in methods for methods in sets):
+            means[method] = mean_scores([methods[method] for methods in sets])
+    return means
 
 
 def mean_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each score over several sets; sets without it (NaN) are left out."""
+    """Averages each score over several sets; sets without it (NaN) are left out."""
     means = {}
     for score in scores[0]:
-        present = [one[score] for one in scores if not math.isnan(one.get(score, math.nan))]
+        values = [found.get(score, math.nan) for found in scores]
+        present = [value for value in values if not math.isnan(value)]
         means[score] = float(np.mean(present)) if present else math.nan
     return means
 
 
 def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The JSON of the sets that have been scored, in the order given; scores without a value are NaN.
+    """Reads the JSON of the sets that have been scored, in the order given.
 
-    Raises ValueError if none has been scored.
+    Scores without a value are NaN.
+
+    Raises:
+        ValueError: If none has been scored.
     """
-    found = {}
+    sets = {}
     for dataset in datasets:
         path = Path(save_dir, dataset + SUFFIX)
-        if path.is_file():
-            found[dataset] = json.loads(path.read_text(encoding='utf-8'))
-            for method in found[dataset]['methods']:
-                method['scores'] = {s: math.nan if v is None else v for s, v in method['scores'].items()}
-    if not found:
-        raise ValueError(f'{save_dir}: no scores of {", ".join(datasets)}; run eval_existingOnes.py first')
-    return found
+        if not path.is_file():
+            continue
+        content = json.loads(path.read_text(encoding='utf-8'))
+        for method in content['methods']:
+            for score, value in method['scores'].items():
+                if value is None:
+                    method['scores'][score] = math.nan
+        sets[dataset] = content
+    if not sets:
+        raise ValueError(
+            f'{save_dir}: no scores of {", ".join(datasets)}; run eval_existingOnes.py first')
+    return sets
 
 
-def only_task(save_dir: str | Path) -> list[str]:
-    """The task of all results in a folder, if it is one."""
-    tasks = {json.loads(path.read_text(encoding='utf-8'))['task'] for path in Path(save_dir).glob('*' + SUFFIX)}
-    return list(tasks) if len(tasks) == 1 else []
+def scores_by_method(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict]]:
+    """Returns the scores by set and method from the sets' JSON."""
+    scores = {}
+    for dataset, content in sets.items():
+        scores[dataset] = {method['method']: method['scores'] for method in content['methods']}
+    return scores
+
+
+def only_task(save_dir: str | Path) -> str | None:
+    """Returns the task of all results in a folder; None if there are several or none."""
+    tasks = set()
+    for path in Path(save_dir).glob('*' + SUFFIX):
+        content = json.loads(path.read_text(encoding='utf-8'))
+        tasks.add(content['task'])
+    return tasks.pop() if len(tasks) == 1 else None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -85,13 +160,15 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
 
 
-def _write_tables(stem: Path, task: str, entries: Sequence[tuple[str, str, Mapping[str, float]]]) -> str:
-    formats = tables.score_table(task, entries)
+def _write_tables(
+    stem: Path, columns: Sequence[str], entries: Sequence[tables.Entry],
+) -> str:
+    formats = tables.score_table(columns, entries)
     for suffix, text in formats.items():
         write_text(stem.with_name(f'{stem.name}.{suffix}'), text)
     return formats['txt']
 
 
-def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """NaN is no JSON."""
+def _nan_to_none(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
     return {score: None if math.isnan(value) else value for score, value in scores.items()}

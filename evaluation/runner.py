@@ -1,79 +1,125 @@
-"""Scores folders of predictions: image by image, every mask prepared once, what is known already left out."""
+"""Scores folders of predictions image by image: prepares masks once, reuses stored scores."""
 
 import os
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from tqdm import tqdm
-
-from evaluation import hce, pool
-from evaluation.ground_truth import GROUPS, GroundTruth
-from evaluation.inputs import SetPlan, Task, fingerprint, read_prediction
+from evaluation import pool
+from evaluation.inputs import SetPlan, fingerprint, read_prediction
+from evaluation.kernels import hce
+from evaluation.metrics import METRICS
+from evaluation.scoring import GroundTruth
 from evaluation.store import ScoreStore, make_row
-from utils import read_mask
+from utils import Progress, read_mask
 
-Job = tuple[Task, dict[str, tuple[list[list[int]], list[str]]]]
+
+class Request(NamedTuple):
+    """What to score: a method's prediction by some metrics, with fingerprints of its files."""
+
+    method: str
+    prediction: Path
+    files: list[list[int]]
+    metrics: list[str]
+
+
+class ScoringJob(NamedTuple):
+    """What a worker computes at a time: all requests for one mask."""
+
+    dataset: str
+    name: str
+    mask: Path
+    requests: list[Request]
 
 
 def cache_folder() -> Path:
-    """Where skeletons are kept between runs: the user's cache folder, or BIREFNET_CACHE."""
+    """Returns where skeletons are kept: BIREFNET_CACHE, or a folder in the user's cache."""
     if 'BIREFNET_CACHE' in os.environ:
         return Path(os.environ['BIREFNET_CACHE'])
-    base = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA') or Path.home() / '.cache'
-    return Path(base, 'birefnet', 'skeletons')
+    base = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA')
+    return Path(base or Path.home() / '.cache', 'birefnet', 'skeletons')
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    """Counts the processor cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def score_image(job: Job, skeleton_cache: str | os.PathLike | None) -> list[dict]:
-    """Scores the predictions of one image that `job` names with fingerprints and groups; returns their rows."""
-    task, todo = job
-    truth = GroundTruth(read_mask(task.mask), skeleton_cache)
+def score_image(job: ScoringJob, skeleton_cache: str | os.PathLike | None) -> list[dict]:
+    """Scores the predictions of one image; returns their rows."""
+    truth = GroundTruth(read_mask(job.mask), skeleton_cache)
     rows = []
-    for method, (files, groups) in todo.items():
-        prediction = read_prediction(task.predictions[method], truth.shape)
-        rows.append(make_row(method, task.name, files, groups, truth.measure(prediction, groups)))
+    for method, path, files, metrics in job.requests:
+        measured = truth.measure(read_prediction(path, truth.shape), metrics)
+        rows.append(make_row(method, job.name, files, metrics, measured))
     return rows
 
 
-def evaluate(plan: SetPlan, store_path: str | os.PathLike, groups: Sequence[str] = tuple(GROUPS), workers: int = 1,
-             skeleton_cache: str | os.PathLike | None = None) -> dict[str, dict[str, dict]]:
-    """Scores a test set, keeping every image's scores at `store_path`; returns rows by method and name, in order.
+def evaluate(
+    plan: SetPlan,
+    store_path: str | os.PathLike,
+    metrics: Sequence[str] = tuple(METRICS),
+    workers: int = 1,
+    skeleton_cache: str | os.PathLike | None = None,
+) -> dict[str, dict[str, dict]]:
+    """Scores a test set and keeps every image's scores.
 
-    The result depends neither on the number of workers nor on earlier interruptions. Raises ValueError for a file that
-    cannot be read, and RuntimeError naming the image at which a worker died.
+    The result depends neither on the number of workers nor on earlier interruptions.
+
+    Args:
+        plan: Masks and predictions, as of `evaluation.inputs.plan`.
+        store_path: File that keeps the scores; those in it are not computed again.
+        metrics: Names of metrics in `evaluation.metrics.METRICS`.
+        workers: Processes; below 2 this process does the work.
+        skeleton_cache: Folder that keeps the masks' skeletons (for HCE) between runs.
+
+    Returns:
+        The store's rows by method and image name, in order.
+
+    Raises:
+        ValueError: For a file that cannot be read.
+        RuntimeError: Naming the image at which a worker died.
     """
     store = ScoreStore(store_path)
-    jobs = _jobs(plan, store, groups)
-    function = partial(score_image, skeleton_cache=skeleton_cache)
-    total = sum(len(todo) for _, todo in jobs)
-    if 'hce' in groups and jobs:
+    jobs = _missing_jobs(plan, store, metrics)
+    total = sum(len(job.requests) for job in jobs)
+    if 'hce' in metrics and jobs:
         hce.warn_of_old_opencv()
-    with tqdm(total=total, desc=f'scoring {plan.dataset}', unit='mask', disable=None if total else True) as progress:
-        for _, rows in pool.run(function, jobs, min(workers, len(jobs)), lambda job: f'{job[0].dataset}/{job[0].name}'):
+    function = partial(score_image, skeleton_cache=skeleton_cache)
+    with Progress(total, f'scoring {plan.dataset}', 'mask', quiet=not total) as progress:
+        for _, rows in pool.run(function, jobs, min(workers, len(jobs)), _describe):
             store.append(rows)
             progress.update(len(rows))
-    names = sorted(task.name for task in plan.tasks)
+
+    names = sorted(image.name for image in plan.images)
     store.drop_others(plan.methods, names)
     store.finish()
-    return {method: {name: store.rows[method, name] for name in names} for method in plan.methods}
+    found = {}
+    for method in plan.methods:
+        found[method] = {name: store.rows[method, name] for name in names}
+    return found
 
 
-def _jobs(plan: SetPlan, store: ScoreStore, groups: Collection[str]) -> list[Job]:
-    """What is not in the store yet, by image."""
+def _describe(job: ScoringJob) -> str:
+    return f'{job.dataset}/{job.name}'
+
+
+def _missing_jobs(
+    plan: SetPlan, store: ScoreStore, metrics: Collection[str],
+) -> list[ScoringJob]:
+    """Makes the jobs for the scores that the store lacks."""
     jobs = []
-    for task in plan.tasks:
-        mask = fingerprint(task.mask)
-        todo = {}
-        for method, path in task.predictions.items():
+    for image in plan.images:
+        mask = fingerprint(image.mask)
+        requests = []
+        for method, path in image.predictions.items():
             files = [fingerprint(path), mask]
-            missing = store.missing(method, task.name, files, groups)
+            missing = store.missing(method, image.name, files, metrics)
             if missing:
-                todo[method] = files, [group for group in GROUPS if group in missing]
-        if todo:
-            jobs.append((task, todo))
+                requests.append(Request(method, path, files, missing))
+        if requests:
+            jobs.append(ScoringJob(plan.dataset, image.name, image.mask, requests))
     return jobs

@@ -1,4 +1,4 @@
-"""Which checkpoint is best, by one score or by several weighted ones, and whether it is really better than the next."""
+"""Ranks checkpoints by one score or several weighted ones, and tests whether the best one leads."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,16 +7,18 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation.metrics import higher_is_better
+from evaluation.results import Results
 from evaluation.summary import MethodScores
 
 TIE = 1e-12
 RESAMPLES = 2000
-# A bootstrap over fewer images than these only looks like an interval.
-FEWEST = 5
+# A bootstrap over fewer images gives no meaningful interval.
+FEWEST_IMAGES = 5
+DRAWS_AT_A_TIME = 1 << 20
 
 
 class Ranking(NamedTuple):
-    """Methods from the best on with their criteria (higher is better), and those that share the first place."""
+    """Methods from the best to the worst, their criteria (higher is better), and all best ones."""
 
     methods: list[str]
     criteria: list[float]
@@ -24,9 +26,12 @@ class Ranking(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """By how much the best leads the runner-up in the mean over all images, with the bounds of a 95% interval.
+    """The lead of the best over the runner-up, with the bounds of a 95% interval.
 
-    Positive is better, whichever way the score goes. The bounds are NaN where a set has fewer than FEWEST images.
+    Attributes:
+        lead: Difference of the means over all images; positive is better, whatever the direction.
+        low: Lower bound; NaN where a set has fewer than FEWEST_IMAGES images.
+        high: Upper bound.
     """
 
     lead: float
@@ -34,53 +39,86 @@ class Comparison(NamedTuple):
     high: float
 
 
-def rank(results: Mapping[str, Mapping[str, Mapping[str, float]]], weights: Mapping[str, float]) -> Ranking:
-    """Ranks methods by the sum over the sets; `results` are scores by set and method, `weights` by score.
+def rank(results: Results, weights: Mapping[str, float]) -> Ranking:
+    """Ranks the methods that have all sets by the sum over the sets.
 
-    Only methods that have all sets take part. With several weighted scores each is standardised over the methods first,
-    so that an HCE of thousands and an S-measure below 1 can be added. Of equals the first stays first. Raises
-    ValueError where no method has all sets or a score is missing.
+    Several weighted scores are standardised over the methods first, so that an HCE of thousands and
+    an S-measure below 1 can be added. Equal methods keep their order.
+
+    Args:
+        results: Scores by set and method.
+        weights: Weight of each score.
+
+    Raises:
+        ValueError: If no method has all sets, or a score is missing.
     """
     first, *rest = results.values()
     methods = [method for method in first if all(method in scores for scores in rest)]
     if not methods:
-        raise ValueError(f'no method has scores of all of {", ".join(results)}; run eval_existingOnes.py on all')
+        raise ValueError(
+            f'no method has scores of all of {", ".join(results)}; '
+            'run eval_existingOnes.py on all')
+
     criteria = np.zeros(len(methods))
     for score, weight in weights.items():
-        sums = np.array([_sum(results, method, score) for method in methods])
+        sums = np.array([_sum_over_sets(results, method, score) for method in methods])
         if len(weights) > 1:
             sums = (sums - sums.mean()) / (sums.std() or 1)
-        criteria += weight * (sums if higher_is_better(score) else -sums)
-    order = sorted(range(len(methods)), key=lambda index: -criteria[index])
-    ties = [methods[index] for index in order if criteria[order[0]] - criteria[index] <= TIE * abs(criteria[order[0]])]
-    return Ranking([methods[index] for index in order], [float(criteria[index]) for index in order], ties)
+        sign = 1 if higher_is_better(score) else -1
+        criteria += weight * sign * sums
+
+    order = np.argsort(-criteria, kind='stable')
+    best = criteria[order[0]]
+    ties = [methods[index] for index in order if best - criteria[index] <= TIE * abs(best)]
+    return Ranking([methods[index] for index in order], criteria[order].tolist(), ties)
 
 
-def _sum(results: Mapping[str, Mapping[str, Mapping[str, float]]], method: str, score: str) -> float:
+def _sum_over_sets(results: Results, method: str, score: str) -> float:
     values = [scores[method].get(score, math.nan) for scores in results.values()]
-    if any(map(math.isnan, values)):
-        raise ValueError(f'{method} has no {score} in every set; run eval_existingOnes.py with --metrics all')
+    if any(math.isnan(value) for value in values):
+        raise ValueError(
+            f'{method} has no {score} in every set; run eval_existingOnes.py with --metrics all')
     return sum(values)
 
 
-def compare(best: Sequence[MethodScores], other: Sequence[MethodScores], score: str, seed: int = 7) -> Comparison:
-    """Paired bootstrap over the images of each set (the same images drawn for both methods), means summed over sets."""
+def compare(
+    best: Sequence[MethodScores], other: Sequence[MethodScores], score: str, seed: int = 7,
+) -> Comparison:
+    """Compares two methods by a paired bootstrap over the images of each set.
+
+    The same images are drawn for both methods; the means are averaged over the sets.
+
+    Args:
+        best: The best method's scores in each set.
+        other: The other method's, in the same order.
+        score: Name of the score.
+        seed: Of the random draws.
+    """
     rng = np.random.default_rng(seed)
-    lead, leads, fewest = 0.0, np.zeros(RESAMPLES), math.inf
-    for ours, theirs in zip(best, other, strict=True):
-        differences = ours.values[score] - theirs.values[score]
-        differences = differences[~np.isnan(differences)] * (1 if higher_is_better(score) else -1)
+    sign = 1 if higher_is_better(score) else -1
+    lead = 0.0
+    leads = np.zeros(RESAMPLES)
+    fewest = math.inf
+    for best_scores, other_scores in zip(best, other, strict=True):
+        differences = sign * (best_scores.values[score] - other_scores.values[score])
+        differences = differences[~np.isnan(differences)]
         fewest = min(fewest, len(differences))
         lead += differences.mean()
         leads += _resampled_means(differences, rng)
-    low, high = np.quantile(leads, (0.025, 0.975)) if fewest >= FEWEST else (math.nan, math.nan)
-    return Comparison(float(lead / len(best)), float(low / len(best)), float(high / len(best)))
+    low, high = math.nan, math.nan
+    if fewest >= FEWEST_IMAGES:
+        low, high = np.quantile(leads, (0.025, 0.975))
+    sets = len(best)
+    return Comparison(float(lead / sets), float(low / sets), float(high / sets))
 
 
 def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means of RESAMPLES samples of (N,) values, drawn with replacement, some at a time to spare memory."""
+    """Computes the means of RESAMPLES samples of (N,) values, drawn with replacement."""
     size = len(values)
+    # A few samples at a time, to limit the memory.
+    parts = RESAMPLES * size // DRAWS_AT_A_TIME + 1
     means = []
-    for drawn in np.array_split(np.arange(RESAMPLES), RESAMPLES * size // (1 << 20) + 1):
-        means.append(values[rng.integers(size, size=(len(drawn), size))].mean(axis=1))
+    for samples in np.array_split(np.arange(RESAMPLES), parts):
+        drawn = rng.integers(size, size=(len(samples), size))
+        means.append(values[drawn].mean(axis=1))
     return np.concatenate(means)

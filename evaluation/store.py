@@ -1,8 +1,9 @@
-"""Scores of single images on disk, one JSON object a line, so that only what is new is ever computed.
+"""Scores of single images on disk, one JSON object a line, so that only new ones are computed.
 
-JSON lines, since appending a line is all it takes to save a result, a line cut off by a crash is recognised and
-dropped, and any tool reads them. A file is appended to while an evaluation runs and rewritten in order, atomically, at
-its end: the same inputs give the same bytes, however often the evaluation was interrupted.
+JSON lines, because appending a line is enough to save a result, a line cut off by a crash is
+recognised, and any tool reads them. A file is appended to during an evaluation and rewritten in
+order, atomically, at its end: the same inputs give the same bytes, however often the evaluation was
+interrupted.
 """
 
 import base64
@@ -14,31 +15,62 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.ground_truth import GROUPS, Measurement
+from evaluation.metrics import METRICS
+from evaluation.scoring import Measurement
 from utils import atomic_write
 
 # Raise it whenever a metric's values change: scores of another version are computed again.
 VERSION = 2
+# The key of a row for each kind of counts.
+COUNTS_KEYS = {'pixels': 'counts', 'boundary': 'edge_counts'}
 
 
-def encode(counts: np.ndarray | None) -> str | None:
-    """Counts as text: little-endian int64, deflated, base64."""
-    if counts is None:
-        return None
-    return base64.b64encode(zlib.compress(counts.astype('<i8').tobytes(), 9)).decode()
+def encode(counts: np.ndarray) -> str:
+    """Encodes counts as text: little-endian int64, deflated, base64."""
+    data = counts.astype('<i8').tobytes()
+    return base64.b64encode(zlib.compress(data, 9)).decode()
 
 
 def decode(text: str) -> np.ndarray:
-    """The counts (2, 256) behind `encode`."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), '<i8').reshape(2, -1)
+    """Decodes counts (2, 256) from `encode`'s text."""
+    data = zlib.decompress(base64.b64decode(text))
+    return np.frombuffer(data, '<i8').reshape(2, -1)
 
 
-def make_row(method: str, name: str, files: list[list[int]], groups: Collection[str], measured: Measurement) -> dict:
-    """The line for one prediction; `files` are the fingerprints of prediction and mask."""
-    return {'method': method, 'name': name, 'files': files, 'version': VERSION,
-            'groups': [group for group in GROUPS if group in groups],
-            'values': dict(sorted(measured.values.items())),
-            'counts': encode(measured.counts), 'edge_counts': encode(measured.edge_counts)}
+def make_row(
+    method: str,
+    name: str,
+    files: list[list[int]],
+    metrics: Collection[str],
+    measured: Measurement,
+) -> dict:
+    """Makes the row of one prediction.
+
+    Args:
+        method: The prediction's method.
+        name: The image's name.
+        files: Fingerprints of prediction and mask.
+        metrics: Names of the metrics that were measured.
+        measured: The measurement.
+    """
+    row = {
+        'method': method,
+        'name': name,
+        'files': files,
+        'version': VERSION,
+        'groups': sorted(metrics),
+        'values': dict(sorted(measured.values.items())),
+    }
+    for kind, key in COUNTS_KEYS.items():
+        counts = measured.counts.get(kind)
+        row[key] = None if counts is None else encode(counts)
+    return row
+
+
+def measurement_of(row: dict) -> Measurement:
+    """Reads the measurement back from a row."""
+    counts = {kind: decode(row[key]) for kind, key in COUNTS_KEYS.items() if row[key]}
+    return Measurement(row['values'], counts)
 
 
 class ScoreStore:
@@ -47,44 +79,54 @@ class ScoreStore:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.rows: dict[tuple[str, str], dict] = {}
-        for line in self._lines():
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        for line in lines:
             try:
                 row = json.loads(line)
                 self.rows[row['method'], row['name']] = row
             except (ValueError, KeyError, TypeError):
-                continue  # cut off by a crash: to be computed again
+                continue  # A crash cut the line off. Its image is computed again.
 
-    def _lines(self) -> list[bytes]:
-        return self.path.read_bytes().splitlines() if self.path.exists() else []
+    def missing(
+        self, method: str, name: str, files: list[list[int]], metrics: Collection[str],
+    ) -> list[str]:
+        """Returns the metrics to measure so that a row has all of `metrics`; none if it has them.
 
-    def missing(self, method: str, name: str, files: list[list[int]], groups: Collection[str]) -> set[str]:
-        """The groups to compute so that all of `groups` are there: none, or with them those that are there now."""
+        A row is replaced as a whole, so the metrics it has already are measured again with them.
+        """
         row = self.rows.get((method, name))
-        if not row or row['version'] != VERSION or row['files'] != files:
-            return set(groups)
-        stored = set(row['groups'])
-        return set() if stored >= set(groups) else stored | set(groups)
+        wanted = set(metrics)
+        if row and row['version'] == VERSION and row['files'] == files:
+            stored = set(row['groups'])
+            if stored >= wanted:
+                return []
+            wanted |= stored
+        return [metric for metric in METRICS if metric in wanted]
 
     def append(self, rows: list[dict]) -> None:
         """Saves rows at once, in place of older ones of the same method and name."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows |= {(row['method'], row['name']): row for row in rows}
+        for row in rows:
+            self.rows[row['method'], row['name']] = row
         with open(self.path, 'ab') as file:
             # The line break in front ends a line that a crash may have cut off.
             file.write(b'\n' + b'\n'.join(map(_line, rows)) + b'\n')
 
     def drop_others(self, methods: Collection[str], names: Collection[str]) -> None:
-        """Forgets images that a set no longer has, of these methods."""
+        """Drops the rows of these methods for images that the set no longer has."""
         kept = set(names)
-        self.rows = {(method, name): row for (method, name), row in self.rows.items()
-                     if method not in methods or name in kept}
+        for method, name in list(self.rows):
+            if method in methods and name not in kept:
+                del self.rows[method, name]
 
     def finish(self) -> None:
         """Rewrites the file in order, if it differs."""
-        data = b''.join(_line(self.rows[key]) + b'\n' for key in sorted(self.rows))
-        if not self.path.exists() or self.path.read_bytes() != data:
-            with atomic_write(self.path) as file:
-                file.write(data)
+        lines = [_line(self.rows[key]) + b'\n' for key in sorted(self.rows)]
+        data = b''.join(lines)
+        if self.path.exists() and self.path.read_bytes() == data:
+            return
+        with atomic_write(self.path) as file:
+            file.write(data)
 
 
 def _line(row: dict) -> bytes:

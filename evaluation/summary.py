@@ -1,4 +1,4 @@
-"""From scores of images to scores of methods: means over a test set, and what of each image they are the means of."""
+"""Aggregates per-image scores into per-method scores, keeping the per-image values."""
 
 import json
 import re
@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.ground_truth import GROUPS, SCORES, curves, groups_of, iou_curve
-from evaluation.store import decode
-
-CURVES = {'em': 'Em', 'fm': 'Fm', 'biou': 'BIoU'}
-SHORT_NAMES = {'s': 'sm', 'e': 'em', 'f': 'fm', 'wf': 'wfm', 'wfmeasure': 'wfm', 'smeasure': 'sm'}
+from evaluation.metrics import COLUMNS
+from evaluation.scoring import average, mean_of_present
+from evaluation.store import measurement_of
 
 
 class Method(NamedTuple):
-    """A folder of predictions: its name and, where known, the run and epoch it comes from, and the resolution."""
+    """A folder of predictions: its name and, where known, its run, epoch, resolution and task."""
 
     name: str
     run: str
@@ -28,8 +26,11 @@ class Method(NamedTuple):
 class MethodScores(NamedTuple):
     """A method's scores over one test set.
 
-    `values`: (images,) per score, in the order of `names`, whose mean (without NaN) is the score. For the maximum of a
-    curve that is the curve's value at the threshold where the mean curve is highest. `curves`: mean curves, (256,).
+    Attributes:
+        names: Names of the images.
+        values: Values of the images (images,) by score. Their mean, without NaN, is the score. For
+            the maximum of a curve they are taken at the threshold where the mean curve is highest.
+        curves: Mean curves, (256,).
     """
 
     names: list[str]
@@ -39,63 +40,53 @@ class MethodScores(NamedTuple):
     @property
     def scores(self) -> dict[str, float]:
         """The mean of each score over the images that have it; NaN if none has."""
-        return {score: _over_present(np.mean, values) for score, values in self.values.items()}
+        return {score: mean_of_present(values) for score, values in self.values.items()}
 
     @property
     def deviations(self) -> dict[str, float]:
         """The standard deviation of each score over the images that have it."""
-        return {score: _over_present(np.std, values) for score, values in self.values.items()}
-
-
-def parse_metrics(text: str) -> list[str]:
-    """Groups of metrics named as in `S+MAE+wF`, by the publication's or our names in any case, or `all`."""
-    if text.lower() == 'all':
-        return list(GROUPS)
-    known = {name.lower(): name for name in (*GROUPS, *SCORES)}
-    names = [SHORT_NAMES.get(name.lower(), name.lower()) for name in text.split('+')]
-    try:
-        return groups_of([known.get(name, name) for name in names])
-    except ValueError as error:
-        raise ValueError(f'--metrics {text}: {error}; or S, E, F, wF, all; join several by +') from None
+        deviations = {}
+        for score, values in self.values.items():
+            present = values[~np.isnan(values)]
+            deviations[score] = float(present.std()) if len(present) else float('nan')
+        return deviations
 
 
 def describe_method(pred_root: str | Path, name: str) -> Method:
-    """What is known of a folder of predictions: from its manifest.json or, for foreign ones, from its name."""
+    """Reads what is known of a folder of predictions.
+
+    Our own have a manifest.json; of others the name may contain the epoch.
+    """
     manifest = Path(pred_root, name, 'manifest.json')
     if manifest.is_file():
         known = json.loads(manifest.read_text(encoding='utf-8'))
-        return Method(name, known['run'], known['epoch'], known.get('resolution'), known.get('task'))
+        resolution = known.get('resolution')
+        return Method(name, known['run'], known['epoch'], resolution, known.get('task'))
     found = re.search(r'[-_]*ep(?:och)?_?(\d+)', name)
-    return Method(name, name[:found.start()] or name, int(found.group(1)), None, None) if found else \
-        Method(name, name, None, None, None)
+    if found is None:
+        return Method(name, run=name, epoch=None, resolution=None, task=None)
+    run = name[:found.start()] or name
+    return Method(name, run, int(found.group(1)), resolution=None, task=None)
 
 
 def sort_methods(methods: Collection[Method]) -> list[Method]:
-    """In the order of tables: by run, resolution and epoch."""
-    return sorted(methods, key=lambda m: (m.run, m.resolution or '', -1 if m.epoch is None else m.epoch, m.name))
+    """Sorts methods as tables show them: by run, resolution and epoch."""
+    def order(method: Method) -> tuple[str, str, int, str]:
+        epoch = -1 if method.epoch is None else method.epoch
+        return method.run, method.resolution or '', epoch, method.name
+
+    return sorted(methods, key=order)
 
 
-def collect(rows: Mapping[str, dict[str, Any]], groups: Sequence[str]) -> MethodScores:
-    """A method's scores over a test set from its rows by image name, for these groups of metrics."""
+def collect(rows: Mapping[str, dict[str, Any]], metrics: Sequence[str]) -> MethodScores:
+    """Aggregates a method's rows of one test set.
+
+    Args:
+        rows: The store's row by image name.
+        metrics: Names of the metrics to aggregate.
+    """
     names = sorted(rows)
-    singles = [score for group in groups if group not in CURVES for score in GROUPS[group]]
-    singles += [f'adp{CURVES[group]}' for group in groups if group in ('em', 'fm')]
-    values = {score: np.array([rows[name]['values'][score] for name in names]) for score in singles}
-    every: dict[str, list[np.ndarray]] = {}
-    for name in names:
-        found = curves(decode(rows[name]['counts'])) if {'em', 'fm'} & set(groups) else {}
-        if 'biou' in groups:
-            found['biou'] = iou_curve(decode(rows[name]['edge_counts']))
-        for curve, points in found.items():
-            every.setdefault(curve, []).append(points)
-    stacked = {curve: np.stack(points) for curve, points in every.items()}
-    means = {curve: points.mean(axis=0) for curve, points in stacked.items()}
-    for group in (group for group in groups if group in CURVES):
-        values[f'max{CURVES[group]}'] = stacked[group][:, means[group].argmax()]
-        values[f'mean{CURVES[group]}'] = stacked[group].mean(axis=1)
-    return MethodScores(names, {score: values[score] for score in SCORES if score in values}, means)
-
-
-def _over_present(function: Any, values: np.ndarray) -> float:
-    present = values[~np.isnan(values)]
-    return float(function(present)) if len(present) else float('nan')
+    measurements = [measurement_of(rows[name]) for name in names]
+    values, curves = average(measurements, metrics)
+    in_order = {score: values[score] for score in COLUMNS if score in values}
+    return MethodScores(names, in_order, curves)

@@ -5,106 +5,164 @@ import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from evaluation.metrics import higher_is_better
+from evaluation.metrics import COLUMNS, higher_is_better, metric_of
 
-COLUMNS = {
-    'maxFm': 'maxFm', 'wFmeasure': 'wfm', 'MAE': 'mae', 'MSE': 'mse', 'Smeasure': 'sm', 'meanEm': 'meanEm',
-    'HCE': 'hce', 'maxEm': 'maxEm', 'meanFm': 'meanFm', 'adpEm': 'adpEm', 'adpFm': 'adpFm', 'mBA': 'mba',
-    'maxBIoU': 'maxBIoU', 'meanBIoU': 'meanBIoU',
-}
-NAMES = {score: column for column, score in COLUMNS.items()}
-DIS = 'maxFm wFmeasure MAE Smeasure meanEm HCE maxEm meanFm adpEm adpFm mBA maxBIoU meanBIoU'
-HRSOD = 'Smeasure maxFm meanEm MAE maxEm meanFm wFmeasure adpEm adpFm HCE mBA maxBIoU meanBIoU'
-LAYOUTS = {
-    'DIS5K': DIS, 'General': DIS, 'General-2K': DIS, 'HRSOD': HRSOD, 'Matting': HRSOD.replace('MAE', 'MSE'),
-    'COD': 'Smeasure wFmeasure meanFm meanEm maxEm MAE maxFm adpEm adpFm HCE mBA maxBIoU meanBIoU',
-}
-OTHER = 'Smeasure MAE maxEm meanEm maxFm meanFm wFmeasure adpEm adpFm HCE mBA maxBIoU meanBIoU'
 ARROWS = {True: r'$\uparrow$', False: r'$\downarrow$'}
 RANK_MARKS = (r'\textbf{{{}}}', r'\underline{{{}}}', r'\textit{{{}}}')
+MISSING = '-'
+LABELS = ('Dataset', 'Method')
+
+Entry = tuple[str, str, Mapping[str, float]]
 
 
-def columns(task: str, available: Collection[str]) -> list[str]:
-    """The scores that a task's table shows, in its order, of those `available`.
+def shown_scores(columns: Sequence[str], available: Collection[str]) -> list[str]:
+    """Selects the scores that a table shows.
 
-    A task's table leaves out MSE, Matting's MAE: where these alone were asked for, they stand at the end.
+    Args:
+        columns: The task's columns in their order, e.g. 'Smeasure'.
+        available: Scores that were computed.
+
+    Returns:
+        The available scores among the task's columns. If there is none, all available ones, so
+        that a metric that no column of the task has (MSE) can still be asked for.
     """
-    order = [COLUMNS[name] for name in LAYOUTS.get(task, OTHER).split()]
+    by_column = {column: score for score, column in COLUMNS.items()}
+    order = [by_column[column] for column in columns]
     shown = [score for score in order if score in available]
-    return shown or [score for score in NAMES if score in available]
+    return shown or [score for score in COLUMNS if score in available]
+
+
+def all_scores(results: Collection[Mapping[str, float]]) -> set[str]:
+    """Returns the names of the scores that any of the results has."""
+    return set().union(*results)
 
 
 def format_score(score: str, value: float) -> str:
-    """HCE as an integer, others with three digits and without the 0 before the point; `-` where there is none."""
+    """Formats a score with its metric's digits; `-` for NaN.
+
+    Scores in 0..1 have no 0 before the point, and print at most 1: E-measure exceeds it slightly.
+    """
     if math.isnan(value):
-        return '-'
-    if score == 'hce':
-        return f'{value:.0f}'
-    text = f'{value:.3f}'
-    return text[1:] if text.startswith('0.') else '1.000' if value >= 0.9995 else text
+        return MISSING
+    metric = metric_of(score)
+    if not metric.unit_interval:
+        return f'{value:.{metric.digits}f}'
+    text = f'{min(value, 1):.{metric.digits}f}'
+    return text.removeprefix('0') if text.startswith('0.') else text
 
 
 def format_difference(score: str, value: float) -> str:
-    """A difference of scores, with a digit more than the scores have."""
-    return f'{value:.1f}' if score == 'hce' else f'{value:.4f}'.replace('0.', '.', 1)
+    """Formats a difference of two scores, with one digit more than the scores have."""
+    metric = metric_of(score)
+    text = f'{value:.{metric.digits + 1}f}'
+    return text.replace('0.', '.', 1) if metric.unit_interval else text
 
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns joined by ' & ', with a rule below the header."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [' & '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in (header, *rows)]
-    return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]]) + '\n'
+    """Aligns columns, joined by ' & ', with a rule below the header."""
+    columns = zip(header, *rows, strict=True)
+    widths = [max(len(cell) for cell in column) for column in columns]
+    lines = []
+    for row in (header, *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(' & '.join(cells).rstrip())
+    rule = '-' * len(lines[0])
+    return '\n'.join([lines[0], rule, *lines[1:]]) + '\n'
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A GitHub table; scores to the right."""
-    lines = [header, ['---'] * 2 + ['---:'] * (len(header) - 2), *rows]
-    return ''.join('| ' + ' | '.join(cell.replace('|', r'\|') for cell in line) + ' |\n' for line in lines)
+    """Makes a GitHub table with right-aligned scores."""
+    alignment = ['---'] * len(LABELS) + ['---:'] * (len(header) - len(LABELS))
+    lines = []
+    for row in (header, alignment, *rows):
+        cells = [cell.replace('|', r'\|') for cell in row]
+        lines.append('| ' + ' | '.join(cells) + ' |\n')
+    return ''.join(lines)
 
 
 def to_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Comma-separated, numbers in full precision."""
+    """Makes comma-separated values, numbers in full precision."""
     text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([header, *rows])
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(header)
+    writer.writerows(rows)
     return text.getvalue()
 
 
-def score_table(task: str, entries: Sequence[tuple[str, str, Mapping[str, float]]]) -> dict[str, str]:
-    """The table of (dataset, method, scores) in all formats, by file suffix: txt, md, csv."""
-    shown = columns(task, set().union(*(scores for _, _, scores in entries)))
-    header = ['Dataset', 'Method', *(NAMES[score] for score in shown)]
-    cells = [[dataset, method, *(format_score(score, scores.get(score, math.nan)) for score in shown)]
-             for dataset, method, scores in entries]
-    exact = [[dataset, method, *(scores.get(score, math.nan) for score in shown)]
-             for dataset, method, scores in entries]
-    return {'txt': latex(header, cells), 'md': markdown(header, cells), 'csv': to_csv(header, exact)}
+def score_table(columns: Sequence[str], entries: Sequence[Entry]) -> dict[str, str]:
+    """Formats a table in all formats.
 
+    Args:
+        columns: The task's columns.
+        entries: (dataset, method, scores), a row each.
 
-def comparison(task: str, results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """LaTeX table of all methods (rows) by all sets and scores (columns), from scores by set and method.
-
-    The three best of each column are bold, underlined and italic, equals (as printed) alike.
+    Returns:
+        The text by file suffix: txt, md, csv.
     """
-    shown = columns(task, set().union(*(scores for methods in results.values() for scores in methods.values())))
-    methods = list(dict.fromkeys(method for rows in results.values() for method in rows))
-    body = [[_escape(method)] for method in methods]
-    for scores_of in results.values():
+    shown = shown_scores(columns, all_scores([scores for _, _, scores in entries]))
+    header = [*LABELS, *(COLUMNS[score] for score in shown)]
+    formatted = []
+    exact = []
+    for dataset, method, scores in entries:
+        values = [scores.get(score, math.nan) for score in shown]
+        texts = [format_score(score, value) for score, value in zip(shown, values, strict=True)]
+        formatted.append([dataset, method, *texts])
+        exact.append([dataset, method, *values])
+    return {
+        'txt': latex(header, formatted),
+        'md': markdown(header, formatted),
+        'csv': to_csv(header, exact),
+    }
+
+
+def comparison(
+    columns: Sequence[str], results: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> str:
+    """Makes a LaTeX table of all methods (rows) by all sets and scores (columns).
+
+    The three best of each column are bold, underlined and italic; values that print alike are
+    marked alike.
+
+    Args:
+        columns: The task's columns.
+        results: Scores by set and method.
+    """
+    every = [scores for methods in results.values() for scores in methods.values()]
+    shown = shown_scores(columns, all_scores(every))
+    methods = list(dict.fromkeys(method for found in results.values() for method in found))
+
+    rows = {method: [_escape(method)] for method in methods}
+    for found in results.values():
         for score in shown:
-            texts = [format_score(score, scores_of.get(method, {}).get(score, math.nan)) for method in methods]
-            for row, text in zip(body, _mark(texts, higher_is_better(score)), strict=True):
-                row.append(text)
-    heads = ' & '.join(rf'\multicolumn{{{len(shown)}}}{{c}}{{{_escape(dataset)}}}' for dataset in results)
-    names = ' & '.join(f'{NAMES[score]} {ARROWS[higher_is_better(score)]}' for score in shown)
-    lines = [r'% \usepackage{booktabs}', rf'\begin{{tabular}}{{l{"c" * len(shown) * len(results)}}}', r'\toprule',
-             rf' & {heads} \\', rf'Method & {" & ".join([names] * len(results))} \\', r'\midrule',
-             *(rf'{" & ".join(row)} \\' for row in body), r'\bottomrule', r'\end{tabular}']
+            values = [found.get(method, {}).get(score, math.nan) for method in methods]
+            texts = [format_score(score, value) for value in values]
+            marked = _mark_best(texts, higher_is_better(score))
+            for method, text in zip(methods, marked, strict=True):
+                rows[method].append(text)
+
+    number = len(shown)
+    sets = [rf'\multicolumn{{{number}}}{{c}}{{{_escape(dataset)}}}' for dataset in results]
+    scores = [f'{COLUMNS[score]} {ARROWS[higher_is_better(score)]}' for score in shown]
+    lines = [
+        r'% \usepackage{booktabs}',
+        rf'\begin{{tabular}}{{l{"c" * number * len(results)}}}',
+        r'\toprule',
+        ' & '.join(['', *sets]) + r' \\',
+        ' & '.join(['Method', *scores * len(results)]) + r' \\',
+        r'\midrule',
+    ]
+    for cells in rows.values():
+        lines.append(' & '.join(cells) + r' \\')
+    lines += [r'\bottomrule', r'\end{tabular}']
     return '\n'.join(lines) + '\n'
 
 
-def _mark(texts: list[str], higher: bool) -> list[str]:
-    ranks = sorted({text for text in texts if text != '-'}, key=float, reverse=higher)[:len(RANK_MARKS)]
-    return [RANK_MARKS[ranks.index(text)].format(text) if text in ranks else text for text in texts]
+def _mark_best(texts: list[str], higher: bool) -> list[str]:
+    """Marks the three best of formatted scores."""
+    present = {text for text in texts if text != MISSING}
+    ranked = sorted(present, key=float, reverse=higher)
+    marks = dict(zip(ranked, RANK_MARKS, strict=False))
+    return [marks.get(text, '{}').format(text) for text in texts]
 
 
 def _escape(text: str) -> str:

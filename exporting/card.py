@@ -8,11 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from evaluation.metrics import HEADLINES, higher_is_better
 from evaluation.results import SUFFIX
 from exporting.huggingface import MODEL_CLASS
 from inference.images import Size
 
-SHOWN = ('sm', 'wfm', 'maxFm', 'meanEm', 'mae', 'mse', 'hce', 'mba', 'maxBIoU')
 PAPER = 'https://arxiv.org/abs/2401.03407'
 TEXT = '''---
 {header}---
@@ -33,7 +33,7 @@ mask = model(image)[-1].sigmoid()    # image: (1, 3, {height}, {width}), RGB, Im
 
 Squash a picture to {width}x{height}, whatever its shape; bring the mask back to the picture's size. Sides must be
 multiples of 32. Without code from this folder, the project that wrote it loads it by
-`BiRefNet.from_pretrained('{title}')`.
+`models.load_model('{title}')`.
 
 The method: [Bilateral Reference for High-Resolution Dichotomous Image Segmentation]({paper}), Zheng et al., 2024.
 '''
@@ -61,9 +61,11 @@ def validation_of(run: str | os.PathLike, epoch: int | None, metric: str) -> dic
         return {}
     lines = [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
     found = [line for line in lines if 'validation' in line and epoch in (None, line['epoch'])]
-    lowest = metric in ('mae', 'mse', 'loss')
-    best = (min if lowest else max)(found, key=lambda line: line['validation'].get(metric, 0), default=None)
-    return {} if best is None else best['validation']
+    if not found:
+        return {}
+    sign = 1 if metric != 'loss' and higher_is_better(metric) else -1
+    best = max(found, key=lambda line: sign * line['validation'].get(metric, 0))
+    return best['validation']
 
 
 def write_card(title: str, switches: Mapping[str, Any], training: Mapping[str, Any], scores: Mapping[str, Any],
@@ -73,7 +75,7 @@ def write_card(title: str, switches: Mapping[str, Any], training: Mapping[str, A
     `switches` and `training` are fields of Config: of the network, and of its run where that is known; `scores` are
     by test set; `licence` is an identifier of the hub's, e.g. 'mit'.
     """
-    names = [name for name in SHOWN if any(name in row for row in scores.values())]
+    names = [name for name in HEADLINES if any(name in row for row in scores.values())]
     parts = []
     if scores:
         rows = [[dataset, *(row.get(name, '') for name in names)] for dataset, row in scores.items()]
@@ -109,6 +111,6 @@ def _header(title: str, scores: Mapping[str, Any], licence: str) -> str:
     if scores:
         fields['model-index'] = [{'name': title, 'results': [
             {'task': {'type': 'image-segmentation'}, 'dataset': {'name': dataset, 'type': dataset},
-             'metrics': [{'type': name, 'value': row[name]} for name in SHOWN if name in row]}
+             'metrics': [{'type': name, 'value': row[name]} for name in HEADLINES if name in row]}
             for dataset, row in scores.items()]}]
     return ''.join(f'{name}: {json.dumps(value, ensure_ascii=False)}\n' for name, value in fields.items())

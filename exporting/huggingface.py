@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from exporting.single_file import join_modules
+from models.backbones import BACKBONES, find_family
 from utils import IMAGENET_MEAN, IMAGENET_STD, atomic_write, write_json
 
 MODELING, CONFIG_CLASS, MODEL_CLASS = 'modeling_birefnet', 'BiRefNetConfig', 'BiRefNetForImageSegmentation'
-# How the backbones whose names begin so are built: the file holds one of them, and needs timm only where it gives it.
-BUILDERS = {'swin_': 'build_swin(name)', 'pvt_': 'build_pvt(name)', 'vgg': 'build_vgg(name)',
-            'resnet50': 'build_resnet50()', 'timm/': "build_timm(name.removeprefix('timm/'), size, scales)"}
-BUILD_BACKBONE = '''def build_backbone(name: str, size: tuple[int, int], scales: tuple[float, ...]) -> Backbone:
-    """The one backbone of this file."""
-    return {call}'''
 
 
 def modeling_source(bb: str) -> str:
-    """The modelling file of a network on backbone `bb`: it needs torch, torchvision and transformers, and timm where
-    that gives the backbone. Raises ValueError for a backbone that transformers cannot load."""
-    call = next((call for prefix, call in BUILDERS.items() if bb.startswith(prefix)), None)
-    if call is None:
-        raise ValueError(f'bb={bb}: transformers leaves empty what a network keeps outside of its state dict, as this '
-                         f'backbone does; it can load {", ".join(f"{prefix}*" for prefix in BUILDERS)}')
-    stand_in = {('models.backbones', 'build_backbone'): BUILD_BACKBONE.format(call=call)}
-    body = join_modules([('exporting.modeling', MODEL_CLASS)], stand_in)
-    return ('"""BiRefNet (Zheng et al., arXiv 2401.03407) for transformers; a program has joined it from the sources '
-            f'of a project."""\n\n{body}')
+    """The modelling file of a network on backbone `bb`.
+
+    It needs torch, torchvision and transformers, and timm if the backbone comes from there. Raises
+    ValueError for a backbone that transformers cannot load.
+    """
+    family = find_family(bb)
+    if family is None or not family.for_transformers:
+        loadable = [name for name, known in BACKBONES.items() if known.for_transformers]
+        raise ValueError(f'bb={bb}: transformers leaves empty what a network keeps outside of its state '
+                         f'dict, as this backbone does; it can load {", ".join(loadable)}')
+    # The builder comes with its decorator, which registers this one family in the file.
+    builder = (family.build.__module__, family.build.__name__)
+    body = join_modules([builder, ('exporting.modeling', MODEL_CLASS)])
+    return ('"""BiRefNet (Zheng et al., arXiv 2401.03407) for transformers; a program has joined it from '
+            f'the sources of a project."""\n\n{body}')
 
 
 def write_companions(folder: str | os.PathLike, switches: Mapping[str, Any], card: str) -> None:

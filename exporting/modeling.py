@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from models import network_arguments, scales_of
-from models.backbones import build_backbone
+from models.architecture import Architecture
+from models.backbones.registry import build_backbone
 from models.birefnet import BiRefNet, TrainingOutput
-from models.checkpoint import official_modules
+from models.checkpoints.names import official_modules
 
 
 class BiRefNetConfig(PretrainedConfig):
@@ -35,12 +35,13 @@ class BiRefNetForImageSegmentation(PreTrainedModel):
 
     def __init__(self, config: BiRefNetConfig) -> None:
         super().__init__(config)
-        switches = SimpleNamespace(**config.birefnet)
-        backbone = build_backbone(switches.bb, tuple(switches.size), scales_of(switches))
-        network = BiRefNet(backbone, **network_arguments(switches))
+        fields = SimpleNamespace(**config.birefnet)
+        architecture = Architecture.from_config(fields)
+        backbone = build_backbone(fields.bb, tuple(fields.size), architecture.scales)
+        network = BiRefNet(backbone, architecture)
         # The network itself stays out of sight; what is registered are its layers, under their official names.
-        self.__dict__['network'] = network
-        for path, module in official_modules(network, switches.bb).items():
+        object.__setattr__(self, 'network', network)
+        for path, module in official_modules(network, fields.bb).items():
             _register(self, path, module)
         self.post_init()
 
@@ -51,7 +52,7 @@ class BiRefNetForImageSegmentation(PreTrainedModel):
 
     def forward(self, pixel_values: Tensor) -> list[Tensor] | TrainingOutput:
         """(B, 3, H, W), normalised RGB -> [logits (B, 1, H, W)] in eval mode, a TrainingOutput in training."""
-        return self.network(pixel_values.to(self.dtype))
+        return self.network(pixel_values.to(self.dtype), side_outputs=self.training)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Layers initialise themselves when they are built, and a checkpoint has them all."""
@@ -60,7 +61,7 @@ class BiRefNetForImageSegmentation(PreTrainedModel):
 def _register(root: nn.Module, path: str, module: nn.Module) -> None:
     *folders, name = path.split('.')
     for folder in folders:
-        if folder not in root._modules:
+        if folder not in dict(root.named_children()):
             root.add_module(folder, nn.Module())
-        root = root._modules[folder]
+        root = root.get_submodule(folder)
     root.add_module(name, module)

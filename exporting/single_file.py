@@ -5,13 +5,13 @@ nothing is written twice.
 """
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 Name = tuple[str, str]  # module, and what it defines
 ROOT = Path(__file__).parents[1]
-OURS = ('models', 'utils', 'exporting')
+PREFIX = __name__.removesuffix('exporting.single_file')  # the package's name and a dot where we are installed
 
 
 @dataclass
@@ -25,11 +25,10 @@ class _Source:
     foreign: dict[str, tuple[str, str]] = field(default_factory=dict)  # name here -> 'import', or module; what of it
 
 
-def join_modules(roots: Iterable[Name], stand_ins: Mapping[Name, str] | None = None) -> str:
+def join_modules(roots: Iterable[Name]) -> str:
     """Python source with the definitions `roots` and all that they use of our modules.
 
-    `stand_ins` are sources that take the place of definitions. Raises ValueError if two modules give one name to
-    different things, or one imports a name under another.
+    Raises ValueError if two modules give one name to different things, or one imports a name under another.
     """
     sources: dict[str, _Source] = {}
     chosen: dict[Name, ast.stmt] = {}
@@ -38,8 +37,7 @@ def join_modules(roots: Iterable[Name], stand_ins: Mapping[Name, str] | None = N
 
     def source_of(module: str) -> _Source:
         if module not in sources:
-            own = {name: text for (owner, name), text in (stand_ins or {}).items() if owner == module}
-            sources[module] = _read(module, own)
+            sources[module] = _read(module)
         return sources[module]
 
     def choose(module: str, name: str) -> None:
@@ -92,11 +90,8 @@ def _path(module: str) -> Path:
     return path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
 
 
-def _read(module: str, stand_ins: Mapping[str, str]) -> _Source:
+def _read(module: str) -> _Source:
     text = _path(module).read_text(encoding='utf-8')
-    for name, stand_in in stand_ins.items():
-        old = next(s for s in ast.parse(text).body if getattr(s, 'name', '') == name)
-        text = text.replace(ast.get_source_segment(text, old), stand_in)
     source = _Source(text.splitlines())
     for statement in ast.parse(text).body:
         match statement:
@@ -106,8 +101,9 @@ def _read(module: str, stand_ins: Mapping[str, str]) -> _Source:
             case ast.ImportFrom():
                 for alias in statement.names:
                     here = alias.asname or alias.name
-                    if statement.module.split('.')[0] in OURS:
-                        source.ours[here] = (statement.module, alias.name)
+                    module = statement.module.removeprefix(PREFIX)
+                    if _path(module).is_file():
+                        source.ours[here] = (module, alias.name)
                     else:
                         source.foreign[here] = (statement.module, ast.unparse(alias))
             case ast.FunctionDef(name='_') | ast.Expr(value=ast.Call()):

@@ -1,41 +1,39 @@
-"""BiRefNet: bilateral reference for high-resolution dichotomous image segmentation (Zheng et al., arXiv 2401.03407)."""
+"""BiRefNet: bilateral reference for high-resolution dichotomous image segmentation.
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from itertools import pairwise
-from typing import NamedTuple
+Zheng et al., arXiv 2401.03407.
+"""
+
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from models.architecture import Architecture
 from models.backbones.base import Backbone
-from models.decoder import Decoder, DecoderLevel
+from models.checkpoints.names import accept_official_names
+from models.decoder import Decoder, build_block
 from models.encoder import Context, Encoder, PyramidNeck
-from models.modules.attention import ASPP, ASPPDeformable
-from models.modules.blocks import BasicDecBlk, ResBlk
-from models.modules.reference import OutwardReference
-from models.modules.tracing import in_multiples, traced_for_all_sizes
-from utils import STRIDE
+from models.modules.tracing import has_symbolic_size, mark_divisible
+from utils import STRIDE, round_up
 
 NECK_CHANNELS = (192, 384, 768, 1536)  # Swin-L's
-BLOCKS = {'BasicDecBlk': BasicDecBlk, 'ResBlk': ResBlk}
 
 
 def check_size(image: Tensor) -> None:
-    """Raises ValueError if a side of image (B, 3, H, W) is no multiple of 32, with the size to bring it to."""
+    """Raises ValueError if a side of image (B, 3, H, W) is not a multiple of 32."""
     height, width = image.shape[-2:]
     if height % STRIDE or width % STRIDE:
-        padded = [-(-side // STRIDE) * STRIDE for side in (height, width)]
-        raise ValueError(f'input of {height}x{width} (height x width): sides must be multiples of {STRIDE}; '
-                         f'resize or pad it to {padded[0]}x{padded[1]}')
+        advice = f'{round_up(height, STRIDE)}x{round_up(width, STRIDE)}'
+        raise ValueError(f'input of {height}x{width} (height x width): sides must be multiples of '
+                         f'{STRIDE}; resize or pad it to {advice}')
 
 
 class TrainingOutput(NamedTuple):
-    """What the network returns in training mode; everything is a logit.
+    """What the network returns with side outputs; everything is a logit.
 
-    `logits`: side outputs m4, m3, m2 (B, 1, h, w) where supervised, and last the final map (B, 1, H, W).
-    `edge_pairs`: prediction (B, 1, h, w) and label (B, 1, H, W) of each outward reference.
-    `class_logits`: (B, classes), or None without auxiliary classification.
+    Attributes:
+        logits: side outputs m4, m3, m2 (B, 1, h, w) where supervised, then the final (B, 1, H, W).
+        edge_pairs: prediction (B, 1, h, w) and label (B, 1, H, W) of each outward reference.
+        class_logits: (B, classes), or None without auxiliary classification.
     """
 
     logits: list[Tensor]
@@ -44,68 +42,83 @@ class TrainingOutput(NamedTuple):
 
 
 class BiRefNet(nn.Module):
-    """The network, composed from plain arguments; `models.BiRefNet` builds it from a Config.
+    """The network on any backbone. `models.build_birefnet` builds one from a Config.
 
-    `neck`: the backbone's maps are all at one stride and are brought to strides 4..32 by 1x1 convolutions.
-    `inner` is the width inside the blocks, None for a quarter of their input.
+    Its state dict has names of our own; `load_state_dict` takes official names, too.
+    `config` is the Config that it was built from, for those who run the network; None without one.
     """
 
-    def __init__(self, backbone: Backbone, *, neck: bool = False, pyramid: str = 'cat', frozen: bool = False,
-                 context: int = 3, squeeze: str = 'BasicDecBlk_x1', block: str = 'BasicDecBlk',
-                 attention: str = 'ASPPDeformable', kernels: Sequence[int] = (1, 3, 7), inner: int | None = 64,
-                 reference_levels: Collection[int] = (5, 4, 3, 2, 1), split: bool = True, tile_order: str = 'row',
-                 supervised: bool = True, outward_levels: Collection[int] = (4, 3, 2), num_classes: int = 0) -> None:
+    def __init__(self, backbone: Backbone, architecture: Architecture | None = None) -> None:
         super().__init__()
-        self.encoder = Encoder(backbone, pyramid, frozen)
+        architecture = architecture or Architecture()
+        self.architecture = architecture
+        self.config: Any = None
+
+        # Encoder and what follows it at stride 32.
+        self.encoder = Encoder(backbone, architecture.mul_scl_ipt)
         channels = self.encoder.channels
-        deformable = partial(ASPPDeformable, kernels=kernels)
-        pooling = {'': None, 'ASPP': ASPP, 'ASPPDeformable': deformable}
-        blocks = {name: partial(kind, inner=inner, attention=pooling[attention]) for name, kind in BLOCKS.items()}
-        self.context = Context(context)
-        self.squeeze = nn.Sequential()
-        if squeeze:
-            name, count = squeeze.split('_x')
-            build = (blocks | pooling)[name]
-            widths = (sum(channels[3 - context:]), *[channels[3]] * int(count))
-            self.squeeze.extend(build(i, o) for i, o in pairwise(widths))
-        self.class_head = nn.Linear(channels[3], num_classes) if num_classes else None
-        references = [channels[i] // 8 for i in (0, 1, 2, 3, 3)]
+        self.context = Context(architecture.cxt_num)
+        self.squeeze = build_squeeze(channels, architecture)
+        self.class_head = None
+        if architecture.auxiliary_classification:
+            self.class_head = nn.Linear(channels[3], architecture.num_classes)
+
+        # Widths of the inward references, by stride. They follow from the encoder, neck or not.
+        reference_channels = {
+            1: channels[0] // 8,
+            4: channels[1] // 8,
+            8: channels[2] // 8,
+            16: channels[3] // 8,
+            32: channels[3] // 8,
+        }
+
         self.neck = None
-        if neck:
-            widened = [c * (2 if pyramid == 'cat' else 1) for c in NECK_CHANNELS]
-            self.neck, channels = PyramidNeck(channels, widened), widened
-        self.decoder = Decoder(channels, blocks[block], references, reference_levels, outward_levels, split,
-                               tile_order, supervised)
+        if backbone.needs_neck:
+            factor = 2 if architecture.mul_scl_ipt == 'cat' else 1
+            pyramid_channels = [factor * width for width in NECK_CHANNELS]
+            self.neck = PyramidNeck(channels, pyramid_channels)
+            channels = pyramid_channels
+        self.decoder = Decoder(channels, reference_channels, architecture)
+        self.register_load_state_dict_pre_hook(accept_official_names)
 
-    def forward(self, image: Tensor) -> list[Tensor] | TrainingOutput:
-        """image (B, 3, H, W), normalised RGB -> in eval mode [logits (B, 1, H, W)], in training a TrainingOutput.
+    def forward(self, image: Tensor, side_outputs: bool = False) -> list[Tensor] | TrainingOutput:
+        """Segments images.
 
-        Raises ValueError if H or W is no multiple of 32.
+        Args:
+            image: RGB, normalised with ImageNet's mean and standard deviation, (B, 3, H, W).
+            side_outputs: whether to return what training supervises, besides the final map.
+
+        Returns:
+            [logits], (B, 1, H, W) each; with `side_outputs` a TrainingOutput.
+
+        Raises:
+            ValueError: H or W is not a multiple of 32.
         """
         check_size(image)
-        if traced_for_all_sizes(image):
-            image = in_multiples(image, STRIDE)
+        if has_symbolic_size(image):
+            image = mark_divisible(image, STRIDE)
         height, width = image.shape[-2:]
+
         maps = self.encoder(image)
         classes = None
-        if self.class_head is not None and self.training:
+        if self.class_head is not None and side_outputs:
             classes = self.class_head(maps[3].mean((2, 3)))
         maps[3] = self.squeeze(self.context(maps))
         if self.neck is not None:
             maps = self.neck(maps, height, width)
-        output = self.decoder(image, maps)
-        return TrainingOutput(*output, classes) if self.training else output.logits
+
+        output = self.decoder(image, maps, side_outputs)
+        if side_outputs:
+            return TrainingOutput(*output, classes)
+        return output.logits
 
 
-@contextmanager
-def training_outputs(model: nn.Module) -> Iterator[None]:
-    """Within, a network in eval mode returns a TrainingOutput: side outputs and gradients too, while BatchNorm and
-    dropout do as in eval mode."""
-    parts = [m for m in model.modules() if isinstance(m, (BiRefNet, DecoderLevel, OutwardReference)) and not m.training]
-    for part in parts:
-        part.training = True
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.training = False
+def build_squeeze(channels: tuple[int, ...], architecture: Architecture) -> nn.Sequential:
+    """The blocks that bring x4 with its context to the width of x4; empty for none."""
+    kind, count = architecture.squeeze
+    width = sum(channels[3 - architecture.cxt_num:])
+    blocks = nn.Sequential()
+    for _ in range(count):
+        blocks.append(build_block(kind, width, channels[3], architecture))
+        width = channels[3]
+    return blocks

@@ -1,31 +1,66 @@
-"""The decoder with bilateral reference: one loop over levels, lowest resolution first."""
+"""The decoder with bilateral reference: one loop over levels, lowest resolution first.
 
-from collections.abc import Callable, Collection, Sequence
+A level is named by the stride of the map that it takes; `Architecture` tells the paper's numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.modules.recompute import recomputed
-from models.modules.reference import InwardReference, OutwardReference, image_to_tiles, laplacian
+from models.architecture import Architecture
+from models.modules.attention import ASPP, ASPPDeformable
+from models.modules.blocks import AttentionFactory, BasicDecBlk, ResBlk
+from models.modules.checkpointing import checkpointed
+from models.modules.reference import ImageView, InwardReference, OutwardReference, laplacian
 from models.modules.resize import resize
 
-BlockFactory = Callable[[int, int], nn.Module]
+LEVEL_STRIDES = (32, 16, 8, 4)  # of the levels, in the order in which they work
+
+
+class LevelOutput(NamedTuple):
+    """What a level returns: features, and the logits (B, 1, h, w) of its side outputs or None."""
+
+    features: Tensor
+    side: Tensor | None
+    gradient: Tensor | None
 
 
 class DecoderOutput(NamedTuple):
-    """All values are logits; pairs are (prediction (B, 1, h, w), label (B, 1, H, W)) and come in training alone."""
+    """All values are logits; pairs are (prediction (B, 1, h, w), label (B, 1, H, W)).
+
+    All but the last of `logits`, and the pairs, come with `side_outputs` alone.
+    """
 
     logits: list[Tensor]
     edge_pairs: list[tuple[Tensor, Tensor]]
 
 
-class DecoderLevel(nn.Module):
-    """One level: inward reference, block, side output, outward reference and the lateral path to the next finer map."""
+def build_attention(kind: str, architecture: Architecture) -> AttentionFactory | None:
+    """The builder of an attention of this kind from (in, out) channels; None for no attention."""
+    if kind == 'ASPPDeformable':
+        return partial(ASPPDeformable, kernels=architecture.deform_kernels)
+    return {'': None, 'ASPP': ASPP}[kind]
 
-    def __init__(self, block: nn.Module, out_channels: int, reference: InwardReference | None, outward: bool,
-                 side: bool, lateral: bool) -> None:
+
+def build_block(kind: str, in_channels: int, out_channels: int,
+                architecture: Architecture) -> nn.Module:
+    """A decoder block, or an attention on its own, as the squeeze may have it."""
+    if kind not in ('BasicDecBlk', 'ResBlk'):
+        return build_attention(kind, architecture)(in_channels, out_channels)
+    block = {'BasicDecBlk': BasicDecBlk, 'ResBlk': ResBlk}[kind]
+    attention = build_attention(architecture.dec_att, architecture)
+    return block(in_channels, out_channels, architecture.inner_channels, attention)
+
+
+class DecoderLevel(nn.Module):
+    """Inward reference, block, side output, outward reference, lateral connection."""
+
+    def __init__(self, block: nn.Module, out_channels: int, reference: InwardReference | None,
+                 *, side: bool, outward: bool, lateral: bool) -> None:
         super().__init__()
         self.reference = reference
         self.block = block
@@ -33,80 +68,131 @@ class DecoderLevel(nn.Module):
         self.outward = OutwardReference(out_channels) if outward else None
         self.lateral = nn.Conv2d(out_channels, out_channels, 1) if lateral else None
 
-    def forward(self, x: Tensor, tiles: Tensor | None,
-                finer: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x (B, c_i, h, w), tiles (B, 3*n, h, w), the next finer map (B, c_{i-1}, H, W) -> features of its shape (of
-        the last level, which has none, (B, c_0, h, w)), and in training the logits (B, 1, h, w) of the side output and
-        of the gradient, where the level has them."""
+    def forward(self, x: Tensor, image_view: Tensor | None, finer: Tensor | None,
+                side_outputs: bool = False) -> LevelOutput:
+        """Decodes one level.
+
+        Args:
+            x: features, (B, c_in, h, w).
+            image_view: what the inward reference sees of the image, (B, 3 or 3*n*n, h, w).
+            finer: the encoder's next finer map, (B, c_out, H, W); the last level has none.
+            side_outputs: whether to predict mask and gradient at this level, too.
+
+        Returns:
+            Features of the size of `finer`, (B, c_out, h, w) of the last level; and side outputs.
+        """
         if self.reference is not None:
-            x = torch.cat((x, self.reference(tiles)), 1)
+            x = torch.cat((x, self.reference(image_view)), 1)
         x = self.block(x)
-        side = self.side(x) if self.training and self.side is not None else None
-        x, gradient = self.outward(x) if self.outward is not None else (x, None)
+
+        side = gradient = None
+        if side_outputs and self.side is not None:
+            side = self.side(x)
+        if self.outward is not None:
+            x, gradient = self.outward(x, side_outputs)
+
         if self.lateral is not None:
             x = resize(x, finer.shape[-2:]) + self.lateral(finer)
-        return x, side, gradient
+        return LevelOutput(x, side, gradient)
 
 
 class Decoder(nn.Module):
-    """Decoder of BiRefNet.
+    """Decodes x4..x1 level by level to the final map at full resolution.
 
-    `channels` are those of x1..x4; `block` builds a decoder block from (in, out) channels; `reference_channels` are
-    the widths of the inward reference at strides 1, 4, 8, 16, 32. Levels are numbered as in the publication: 5 to 2
-    are the references at strides 32 to 4 and 1 the one at full resolution; 4 to 1 are blocks and outward references.
+    `channels` are those of x1..x4; `reference_channels` the widths of the inward references at
+    strides 1, 4, 8, 16, 32.
     """
 
-    def __init__(self, channels: Sequence[int], block: BlockFactory, reference_channels: Sequence[int],
-                 reference_levels: Collection[int], outward_levels: Collection[int], split: bool = True,
-                 tile_order: str = 'row', supervised: bool = True) -> None:
+    def __init__(self, channels: Sequence[int], reference_channels: Mapping[int, int],
+                 architecture: Architecture) -> None:
         super().__init__()
-        self.split, self.tile_order = split, tile_order
+        self.view = ImageView(architecture.dec_ipt_split, architecture.tile_order)
         self.grad_checkpointing = False
-        outs = (channels[0] // 2, *channels[:3])  # of blocks 1..4
 
-        def reference(level: int) -> InwardReference | None:
-            if level not in reference_levels:
-                return None
-            grid = 1 if level == 1 or not split else 2 ** level
-            return InwardReference(3 * grid * grid, reference_channels[level - 1])
+        self.levels = nn.ModuleList()
+        for i, stride in enumerate(LEVEL_STRIDES):
+            is_last = stride == LEVEL_STRIDES[-1]
+            out_channels = channels[0] // 2 if is_last else channels[2 - i]
+            in_channels = channels[3 - i]
+            if stride in architecture.reference_strides:
+                in_channels += reference_channels[stride]
+            self.levels.append(DecoderLevel(
+                build_block(architecture.dec_blk, in_channels, out_channels, architecture),
+                out_channels,
+                self._build_reference(stride, reference_channels, architecture),
+                side=architecture.ms_supervision and not is_last,
+                outward=stride in architecture.outward_strides,
+                lateral=not is_last,
+            ))
 
-        def width(level: int) -> int:
-            return reference_channels[level - 1] if level in reference_levels else 0
+        self.reference = self._build_reference(1, reference_channels, architecture)
+        head_channels = channels[0] // 2
+        if self.reference is not None:
+            head_channels += reference_channels[1]
+        self.head = nn.Conv2d(head_channels, 1, 1)
 
-        self.levels = nn.ModuleList(
-            DecoderLevel(block(channels[i - 1] + width(i + 1), outs[i - 1]), outs[i - 1], reference(i + 1),
-                         outward=i in outward_levels and supervised, side=i > 1 and supervised, lateral=i > 1)
-            for i in (4, 3, 2, 1))
-        self.reference = reference(1)
-        self.head = nn.Conv2d(outs[0] + width(1), 1, 1)
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each level in the backward pass."""
+        self.grad_checkpointing = enable
 
-    def forward(self, image: Tensor, maps: Sequence[Tensor]) -> DecoderOutput:
-        """image (B, 3, H, W), maps x1..x4 at strides 4..32 -> logits, the last (B, 1, H, W); only that one in eval."""
-        sides, gradients = [], []
-        of_features, of_reference = self.head.weight.tensor_split([self.levels[-1].block.conv_out.out_channels], 1)
-        # First, so that its backward pass, which takes much memory, comes when most is free again.
-        reference = None if self.reference is None else recomputed(self.reference, self.reference, image)
-        x = maps[3]
-        for level, finer in zip(self.levels, (*maps[2::-1], None), strict=True):
-            tiles = self._tiles(image, x.shape[-2:]) if level.reference is not None else None
-            if self.grad_checkpointing:
-                x, side, gradient = recomputed(level, level, x, tiles, finer)
-            else:
-                x, side, gradient = level(x, tiles, finer)
-            sides += [side] * (side is not None)
-            gradients += [(gradient, side)] * (gradient is not None)
-        # A 1x1 convolution and a resizing may change places: the features at full size would be the largest map.
-        final = resize(F.conv2d(x, of_features, self.head.bias), image.shape[-2:])
-        if reference is not None:
-            final = final + F.conv2d(reference, of_reference)
+    def _build_reference(self, stride: int, reference_channels: Mapping[int, int],
+                         architecture: Architecture) -> InwardReference | None:
+        if stride not in architecture.reference_strides:
+            return None
+        return InwardReference(self.view.channels_at(stride), reference_channels[stride])
+
+    def forward(self, image: Tensor, maps: Sequence[Tensor],
+                side_outputs: bool = False) -> DecoderOutput:
+        """image (B, 3, H, W), maps x1..x4 at strides 4..32 -> logits, the last (B, 1, H, W)."""
+        # The full-resolution reference is computed first, so that its backward pass, which takes
+        # much memory, comes last, when most of it is free again.
+        reference = None
+        if self.reference is not None:
+            reference = checkpointed(self.reference, image)
+
+        x1, x2, x3, x = maps
+        sides: list[Tensor] = []
+        gradients: list[tuple[Tensor, Tensor]] = []
+        for level, finer in zip(self.levels, (x3, x2, x1, None), strict=True):
+            image_view = None
+            if level.reference is not None:
+                image_view = self.view(image, x.shape[-2:])
+            x, side, gradient = self._run(level, x, image_view, finer, side_outputs)
+            if side is not None:
+                sides.append(side)
+            if gradient is not None:
+                gradients.append((gradient, side))
+
+        final = self._predict(x, reference, image.shape[-2:])
         return DecoderOutput([*sides, final], self._with_labels(image, gradients))
 
-    def _tiles(self, image: Tensor, size: Sequence[int]) -> Tensor:
-        return image_to_tiles(image, *size, self.tile_order) if self.split else resize(image, size)
+    def _run(self, level: DecoderLevel, *inputs: Tensor | bool | None) -> LevelOutput:
+        if self.grad_checkpointing:
+            return checkpointed(level, *inputs)
+        return level(*inputs)
 
-    def _with_labels(self, image: Tensor, gradients: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """The label of a gradient is the image's own where the side output sees the object."""
+    def _predict(self, x: Tensor, reference: Tensor | None, size: Sequence[int]) -> Tensor:
+        """Final logits (B, 1, *size): `head(torch.cat((resize(x, size), reference), 1))`.
+
+        Resizing and a 1x1 convolution commute, so the features are resized as logits: at full size
+        they would be the largest map of the network.
+        """
+        feature_channels = x.shape[1]
+        feature_weight = self.head.weight[:, :feature_channels]
+        logits = resize(F.conv2d(x, feature_weight, self.head.bias), size)
+        if reference is None:
+            return logits
+        reference_weight = self.head.weight[:, feature_channels:]
+        return logits + F.conv2d(reference, reference_weight)
+
+    def _with_labels(self, image: Tensor,
+                     gradients: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Predicted gradients with their labels: the image's own where the side output is large."""
         if not gradients:
             return []
         edges = laplacian(image)
-        return [(gradient, edges * resize(side, edges.shape[-2:])) for gradient, side in gradients]
+        pairs = []
+        for gradient, side in gradients:
+            label = edges * resize(side, edges.shape[-2:])
+            pairs.append((gradient, label))
+        return pairs

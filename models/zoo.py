@@ -1,9 +1,15 @@
-"""Published weights by name: where they are, and how they are fetched and kept. `python -m models.zoo` lists them.
+"""Published weights by name: where they are, and how they are fetched and kept.
 
-Files are looked for, in this order: in the folder of weights (`BIREFNET_HOME`, else `birefnet` in the user's cache),
-where they may be put by hand; at `BIREFNET_MIRROR`, the address of a server that has the release files, or the
-repositories, under their names; on the Hugging Face hub or the mirror of it that `HF_ENDPOINT` names; in the
-publication's release. No code from any of them is run.
+`python -m models.zoo` lists them. Files are looked for in this order:
+
+1. in the folder of weights (`BIREFNET_HOME`, else `birefnet` in the user's cache), where they may
+   be put by hand;
+2. at `BIREFNET_MIRROR`, the address of a server that has the release files, or the repositories,
+   under their names;
+3. on the Hugging Face hub, or the mirror of it that `HF_ENDPOINT` names;
+4. in the publication's release.
+
+No code from any of them is run.
 """
 
 import fnmatch
@@ -50,80 +56,119 @@ class Published:
     sha256: str = ''
 
     def __post_init__(self) -> None:
-        assert re.fullmatch(r'[\w.*-]*', self.release), f'{self.name}: {self.release} is no plain file name'
-        assert re.fullmatch(r'([\w-]+/[\w.-]+)?', self.repository), f'{self.name}: {self.repository} is no repository'
+        is_file_name = re.fullmatch(r'[\w.*-]*', self.release)
+        assert is_file_name, f'{self.name}: {self.release} is not a plain file name'
+        is_repository = re.fullmatch(r'([\w-]+/[\w.-]+)?', self.repository)
+        assert is_repository, f'{self.name}: {self.repository} is not a repository'
 
     def facts(self, file: Path) -> dict[str, Any]:
-        """What the keys of `file`, one of this entry's, do not tell: fields of Config."""
-        released = bool(self.release) and fnmatch.fnmatchcase(file.name, self.release)
-        order = self.release_tile_order if released else ''
-        return {'task': self.task, 'size': self.size, 'dynamic_size': self.dynamic_size,
-                'tile_order': order or self.tile_order}
+        """Fields of Config that the keys of `file`, one of this entry's, do not show."""
+        tile_order = self.tile_order
+        is_release = bool(self.release) and fnmatch.fnmatchcase(file.name, self.release)
+        if is_release and self.release_tile_order:
+            tile_order = self.release_tile_order
+        return {
+            'task': self.task,
+            'size': self.size,
+            'dynamic_size': self.dynamic_size,
+            'tile_order': tile_order,
+        }
 
 
 @lru_cache(maxsize=1)
 def zoo() -> dict[str, Published]:
     """All entries by name."""
-    entries = tomllib.loads(Path(__file__).with_name('zoo.toml').read_text(encoding='utf-8'))
-    return {name: Published(name=name, **{key: _frozen(value) for key, value in entry.items()})
-            for name, entry in entries.items()}
+    text = Path(__file__).with_name('zoo.toml').read_text(encoding='utf-8')
+    entries = {}
+    for name, entry in tomllib.loads(text).items():
+        fields = {key: _to_tuples(value) for key, value in entry.items()}
+        entries[name] = Published(name=name, **fields)
+    return entries
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _to_tuples(value: Any) -> Any:
+    """`value` with tuples for lists."""
+    if not isinstance(value, list):
+        return value
+    return tuple(_to_tuples(item) for item in value)
 
 
 def find(name: str) -> Published | None:
     """The entry of this name, or of this repository; None if there is none."""
-    return zoo().get(name) or next((entry for entry in zoo().values() if name and entry.repository == name), None)
+    if name in zoo():
+        return zoo()[name]
+    by_repository = {entry.repository: entry for entry in zoo().values() if entry.repository}
+    return by_repository.get(name)
 
 
 def weights_folder() -> Path:
     """Where weights are kept."""
+    if home := os.environ.get('BIREFNET_HOME'):
+        return Path(home)
     cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(os.environ.get('BIREFNET_HOME') or Path(cache, 'birefnet'))
+    return Path(cache, 'birefnet')
 
 
 def fetch(entry: Published) -> Path:
-    """The weights of an entry: those that are there, or downloaded. Raises ValueError saying what to do by hand."""
+    """The weights of an entry: those that are there, or downloaded.
+
+    Raises ValueError saying what to do by hand.
+    """
     folder = weights_folder()
-    for pattern in filter(None, (f'{entry.name}.safetensors', entry.release)):
-        if found := sorted(file for file in folder.glob(pattern) if file.is_file()):
-            return found[-1]
+    if kept := _find_kept(entry, folder):
+        return kept
     tried = []
-    for where, attempt in _sources(entry, folder):
+    for place, attempt in _sources(entry, folder):
         try:
             return attempt()
         except (ValueError, *HUB_ERRORS) as error:
-            tried.append(f'{where} ({_reason(error)})')
-    files = ' or '.join(filter(None, (
-        entry.repository and f'{WEIGHTS} of {entry.repository} as {entry.name}.safetensors', entry.release)))
-    raise ValueError(f'{entry.name}: not to be had from {"; ".join(tried)}. Without a network, put {files} into '
-                     f'{folder}; BIREFNET_MIRROR or HF_ENDPOINT may name a server that can be reached')
+            tried.append(f'{place} ({_short_reason(error)})')
+
+    by_hand = []
+    if entry.repository:
+        by_hand.append(f'{WEIGHTS} of {entry.repository} as {entry.name}.safetensors')
+    if entry.release:
+        by_hand.append(entry.release)
+    raise ValueError(f'{entry.name}: not to be had from {"; ".join(tried)}. Without a network, put '
+                     f'{" or ".join(by_hand)} into {folder}; BIREFNET_MIRROR or HF_ENDPOINT may '
+                     'name a server that can be reached')
 
 
-def _reason(error: Exception) -> str:
+def _find_kept(entry: Published, folder: Path) -> Path | None:
+    patterns = [f'{entry.name}.safetensors']
+    if entry.release:
+        patterns.append(entry.release)
+    for pattern in patterns:
+        found = sorted(file for file in folder.glob(pattern) if file.is_file())
+        if found:
+            return found[-1]
+    return None
+
+
+def _short_reason(error: Exception) -> str:
     reason = str(getattr(error, 'reason', error)).strip()
     return reason.splitlines()[0][:150] if reason else type(error).__name__
 
 
 def _sources(entry: Published, folder: Path) -> Iterator[tuple[str, Callable[[], Path]]]:
-    """Where an entry may be had, and how."""
+    """The places that may have an entry, each with a function that fetches it from there."""
     mirror = os.environ.get('BIREFNET_MIRROR', '').rstrip('/')
-    exact = entry.release if '*' not in entry.release else ''
-    if mirror and exact:
-        yield mirror, lambda: download(f'{mirror}/{exact}', folder / exact, entry.sha256)
+    release = entry.release if '*' not in entry.release else ''
+    if mirror and release:
+        yield mirror, lambda: download(f'{mirror}/{release}', folder / release, entry.sha256)
     if mirror and entry.repository:
-        yield (f'{mirror}/{entry.repository}',
-               lambda: download(f'{mirror}/{entry.repository}/{WEIGHTS}', folder / f'{entry.name}.safetensors'))
+        address = f'{mirror}/{entry.repository}'
+        file = folder / f'{entry.name}.safetensors'
+        yield address, lambda: download(f'{address}/{WEIGHTS}', file)
     if entry.repository:
-        yield f'the hub, {entry.repository}', lambda: _linked(fetch_repository(entry.repository), folder, entry)
-    if exact:
-        yield RELEASE, lambda: download(f'{RELEASE}/{exact}', folder / exact, entry.sha256)
+        yield (f'the hub, {entry.repository}',
+               lambda: _linked(fetch_repository(entry.repository), folder, entry))
+    if release:
+        yield RELEASE, lambda: download(f'{RELEASE}/{release}', folder / release, entry.sha256)
 
 
 def _linked(file: Path, folder: Path, entry: Published) -> Path:
-    """The hub's file under the entry's name: it is found there without the hub, and by that name in results."""
+    """Links the hub's file under the entry's name, so that it is found there without the hub."""
     link = folder / f'{entry.name}.safetensors'
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,40 +180,62 @@ def _linked(file: Path, folder: Path, entry: Published) -> Path:
 
 
 def download(address: str, file: Path, sha256: str = '') -> Path:
-    """Downloads over http(s) to `file`, which appears only whole, and with this checksum where one is given.
+    """Downloads over http(s) to `file`, which appears only whole.
 
-    Raises ValueError for other addresses, for a wrong checksum and a wrong length; OSError from the network.
+    Raises ValueError for other addresses, for a wrong checksum and a wrong length; OSError from the
+    network.
     """
     if urllib.parse.urlsplit(address).scheme not in ('http', 'https'):
         raise ValueError(f'{address}: give an address that begins with https:// or http://')
-    digest, received = hashlib.sha256(), 0
-    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, atomic_write(file) as out:
-        while block := answer.read(BLOCK):
+    digest = hashlib.sha256()
+    received = 0
+    with urllib.request.urlopen(address, timeout=TIMEOUT) as response, atomic_write(file) as out:
+        while block := response.read(BLOCK):
             digest.update(block)
             out.write(block)
             received += len(block)
-        if (expected := answer.headers.get('Content-Length')) and received != int(expected):
+        expected = response.headers.get('Content-Length')
+        if expected and received != int(expected):
             raise ValueError(f'{address}: {received} bytes of {expected} arrived')
         if sha256 and digest.hexdigest() != sha256:
-            raise ValueError(f'{address}: its SHA-256 is {digest.hexdigest()} instead of {sha256}: damaged, or not '
-                             'what it should be')
+            raise ValueError(f'{address}: its SHA-256 is {digest.hexdigest()} instead of {sha256}: '
+                             'damaged, or not what it should be')
     return file
 
 
 def fetch_repository(repository: str, **options: Any) -> Path:
-    """model.safetensors of a repository on the Hugging Face hub, checked by the hub's client, and its config beside
-    it if it has one. `options` are those of `hf_hub_download`."""
+    """Downloads model.safetensors from the Hugging Face hub, and config.json if there is one.
+
+    The hub's client checks them. `options` are those of `hf_hub_download`.
+    """
     file = Path(hf_hub_download(repository, WEIGHTS, **options))
-    with suppress(*HUB_ERRORS):  # the keys tell the architecture without it
+    with suppress(*HUB_ERRORS):  # the architecture follows from the keys without it
         hf_hub_download(repository, CONFIG, **options)
     return file
 
 
 def table() -> str:
-    """All entries, to read."""
-    rows = [[e.name, e.task, e.backbone, ' to '.join(f'{a}x{b}' for a, b in zip(*e.dynamic_size, strict=True))
-             if e.dynamic_size else f'{e.size[0]}x{e.size[1]}', e.repository, e.release] for e in zoo().values()]
+    """A table of all entries."""
+    rows = []
+    for entry in zoo().values():
+        rows.append([
+            entry.name,
+            entry.task,
+            entry.backbone,
+            _size_text(entry),
+            entry.repository,
+            entry.release,
+        ])
     return tabulate(rows, ['name', 'task', 'backbone', 'trained at', 'repository', 'release file'])
+
+
+def _size_text(entry: Published) -> str:
+    """Width x height, or the range of it."""
+    if not entry.dynamic_size:
+        width, height = entry.size
+        return f'{width}x{height}'
+    (least_width, most_width), (least_height, most_height) = entry.dynamic_size
+    return f'{least_width}x{least_height} to {most_width}x{most_height}'
 
 
 if __name__ == '__main__':

@@ -18,12 +18,12 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 import utils
-from evaluation import bits, hce, weighted_f
-from evaluation.metrics import score_pair
+from evaluation import score_pair
+from evaluation.kernels import bits, hce, weighted_f
 from models.backbones.timm_features import _RatesWithValues
-from models.fast import algebra
 from models.modules import deform_conv
 from models.modules.tracing import is_exporting
+from models.optimized import algebra
 
 ROOT = Path(__file__).parents[1]
 OWN = {path.stem for path in ROOT.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
@@ -128,9 +128,9 @@ def test_weighted_f_without_look_up_of_16_bits(monkeypatch):
 
 def test_pixels_are_counted_without_numpy_2(monkeypatch):
     packed = bits.pack(np.random.default_rng(0).random((9, 200)) > .3)
-    before = bits.ones(packed).sum(axis=1)
+    before = bits.counts(packed).sum(axis=1)
     monkeypatch.delattr(np, 'bitwise_count', raising=False)
-    assert np.array_equal(bits.ones(packed).sum(axis=1), before)
+    assert np.array_equal(bits.counts(packed).sum(axis=1), before)
     assert bits.count(packed) == before.sum()
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save as save_safetensors
 from config import Config, ConfigError
 from inference.images import read_picture
 from models import load_model
-from models.checkpoint import read_state
+from models.checkpoints.files import read_state
 from predict import find_jobs
 from utils import TooManyPixels, open_image, read_image, read_mask
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import predict
 from config import Config
-from models import BiRefNet, save_checkpoint
+from models import build_birefnet, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -20,7 +20,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp('model') / 'm.safetensors'
     torch.manual_seed(0)
-    save_checkpoint(BiRefNet(Config(bb='pvt_v2_b0', dec_att='')), path)
+    save_checkpoint(build_birefnet(Config(bb='pvt_v2_b0', dec_att='')), path)
     return str(path)
 
 

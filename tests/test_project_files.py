@@ -2,7 +2,9 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +15,10 @@ TEMPLATES = sorted((ROOT / '.github/ISSUE_TEMPLATE').glob('*.yml'))
 
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding='utf-8')
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads(read('pyproject.toml'))['project']
 
 
 def ignored(path: str) -> bool:
@@ -29,8 +35,9 @@ def test_the_dockerfile_copies_what_is_there():
         assert not ignored(source), source
     for lists in re.findall(r'-r (\S+\.txt)', instructions):
         assert lists in sources or lists.startswith('/tmp/'), lists
-    entry = re.findall(r'^CMD \["([^"]+)"', instructions, re.M)
-    assert (ROOT / entry[0]).exists()
+    entry, = re.findall(r'^ENTRYPOINT \["([^"]+)"', instructions, re.M)
+    assert entry in project()['scripts']
+    assert set(re.findall(r"'\.\[(\w+)\]'", instructions)) <= project()['optional-dependencies'].keys()
 
 
 def test_the_dockerfile_takes_torch_from_its_own_index():
@@ -39,11 +46,21 @@ def test_the_dockerfile_takes_torch_from_its_own_index():
         ['torch', 'torchvision']
 
 
-def test_lists_of_requirements_name_each_other_rightly():
-    for path in ROOT.glob('requirements*.txt'):
-        found = re.findall(r'^-r (\S+)', path.read_text(encoding='utf-8'), re.M)
-        assert found or path.name != 'requirements-dev.txt'
-        assert [other for other in found if not (ROOT / other).is_file()] == [], path.name
+def test_each_requirement_stands_in_one_place():
+    lists = [read('requirements.txt').split('\n'), *project()['optional-dependencies'].values()]
+    names = [name[0] for lines in lists for line in lines if (name := re.match(r'[\w-]+(?!\w*\[)', line))
+             and not line.startswith('birefnet[')]
+    assert {'torch', 'gradio', 'pytest'} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_extras_that_are_named_exist():
+    extras = project()['optional-dependencies']
+    named = [name for lines in extras.values() for name in lines if name.startswith('birefnet[')]
+    for path in [*ROOT.glob('*.py'), *ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), ROOT / 'Makefile']:
+        named += re.findall(r'''["'](\.\[[a-z,]+\])["']''', path.read_text(encoding='utf-8'))
+    assert len(named) > 5
+    assert {name for text in named for name in re.search(r'\[([\w,]+)\]', text)[1].split(',')} <= extras.keys()
 
 
 def test_the_workflow_runs_both_commands():

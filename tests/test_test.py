@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from config import Config
 from dataset import normalize
-from models import BiRefNet, load_model, save_checkpoint
+from models import build_birefnet, load_model, save_checkpoint
 from tests.training.runs import finish, make_data, start
 from utils import read_image, write_json
 
@@ -24,7 +24,7 @@ def setting(tmp_path_factory) -> tuple[Path, Path]:
     cfg = Config(task='Tiny', bb='pvt_v2_b0', mul_scl_ipt='', dec_att='', size=(64, 32), data_root=str(data))
     for epoch in (1, 12):
         torch.manual_seed(epoch)
-        save_checkpoint(BiRefNet(cfg), run / f'epoch_{epoch}.pth')
+        save_checkpoint(build_birefnet(cfg), run / f'epoch_{epoch}.pth')
     write_json(run / 'config.json', cfg.as_dict())
     return data, run
 

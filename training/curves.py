@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.figures import STYLE
-from evaluation.metrics import higher_is_better
-from evaluation.tables import NAMES
+from evaluation.metrics import COLUMNS, higher_is_better
+from evaluation.style import STYLE
 from utils import atomic_write
 
 Lines = Sequence[Mapping[str, Any]]
@@ -95,7 +94,7 @@ def _draw_over_epochs(axes: Axes, steps: Lines, labels: Mapping[str, str], title
 def _draw_scores(axes: Axes, validations: Lines, names: Sequence[str], best: tuple[str, int] | None,
                  direction: str) -> None:
     for name in names:
-        axes.plot([v['epoch'] for v in validations], [v[name] for v in validations], 'o-', ms=3, label=NAMES[name])
+        axes.plot([v['epoch'] for v in validations], [v[name] for v in validations], 'o-', ms=3, label=COLUMNS[name])
         value = next((v[name] for v in validations if best == (name, v['epoch'])), None)
         if value is not None:
             axes.plot(best[1], value, '*', color='#D55E00', ms=14, mec='white', zorder=5,

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from dataset import Batch, normalize
 from loss import Criterion, discriminator_loss, generator_loss
@@ -22,6 +21,7 @@ from training.distributed import World, gather, mean_over_ranks, random_state, s
 from training.log import RunLog
 from training.meter import Meter, memory
 from training.sharding import gather_whole, is_sharded, load_optimizer, load_weights
+from utils import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +147,8 @@ class Trainer:
         there and None is returned.
         """
         self.net.train()
-        bar = tqdm(total=batches, initial=self.batch, desc=f'epoch {self.epoch}/{self.criterion.epochs}', unit='batch',
-                   disable=None if self.world.is_main else True, dynamic_ncols=True)
+        bar = Progress(batches, f'epoch {self.epoch}/{self.criterion.epochs}', 'batch', done=self.batch,
+                       quiet=not self.world.is_main, say=logger.info)
         meter = Meter(self.world)
         with bar:
             for item in meter.watch(loader):
@@ -191,7 +191,7 @@ class Trainer:
             share_buffers(self.net, self.world)  # DistributedDataParallel does so by itself
         with self.net.no_sync() if no_sync else nullcontext():
             with self.autocast():
-                output = self.net(image)
+                output = self.net(image, side_outputs=True)
             num_averaged = group * self.world.size
             terms = self.criterion(output, mask, classes, epoch=self.epoch,
                                    num_averaged_batches=num_averaged)
@@ -255,7 +255,7 @@ class Trainer:
         if self.adversary:
             yield self.adversary.optimizer, self._base_rates[:1]
 
-    def _report(self, log: RunLog | None, meter: Meter, bar: tqdm) -> None:
+    def _report(self, log: RunLog | None, meter: Meter, bar: Progress) -> None:
         """Reads the terms since the last report, on all ranks, and writes them."""
         means = self.window.means(self.world)
         self.window.clear()
@@ -267,7 +267,7 @@ class Trainer:
             for group, values in (('loss', means), ('optimizer', {**rates, 'gradient_norm': norm}),
                                   ('speed', meter.read()), ('memory', memory(self.world.device))):
                 log.scalars(group, values, self.steps)
-            bar.set_postfix(loss=f'{means["loss"]:.3f}')
+            bar.note(f'loss {means["loss"]:.3f}')
 
     def state_dict(self, log_position: int) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on exactly here, on rank 0. Call on every rank."""

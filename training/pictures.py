@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from dataset import Pair, normalize, to_tensor
-from models.birefnet import training_outputs
 
 COUNT, HEIGHT, GAP = 4, 256, 6
 
@@ -30,8 +29,8 @@ def draw_strip(model: nn.Module, image: np.ndarray, mask: np.ndarray, device: to
     """
     was_training = model.training
     model.eval()
-    with training_outputs(model), autocast:
-        output = model(normalize(to_tensor(image)[None].to(device)))
+    with autocast:
+        output = model(normalize(to_tensor(image)[None].to(device)), side_outputs=True)
     model.train(was_training)
     maps = [output.logits[-1], *(output.edge_pairs[-1][::-1] if output.edge_pairs else ())]
     panels = [_panel(pixels) for pixels in (image, mask, *map(_to_pixels, maps))]

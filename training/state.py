@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import save_atomically
+from models.checkpoints.files import save_atomically
 
 logger = logging.getLogger(__name__)
 

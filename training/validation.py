@@ -11,16 +11,14 @@ import torch
 from torch import nn
 
 from dataset import Pair, Size, load_pair, normalize, to_tensor, with_path
-from evaluation.ground_truth import SCORES
-from evaluation.metrics import GroundTruth, higher_is_better
+from evaluation import GroundTruth
+from evaluation.metrics import SCORES, VALIDATION_SCORES, higher_is_better
 from inference.masks import to_mask
 from loss import pixel_terms
 from training.distributed import World, gather, share_buffers
 from utils import read_mask
 
 logger = logging.getLogger(__name__)
-
-METRICS = ('sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm')
 
 
 def split_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -51,7 +49,7 @@ def read_pair(pair: Pair, size: Size, skipped: set[str] | None = None) -> tuple[
 @torch.no_grad()
 def validate(model: nn.Module, pairs: Sequence[Pair], size: Size, weights: Mapping[str, float], world: World,
              autocast: AbstractContextManager, skipped: set[str] | None = None) -> dict[str, float]:
-    """Means over `pairs` of METRICS, at each mask's own size, and of the weighted pixel losses ('loss') at `size`.
+    """Means over `pairs` of VALIDATION_SCORES, at each mask's own size, and of the pixel losses at `size`, weighted.
 
     Ranks share the pairs; each makes as many forward passes as the others, for a network that is divided among them.
     The network is left in the mode that it was in. `skipped` as of `read_pair`. Raises ValueError if no pair can be
@@ -73,14 +71,14 @@ def validate(model: nn.Module, pairs: Sequence[Pair], size: Size, weights: Mappi
             loss = sum(pixel_terms([logit], mask.float() / 255, weights).values()).item()
             truth = read_mask(pair.mask)
             prediction = to_mask(logit.sigmoid()[0, 0].cpu().numpy(), *truth.shape)
-            scores = GroundTruth(truth).score(prediction, set(METRICS))
-            rows.append([loss, *(scores[name] for name in METRICS)])
+            scores = GroundTruth(truth).score(prediction, VALIDATION_SCORES)
+            rows.append([loss, *(scores[name] for name in VALIDATION_SCORES)])
     model.train(was_training)
     rows = [row for share in gather(rows, world) for row in share]
     if not rows:
         raise ValueError(f'not one of the {len(pairs)} validation pairs can be read')
     means = np.mean(rows, axis=0).tolist()
-    return dict(zip(('loss', *METRICS), means, strict=True))
+    return dict(zip(('loss', *VALIDATION_SCORES), means, strict=True))
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""Swin Transformer (Liu et al., arXiv 2103.14030) as detectors use it: any input size, a norm on every stage's output.
+"""Swin Transformer (Liu et al., arXiv 2103.14030) as detectors use it.
 
-Ours, because the published weights need padding before the cyclic shift; timm shifts first, which differs whenever a
-map is no multiple of the window. Parameter names are those of the official checkpoints.
+It takes any input size, and has a norm on every stage's output. It is our own, because the
+published weights need padding before the cyclic shift; timm shifts first, which differs whenever a
+map is not a multiple of the window. Parameter names are those of the official checkpoints.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,24 +15,40 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.backbones.base import Backbone
-from models.modules.tracing import count_to_cover, gather_padded, is_exporting, rolled, traced_for_all_sizes
+from models.backbones.registry import (
+    Shapes,
+    Size,
+    State,
+    count_children,
+    register_backbones,
+    width_of,
+)
+from models.modules.tracing import (
+    count_to_cover,
+    gather_padded,
+    has_symbolic_size,
+    is_exporting,
+    rolled_index,
+)
 
 CPU = torch.device('cpu')
 MASKED = -100.  # as published: far enough from any logit, and finite in half precision
 
 
 def _constant(maxsize: int) -> Callable:
-    """Decorator: keeps the tensors that a function of hashable arguments returned last.
+    """Decorator: caches the tensors that a function of hashable arguments returned last.
 
-    They may first be needed under inference_mode and then serve training. What compilers and exporters trace with
-    (symbolic sizes, fake tensors) is not kept.
+    They are made outside of inference_mode, so that training can use what inference has cached.
+    What compilers and exporters trace with (symbolic sizes, fake tensors) is not cached.
     """
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         cached = lru_cache(maxsize)(torch.inference_mode(False)(function))
 
         @wraps(function)
         def call(*args: Any) -> Tensor:
-            return function(*args) if torch.compiler.is_compiling() else cached(*args)
+            if torch.compiler.is_compiling():
+                return function(*args)
+            return cached(*args)
 
         return call
 
@@ -40,38 +57,57 @@ def _constant(maxsize: int) -> Callable:
 
 @_constant(maxsize=16)
 def relative_position_index(window: int, device: torch.device = CPU) -> Tensor:
-    """Row of the bias table for each (query, key) of a window: (w*w, w*w), int64,
-    (dy + w - 1)(2w - 1) + dx + w - 1 with (dy, dx) = query - key."""
+    """Row of the bias table for each (query, key) of a window: (w*w, w*w), int64.
+
+    The row is (dy + w - 1)(2w - 1) + dx + w - 1 with (dy, dx) = query - key.
+    """
     token = torch.arange(window * window, device=device)
-    y, x = token // window, token % window
-    return (y[:, None] - y + window - 1) * (2 * window - 1) + x[:, None] - x + window - 1
+    y = token // window
+    x = token % window
+    dy = y[:, None] - y
+    dx = x[:, None] - x
+    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
 
 
 @_constant(maxsize=16)
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """Which tokens of a shifted, padded map may attend to each other: 0 or MASKED, (windows, w*w, w*w), float32.
+    """Attention mask of a shifted, padded map: (windows, w*w, w*w), float32, 0 or MASKED.
 
-    Tokens that the cyclic shift brought together from opposite borders may not.
+    It separates tokens that the cyclic shift brought together from opposite borders.
     """
     shift = window // 2
-    tokens = [torch.arange(-side, 0, device=device) for side in (height, width)]
-    regions = [(t >= -window).long() + (t >= -shift).long() for t in tokens]
-    region = (3 * regions[0][:, None] + regions[1]).reshape(1, height, width, 1)
-    region = _to_windows(region, window)[..., 0]
-    return torch.where(region[:, :, None] == region[:, None], 0., MASKED)
+
+    def stripes(side: int) -> Tensor:
+        """For each row or column: 0 before the last window, 1 in it, 2 where it came around."""
+        position = torch.arange(-side, 0, device=device)
+        in_last_window = (position >= -window).long()
+        came_around = (position >= -shift).long()
+        return in_last_window + came_around
+
+    region = 3 * stripes(height)[:, None] + stripes(width)
+    region = _to_windows(region.reshape(1, height, width, 1), window)[..., 0]
+    is_same = region[:, :, None] == region[:, None]
+    return torch.where(is_same, 0., MASKED)
 
 
 def _to_windows(x: Tensor, window: int) -> Tensor:
     """(B, H, W, C) -> (B * windows, window * window, C)."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // window, window, w // window, window, c)
-    return x.transpose(2, 3).reshape(-1, window * window, c)
+    batch, height, width, channels = x.shape
+    rows = height // window
+    columns = width // window
+    x = x.reshape(batch, rows, window, columns, window, channels)
+    x = x.transpose(2, 3)
+    return x.reshape(-1, window * window, channels)
 
 
 def _from_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
     """(B * windows, window * window, C) -> (B, height, width, C)."""
-    x = x.reshape(-1, height // window, width // window, window, window, x.shape[-1])
-    return x.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
+    channels = x.shape[-1]
+    rows = height // window
+    columns = width // window
+    x = x.reshape(-1, rows, columns, window, window, channels)
+    x = x.transpose(2, 3)
+    return x.reshape(-1, height, width, channels)
 
 
 class WindowAttention(nn.Module):
@@ -79,32 +115,46 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, window: int, heads: int) -> None:
         super().__init__()
-        self.window, self.heads = window, heads
+        self.window = window
+        self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=.02)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def bias(self) -> Tensor:
-        """(heads, w*w, w*w)."""
+        """Bias of each head for each (query, key): (heads, w*w, w*w)."""
         index = relative_position_index(self.window, self.relative_position_bias_table.device)
         return self.relative_position_bias_table[index].permute(2, 0, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (B * windows, w*w, C), mask (windows, w*w, w*w) or None -> the shape of x."""
         count, tokens, channels = x.shape
-        q, k, v = self.qkv(x).reshape(count, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).reshape(count, tokens, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * windows, heads, w*w, C / heads) each
+
         bias = self.bias().to(q.dtype)[None]
-        if mask is not None:  # windows join the heads, so that the bias broadcasts over the batch
-            windows = mask.shape[0]  # len() would fix a symbol
-            bias = (bias + mask[:, None].to(q.dtype)).reshape(1, windows * self.heads, tokens, tokens)
-            q, k, v = (t.reshape(-1, windows * self.heads, tokens, t.shape[-1]) for t in (q, k, v))
-        if is_exporting():  # exporters take the fused operator apart, and trip over its memory layout
-            x = (q * q.shape[-1] ** -.5 @ k.transpose(-2, -1) + bias).softmax(-1) @ v
-        else:
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        x = x.reshape(count, self.heads, tokens, -1).transpose(1, 2).reshape(count, tokens, channels)
+        if mask is not None:
+            # Windows join the heads, so that the bias broadcasts over the batch.
+            heads = mask.shape[0] * self.heads  # len(mask) would fix a symbol
+            bias = (bias + mask[:, None].to(q.dtype)).reshape(1, heads, tokens, tokens)
+            q, k, v = (t.reshape(-1, heads, tokens, t.shape[-1]) for t in (q, k, v))
+
+        x = _attend(q, k, v, bias)
+        x = x.reshape(count, self.heads, tokens, -1)
+        x = x.transpose(1, 2)
+        x = x.reshape(count, tokens, channels)
         return self.proj(x)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Scaled dot-product attention of (B, heads, tokens, C / heads)."""
+    if is_exporting():
+        # Exporters take the fused operator apart, and trip over its memory layout.
+        scale = q.shape[-1] ** -.5
+        logits = q * scale @ k.transpose(-2, -1) + bias
+        return logits.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 class Mlp(nn.Module):
@@ -122,8 +172,11 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., ECCV 2016): in training, each sample's residual path is left out with
-    probability `drop_prob`, and the others are scaled so that the mean stays."""
+    """Stochastic depth (Huang et al., ECCV 2016).
+
+    In training, each sample's residual path is left out with probability `drop_prob`, and the
+    others are scaled so that the mean stays.
+    """
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
@@ -133,16 +186,19 @@ class DropPath(nn.Module):
         """x (B, ...) -> the same shape."""
         if not self.training or not self.drop_prob:
             return x
-        share = 1 - self.drop_prob
-        return x * x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(share).div_(share)
+        keep_prob = 1 - self.drop_prob
+        one_per_sample = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = x.new_empty(one_per_sample).bernoulli_(keep_prob)
+        return x * kept.div_(keep_prob)
 
 
 class SwinBlock(nn.Module):
-    """Window attention, shifted by half a window where `shifted`, and an MLP, each with norm and residual path."""
+    """Window attention, shifted by half a window if `shifted`, and an MLP, both residual."""
 
     def __init__(self, dim: int, heads: int, window: int, shifted: bool, drop_path: float) -> None:
         super().__init__()
-        self.window, self.shift = window, window // 2 if shifted else 0
+        self.window = window
+        self.shift = window // 2 if shifted else 0
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, window, heads)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -157,30 +213,43 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         """Pads bottom and right to whole windows, then rolls, attends, rolls back and crops."""
         height, width = x.shape[1:3]
-        if traced_for_all_sizes(x):
+        if has_symbolic_size(x):
             return self._attend_traced(x)
-        x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
-        padded = x.shape[1:3]
-        mask = None
+        right = -width % self.window
+        bottom = -height % self.window
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-            mask = shift_mask(*padded, self.window, x.device)
-        x = _from_windows(self.attn(_to_windows(x, self.window), mask), self.window, *padded)
+        x = self._attend_in_windows(x)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :height, :width]
 
     def _attend_traced(self, x: Tensor) -> Tensor:
-        """The same for exporters that trace all sizes at once: indices do what padding, rolling and cropping do."""
-        (height, width), window = x.shape[1:3], self.window
-        padded = [count_to_cover(side, window) * window for side in (height, width)]
-        rows, columns = (rolled(side, self.shift, side, x.device) for side in padded)
-        mask = shift_mask(*padded, window, x.device) if self.shift else None
-        x = gather_padded(x, rows, columns)
-        x = _from_windows(self.attn(_to_windows(x, window), mask), window, *padded)
-        rows, columns = (rolled(side, -self.shift, whole, x.device)
-                         for side, whole in zip((height, width), padded, strict=True))
+        """The same for exporters that trace all sizes at once.
+
+        Indices do what padding, rolling and cropping do.
+        """
+        height, width = x.shape[1:3]
+        padded_height = count_to_cover(height, self.window) * self.window
+        padded_width = count_to_cover(width, self.window) * self.window
+        rows = rolled_index(padded_height, self.shift, padded_height, x.device)
+        columns = rolled_index(padded_width, self.shift, padded_width, x.device)
+        x = self._attend_in_windows(gather_padded(x, rows, columns))
+
+        rows = rolled_index(height, -self.shift, padded_height, x.device)
+        columns = rolled_index(width, -self.shift, padded_width, x.device)
         return x.index_select(1, rows).index_select(2, columns)
+
+    def _attend_in_windows(self, x: Tensor) -> Tensor:
+        """x (B, H, W, C), sides multiples of the window -> the same shape."""
+        height, width = x.shape[1:3]
+        mask = None
+        if self.shift:
+            mask = shift_mask(height, width, self.window, x.device)
+        windows = _to_windows(x, self.window)
+        windows = self.attn(windows, mask)
+        return _from_windows(windows, self.window, height, width)
 
 
 class PatchMerging(nn.Module):
@@ -194,21 +263,34 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
         batch, height, width, channels = x.shape
-        rows, columns = count_to_cover(height, 2), count_to_cover(width, 2)
-        if traced_for_all_sizes(x):
-            x = gather_padded(x, *(torch.arange(2 * n, device=x.device) for n in (rows, columns)))
+        rows = count_to_cover(height, 2)
+        columns = count_to_cover(width, 2)
+        if has_symbolic_size(x):
+            every_row = torch.arange(2 * rows, device=x.device)
+            every_column = torch.arange(2 * columns, device=x.device)
+            x = gather_padded(x, every_row, every_column)
         else:
-            x = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
-        x = x.view(batch, rows, 2, columns, 2, channels).permute(0, 1, 3, 4, 2, 5)  # the column goes before the row
-        return self.reduction(self.norm(x.reshape(batch, rows, columns, 4 * channels)))
+            right = 2 * columns - width
+            bottom = 2 * rows - height
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+
+        # Four pixels to one, the column before the row.
+        x = x.view(batch, rows, 2, columns, 2, channels)
+        x = x.permute(0, 1, 3, 4, 2, 5)
+        x = x.reshape(batch, rows, columns, 4 * channels)
+        return self.reduction(self.norm(x))
 
 
 class Stage(nn.Module):
-    """Blocks, every second one shifted, and the downsampling to the next stage (None in the last)."""
+    """Blocks, every second one shifted, and the downsampling behind them (None in the last)."""
 
-    def __init__(self, dim: int, heads: int, window: int, drop_paths: Sequence[float], downsample: bool) -> None:
+    def __init__(self, dim: int, heads: int, window: int, drop_paths: Sequence[float],
+                 downsample: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(SwinBlock(dim, heads, window, i % 2 == 1, p) for i, p in enumerate(drop_paths))
+        self.blocks = nn.ModuleList()
+        for i, drop_path in enumerate(drop_paths):
+            shifted = i % 2 == 1
+            self.blocks.append(SwinBlock(dim, heads, window, shifted, drop_path))
         self.downsample = PatchMerging(dim) if downsample else None
 
 
@@ -222,8 +304,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), dim)."""
-        x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, -width % 4, 0, -height % 4))
+        x = self.proj(x)
+        return self.norm(x.permute(0, 2, 3, 1))
 
 
 class SwinTransformer(nn.Module):
@@ -234,24 +318,40 @@ class SwinTransformer(nn.Module):
         super().__init__()
         self.channels = tuple(dim * 2 ** i for i in range(len(depths)))
         self.grad_checkpointing = False
-        rates = [drop_path_rate * i / (sum(depths) - 1) for i in range(sum(depths))]
         self.patch_embed = PatchEmbed(dim)
         self.layers = nn.ModuleList()
+
+        # The rate of stochastic depth rises linearly over all blocks.
+        count = sum(depths)
+        rates = [drop_path_rate * i / (count - 1) for i in range(count)]
         for i, depth in enumerate(depths):
             first = sum(depths[:i])
-            self.layers.append(Stage(self.channels[i], heads[i], window, rates[first:first + depth],
-                                     downsample=i < len(depths) - 1))
+            own_rates = rates[first:first + depth]
+            is_last = i == len(depths) - 1
+            stage = Stage(self.channels[i], heads[i], window, own_rates, downsample=not is_last)
+            self.layers.append(stage)
             self.add_module(f'norm{i}', nn.LayerNorm(self.channels[i]))
         self.apply(_init)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in the backward pass."""
+        self.grad_checkpointing = enable
+
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x (B, 3, H, W) -> four maps (B, channels[i], H / 2^(i+2), W / 2^(i+2)), odd sides rounded up."""
-        x, maps = self.patch_embed(x), []
+        """x (B, 3, H, W) -> four maps (B, channels[i], H / 2^(i+2), W / 2^(i+2)).
+
+        Odd sides are rounded up.
+        """
+        x = self.patch_embed(x)
+        maps = []
         for i, stage in enumerate(self.layers):
             for block in stage.blocks:
-                recompute = self.grad_checkpointing and self.training
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-            maps.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2).contiguous())
+                if self.grad_checkpointing and self.training:
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            norm = self.get_submodule(f'norm{i}')
+            maps.append(norm(x).permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return maps
@@ -264,6 +364,8 @@ def _init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+# --- Registration ---------------------------------------------------------------------------------
+
 SWINS = {
     'swin_v1_t': {'dim': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24), 'window': 7},
     'swin_v1_s': {'dim': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24), 'window': 7},
@@ -272,22 +374,44 @@ SWINS = {
 }
 
 
-def build_swin(name: str) -> Backbone:
-    """One of SWINS, with random weights."""
+def infer_swin(shapes: Shapes) -> str:
+    """One of SWINS, or ''."""
+    width = width_of(shapes, 'patch_embed.proj.weight')
+    depth = count_children(shapes, 'layers.2.blocks')
+    for name, swin in SWINS.items():
+        if (swin['dim'], swin['depths'][2]) == (width, depth):
+            return name
+    return ''
+
+
+def resize_bias_tables(state: State, net: nn.Module) -> State:
+    """`state` with relative-position tables interpolated (bicubic) to the window of `net`."""
+    own = net.state_dict()
+    resized = {}
+    for key, value in state.items():
+        is_table = key.endswith('relative_position_bias_table') and key in own
+        if is_table and value.shape != own[key].shape:
+            value = _resize_table(value, len(own[key]))
+        resized[key] = value
+    return resized
+
+
+def _resize_table(table: Tensor, length: int) -> Tensor:
+    """table (n * n, heads) -> (length, heads)."""
+    old_side = round(len(table) ** .5)
+    new_side = round(length ** .5)
+    grid = table.float().T.reshape(1, -1, old_side, old_side)
+    grid = F.interpolate(grid, size=(new_side, new_side), mode='bicubic', align_corners=False)
+    return grid.reshape(-1, length).T.to(table.dtype)
+
+
+# Classifiers, whose files are the pretrained ones, have no norms between the stages.
+@register_backbones(*SWINS, infer=infer_swin, rename_pretrained=resize_bias_tables,
+                    untrained=r'norm\d\.', official_index=True)
+def build_swin(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
+    """One of SWINS, with random weights. Raises ValueError if they are to be downloaded."""
+    if pretrained:
+        raise ValueError(f'bb_weights=hub: {name} takes a local file, '
+                         'e.g. swin_large_patch4_window12_384_22kto1k.pth')
     net = SwinTransformer(**SWINS[name])
     return Backbone(net, net.channels, smallest=16)
-
-
-def resize_bias_tables(weights: dict[str, Tensor], backbone: SwinTransformer) -> dict[str, Tensor]:
-    """`weights` with relative-position tables of another window interpolated (bicubic) to the backbone's window."""
-    own = backbone.state_dict()
-
-    def fitted(key: str, table: Tensor) -> Tensor:
-        if not key.endswith('relative_position_bias_table') or key not in own or own[key].shape == table.shape:
-            return table
-        old, new = (round(len(t) ** .5) for t in (table, own[key]))
-        grid = table.float().T.reshape(1, -1, old, old)
-        grid = F.interpolate(grid, size=(new, new), mode='bicubic', align_corners=False)
-        return grid.reshape(-1, new * new).T.to(table.dtype)
-
-    return {key: fitted(key, value) for key, value in weights.items()}

@@ -1,4 +1,4 @@
-"""Decoder blocks: two 3x3 convolutions with attention between them, with and without a residual path."""
+"""Decoder blocks: two 3x3 convolutions with attention between them, plain and residual."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,10 @@ AttentionFactory = Callable[[int, int], nn.Module]
 
 
 class BasicDecBlk(nn.Module):
-    """3x3 convolution to the inner width, BatchNorm, ReLU, attention, 3x3 convolution to the output, BatchNorm.
+    """3x3 convolution to the inner width, BatchNorm, ReLU, attention, 3x3 convolution, BatchNorm.
 
-    `inner` is the inner width (None: a quarter of the input); `attention` builds a module from (in, out) channels.
+    `inner` is the inner width (None: a quarter of the input). `attention` builds a module from
+    (in, out) channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, inner: int | None = 64,
@@ -28,7 +29,8 @@ class BasicDecBlk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in, H, W) -> (B, out, H, W)."""
-        x = self.attention(self.relu(self.bn_in(self.conv_in(x))))
+        x = self.relu(self.bn_in(self.conv_in(x)))
+        x = self.attention(x)
         return self.bn_out(self.conv_out(x))
 
 

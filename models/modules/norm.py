@@ -9,12 +9,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _AnyBatch:
-    """Makes a BatchNorm work at every batch size: one value per channel has no variance, so it then uses its running
-    statistics and leaves them as they are (a pooled map of a single image, for example)."""
+    """Makes a BatchNorm work at every batch size.
+
+    A single value per channel has no variance (a pooled map of one image, for example). The norm
+    then uses its running statistics, and leaves them as they are.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
-        if not self.training or x.shape[0] * x.shape[2] * x.shape[3] > 1:
+        values_per_channel = x.shape[0] * x.shape[2] * x.shape[3]
+        if not self.training or values_per_channel > 1:
             return super().forward(x)
         self.training = False
         try:
@@ -32,22 +36,45 @@ class _BatchNormAct2d(_AnyBatch, BatchNormAct2d):
 
 
 def allow_any_batch(net: nn.Module) -> nn.Module:
-    """Gives every BatchNorm of a foreign network our behaviour, its weights and settings untouched; returns `net`."""
-    ours = {nn.BatchNorm2d: BatchNorm2d, BatchNormAct2d: _BatchNormAct2d}
-    for module in net.modules():
-        module.__class__ = ours.get(type(module), type(module))
+    """Puts our BatchNorms in the place of a foreign network's, with its weights and settings.
+
+    Returns `net`, or its replacement if it is a BatchNorm itself.
+    """
+    if type(net) in (nn.BatchNorm2d, BatchNormAct2d):
+        return _replacement(net)
+    for name, child in net.named_children():
+        setattr(net, name, allow_any_batch(child))
     return net
+
+
+def _replacement(norm: nn.BatchNorm2d | BatchNormAct2d) -> nn.Module:
+    """One of our BatchNorms that shares parameters and buffers with `norm`."""
+    settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    if isinstance(norm, BatchNormAct2d):
+        ours = _BatchNormAct2d(*settings, apply_act=False)
+        ours.drop = norm.drop
+        ours.act = norm.act
+    else:
+        ours = BatchNorm2d(*settings)
+    ours.weight = norm.weight
+    ours.bias = norm.bias
+    ours.running_mean = norm.running_mean
+    ours.running_var = norm.running_var
+    ours.num_batches_tracked = norm.num_batches_tracked
+    return ours.train(norm.training)
 
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keeps the running statistics of every BatchNorm in `module`: a forward pass that is repeated counts once."""
+    """Keeps the running statistics of every BatchNorm in `module`, for a repeated forward pass."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0., None
+        norm.momentum = 0.
+        norm.num_batches_tracked = None
     try:
         yield
     finally:
         for norm, (momentum, count) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+            norm.momentum = momentum
+            norm.num_batches_tracked = count

@@ -1,22 +1,55 @@
-"""Bilateral reference (BiRefNet, section 3.3): the image as inward, its gradient as outward reference."""
+"""Bilateral reference (BiRefNet, section 3.3): inward the image, outward its gradient."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.modules.norm import BatchNorm2d
+from models.modules.resize import resize
+
+# Order of the tiles' channels, slowest first, as axes of (B, C, rows, height, columns, width).
+TILE_AXES = {
+    'row': (0, 1, 2, 4, 3, 5),  # channel, row, column
+    'column': (0, 4, 2, 1, 3, 5),  # column, row, channel
+}
 
 
 def image_to_tiles(image: Tensor, height: int, width: int, order: str = 'row') -> Tensor:
     """Cuts `image` (B, C, H, W) into tiles stacked on channels: (B, C*rows*columns, height, width).
 
-    `order` names the channels' order, slowest first: 'row' is channel, row, column; 'column' is column, row, channel.
-    H and W must be multiples of `height` and `width`.
+    `order` is one of TILE_AXES. H and W must be multiples of `height` and `width`.
     """
-    b, c, h, w = image.shape
-    tiles = image.reshape(b, c, h // height, height, w // width, width)
-    permutation = {'row': (0, 1, 2, 4, 3, 5), 'column': (0, 4, 2, 1, 3, 5)}[order]
-    return tiles.permute(permutation).reshape(b, -1, height, width)
+    batch, channels, full_height, full_width = image.shape
+    rows = full_height // height
+    columns = full_width // width
+    grid = image.reshape(batch, channels, rows, height, columns, width)
+    grid = grid.permute(TILE_AXES[order])
+    return grid.reshape(batch, -1, height, width)
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """What a decoder level sees of the image: all of it in tiles, or resized.
+
+    This is the one place that knows the order of the tiles.
+    """
+
+    split: bool = True
+    tile_order: str = 'row'
+
+    def channels_at(self, stride: int) -> int:
+        """Channels of the view for a level of this stride."""
+        return 3 * stride * stride if self.split else 3
+
+    def __call__(self, image: Tensor, size: Sequence[int]) -> Tensor:
+        """image (B, 3, H, W) -> (B, channels, *size)."""
+        if not self.split:
+            return resize(image, size)
+        height, width = size
+        return image_to_tiles(image, height, width, self.tile_order)
 
 
 def laplacian(image: Tensor) -> Tensor:
@@ -27,7 +60,8 @@ def laplacian(image: Tensor) -> Tensor:
     mean = image.mean(1, keepdim=True)
     kernel = mean.new_ones(1, 1, 5, 5)
     kernel[..., 2, 2] = -24
-    return F.conv2d(F.pad(mean, (2, 2, 2, 2), mode='reflect'), kernel / 48)
+    padded = F.pad(mean, (2, 2, 2, 2), mode='reflect')
+    return F.conv2d(padded, kernel / 48)
 
 
 class InwardReference(nn.Module):
@@ -44,17 +78,24 @@ class InwardReference(nn.Module):
 
 
 class OutwardReference(nn.Module):
-    """Gradient features of a decoder map: their attention on the map and, in training, a prediction of the gradient."""
+    """Weights a decoder map by attention from its gradient features, and predicts the gradient."""
 
     def __init__(self, in_channels: int, inner: int = 16) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(in_channels, inner, 3, padding=1), BatchNorm2d(inner),
-                                      nn.ReLU(inplace=True))
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, inner, 3, padding=1),
+            BatchNorm2d(inner),
+            nn.ReLU(inplace=True),
+        )
         self.attention = nn.Conv2d(inner, 1, 1)
         self.prediction = nn.Conv2d(inner, 1, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x (B, C, h, w) -> x weighted by the attention, and the gradient logit (B, 1, h, w), None in eval mode."""
+    def forward(self, x: Tensor, side_outputs: bool = False) -> tuple[Tensor, Tensor | None]:
+        """x (B, C, h, w) -> x weighted by the attention, and the gradient logit (B, 1, h, w).
+
+        The logit is None without `side_outputs`.
+        """
         features = self.features(x)
-        prediction = self.prediction(features) if self.training else None
-        return x * torch.sigmoid(self.attention(features)), prediction
+        prediction = self.prediction(features) if side_outputs else None
+        attention = torch.sigmoid(self.attention(features))
+        return x * attention, prediction

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.modules.tracing import traced_for_all_sizes
+from models.modules.tracing import has_symbolic_size
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """x (B, C, H, W) -> (B, C, *size), bilinear with aligned corners; x itself where nothing changes."""
-    if not traced_for_all_sizes(x) and x.shape[-2:] == tuple(size):
+    """x (B, C, H, W) -> (B, C, *size), bilinear with aligned corners; x itself if of that size."""
+    size = tuple(size)
+    if not has_symbolic_size(x) and x.shape[-2:] == size:
         return x
-    return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=True)
+    return F.interpolate(x, size=size, mode='bilinear', align_corners=True)

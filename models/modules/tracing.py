@@ -1,4 +1,7 @@
-"""What exporters that trace all sizes at once need: sizes are then symbols, and must not be compared or rounded."""
+"""Helpers for exporters that trace all sizes at once.
+
+Sizes are symbols then, which must not be compared or rounded.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,56 +10,75 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is tracing, not torch.compile; before torch 2.7, whether it does so non-strictly."""
+    """Whether torch.export is tracing, and not torch.compile.
+
+    It is `torch.compiler.is_exporting`, which is new in torch 2.7.
+    """
     if hasattr(torch.compiler, 'is_exporting'):
         return torch.compiler.is_exporting()
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
-def traced_for_all_sizes(x: Tensor) -> bool:
+def has_symbolic_size(x: Tensor) -> bool:
     """Whether an exporter traces x (B, ...) with symbols for some of its sizes but the first."""
-    return is_exporting() and any(isinstance(side, torch.SymInt) for side in x.shape[1:])
+    if not is_exporting():
+        return False
+    return any(isinstance(side, torch.SymInt) for side in x.shape[1:])
 
 
 def count_to_cover(side: int, length: int) -> int:
-    """How many pieces of `length` cover `side`; for a symbol, unless it is a multiple of `length` whatever its value,
-    as a new symbol: a tracer would reason for hours about how rounded sizes relate to each other."""
-    if not (is_exporting() and isinstance(side, torch.SymInt)) or \
-            statically_known_true(side % length == 0):
+    """ceil(side / length).
+
+    A symbolic side that need not be a multiple of `length` yields a fresh symbol, because the
+    exporter's reasoning about rounded sizes takes hours.
+    """
+    is_symbol = is_exporting() and isinstance(side, torch.SymInt)
+    if not is_symbol or statically_known_true(side % length == 0):
         return (side + length - 1) // length
-    return _new_symbol((_number(side) + (length - 1)) // length, 1)
+    rounded_up = (_scalar_tensor(side) + (length - 1)) // length
+    return _fresh_symbol(rounded_up, 1)
 
 
-def in_multiples(image: Tensor, length: int) -> Tensor:
-    """image (B, C, H, W) itself, where H and W are 2 * `length` at least, with sizes that an exporter knows as
-    `length` times a symbol, so that halves and tiles of them are whole numbers to it."""
+def mark_divisible(image: Tensor, length: int) -> Tensor:
+    """Returns image (B, C, H, W) unchanged, with H and W rewritten as `length` times a symbol.
+
+    The exporter can then divide them. H and W must be at least 2 * length.
+    """
     for axis in (2, 3):
-        count = _new_symbol(_number(image.shape[axis]) // length, 2)
-        image = image.index_select(axis, torch.arange(length * count, device=image.device))
+        count = _fresh_symbol(_scalar_tensor(image.shape[axis]) // length, 2)
+        everything = torch.arange(length * count, device=image.device)
+        image = image.index_select(axis, everything)
     return image
 
 
-def _new_symbol(number: Tensor, least: int) -> int:
+def _fresh_symbol(number: Tensor, minimum: int) -> int:
     symbol = number.item()
-    torch._check(symbol >= least)
+    torch._check(symbol >= minimum)
     return symbol
 
 
-def _number(value: int, device: torch.device | None = None) -> Tensor:
-    """A number, perhaps a symbol, as a tensor (), int64: exporters know the operators of two tensors best."""
+def _scalar_tensor(value: int, device: torch.device | None = None) -> Tensor:
+    """A number, perhaps a symbol, as int64 (): exporters know operators of two tensors best."""
     return torch.full((), value, dtype=torch.int64, device=device)
 
 
-def rolled(count: int, shift: int, side: int, device: torch.device) -> Tensor:
-    """The places, 0 to side - 1, that lie `shift` ahead of 0 to count - 1 on a circle of `side`: (count,), int64."""
-    return (torch.arange(count, device=device) + shift) % _number(side, device)
+def rolled_index(count: int, shift: int, side: int, device: torch.device) -> Tensor:
+    """(0..count-1 + shift) modulo `side`: (count,), int64, the indices of a rolled axis."""
+    return (torch.arange(count, device=device) + shift) % _scalar_tensor(side, device)
 
 
 def gather_padded(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels (rows[i], columns[j]) of a map x (B, H, W, C), zero outside of it: (B, len(rows), len(columns), C)."""
+    """Pixels (rows[i], columns[j]) of x (B, H, W, C), zero outside: (B, rows, columns, C)."""
     batch, height, width, channels = x.shape
-    inside = (rows[:, None] < _number(height, x.device)) & (columns < _number(width, x.device))
-    index = rows[:, None] * _number(width, x.device) + columns
-    index = torch.where(inside, index, _number(height * width, x.device))
-    pixels = F.pad(x.reshape(batch, height * width, channels), (0, 0, 0, 1))
-    return pixels.index_select(1, index.view(-1)).view(batch, rows.shape[0], columns.shape[0], channels)
+    row_is_inside = rows[:, None] < _scalar_tensor(height, x.device)
+    column_is_inside = columns < _scalar_tensor(width, x.device)
+
+    # Flat index of each pixel; those outside read the zeros behind the last.
+    index = rows[:, None] * _scalar_tensor(width, x.device) + columns
+    zeros = _scalar_tensor(height * width, x.device)
+    index = torch.where(row_is_inside & column_is_inside, index, zeros)
+
+    flat = x.reshape(batch, height * width, channels)
+    padded = F.pad(flat, (0, 0, 0, 1))
+    pixels = padded.index_select(1, index.view(-1))
+    return pixels.view(batch, rows.shape[0], columns.shape[0], channels)

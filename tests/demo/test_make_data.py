@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from demo import render
-from demo.make_data import SEED, SIZE, make_data, sample
+from demo.make_data import SEED, SIZE, TEST, make_data, sample
 from demo.shapes import SHAPES
-from evaluation.metrics import GroundTruth
+from evaluation import GroundTruth
 from utils import read_image, read_mask
 
 
@@ -115,7 +115,7 @@ def s_measures_of_otsu(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray
 
 
 def test_no_threshold_solves_the_test_set():
-    pairs = [sample(index, SIZE, SEED, train=False)[:2] for index in range(0, 60, 2)]
+    pairs = [sample(index, SIZE, SEED, train=False)[:2] for index in range(0, TEST, 2)]
     assert s_measures_of_otsu(pairs).max() < .65
 
 

@@ -1,15 +1,17 @@
-"""Tables, the choice of the best, and what folders' names tell."""
+"""Tables, the choice of the best, and methods described by their folders."""
 
 import math
 
 import numpy as np
 import pytest
 
+from config import task_record
 from evaluation import figures, results, selection, tables
-from evaluation.ground_truth import GROUPS, SCORES
+from evaluation.metrics import METRICS, SCORES, parse_metrics
 from evaluation.report import picked
-from evaluation.summary import Method, MethodScores, describe_method, parse_metrics, sort_methods
+from evaluation.summary import Method, MethodScores, describe_method, sort_methods
 
+COLUMNS = ('Smeasure', 'wFmeasure', 'MAE')
 
 @pytest.mark.parametrize(('score', 'value', 'text'), [
     ('sm', .8619, '.862'), ('sm', .9994, '.999'), ('sm', .9995, '1.000'), ('maxEm', 1.0000517, '1.000'),
@@ -29,18 +31,18 @@ def test_differences(score, value, text):
     ('COD', ['sm', 'wfm', 'meanFm', 'meanEm', 'maxEm', 'mae']), ('HRSOD', ['sm', 'maxFm', 'meanEm', 'mae']),
     ('Matting', ['sm', 'maxFm', 'meanEm', 'mse']), ('Mine', ['sm', 'mae', 'maxEm'])])
 def test_columns(task, start):
-    shown = tables.columns(task, SCORES)
+    shown = tables.shown_scores(task_record(task).columns, SCORES)
     assert shown[:len(start)] == start
     assert len(shown) == 13
 
 
 def test_columns_of_a_subset():
-    assert tables.columns('COD', ['mae', 'sm']) == ['sm', 'mae']
-    assert tables.columns('COD', ['mse']) == ['mse']
+    assert tables.shown_scores(COLUMNS, ['mae', 'sm']) == ['sm', 'mae']
+    assert tables.shown_scores(COLUMNS, ['mse']) == ['mse']
 
 
 def test_table():
-    formats = tables.score_table('COD', [('CAMO', 'ours', {'sm': .5, 'mae': .25}), ('CAMO', 'a|b', {'sm': 1 / 3})])
+    formats = tables.score_table(COLUMNS, [('CAMO', 'ours', {'sm': .5, 'mae': .25}), ('CAMO', 'a|b', {'sm': 1 / 3})])
     lines = formats['txt'].splitlines()
     assert [cell.strip() for cell in lines[0].split(' & ')] == ['Dataset', 'Method', 'Smeasure', 'MAE']
     assert [cell.strip() for cell in lines[2].split(' & ')] == ['CAMO', 'ours', '.500', '.250']
@@ -50,20 +52,20 @@ def test_table():
 
 def test_comparison_marks_the_three_best():
     scores = {'A': {f'm_{i}': {'sm': value} for i, value in enumerate((.9, .8, .9, .7, .6))}}
-    lines = tables.comparison('COD', scores).splitlines()
+    lines = tables.comparison(COLUMNS, scores).splitlines()
     assert [line.split(' & ')[1].removesuffix(r' \\') for line in lines if line.startswith('m\\_')] == [
         r'\textbf{.900}', r'\underline{.800}', r'\textbf{.900}', r'\textit{.700}', '.600']
     assert r'\multicolumn{1}{c}{A}' in lines[3]
 
 
 def test_comparison_of_a_method_without_a_set():
-    text = tables.comparison('COD', {'A': {'x': {'mae': .1}, 'y': {'mae': .2}}, 'B': {'y': {'mae': .3}}})
+    text = tables.comparison(COLUMNS, {'A': {'x': {'mae': .1}, 'y': {'mae': .2}}, 'B': {'y': {'mae': .3}}})
     assert r'x & \textbf{.100} & - \\' in text
 
 
 def test_overall_leaves_out_what_is_not_there(tmp_path):
     scores = {'A': {'x': {'mba': math.nan, 'sm': .5}, 'y': {'sm': 1.}}, 'B': {'x': {'mba': .25, 'sm': .7}}}
-    text = results.write_overall(tmp_path, 'COD', scores)
+    text = results.write_overall(tmp_path, 'COD', COLUMNS, scores)
     assert 'x' in text.splitlines()[2]
     assert len(text.splitlines()) == 3
     assert results.mean_scores([scores['A']['x'], scores['B']['x']]) == {'mba': .25, 'sm': pytest.approx(.6)}
@@ -132,7 +134,8 @@ class TestBootstrap:
         assert lead == (2, 2, 2)
 
     def test_too_few_images_for_an_interval(self):
-        enough, few = (self.scored(np.linspace(0, 1, number)) for number in (selection.FEWEST, selection.FEWEST - 1))
+        enough = self.scored(np.linspace(0, 1, selection.FEWEST_IMAGES))
+        few = self.scored(np.linspace(0, 1, selection.FEWEST_IMAGES - 1))
         lead = selection.compare([enough, few], [enough, few], 'sm')
         assert math.isnan(lead.low)
         assert math.isnan(lead.high)
@@ -162,8 +165,9 @@ def test_order_of_methods():
 
 
 def test_metric_names():
-    assert parse_metrics('all') == list(GROUPS)
-    assert parse_metrics('S+MAE+wF+BIoU') == ['sm', 'mae', 'wfm', 'biou']
-    assert parse_metrics('maxFm+E') == ['em', 'fm']
-    with pytest.raises(ValueError, match=r'--metrics S\+psnr.*sm, mae, .*fm, biou, maxEm, '):
+    assert parse_metrics('all') == list(METRICS)
+    assert parse_metrics('S+MAE+wF+BIoU') == ['sm', 'wfm', 'mae', 'biou']
+    assert parse_metrics('maxFm+E') == ['fm', 'em']
+    assert parse_metrics('smeasure+WF') == ['sm', 'wfm']
+    with pytest.raises(ValueError, match=r'--metrics S\+psnr.*sm, wfm, .*biou, maxFm, '):
         parse_metrics('S+psnr')

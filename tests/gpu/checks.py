@@ -28,10 +28,12 @@ from torch import Tensor, nn
 
 from config import Config
 from dataset import Batch, TrainSet, build_loader, find_pairs
+from exporting.hub import save_pretrained
+from inference import predict
 from inference.memory import free_memory
 from inference.network import BYTES, BYTES_PER_PIXEL, Predictor
 from loss import Criterion
-from models import BiRefNet, load_model, optimize, predict, save_checkpoint
+from models import build_birefnet, load_model, optimize, save_checkpoint
 from models.modules.deform_conv import deform_conv2d
 from models.modules.norm import BatchNorm2d
 from tests.models import small
@@ -94,7 +96,8 @@ def loss_and_gradients(model: nn.Module, device: torch.device) -> tuple[Tensor, 
     """Of one step in float64."""
     batch = images()
     image, mask = (t.to(device).double() / 255 for t in (batch.image, batch.mask))
-    loss = sum(Criterion(WEIGHTS, 10)(model(image), mask, epoch=1).values())
+    terms = Criterion(WEIGHTS, 10)(model(image, side_outputs=True), mask, epoch=1)
+    loss = sum(terms.values())
     loss.backward()
     gradients = {name.removeprefix('module.'): p.grad for name, p in model.named_parameters() if p.grad is not None}
     return loss.detach(), gradients
@@ -351,7 +354,7 @@ def check_export(device: torch.device, folder: Path) -> None:
     """Weights that lie on the device are written as they are, as a checkpoint and as a folder for the hub."""
     model = small.build().to(device)
     save_checkpoint(model, folder / 'model.safetensors')
-    model.save_pretrained(folder / 'folder')
+    save_pretrained(model, folder / 'folder')
     for file in ('model.safetensors', 'folder'):
         copied = load_model(folder / file).state_dict()
         assert all(torch.equal(copied[name], value.cpu()) for name, value in model.state_dict().items()), file
@@ -377,7 +380,7 @@ def check_memory_estimate(device: torch.device) -> None:
     """Inference takes no more memory over the weights than what `check_memory` asks for."""
     for side in (512, 1024):
         picture = [np.zeros((side, side, 3), np.uint8)]
-        model = BiRefNet(Config(bb='swin_v1_t')).eval().to(device)
+        model = build_birefnet(Config(bb='swin_v1_t')).eval().to(device)
         for network in (model, optimize(model), optimize(model, torch.bfloat16)):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)

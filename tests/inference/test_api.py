@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from config import Config
+from inference import predict
 from inference.network import Predictor, check_memory
 from inference.predict import PUBLISHED_DYNAMIC, published_sizes
-from models import BiRefNet, optimize, predict
+from models import build_birefnet, optimize
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -23,7 +24,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 @pytest.fixture(scope='module')
 def model():
     torch.manual_seed(0)
-    return optimize(BiRefNet(Config(bb='pvt_v2_b0', size=(64, 32), dec_att='')).eval())
+    return optimize(build_birefnet(Config(bb='pvt_v2_b0', size=(64, 32), dec_att='')).eval())
 
 
 def png(pixels):

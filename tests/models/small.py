@@ -1,16 +1,17 @@
 """Small networks with weights that follow from their keys, so that every part of them matters to the output."""
 
 import torch
+from torch import nn
 
 from config import Config
-from models import BiRefNet
-from models.checkpoint import to_official
+from models import BiRefNet, build_birefnet
+from models.checkpoints.names import to_official
 from tests.models import golden
 
 
 def build(**switches) -> BiRefNet:
     """BiRefNet on pvt_v2_b0 unless `switches` (fields of Config) say otherwise, in eval mode."""
-    model = BiRefNet(Config(**{'bb': 'pvt_v2_b0', **switches}))
+    model = build_birefnet(Config(**{'bb': 'pvt_v2_b0', **switches}))
     official = to_official(model.state_dict(), model.config.bb)
     model.load_state_dict({key: golden.tensor(key, list(value.shape)) for key, value in official.items()})
     return model.eval()
@@ -25,3 +26,13 @@ def output(model: BiRefNet, x: torch.Tensor | None = None) -> torch.Tensor:
     """The final logits in eval mode."""
     with torch.inference_mode():
         return model(image() if x is None else x)[-1]
+
+
+def without_randomness(model: nn.Module, batch_statistics: bool = True) -> None:
+    """Training mode without dropout and stochastic depth; BatchNorms in eval mode unless `batch_statistics`."""
+    model.train()
+    for module in model.modules():
+        is_random = isinstance(module, nn.Dropout) or type(module).__name__ == 'DropPath'
+        is_norm = isinstance(module, nn.BatchNorm2d)
+        if is_random or (is_norm and not batch_statistics):
+            module.eval()

@@ -8,11 +8,20 @@ import torch
 import torchvision
 from torch import nn
 
+import config
 from config import Config
-from models import BiRefNet
-from models.backbones import backbone_shapes, build_backbone
+from models import Architecture, BiRefNet, build_birefnet
+from models.backbones import (
+    BACKBONES,
+    Backbone,
+    backbone_shapes,
+    build_backbone,
+    find_family,
+    register_backbones,
+)
 from models.backbones.swin import build_swin
-from models.checkpoint import PVT, load_backbone
+from models.backbones.timm_features import OFFICIAL_PVT
+from models.checkpoints.pretrained import load_backbone
 from tests.models.small import image
 
 CHANNELS = {
@@ -27,9 +36,9 @@ CHANNELS = {
 def test_channels_and_strides(name):
     with torch.device('meta'):
         backbone = build_backbone(name, (96, 64))
-        maps = backbone.net.eval()(torch.zeros(1, 3, 64, 96))
+        maps = backbone.eval()(torch.zeros(1, 3, 64, 96))
     assert backbone.channels == CHANNELS[name]
-    shapes = [tuple(maps[i].shape) for i in backbone.outputs]
+    shapes = [tuple(x.shape) for x in maps]
     assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(CHANNELS[name], (4, 8, 16, 32), strict=True)]
 
 
@@ -38,10 +47,43 @@ def test_channels_and_strides(name):
 def test_dino_gives_four_maps_of_one_stride(name, width, blocks):
     with torch.device('meta'):
         backbone = build_backbone(name)
-        maps = backbone.net.to('meta')(torch.zeros(1, 3, 64, 96))  # older timm makes some buffers on the CPU
+        maps = backbone.to('meta')(torch.zeros(1, 3, 64, 96))  # older timm makes some buffers on the CPU
     assert backbone.channels == (width,) * 4
+    assert backbone.needs_neck
     assert [tuple(m.shape) for m in maps] == [(1, width, 4, 6)] * 4
     assert f'model.blocks.{blocks - 1}.attn.qkv.weight' in backbone_shapes(name)
+
+
+def test_the_registry_and_config_list_the_same_backbones():
+    """config.py, which imports no torch, has a list of its own."""
+    assert set(BACKBONES) == {*config.BACKBONES, 'timm/'}
+    for name in config.BACKBONES:
+        assert find_family(name).frozen == Config(bb=name).freeze_bb, name
+    assert find_family('timm/anything') is BACKBONES['timm/']
+    assert find_family('unknown/anything') is None
+
+
+def test_a_backbone_of_ones_own_registers_itself():
+    class Pooled(nn.Module):
+        def forward(self, x):
+            x = x.repeat(1, 3, 1, 1)
+            return [nn.functional.avg_pool2d(x, stride) for stride in (4, 8, 16, 32)]
+
+    try:
+        @register_backbones('pooled')
+        def build_pooled(name, pretrained, sizes):
+            return Backbone(Pooled(), (9, 9, 9, 9))
+
+        network = BiRefNet(build_backbone('pooled'), Architecture(dec_att='')).eval()
+    finally:
+        BACKBONES.pop('pooled', None)
+    assert network.encoder.backbone.name == 'pooled'
+    assert network(image(64, 96, 1))[-1].shape == (1, 1, 64, 96)
+
+
+def test_no_two_backbones_have_one_name():
+    with pytest.raises(AssertionError, match='swin_v1_t'):
+        register_backbones('swin_v1_t')(None)
 
 
 def test_unknown_names():
@@ -58,11 +100,11 @@ def test_timm_maps_are_channels_first():
     size = (224, 224)
     backbone = build_backbone('timm/swin_tiny_patch4_window7_224', size)
     assert backbone.channels == (96, 192, 384, 768)
-    model = BiRefNet(Config(bb='timm/swin_tiny_patch4_window7_224', size=size, mul_scl_ipt='', dec_att='')).eval()
+    model = build_birefnet(Config(bb='timm/swin_tiny_patch4_window7_224', size=size, mul_scl_ipt='', dec_att='')).eval()
     x = image(224, 224, 1)
     with torch.inference_mode():
         maps = model.encoder(x)
-        raw = model.encoder.backbone(x)
+        raw = model.encoder.backbone.net(x)
         assert model(x)[-1].shape == (1, 1, 224, 224)
     assert [tuple(m.shape) for m in maps] == [(1, 96 << i, 56 >> i, 56 >> i) for i in range(4)]
     assert torch.equal(maps[2][0, 5], raw[2][0, ..., 5])
@@ -118,8 +160,8 @@ def official_swin() -> dict[str, torch.Tensor]:
 
 def test_official_swin(tmp_path, official_swin):
     torch.save({'model': official_swin}, tmp_path / 'swin_tiny.pth')
-    model = BiRefNet(Config(bb='swin_v1_t', bb_weights=str(tmp_path / 'swin_tiny.pth')))
-    net = model.encoder.backbone
+    model = build_birefnet(Config(bb='swin_v1_t', bb_weights=str(tmp_path / 'swin_tiny.pth')))
+    net = model.encoder.backbone.net
     own = net.state_dict().keys() & official_swin.keys()
     assert len(own) == len(net.state_dict()) - 8
     assert_equal(net, {key: official_swin[key] for key in own})
@@ -130,31 +172,26 @@ def test_official_swin_of_another_window(tmp_path, official_swin):
     state = {key: torch.randn(23 * 23, value.shape[1]) if key.endswith('bias_table') else value
              for key, value in official_swin.items()}
     torch.save({'model': state}, tmp_path / 'swin.pth')
-    net = build_swin('swin_v1_t').net
-    load_backbone(net, 'swin_v1_t', tmp_path / 'swin.pth')
+    backbone = build_backbone('swin_v1_t')
+    net = backbone.net
+    load_backbone(backbone, tmp_path / 'swin.pth')
     key = 'layers.1.blocks.0.attn.relative_position_bias_table'
     grid = state[key].T.reshape(1, -1, 23, 23)
     expected = nn.functional.interpolate(grid, size=(13, 13), mode='bicubic').reshape(-1, 169).T
     assert torch.allclose(net.state_dict()[key], expected)
 
 
-def official_pvt(key: str) -> str:
-    """timm's name -> the official one."""
-    for official, ours in PVT:
-        if key.startswith(ours + '.'):
-            return (official + key[len(ours):]).replace('.dwconv.', '.dwconv.dwconv.')
-    return key
-
-
 @pytest.mark.parametrize('naming', ['official', 'timm'])
 def test_pvt(tmp_path, naming):
     source = timm.create_model('pvt_v2_b0', num_classes=10).state_dict()
     flat = {re.sub(r'^stages\.', 'stages_', key): value for key, value in source.items()}
-    state = {official_pvt(key): value for key, value in flat.items()} if naming == 'official' else source
+    official = {OFFICIAL_PVT.reversed().rename(key): value for key, value in flat.items()}
+    state = official if naming == 'official' else source
     assert ('patch_embed1.proj.weight' in state) == (naming == 'official')
     torch.save(state, tmp_path / 'pvt.pth')
-    net = build_backbone('pvt_v2_b0').net
-    load_backbone(net, 'pvt_v2_b0', tmp_path / 'pvt.pth')
+    backbone = build_backbone('pvt_v2_b0')
+    net = backbone.net
+    load_backbone(backbone, tmp_path / 'pvt.pth')
     assert_equal(net, {key: value for key, value in flat.items() if not key.startswith('head')})
 
 
@@ -164,8 +201,9 @@ def test_torchvision_resnet(tmp_path, counters):
     source = torchvision.models.resnet50()
     state = {k: v for k, v in source.state_dict().items() if counters or 'num_batches_tracked' not in k}
     torch.save(state, tmp_path / 'resnet50.pth')
-    net = build_backbone('resnet50').net
-    load_backbone(net, 'resnet50', tmp_path / 'resnet50.pth')
+    backbone = build_backbone('resnet50')
+    net = backbone.net
+    load_backbone(backbone, tmp_path / 'resnet50.pth')
     x = image(64, 64, 1)
     stages = (source.layer1, source.layer2, source.layer3, source.layer4)
     with torch.inference_mode():
@@ -183,8 +221,9 @@ def test_torchvision_vgg(tmp_path, name):
     features = features.to_empty(device='cpu')
     state = {f'features.{k}': torch.randn(v.shape) if v.ndim else v * 0 for k, v in features.state_dict().items()}
     torch.save(state | {'classifier.0.weight': torch.zeros(3)}, tmp_path / 'vgg.pth')
-    net = build_backbone(name).net
-    load_backbone(net, name, tmp_path / 'vgg.pth')
+    backbone = build_backbone(name)
+    net = backbone.net
+    load_backbone(backbone, tmp_path / 'vgg.pth')
     assert_equal(net, {f'conv{stage}.{n}.weight': state[f'features.{n}.weight'] for stage, n in
                        ([(1, 0), (2, 10), (4, 28)] if name == 'vgg16' else [(1, 1), (2, 14), (4, 41)])})
     layers = [layer for stage in (net.conv1, net.conv2, net.conv3, net.conv4) for layer in stage]
@@ -194,8 +233,9 @@ def test_torchvision_vgg(tmp_path, name):
 def test_timm_dino(tmp_path):
     source = timm.create_model('vit_small_patch16_dinov3').state_dict()
     torch.save(source, tmp_path / 'dino.pth')
-    net = build_backbone('dino_v3_s').net
-    load_backbone(net, 'dino_v3_s', tmp_path / 'dino.pth')
+    backbone = build_backbone('dino_v3_s')
+    net = backbone.net
+    load_backbone(backbone, tmp_path / 'dino.pth')
     assert_equal(net, {key: source[key.removeprefix('model.')] for key in net.state_dict()})
 
 
@@ -203,10 +243,11 @@ def test_timm_dino(tmp_path):
 def test_timm_files(tmp_path, name):
     source = timm.create_model(name).state_dict()
     torch.save({'state_dict': source}, tmp_path / 'weights.pth')
-    net = build_backbone(f'timm/{name}', (224, 224)).net
+    backbone = build_backbone(f'timm/{name}', (224, 224))
+    net = backbone.net
     for value in net.parameters():
         nn.init.constant_(value, 7.)
-    load_backbone(net, f'timm/{name}', tmp_path / 'weights.pth')
+    load_backbone(backbone, tmp_path / 'weights.pth')
     assert not any((value == 7).all() for value in net.parameters())
     source |= {re.sub(r'^([a-z]+)\.(\d+)\.', r'\1_\2.', key): value for key, value in source.items()}
     assert_equal(net, {key: source[key] for key in net.state_dict()})
@@ -217,11 +258,11 @@ def test_weights_of_another_backbone_are_refused(tmp_path, official_swin):
     for bb, words in (('pvt_v2_b0', 'missing'), ('swin_v1_s', r'missing: layers\.2\.blocks\.6'),
                       ('swin_v1_b', 'of another shape'), ('resnet50', 'missing'), ('timm/resnet18', 'missing')):
         with pytest.raises(ValueError, match=rf'swin\.pth: no weights for bb={bb}: .*{words}'):
-            load_backbone(build_backbone(bb, (64, 64)).net, bb, tmp_path / 'swin.pth')
+            load_backbone(build_backbone(bb, (64, 64)), tmp_path / 'swin.pth')
 
 
 def test_missing_files_and_hubs():
     with pytest.raises(ValueError, match='no such'):
-        BiRefNet(Config(bb='pvt_v2_b0', bb_weights='nowhere.pth'))
+        build_birefnet(Config(bb='pvt_v2_b0', bb_weights='nowhere.pth'))
     with pytest.raises(ValueError, match='local file'):
         build_backbone('swin_v1_t', pretrained=True)

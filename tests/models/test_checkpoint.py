@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,21 +16,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-import models
-import models.checkpoint
+import models.checkpoints.files
+import models.loading
 from config import ARCHITECTURE, Config, ConfigError
-from models import BiRefNet, load_model, save_checkpoint
+from models import Architecture, BiRefNet, build_birefnet, load_model, save_checkpoint
 from models.backbones import build_backbone
-from models.checkpoint import (
-    DERIVED,
-    from_official,
-    infer_architecture,
-    infer_backbone,
-    read_state,
-    strip_prefixes,
-    to_official,
-    write_state,
-)
+from models.checkpoints.files import read_state, strip_prefixes, write_state
+from models.checkpoints.infer import infer_architecture, infer_backbone
+from models.checkpoints.names import DERIVED, from_official, to_official
 from tests.models.small import build, image, output
 
 SWITCHES = {
@@ -65,7 +59,7 @@ def visible(cfg: Config) -> dict:
 def shapes_of(cfg: Config) -> dict[str, tuple[int, ...]]:
     """Official keys and shapes, without memory for values."""
     with torch.device('meta'):
-        state = to_official(BiRefNet(cfg).state_dict(), cfg.bb)
+        state = to_official(build_birefnet(cfg).state_dict(), cfg.bb)
     return {key: tuple(value.shape) for key, value in state.items() if not DERIVED.search(key)}
 
 
@@ -122,7 +116,25 @@ def test_files_alone_give_the_network_back(tmp_path, seed, suffix):
 
 
 def test_every_switch_is_in_the_architecture():
-    assert {*SWITCHES, 'bb'} == set(ARCHITECTURE)
+    names = {field.name for field in fields(Architecture)}
+    assert set(SWITCHES) == names
+    assert {*names, 'bb'} == set(ARCHITECTURE)
+    assert Architecture.from_config(Config()) == Architecture(), 'the same defaults'
+
+
+def test_loading_builds_one_network(tmp_path, model, monkeypatch):
+    save_checkpoint(model, tmp_path / 'w.pth')
+    built = []
+    for name in ('BiRefNet', 'build_backbone'):
+        original = getattr(models.loading, name)
+
+        def count(*args, _name=name, _original=original, **options):
+            built.append(_name)
+            return _original(*args, **options)
+
+        monkeypatch.setattr(models.loading, name, count)
+    load_model(tmp_path / 'w.pth')
+    assert sorted(built) == ['BiRefNet', 'build_backbone']
 
 
 @pytest.mark.parametrize('bb', [
@@ -171,7 +183,7 @@ def test_generations(tmp_path):
 def test_names_go_both_ways(switches):
     cfg = Config(**{'bb': 'pvt_v2_b0', **switches})
     with torch.device('meta'):
-        ours = BiRefNet(cfg).state_dict()
+        ours = build_birefnet(cfg).state_dict()
     official = to_official(ours, cfg.bb)
     assert from_official(official).keys() == ours.keys()
     assert from_official(ours).keys() == ours.keys()
@@ -182,10 +194,10 @@ def test_names_go_both_ways(switches):
 
 
 def test_a_state_dict_may_have_either_names(model, official, expected):
-    other = BiRefNet(model.config).eval()
+    other = build_birefnet(model.config).eval()
     assert not other.load_state_dict(official).unexpected_keys
     assert torch.equal(output(other), expected)
-    other = BiRefNet(model.config).eval()
+    other = build_birefnet(model.config).eval()
     other.load_state_dict(model.state_dict())
     assert torch.equal(output(other), expected)
     with pytest.raises(RuntimeError, match='Missing'):
@@ -196,7 +208,7 @@ def test_wrapped_networks_load_and_save(tmp_path, model, official, expected):
     class Shell(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.module, self.extra = BiRefNet(model.config), nn.Linear(2, 2)
+            self.module, self.extra = build_birefnet(model.config), nn.Linear(2, 2)
 
     shell = Shell()
     shell.load_state_dict({f'module.{k}': v for k, v in official.items()} | shell.extra.state_dict(prefix='extra.'))
@@ -206,7 +218,7 @@ def test_wrapped_networks_load_and_save(tmp_path, model, official, expected):
         written = read_state(tmp_path / 'wrapped.pth')
         assert written.keys() == official.keys()
         assert all(torch.equal(written[key], official[key]) for key in official)
-    again = AveragedModel(BiRefNet(model.config))
+    again = AveragedModel(build_birefnet(model.config))
     again.load_state_dict(average.state_dict())
     assert torch.equal(output(again.module.eval()), expected)
 
@@ -214,7 +226,7 @@ def test_wrapped_networks_load_and_save(tmp_path, model, official, expected):
 def test_swin_index_is_written_as_published(tmp_path):
     with torch.device('meta'):
         cfg = Config(bb='swin_v1_t')
-        state = to_official(BiRefNet(cfg).state_dict(), cfg.bb)
+        state = to_official(build_birefnet(cfg).state_dict(), cfg.bb)
     index = {key: value for key, value in state.items() if key.endswith('relative_position_index')}
     assert sorted(index) == sorted(f'bb.layers.{i}.blocks.{j}.attn.relative_position_index'
                                    for i, depth in enumerate((2, 2, 6, 2)) for j in range(depth))
@@ -412,7 +424,7 @@ def test_files_without_weights(tmp_path, content):
 
 def test_the_nearest_layout_is_named(tmp_path):
     write_state({'conv.weight': torch.zeros(2), 'a': torch.zeros(1)}, tmp_path / 'random.pth')
-    with pytest.raises(ValueError, match=r'random\.pth is no checkpoint.*nearest known layout.*no keys under bb\.'):
+    with pytest.raises(ValueError, match=r'random\.pth is not a checkpoint.*nearest known layout.*no keys under bb\.'):
         load_model(tmp_path / 'random.pth')
     with torch.device('meta'):
         swin = {k: torch.zeros(v.shape, device='cpu') for k, v in build_backbone('swin_v1_t').net.state_dict().items()}
@@ -480,7 +492,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, model, official, suf
         fail()
 
     monkeypatch.setattr(torch, 'save', half)
-    monkeypatch.setattr(models.checkpoint, 'save_safetensors', fail)
+    monkeypatch.setattr(models.checkpoints.files, 'save_safetensors', fail)
     with pytest.raises(OSError, match='disk full'):
         save_checkpoint(model, path)
     assert path.read_bytes() == before

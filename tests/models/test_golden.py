@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
 
 from loss import edge_loss, pixel_terms
 from models import load_model, save_checkpoint
-from models.checkpoint import DERIVED, read_state, to_official, write_state
+from models.checkpoints.files import read_state, write_state
+from models.checkpoints.names import DERIVED, to_official
 from tests.models import golden
+from tests.models.small import without_randomness
 
 WEIGHTS = {'bce': 30., 'iou': .5, 'ssim': 10.}
 
@@ -50,14 +51,6 @@ def test_written_layout(case, official, tmp_path):
     assert all(torch.equal(written[key], value) for key, value in state.items())
 
 
-def freeze_randomness(model: nn.Module) -> None:
-    """Training mode without what is random or depends on the batch: dropout, drop path and BatchNorm in eval mode."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm2d, nn.Dropout)) or type(module).__name__ == 'DropPath':
-            module.eval()
-
-
 def close(figures: list[list[float]]) -> list:
     """Means and deviations, to 1e-6 of the deviation."""
     return [pytest.approx(pair, rel=0, abs=1e-6 * pair[1]) for pair in figures]
@@ -69,8 +62,8 @@ def test_training_figures(case):
     model = model.double()
     model.requires_grad_(True)
     model.encoder.frozen = False  # the figures are of a network with nothing frozen
-    freeze_randomness(model)
-    output = model(golden.image(name).double())
+    without_randomness(model, batch_statistics=False)
+    output = model(golden.image(name).double(), side_outputs=True)
     figures = [[value.mean().item(), value.std().item()] for value in output.logits]
     assert figures == close(spec['train_output_mean_std'])
     for which, key in ((0, 'gdt_pred_mean_std'), (1, 'gdt_label_mean_std')):

@@ -9,11 +9,11 @@ from torch import nn
 
 from config import Config
 from loss import edge_loss, pixel_terms
-from models import BiRefNet
+from models import BiRefNet, build_birefnet
 from models.decoder import Decoder
 from models.modules.norm import BatchNorm2d, allow_any_batch, frozen_statistics
 from models.modules.reference import image_to_tiles, laplacian
-from tests.models.small import build, image, output
+from tests.models.small import build, image, output, without_randomness
 
 
 @pytest.fixture(scope='module')
@@ -26,15 +26,6 @@ def shared() -> BiRefNet:
 def model(shared) -> BiRefNet:
     """One's own copy."""
     return copy.deepcopy(shared)
-
-
-def without_chance(model: BiRefNet) -> BiRefNet:
-    """In training mode, but nothing is dropped."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) or type(module).__name__ == 'DropPath':
-            module.eval()
-    return model
 
 
 def total(out) -> torch.Tensor:
@@ -63,7 +54,7 @@ def test_every_size_in_eval(shared, height, width):
       'mul_scl_ipt': ''}, 0, 0, None),
     ({'dec_ipt_split': False, 'dec_blk': 'ResBlk', 'dec_att': 'ASPP', 'dec_channels_inter': 'adap'}, 3, 3, None)])
 def test_training_output(switches, sides, pairs, classes):
-    out = build(**switches).train()(image())
+    out = build(**switches).train()(image(), side_outputs=True)
     steps = (32, 16, 8)[:sides]
     assert [tuple(m.shape) for m in out.logits] == [*((2, 1, 64 // s, 96 // s) for s in steps), (2, 1, 64, 96)]
     levels = steps[-pairs:] if pairs else ()
@@ -73,20 +64,30 @@ def test_training_output(switches, sides, pairs, classes):
 
 
 def test_every_parameter_has_a_gradient(model):
-    total(model.train()(image())).backward()
+    total(model.train()(image(), side_outputs=True)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
 def test_the_labels_of_gradients_are_the_images_edges(shared):
     x = image()
-    out = without_chance(copy.deepcopy(shared))(x)
+    out = shared(x, side_outputs=True)
     m4, pair = out.logits[0], out.edge_pairs[0]
     resized = nn.functional.interpolate(m4, size=(64, 96), mode='bilinear', align_corners=True)
     assert torch.allclose(pair[1], laplacian(x) * resized, atol=1e-6)
     assert pair[1].requires_grad
 
 
-def test_eval_ignores_what_is_for_training_only():
+def test_side_outputs_do_not_depend_on_the_mode(shared):
+    """In eval mode they end in the map of eval mode; in training without them there is that map alone."""
+    with torch.inference_mode():
+        out = shared(image(), side_outputs=True)
+    assert (len(out.logits), len(out.edge_pairs)) == (4, 3)
+    assert torch.equal(out.logits[-1], output(shared))
+    final, = copy.deepcopy(shared).train()(image())
+    assert final.shape == (2, 1, 64, 96)
+
+
+def test_without_side_outputs_their_layers_are_not_used():
     with_head = build(auxiliary_classification=True)
     x = image()
     before = output(with_head, x)
@@ -110,8 +111,8 @@ def test_other_sizes_are_refused_with_advice(shared, height, width, advice):
 
 @pytest.mark.parametrize('bb', ['swin_v1_t', 'resnet50', 'vgg16bn', 'dino_v3_s', 'timm/resnet18', 'timm/convnext_atto'])
 def test_smallest_size_in_every_backbone(bb):
-    model = BiRefNet(Config(bb=bb, size=(64, 32), dec_att=''))
-    out = model.train()(image(32, 32, 1))
+    model = build_birefnet(Config(bb=bb, size=(64, 32), dec_att=''))
+    out = model.train()(image(32, 32, 1), side_outputs=True)
     total(out).backward()
     assert output(model.eval(), image(32, 64, 1)).shape == (1, 1, 32, 64)
 
@@ -129,7 +130,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(switches):
 
 def test_the_architecture_ignores_the_batch_size():
     with torch.device('meta'):
-        one, many = (BiRefNet(Config(bb='pvt_v2_b0', batch_size=n)).state_dict() for n in (1, 8))
+        one, many = (build_birefnet(Config(bb='pvt_v2_b0', batch_size=n)).state_dict() for n in (1, 8))
     assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in many.items()}
     assert any(key.endswith('running_mean') for key in one)
 
@@ -138,7 +139,7 @@ def test_the_architecture_ignores_the_batch_size():
 def test_training_on_one_image(model, size):
     """At 32x32 the deepest map is 1x1, so that every norm there sees one value per channel."""
     before = {key: value.clone() for key, value in model.state_dict().items() if 'running' in key or 'batches' in key}
-    total(model.train()(image(*size, 1))).backward()
+    total(model.train()(image(*size, 1), side_outputs=True)).backward()
     moved = {key for key, value in model.state_dict().items() if key in before and not torch.equal(value, before[key])}
     pooled = {key for key in before if '.pooled.' in key}
     single = {key for key in before if key.startswith(('squeeze', 'decoder.levels.0'))} if size == (32, 32) else set()
@@ -174,7 +175,7 @@ def test_single_values_use_running_statistics(foreign):
 def test_a_frozen_backbone_stays_as_it_is():
     model = build(bb='timm/resnet18', freeze_bb=True).train()
     before = copy.deepcopy(model.encoder.backbone.state_dict())
-    total(model(image())).backward()
+    total(model(image(), side_outputs=True)).backward()
     assert not any(p.requires_grad or p.grad is not None for p in model.encoder.backbone.parameters())
     assert not any(module.training for module in model.encoder.backbone.modules())
     assert model.decoder.training
@@ -184,10 +185,11 @@ def test_a_frozen_backbone_stays_as_it_is():
 
 
 def test_checkpointing_changes_nothing_but_memory(model):
-    plain, again = without_chance(model), without_chance(copy.deepcopy(model))
-    again.decoder.grad_checkpointing = True
+    plain, again = model, copy.deepcopy(model)
+    again.decoder.set_grad_checkpointing()
     for net in (plain, again):
-        total(net(image())).backward()
+        without_randomness(net)
+        total(net(image(), side_outputs=True)).backward()
     gradients = zip(plain.named_parameters(), again.parameters(), strict=True)
     assert [name for (name, p), q in gradients if not torch.allclose(p.grad, q.grad, atol=1e-7)] == []
     buffers = zip(plain.named_buffers(), again.buffers(), strict=True)
@@ -208,9 +210,10 @@ def test_frozen_statistics_come_back():
 def test_a_step_lowers_the_loss(model):
     x, mask = image(), (image()[:, :1] > 0).float()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    without_randomness(model)
     losses = []
     for _ in range(4):
-        out = without_chance(model)(x)
+        out = model(x, side_outputs=True)
         loss = sum(pixel_terms(out.logits, mask, {'bce': 1., 'iou': 1.}).values()) + edge_loss(out.edge_pairs)
         optimizer.zero_grad()
         loss.backward()
@@ -243,7 +246,7 @@ def test_copies_are_whole_and_apart(shared):
 
 def test_the_default_network_without_memory():
     with torch.device('meta'):
-        model = BiRefNet()
+        model = build_birefnet()
     assert model.config == Config()
     assert all(p.is_meta for p in model.parameters())
     assert sum(p.numel() for p in model.parameters()) == 220_176_498
@@ -275,7 +278,7 @@ def test_tiles():
 @pytest.mark.parametrize('split', [True, False])
 def test_reference_widths(split):
     with torch.device('meta'):
-        decoder: Decoder = BiRefNet(Config(bb='pvt_v2_b0', dec_ipt_split=split)).decoder
+        decoder: Decoder = build_birefnet(Config(bb='pvt_v2_b0', dec_ipt_split=split)).decoder
     references = [*(level.reference for level in decoder.levels), decoder.reference]
     assert [r.conv_in.in_channels for r in references] == ([3072, 768, 192, 48, 3] if split else [3] * 5)
     c1, c2, c3, c4 = (2 * c for c in (32, 64, 160, 256))

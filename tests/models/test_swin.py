@@ -81,7 +81,7 @@ def naive_block(block: SwinBlock, x: Tensor) -> Tensor:
 @pytest.fixture(params=[False, True], ids=['eager', 'as exported'])
 def either_way(request, monkeypatch):
     """By padding and rolling, and by the indices that take their place in exports for all sizes."""
-    monkeypatch.setattr('models.backbones.swin.traced_for_all_sizes', lambda _: request.param)
+    monkeypatch.setattr('models.backbones.swin.has_symbolic_size', lambda _: request.param)
 
 
 @pytest.mark.parametrize('shifted', [False, True])

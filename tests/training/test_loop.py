@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from config import Config
 from dataset import Batch
 from loss import Criterion
-from models import BiRefNet
-from models.checkpoint import write_state
+from models import build_birefnet
+from models.checkpoints.files import write_state
 from models.discriminator import Discriminator
 from tests.training.runs import call
 from training.average import MovingAverage
@@ -48,7 +48,7 @@ def trainer(world: World, accumulate: int = 1, statistics: bool = False, dtype: 
     """A trainer whose network has nothing random and keeps its gradients; its norms use the batch's `statistics` or
     their own. In float64 rounding decides on no ReLU."""
     torch.manual_seed(0)
-    model = BiRefNet(Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 64), dec_att='ASPP')).to(dtype)
+    model = build_birefnet(Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 64), dec_att='ASPP')).to(dtype)
     model.register_forward_pre_hook(lambda _, images: tuple(x.to(dtype) for x in images))
     weights = {'bce': 30., 'iou': .5, 'iou_patch': .5, 'ssim': 10., 'structure': 1.}
     model = synchronise(model, world) if statistics and world.size > 1 else model

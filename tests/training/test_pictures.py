@@ -8,8 +8,7 @@ import torch
 
 from config import Config
 from dataset import normalize, to_tensor
-from models import BiRefNet
-from models.birefnet import training_outputs
+from models import BiRefNet, build_birefnet
 from training.pictures import COUNT, GAP, HEIGHT, choose, draw_strip
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
@@ -18,7 +17,7 @@ MASK = np.random.default_rng(1).integers(0, 2, (32, 64), np.uint8) * 255
 
 def network(*overrides: str) -> BiRefNet:
     torch.manual_seed(0)
-    return BiRefNet(Config.from_overrides(['bb=pvt_v2_b0', 'mul_scl_ipt=', 'size=64x32', 'dec_att=', *overrides]))
+    return build_birefnet(Config.from_overrides(['bb=pvt_v2_b0', 'mul_scl_ipt=', 'size=64x32', 'dec_att=', *overrides]))
 
 
 @pytest.mark.parametrize(('overrides', 'panels'), [([], 5), (['out_ref=false'], 3)])
@@ -43,17 +42,6 @@ def test_drawing_leaves_the_network_as_it_was():
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
-
-
-def test_training_outputs_end_in_the_map_of_eval_mode():
-    model = network().eval()
-    x = normalize(to_tensor(IMAGE)[None])
-    with torch.no_grad(), training_outputs(model):
-        output = model(x)
-    assert len(output.logits) == 4
-    assert len(output.edge_pairs) == 3
-    with torch.no_grad():
-        assert torch.equal(model(x)[-1], output.logits[-1])
 
 
 def test_chosen_pairs_are_spread():

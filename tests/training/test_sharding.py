@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from config import Config
 from loss import Criterion
-from models import BiRefNet
+from models import BiRefNet, build_birefnet
 from tests.training.runs import call
 from tests.training.test_loop import ROUNDING, batch, part
 from training.average import MovingAverage
@@ -22,7 +22,7 @@ CPU = torch.device('cpu')
 
 def network(bb: str = 'pvt_v2_b0') -> BiRefNet:
     torch.manual_seed(0)
-    return BiRefNet(Config(bb=bb, size=(32, 64), deform_kernels=(3,)))
+    return build_birefnet(Config(bb=bb, size=(32, 64), deform_kernels=(3,)))
 
 
 def trainer(world: World, sharded: bool, accumulate: int = 1) -> Trainer:
@@ -32,7 +32,7 @@ def trainer(world: World, sharded: bool, accumulate: int = 1) -> Trainer:
     """
     model = network().double()
     model.register_forward_pre_hook(lambda _, images: tuple(x.double() for x in images))
-    model.decoder.grad_checkpointing = True
+    model.decoder.set_grad_checkpointing()
     model.encoder.backbone.set_grad_checkpointing()
     ema = MovingAverage(deepcopy(model), .5)
     if sharded:

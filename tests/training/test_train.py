@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from config import Config
 from dataset import Batch
-from models import BiRefNet, load_model
+from models import build_birefnet, load_model
 from tests.training.runs import HANGS, TINY, finish, make_data, start
 from training.distributed import PREEMPTED, World
 from training.loop import Trainer
@@ -199,7 +199,7 @@ def test_switches_train(data, tmp_path, more):
 def build(**fields) -> Trainer:
     cfg = Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 32), deform_kernels=(3,), tail_epochs=0, **fields)
     torch.manual_seed(0)
-    return train.build_trainer(cfg, BiRefNet(cfg), 10, World(0, 1, torch.device('cpu')))
+    return train.build_trainer(cfg, build_birefnet(cfg), 10, World(0, 1, torch.device('cpu')))
 
 
 def one_batch() -> Batch:
@@ -257,14 +257,14 @@ def test_what_cannot_be_compiled_runs_and_says_so(monkeypatch, capfd):
     def broken(*_, **__):
         raise RuntimeError('no compiler here')
 
-    monkeypatch.setattr(torch._dynamo.config, 'suppress_errors', False)  # given back at the end
     monkeypatch.setattr('torch._inductor.compile_fx.compile_fx', broken)
-    t = build(compile=True)
-    assert all(part._compiled_call_impl for part in (t.model.encoder.backbone, t.model.decoder))
-    head = t.model.decoder.head  # small, as all inner parts are tried one by one after the whole
-    head.compile()
-    x = torch.ones(1, head.in_channels, 4, 4)
-    assert torch.equal(head(x), head.forward(x))
+    with torch._dynamo.config.patch(suppress_errors=False):  # which gives it back at the end
+        t = build(compile=True)
+        assert all(part._compiled_call_impl for part in (t.model.encoder.backbone, t.model.decoder))
+        head = t.model.decoder.head  # small, as all inner parts are tried one by one after the whole
+        head.compile()
+        x = torch.ones(1, head.in_channels, 4, 4)
+        assert torch.equal(head(x), head.forward(x))
     assert 'no compiler here' in capfd.readouterr().err
 
 

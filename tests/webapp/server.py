@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from config import Config
-from models import BiRefNet, save_checkpoint
+from models import build_birefnet, save_checkpoint
 from utils import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def make_weights(folder: Path) -> dict[str, str]:
     for seed, name in enumerate(('one', 'two')):
         torch.manual_seed(seed)
         weights[name] = str(folder / f'{name}.safetensors')
-        save_checkpoint(BiRefNet(config), weights[name])
+        save_checkpoint(build_birefnet(config), weights[name])
     return weights
 
 

@@ -1,0 +1,43 @@
+"""The command of an installed package: `birefnet COMMAND [ARGUMENT ...]` runs a script.
+
+`python CHECKOUT COMMAND [ARGUMENT ...]` does the same without an installation.
+"""
+
+import argparse
+import runpy
+import sys
+
+# By name: the script that it runs, perhaps with a first argument, and what it does.
+COMMANDS = {
+    'train': ('train', 'trains a run'),
+    'test': ('test', "writes masks of a run's checkpoints over its test sets"),
+    'eval': ('eval_existingOnes', 'scores masks against their ground truth'),
+    'best': ('gen_best_ep', 'tells the best checkpoint of those that were scored'),
+    'predict': ('predict', 'cuts objects out of pictures and videos'),
+    'export': ('export', 'writes networks for ONNX Runtime, torch.export and transformers'),
+    'app': ('app', 'serves a web page that cuts objects out of pictures and videos'),
+    'zoo': ('export zoo', 'lists the published weights by name'),
+    'config': ('config', 'prints every switch, its value and its meaning'),
+}
+
+
+def main() -> None:
+    """Runs the command that the first argument names, with the others as its own."""
+    listed = '\n'.join(f'  {name:8} {meaning}' for name, (_, meaning) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog='birefnet', usage='%(prog)s COMMAND [ARGUMENT ...]',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='High-resolution dichotomous image segmentation with bilateral reference.',
+        epilog=f'commands:\n{listed}\n\n`birefnet COMMAND --help` tells the options of one.')
+    parser.add_argument('command', choices=COMMANDS, help=argparse.SUPPRESS)
+    command = parser.parse_args(sys.argv[1:2] or ['--help']).command
+    script, *first = COMMANDS[command][0].split()
+    program = 'birefnet' if first else f'birefnet {command}'
+    sys.argv[:2] = [program, *first]  # the script's usage begins with it
+    package = __spec__.parent  # '' where the checkout itself is run
+    module = f'{package}.{script}' if package else script
+    runpy.run_module(module, run_name='__main__')
+
+
+if __name__ == '__main__':
+    main()

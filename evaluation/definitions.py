@@ -1,0 +1,263 @@
+"""The metrics as their papers define them: on whole float images, with loops; slow and plain.
+
+Tests hold the kernels equal to these definitions. The symbols, all (H, W): `pred` is the
+prediction, uint8 0..255; `p` the same min-max normalised to 0..1; `q` that in 0..255 again; `b` a
+binary prediction; `g` the mask, boolean.
+
+This module needs scipy and scikit-image, which nothing else in the package does.
+"""
+
+import cv2
+import numpy as np
+from scipy.ndimage import binary_dilation, convolve, distance_transform_edt, label
+from skimage.morphology import skeletonize
+
+EPS = 2.0 ** -52
+CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
+
+
+def normalise(pred: np.ndarray) -> np.ndarray:
+    """Min-max normalises a prediction to 0..1; a constant one is only divided by 255."""
+    p = pred / 255
+    if p.min() == p.max():
+        return p
+    return (p - p.min()) / (p.max() - p.min())
+
+
+def mae(p: np.ndarray, g: np.ndarray) -> float:
+    """Mean absolute error."""
+    return np.abs(p - g).mean()
+
+
+def mse(p: np.ndarray, g: np.ndarray) -> float:
+    """Mean squared error."""
+    return ((p - g) ** 2).mean()
+
+
+def s_measure(p: np.ndarray, g: np.ndarray) -> float:
+    """S-measure with alpha .5: Fan et al., "Structure-measure", ICCV 2017.
+
+    A quadrant of one pixel has no SSIM and counts 0. An empty mask scores 1 - mean p, a full one
+    mean p, as published.
+    """
+    if not g.any():
+        return 1 - p.mean()
+    if g.all():
+        return p.mean()
+
+    share = g.mean()
+    object_term = share * _object_score(p[g]) + (1 - share) * _object_score(1 - p[~g])
+
+    rows, columns = np.nonzero(g)
+    y = round(rows.mean()) + 1
+    x = round(columns.mean()) + 1
+    quadrants = (
+        (slice(y), slice(x)),
+        (slice(y), slice(x, None)),
+        (slice(y, None), slice(x)),
+        (slice(y, None), slice(x, None)),
+    )
+    region_term = 0.0
+    for quadrant in quadrants:
+        area = g[quadrant].size / g.size
+        region_term += area * _ssim(p[quadrant], g[quadrant])
+    return max(0, 0.5 * object_term + 0.5 * region_term)
+
+
+def _object_score(x: np.ndarray) -> float:
+    deviation = x.std(ddof=1) if x.size > 1 else 0
+    return 2 * x.mean() / (x.mean() ** 2 + 1 + deviation + EPS)
+
+
+def _ssim(p: np.ndarray, g: np.ndarray) -> float:
+    """SSIM without constants. What is constant has variance 0, whatever rounding gives."""
+    if p.size <= 1:
+        return 0
+    p_is_constant = np.ptp(p) == 0
+    g_is_constant = g.all() or not g.any()
+    p_variance = 0 if p_is_constant else p.var(ddof=1)
+    g_variance = 0 if g_is_constant else g.astype(float).var(ddof=1)
+    covariance = 0
+    if not p_is_constant and not g_is_constant:
+        covariance = ((p - p.mean()) * (g - g.mean())).sum() / (p.size - 1)
+    numerator = 4 * p.mean() * g.mean() * covariance
+    denominator = (p.mean() ** 2 + g.mean() ** 2) * (p_variance + g_variance)
+    if numerator == 0:
+        return float(denominator == 0)
+    return numerator / (denominator + EPS)
+
+
+def f_measure(b: np.ndarray, g: np.ndarray) -> float:
+    """F-measure with beta^2 .3: Achanta et al., "Frequency-tuned salient region detection",
+    CVPR 2009.
+    """
+    hits = (b & g).sum()
+    if hits == 0:
+        return 0.0
+    precision = hits / b.sum()
+    recall = hits / g.sum()
+    return 1.3 * precision * recall / (0.3 * precision + recall)
+
+
+def e_measure(b: np.ndarray, g: np.ndarray) -> float:
+    """E-measure: Fan et al., "Enhanced-alignment measure", IJCAI 2018."""
+    if not g.any():
+        enhanced = ~b
+    elif g.all():
+        enhanced = b
+    else:
+        x = b - b.mean()
+        y = g - g.mean()
+        alignment = 2 * x * y / (x * x + y * y + EPS)
+        enhanced = (alignment + 1) ** 2 / 4
+    return enhanced.sum() / (g.size - 1 + EPS)
+
+
+def weighted_f(p: np.ndarray, g: np.ndarray) -> float:
+    """Weighted F-measure: Margolin et al., "How to evaluate foreground maps?", CVPR 2014."""
+    if not g.any():
+        return 0.0
+    distance, (rows, columns) = distance_transform_edt(~g, return_indices=True)
+    error = np.abs(p - g)
+
+    # Dependency between pixels: errors inside the mask are smoothed where that makes them smaller.
+    squares = np.arange(-3, 4) ** 2
+    kernel = np.exp(-np.add.outer(squares, squares) / 50)
+    kernel /= kernel.sum()
+    smoothed = convolve(error[rows, columns], kernel, mode='constant')
+    smaller = np.where(g & (smoothed < error), smoothed, error)
+
+    # Errors outside weigh more with their distance from the mask.
+    weight = np.where(g, 1, 2 - np.exp(np.log(0.5) / 5 * distance))
+    weighted = smaller * weight
+
+    true_positives = g.sum() - weighted[g].sum()
+    false_positives = weighted[~g].sum()
+    recall = 1 - weighted[g].mean()
+    precision = true_positives / (true_positives + false_positives + EPS)
+    return 2 * recall * precision / (recall + precision + EPS)
+
+
+def hce(pred: np.ndarray, g: np.ndarray) -> int:
+    """Human correction effort, relax 5, epsilon 2: Qin et al., "Highly accurate dichotomous image
+    segmentation", ECCV 2022.
+    """
+    b = pred > 128
+    true_positives = g & b
+    false_positives = b & ~g
+    false_negatives = g & ~b
+
+    # Small errors, which an erosion of the union removes, are forgiven.
+    core = ~binary_dilation(~(g | b), CROSS, 5)
+    excess = false_positives & core
+    missing = false_negatives & core
+    for _ in range(5):
+        excess = binary_dilation(excess, CROSS) & ~g
+        missing = binary_dilation(missing, CROSS) & ~b
+    excess &= false_positives
+    # Thin structures are not.
+    missing = missing & false_negatives | skeletonize(g) & ~true_positives
+
+    background = ~(true_positives | excess | missing)
+    return _effort(excess, true_positives | missing) + _effort(missing, background)
+
+
+def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
+    """Counts polygon points along the border where the region touches the other side.
+
+    A component that does not touch it takes one click.
+    """
+    touching = binary_dilation(other_side, CROSS)
+    contours, _ = cv2.findContours(
+        region.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
+    seen = set()
+    total = 0
+    for contour in contours:
+        lines = _split(contour[:, 0].tolist(), touching, seen)
+        if len(lines) > 1 and _are_neighbours(lines[0][0], lines[-1][-1]):
+            first = lines.pop(0)
+            lines[-1] += first[::-1]
+        for line in lines:
+            points = np.array(line, np.int32)[:, None]
+            total += len(cv2.approxPolyDP(points, 2.0, False))
+    components, number = label(region, np.ones((3, 3)))
+    touched = {components[pixel] for pixel in seen}
+    return total + number - len(touched)
+
+
+def _split(points: list, touching: np.ndarray, seen: set) -> list[list]:
+    """Splits a contour into polylines of touching pixels that no contour has had before."""
+    lines = [[]]
+    for x, y in points:
+        if touching[y, x] and (y, x) not in seen:
+            seen.add((y, x))
+            lines[-1].append((x, y))
+        elif lines[-1]:
+            lines.append([])
+    return [line for line in lines if line]
+
+
+def _are_neighbours(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    return max(abs(first[0] - second[0]), abs(first[1] - second[1])) <= 1
+
+
+def mba(pred: np.ndarray, g: np.ndarray) -> float:
+    """Mean boundary accuracy: Cheng et al., "CascadePSP", CVPR 2020; NaN without a boundary."""
+    b = pred > 128
+    accuracies = []
+    for k in range(5):
+        radius = 1 + int((sum(g.shape) / 300 - 1) / 5 * k)
+        size = 2 * radius + 1
+        ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+        band = cv2.morphologyEx(g.astype(np.uint8), cv2.MORPH_GRADIENT, ellipse) > 0
+        accuracies.append((b == g)[band].mean() if band.any() else np.nan)
+    return np.mean(accuracies)
+
+
+def boundary_iou(q: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Boundary IoU at the 256 thresholds, (256,): Cheng et al., "Boundary IoU", CVPR 2021."""
+    edge = _boundary(q)
+    true_edge = _boundary(g * np.uint8(255)) > 128
+    curve = []
+    for threshold in range(255, -1, -1):
+        found = edge >= threshold
+        hits = (found & true_edge).sum()
+        union = max(true_edge.sum(), 1) + (found & ~true_edge).sum()
+        curve.append(hits / union)
+    return np.array(curve)
+
+
+def _boundary(image: np.ndarray) -> np.ndarray:
+    """Subtracts the image eroded by .02 of its diagonal, one pixel at a time; outside it is 0."""
+    distance = max(1, round(0.02 * np.hypot(*image.shape)))
+    padded = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
+    return image - eroded[1:-1, 1:-1]
+
+
+def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
+    """Computes all scores of a prediction against a mask, both uint8 (H, W)."""
+    g = gt > 128
+    p = normalise(pred)
+    q = (255 * p).astype(np.uint8)
+    adaptive = p >= min(2 * p.mean(), 1)
+    binaries = [q >= threshold for threshold in range(255, -1, -1)]
+    curves = {
+        'Em': np.array([e_measure(b, g) for b in binaries]),
+        'Fm': np.array([f_measure(b, g) for b in binaries]),
+        'BIoU': boundary_iou(q, g),
+    }
+    scores = {
+        'sm': s_measure(p, g),
+        'wfm': weighted_f(p, g),
+        'mae': mae(p, g),
+        'mse': mse(p, g),
+        'hce': hce(pred, g),
+        'mba': mba(pred, g),
+        'adpEm': e_measure(adaptive, g),
+        'adpFm': f_measure(adaptive, g),
+    }
+    for name, curve in curves.items():
+        scores[f'max{name}'] = curve.max()
+        scores[f'mean{name}'] = curve.mean()
+    return scores

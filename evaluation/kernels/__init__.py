@@ -1,0 +1,1 @@
+"""Fast implementations of the metrics. Their definitions: `evaluation.definitions`."""

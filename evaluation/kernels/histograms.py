@@ -1,0 +1,204 @@
+"""Metrics that follow from counts of grey values alone: S, MAE, MSE, and E, F and IoU by threshold.
+
+A histogram is int64 (256,): pixels by grey value; `inside` counts the pixels of the mask, `outside`
+the others. A region histogram stacks both, (2, 256). A curve is float64 (256,): index i is the
+threshold q >= 255 - i on the normalised prediction q.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+EPS = 2.0 ** -52
+LEVELS = 256
+
+
+class Levels(NamedTuple):
+    """The min-max normalisation of a prediction, as tables over its 256 grey values.
+
+    Attributes:
+        p: Normalised value in 0..1, float64 (256,).
+        q: Normalised grey value in 0..255, uint8 (256,).
+        low: Grey value that becomes 0.
+        high: Grey value that becomes 1.
+    """
+
+    p: np.ndarray
+    q: np.ndarray
+    low: int
+    high: int
+
+
+class ThresholdCounts(NamedTuple):
+    """Counts of a binary prediction, or at all 256 thresholds, that E, F, IoU, ... follow from.
+
+    Attributes:
+        true_positives: int64, () or (256,).
+        false_positives: Of the same shape.
+        foreground: Pixels of the mask.
+        size: Pixels of the image.
+    """
+
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    foreground: int
+    size: int
+
+
+def normalise(histogram: np.ndarray) -> Levels:
+    """Min-max normalises a prediction with this histogram (256,), in the published order of steps.
+
+    A constant prediction is only divided by 255.
+    """
+    used = np.flatnonzero(histogram)
+    low, high = int(used[0]), int(used[-1])
+    p = np.arange(LEVELS) / 255
+    if low == high:
+        low, high = 0, 255
+    else:
+        p = np.clip((p - p[low]) / (p[high] - p[low]), 0, 1)
+    return Levels(p, (255 * p).astype(np.uint8), low, high)
+
+
+def regroup(counts: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Turns counts by grey value (..., 256) into counts by normalised grey value."""
+    regrouped = np.zeros_like(counts, dtype=np.int64)
+    np.add.at(regrouped.T, q, counts.T)
+    return regrouped
+
+
+def threshold_counts(histogram: np.ndarray) -> ThresholdCounts:
+    """Accumulates a region histogram (2, 256) by normalised value over all falling thresholds.
+
+    Histograms of several images may be added before: the counts are then those of all their pixels.
+    """
+    true_positives, false_positives = np.cumsum(histogram[:, ::-1], axis=-1)
+    foreground = int(true_positives[-1])
+    return ThresholdCounts(
+        true_positives, false_positives, foreground, foreground + int(false_positives[-1]))
+
+
+def absolute_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:
+    """MAE: mean |p - g|."""
+    total = inside @ (1 - p) + outside @ p
+    return float(total / (inside.sum() + outside.sum()))
+
+
+def squared_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:
+    """MSE: mean (p - g)^2."""
+    inside_total = inside @ (1 - p) ** 2
+    outside_total = outside @ p ** 2
+    return float((inside_total + outside_total) / (inside.sum() + outside.sum()))
+
+
+def s_measure(quadrants: np.ndarray, p: np.ndarray, alpha: float = 0.5) -> float:
+    """S-measure (Fan et al., ICCV 2017).
+
+    Args:
+        quadrants: Counts (4, 2, 256): quadrant about the mask's centre, inside or outside the mask.
+        p: The value of each grey value, (256,).
+        alpha: Weight of the object term against the region term.
+    """
+    inside, outside = quadrants.sum(axis=0)
+    size = quadrants.sum()
+    foreground = inside.sum()
+    if foreground in (0, size):
+        mean = float((inside + outside) @ p / size)
+        return mean if foreground else 1 - mean
+
+    share = foreground / size
+    object_term = share * _object_score(inside, p) + (1 - share) * _object_score(outside, 1 - p)
+
+    # The last weight is the rest, as published.
+    weights = list(quadrants.sum(axis=(1, 2))[:3] / size)
+    weights.append(1 - sum(weights))
+    region_term = 0.0
+    for weight, (inside, outside) in zip(weights, quadrants, strict=True):
+        region_term += weight * _region_score(inside, outside, p)
+    return max(0.0, float(alpha * object_term + (1 - alpha) * region_term))
+
+
+def _object_score(counts: np.ndarray, x: np.ndarray) -> float:
+    """O(x) = 2 m / (m^2 + 1 + s + eps); the standard deviation s of a single pixel is 0."""
+    size = counts.sum()
+    mean = counts @ x / size
+    deviation = 0.0
+    if size > 1:
+        deviation = np.sqrt(counts @ (x - mean) ** 2 / (size - 1))
+    return 2 * mean / (mean ** 2 + 1 + deviation + EPS)
+
+
+def _region_score(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:
+    """SSIM of one quadrant.
+
+    Where prediction or mask is constant, its variance and the covariance are exactly 0.
+    """
+    total = inside + outside
+    size = total.sum()
+    foreground = inside.sum()
+    background = size - foreground
+    if size <= 1:
+        return 0.0
+    mean = total @ p / size
+    share = foreground / size
+    variance = 0.0
+    if np.count_nonzero(total) > 1:
+        variance = total @ (p - mean) ** 2 / (size - 1)
+    mask_variance = foreground * background / size / (size - 1)
+    covariance = 0.0
+    if variance and mask_variance:
+        contrast = inside @ p / foreground - outside @ p / background
+        covariance = mask_variance * contrast
+    numerator = 4 * mean * share * covariance
+    denominator = (mean ** 2 + share ** 2) * (variance + mask_variance)
+    if numerator:
+        return numerator / (denominator + EPS)
+    return float(denominator == 0)
+
+
+def precision(counts: ThresholdCounts) -> np.ndarray:
+    """Share of the found pixels that belong to the mask; 0 where nothing is found."""
+    found = counts.true_positives + counts.false_positives
+    return counts.true_positives / np.maximum(found, 1)
+
+
+def recall(counts: ThresholdCounts) -> np.ndarray:
+    """Share of the mask's pixels that are found; 0 for an empty mask."""
+    return counts.true_positives / max(counts.foreground, 1)
+
+
+def f_measure(counts: ThresholdCounts, beta2: float = 0.3) -> np.ndarray:
+    """F-measure (Achanta et al., CVPR 2009); 0 where no pixel of the mask is found."""
+    p = precision(counts)
+    r = recall(counts)
+    numerator = (1 + beta2) * p * r
+    return numerator / np.where(numerator == 0, 1, beta2 * p + r)
+
+
+def e_measure(counts: ThresholdCounts) -> np.ndarray:
+    """E-measure (Fan et al., IJCAI 2018): the sum over N - 1 + eps, as published."""
+    true, false, foreground, size = counts
+    if foreground == 0:
+        return (size - false) / (size - 1 + EPS)
+    if foreground == size:
+        return true / (size - 1 + EPS)
+
+    # Four kinds of pixels: found or not, inside the mask or not.
+    mean = (true + false) / size
+    share = foreground / size
+    total = np.zeros(np.shape(true))
+    for pixels, x, y in (
+        (true, 1 - mean, 1 - share),
+        (false, 1 - mean, -share),
+        (foreground - true, -mean, 1 - share),
+        (size - foreground - false, -mean, -share),
+    ):
+        alignment = 2 * x * y / (x ** 2 + y ** 2 + EPS)
+        total = total + (alignment + 1) ** 2 / 4 * pixels
+    return total / (size - 1 + EPS)
+
+
+def iou(counts: ThresholdCounts) -> np.ndarray:
+    """Intersection over union."""
+    union = max(counts.foreground, 1) + counts.false_positives
+    return counts.true_positives / union

@@ -1,0 +1,172 @@
+"""Masks and predictions prepared for scoring: intermediate results that several metrics share.
+
+Each intermediate is computed on first use. Those of a mask serve all its predictions.
+"""
+
+import os
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from evaluation.kernels import bits, boundary, histograms, skeleton, weighted_f
+from evaluation.kernels.histograms import Levels, ThresholdCounts
+from evaluation.kernels.region_histogram import RegionHistogram, as_words
+
+# Grey values above this are foreground: in masks, and in predictions for HCE and mBA.
+THRESHOLD = 128
+
+
+def as_grey(array: np.ndarray, name: str) -> np.ndarray:
+    """Checks a mask or prediction and returns it as contiguous uint8 (H, W).
+
+    Args:
+        array: uint8 0..255 or boolean, (H, W).
+        name: What it is, for the message.
+
+    Raises:
+        ValueError: For another type or shape.
+    """
+    if array.ndim != 2 or array.size == 0 or array.dtype not in (np.uint8, np.bool_):
+        raise ValueError(
+            f'{name}: expected a uint8 (0..255) or boolean array (H, W), '
+            f'got {array.dtype} of shape {array.shape}')
+    if array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    return np.ascontiguousarray(array)
+
+
+class PreparedMask:
+    """A mask with all that metrics need to know of it.
+
+    Args:
+        gt: uint8 (H, W), foreground above 128, or boolean.
+        skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
+    """
+
+    def __init__(self, gt: np.ndarray, skeleton_cache: str | os.PathLike | None = None) -> None:
+        is_foreground = as_grey(gt, 'mask') > THRESHOLD
+        self.shape = is_foreground.shape
+        self.size = is_foreground.size
+        self.mask = is_foreground * np.uint8(255)
+        self.packed_mask = bits.pack(is_foreground)
+        self.foreground_count = bits.count(self.packed_mask)
+        self._skeleton_cache = skeleton_cache
+
+    @cached_property
+    def centre(self) -> tuple[int, int]:
+        """First row and column of the lower and right quadrants of S-measure.
+
+        The centre of mass, rounded half to even, plus 1; the image's middle for an empty mask.
+        """
+        if self.foreground_count == 0:
+            height, width = self.shape
+            return round(height / 2), round(width / 2)
+        by_row = bits.counts(self.packed_mask).sum(axis=1, dtype=np.int64)
+        by_column = cv2.reduce(self.mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0] // 255
+        row, column = (
+            counts @ np.arange(len(counts)) / self.foreground_count
+            for counts in (by_row, by_column))
+        return round(float(row)) + 1, round(float(column)) + 1
+
+    @cached_property
+    def regions(self) -> RegionHistogram:
+        """Counts grey values by quadrant, inside and outside the mask."""
+        return RegionHistogram(self.mask, self.centre)
+
+    @cached_property
+    def surroundings(self) -> weighted_f.Surroundings:
+        """Distances and nearest pixels for weighted F."""
+        return weighted_f.surroundings(self.mask)
+
+    @cached_property
+    def skeleton(self) -> np.ndarray:
+        """The skeleton, packed, for HCE."""
+        return bits.pack(skeleton.cached_skeleton(self.mask > 0, self._skeleton_cache))
+
+    @cached_property
+    def accuracy_bands(self) -> list[np.ndarray]:
+        """Bands about the boundary, packed, for mBA."""
+        return boundary.accuracy_bands(self.packed_mask, self.shape)
+
+    @cached_property
+    def boundary_regions(self) -> RegionHistogram:
+        """Counts grey values inside and outside the boundary, for boundary IoU."""
+        return RegionHistogram(boundary.boundary(self.mask))
+
+
+class PreparedPrediction:
+    """A prediction of a prepared mask, with all that metrics need to know of the pair.
+
+    Args:
+        pred: uint8 (H, W) 0..255, or boolean.
+        truth: The mask.
+
+    Raises:
+        ValueError: For another size or type.
+    """
+
+    def __init__(self, pred: np.ndarray, truth: PreparedMask) -> None:
+        self.pred = as_grey(pred, 'prediction')
+        self.truth = truth
+        if self.pred.shape != truth.shape:
+            raise ValueError(
+                f'prediction: size {self.pred.shape} (height, width), '
+                f'but the mask has {truth.shape}')
+
+    @cached_property
+    def differing_words(self) -> tuple[np.ndarray, np.ndarray]:
+        """The words of the prediction that differ from the mask's, and their indices."""
+        words = as_words(self.pred)
+        places = self.truth.regions.differing(words)
+        return words.take(places), places
+
+    @cached_property
+    def quadrants(self) -> np.ndarray:
+        """Counts (4, 2, 256): quadrant about the mask's centre, inside or outside, grey value."""
+        return self.truth.regions.count(*self.differing_words)
+
+    @cached_property
+    def histogram(self) -> np.ndarray:
+        """Counts (2, 256): inside or outside the mask, grey value."""
+        return self.quadrants.sum(axis=0)
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The min-max normalisation."""
+        return histograms.normalise(self.histogram.sum(axis=0))
+
+    @cached_property
+    def pixel_counts(self) -> np.ndarray:
+        """Counts (2, 256): inside or outside the mask, normalised grey value."""
+        return histograms.regroup(self.histogram, self.levels.q)
+
+    @cached_property
+    def boundary_counts(self) -> np.ndarray:
+        """Counts (2, 256) of the prediction's boundary inside and outside the mask's boundary."""
+        normalised = cv2.LUT(self.pred, self.levels.q)
+        return boundary.boundary_histogram(normalised, self.truth.boundary_regions)
+
+    @cached_property
+    def packed_binary(self) -> np.ndarray:
+        """The prediction above 128, not normalised, packed."""
+        return bits.pack(self.pred > THRESHOLD)
+
+    @cached_property
+    def adaptive_counts(self) -> ThresholdCounts:
+        """Counts of the prediction at its adaptive threshold, min(2 mean p, 1)."""
+        found = self.levels.p >= self._adaptive_threshold()
+        inside, outside = self.histogram
+        return ThresholdCounts(
+            inside[found].sum(), outside[found].sum(),
+            self.truth.foreground_count, self.truth.size)
+
+    def _adaptive_threshold(self) -> float:
+        p = self.levels.p
+        total = self.histogram.sum(axis=0)
+        mean = total @ p / total.sum()
+        # Where a used level lies at the threshold, the rounding of the mean decides: as published.
+        at_threshold = (total > 0) & (p < 1) & (np.abs(p - 2 * mean) < 1e-9)
+        if np.any(at_threshold):
+            mean = p[self.pred].mean()
+        return min(2 * float(mean), 1.0)

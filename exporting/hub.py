@@ -1,0 +1,123 @@
+"""Networks in Hugging Face's layout: folders written, and uploaded to the hub.
+
+A few lines of our own instead of huggingface_hub's PyTorchModelHubMixin: that saves a module's
+state dict under the module's own names and the arguments of its constructor as config, so that
+every method of it would have to be overridden.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import HfApi
+from torch import Tensor
+
+from exporting.card import scores_of, validation_of, write_card
+from exporting.huggingface import write_companions
+from models import Architecture, BiRefNet
+from models.checkpoints.files import write_state
+from models.checkpoints.names import to_official
+from models.zoo import WEIGHTS
+from utils import epoch_of
+
+# Config fields written into exported folders; local paths are left out.
+PUBLIC = ('bb', *(field.name for field in fields(Architecture)), 'task', 'size', 'dynamic_size')
+
+
+def save_pretrained(
+    model: BiRefNet,
+    folder: str | os.PathLike,
+    *,
+    title: str = '',
+    license: str = '',
+    checkpoint: str | os.PathLike = '',
+    results: str | os.PathLike = 'e_results',
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes a folder in Hugging Face's layout, which `load_model`, transformers and others read.
+
+    It holds model.safetensors in the official layout, config.json, preprocessor_config.json, a
+    modelling file and the card README.md.
+
+    Args:
+        model: built from a Config, or loaded.
+        folder: made if it is not there.
+        title: of the card; default: the folder's name.
+        license: an identifier of the hub's, for the card, e.g. 'mit'.
+        checkpoint: in the folder of the run whose training set and validation the card reports.
+        results: folder of an evaluation, whose scores the card reports.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: transformers cannot load this backbone; nothing is written.
+    """
+    folder = Path(folder)
+    config = {name: value for name, value in model.config.as_dict().items() if name in PUBLIC}
+    facts = _facts_of_run(checkpoint, results, tuple(config['size']))
+    card = write_card(title or folder.resolve().name, config, *facts, license)
+    write_companions(folder, config, card)
+    state = to_official(model.state_dict(), model.encoder.backbone.name)
+    write_state({key: _to_dtype(value, dtype) for key, value in state.items()}, folder / WEIGHTS)
+
+
+class _RunFacts(NamedTuple):
+    """What is known of the run that trained a network."""
+
+    training: Mapping[str, Any]  # its config
+    scores: Mapping[str, Any]  # by test set
+    validation: Mapping[str, float]
+
+
+def _facts_of_run(checkpoint: str | os.PathLike, results: str | os.PathLike,
+                  size: tuple[int, int]) -> _RunFacts:
+    if not checkpoint:
+        return _RunFacts({}, {}, {})
+    run = Path(checkpoint).parent
+    epoch = epoch_of(Path(checkpoint))
+    training = {}
+    config = run / 'config.json'
+    if config.is_file():
+        saved = json.loads(config.read_text(encoding='utf-8'))
+        training = saved if 'training_set' in saved else {}
+    scores = scores_of(results, run.name, epoch, size)
+    validation = validation_of(run, epoch, training.get('val_metric', 'sm'))
+    return _RunFacts(training, scores, validation)
+
+
+def _to_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """`value` as `dtype`, unless it holds whole numbers."""
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def push_to_hub(
+    model: BiRefNet,
+    repository: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    message: str = 'Weights, config and card',
+    **options: Any,
+) -> str:
+    """Uploads what `save_pretrained` writes to a repository on the Hugging Face hub.
+
+    Args:
+        model: as for `save_pretrained`.
+        repository: `<owner>/<name>`, created if it is not there.
+        private: whether a new repository is private.
+        token: of the hub; default: the one that its client has saved.
+        message: of the commit.
+        options: of `save_pretrained`.
+
+    Returns:
+        The commit's address.
+    """
+    api = HfApi(token=token)
+    name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder, **{'title': repository, **options})
+        return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message))

@@ -1,0 +1,42 @@
+"""Pretrained weights of backbones, in the formats that their authors publish."""
+
+import os
+import re
+
+from models.backbones.base import Backbone
+from models.backbones.registry import State, find_family
+from models.checkpoints.files import read_state
+from models.checkpoints.infer import differences
+from models.checkpoints.names import DERIVED
+
+
+def load_backbone(backbone: Backbone, path: str | os.PathLike) -> None:
+    """Loads pretrained weights, in the official format of the backbone, from a local file.
+
+    Classifier heads are ignored, position tables of another window interpolated. Raises ValueError
+    if anything of the backbone's own is left without weights.
+    """
+    net = backbone.net
+    own = net.state_dict()
+    family = find_family(backbone.name)
+    state = _read_pretrained(path)
+    if family and family.rename_pretrained:
+        state = family.rename_pretrained(state, net)
+    fitting = {key: value for key, value in state.items() if key in own}
+
+    needed = {key: value.shape for key, value in own.items()}
+    if family and family.untrained:
+        untrained = re.compile(family.untrained)
+        needed = {key: shape for key, shape in needed.items() if not untrained.match(key)}
+    found = {key: value.shape for key, value in fitting.items() if key in needed}
+    if problem := differences(needed, found):
+        raise ValueError(f'{path}: no weights for bb={backbone.name}: {problem}')
+    net.load_state_dict(fitting, strict=False)
+
+
+def _read_pretrained(path: str | os.PathLike) -> State:
+    state = {}
+    for key, value in read_state(path).items():
+        if not DERIVED.search(key):
+            state[key.removeprefix('backbone.')] = value
+    return state
