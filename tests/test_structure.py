@@ -76,7 +76,7 @@ def test_models_loads_nothing_that_stands_on_it():
     code = 'import sys, models; print(*{name.split(".")[0] for name in sys.modules})'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split()) - {'__main__'}
-    assert loaded & PROJECT == {'models', 'config', 'utils'}
+    assert loaded & PROJECT == {'models', 'config', 'fields', 'utils'}
 
 
 def test_loss_imports_torch_alone():
