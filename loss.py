@@ -52,7 +52,7 @@ def pixel_loss(*, summed_over_batch: bool = False) -> Callable[[PixelLossFunctio
     """Registers a pixel loss under the name of the function.
 
     The function takes (logit, p, g) and returns a scalar. p is sigmoid(logit) and g the mask in 0..1; all three are
-    (B, 1, H, W) of one dtype. The name must also stand in `PIXEL_LOSSES` of config.py, so that
+    (B, 1, H, W) of one dtype. The name must also stand in `PixelLoss` of config.py, so that
     `lambdas_pix_last.<name>` can give the loss a weight.
 
     Args:

@@ -14,7 +14,7 @@ from fields import AUTO, choices_of, plain_type, rule_of, type_hints
 from utils import atomic_write
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'config.md'
-HEADER = """# Every switch
+HEADER = """# Every option
 
 <!-- Written by `python -m tools.config_page` from config.py: change it there. -->
 
