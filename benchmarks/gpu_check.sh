@@ -30,15 +30,15 @@ part() {  # part NAME SECONDS COMMAND ...
 tests=("$python" -m pytest tests/gpu -v --tb=short -p no:cacheprovider)
 figures=("$python" -m benchmarks.gpu --device "$device" --json "$folder/gpu.jsonl")
 if [ "$device" = cpu ]; then
-    part 'checks' 120 "${tests[@]}" -m 'not gpu' -k 'deformable or optimize or resume'
+    part 'checks' 110 "${tests[@]}" -m 'not gpu' -k 'deformable or optimize or resume'
     part 'figures' 120 "${figures[@]}" --size 64x64 --backbones pvt_v2_b0 --runs 1 --compiled without
 else
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-    part 'checks' 120 "${tests[@]}" -m gpu -k 'not scripts and not compiled'
-    part 'figures' 120 "${figures[@]}" --seconds 100 --compiled without
-    part 'scripts' 90 "${tests[@]}" -m gpu -k scripts
+    part 'checks' 110 "${tests[@]}" -m gpu -k 'not scripts and not compiled'
+    part 'figures' 140 "${figures[@]}" --seconds 120 --compiled without
+    part 'scripts' 120 "${tests[@]}" -m gpu -k scripts
     part 'compiled' 90 "${tests[@]}" -m gpu -k compiled
-    part 'compiled figures' 150 "${figures[@]}" --seconds 110 --compiled only
+    part 'compiled figures' 120 "${figures[@]}" --seconds 90 --compiled only
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then

@@ -377,18 +377,25 @@ def check_free_memory(device: torch.device) -> None:
 
 
 def check_memory_estimate(device: torch.device) -> None:
-    """Inference takes no more memory over the weights than what `check_memory` asks for."""
+    """Inference runs in no more memory over the weights than what `check_memory` asks for.
+
+    The allocator is held to that much. A peak would tell less, because cuDNN takes larger
+    workspaces where memory is free, and does without them where it is not.
+    """
+    total = torch.cuda.get_device_properties(device).total_memory
     for side in (512, 1024):
         picture = [np.zeros((side, side, 3), np.uint8)]
         model = build_birefnet(Config(bb='swin_v1_t')).eval().to(device)
         for network in (model, optimize(model), optimize(model, torch.bfloat16)):
+            predictor = Predictor(network, device)
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-            Predictor(network, device)(picture)
-            taken = torch.cuda.max_memory_allocated(device) - before
             stated = BYTES + side ** 2 * getattr(network, 'bytes_per_pixel', BYTES_PER_PIXEL)
-            assert taken < stated, f'{type(network).__name__} at {side}: {taken / 2 ** 20:.0f} MiB'
+            limit = torch.cuda.memory_reserved(device) + stated
+            torch.cuda.set_per_process_memory_fraction(limit / total, device)
+            try:
+                predictor(picture)
+            finally:
+                torch.cuda.set_per_process_memory_fraction(1., device)
 
 
 def check_growing_segments(device: torch.device) -> None:
