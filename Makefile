@@ -1,5 +1,5 @@
-# `make demo` trains, tests and scores a small network on generated data; `make test` runs the quick tests and `make test-all`
-# the slow ones after them.
+# `make demo` trains, tests and scores a small network on generated data; `make test` runs the quick tests, and
+# `make test-all` the slow ones after them.
 # A virtual environment in .venv is made on first use.
 # Tests run in processes of a single thread, three for two cores, since many wait for a process they started or for a
 # browser: WORKERS=0 runs them in turn, THREADS=4 gives each process four threads.

@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / 'notebooks').glob('*.ipynb'))
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_notebook_runs(path):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=240, resources={'metadata': {'path': str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(path.parent)}}).execute()
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])

@@ -37,7 +37,7 @@ class Server:
     def stop(self) -> int:
         """Ends it as Ctrl-C would, and returns its exit code."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 def make_weights(folder: Path) -> dict[str, str]:
