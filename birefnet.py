@@ -7,9 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inference import predict
-    from models import BiRefNet, load_model, optimize, save_checkpoint
+    from models import (
+        Architecture,
+        BiRefNet,
+        build_birefnet,
+        load_model,
+        optimize,
+        save_checkpoint,
+    )
 
-__all__ = ['BiRefNet', 'load_model', 'optimize', 'predict', 'save_checkpoint']
+__all__ = [
+    'Architecture',
+    'BiRefNet',
+    'build_birefnet',
+    'load_model',
+    'optimize',
+    'predict',
+    'save_checkpoint',
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -146,7 +146,7 @@ def test_the_command_explains_itself(installed):
 
 
 def test_the_package_has_the_names_of_models():
-    assert birefnet.__all__ == models.__all__
+    assert set(birefnet.__all__) == {*models.__all__, 'predict'}
     assert birefnet.load_model is models.load_model
     with pytest.raises(AttributeError, match="'birefnet' has no attribute 'lode_model'"):
         birefnet.lode_model  # noqa: B018

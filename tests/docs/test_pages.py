@@ -17,6 +17,7 @@ import loss
 import transforms
 from evaluation.metrics import SCORES
 from models import save_checkpoint
+from models.backbones import registry
 from tests.models.small import build
 from utils import write_json
 
@@ -80,6 +81,7 @@ def workshop(tmp_path, monkeypatch):
     write_json(tmp_path / 'config.json', network.config.as_dict())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loss, 'PIXEL_LOSSES', dict(loss.PIXEL_LOSSES))
+    monkeypatch.setattr(registry, 'BACKBONES', dict(registry.BACKBONES))
     monkeypatch.setattr(config, 'TASKS', dict(config.TASKS))
     monkeypatch.setattr(transforms, 'AUGMENTATIONS', dict(transforms.AUGMENTATIONS))
 

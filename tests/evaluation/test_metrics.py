@@ -1,6 +1,5 @@
 """Every metric against the published numbers, against its plain definition on random pairs, and its deviations."""
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
+import fields
 from evaluation import GroundTruth, definitions, score_pair, scoring
 from evaluation.kernels import hce
 from evaluation.metrics import (
@@ -236,8 +236,8 @@ class TestRegistry:
 
     def test_config_chooses_among_the_scores_of_validation(self):
         """config.py may import nothing of the project, so its list is written there."""
-        [field] = [spec for spec in dataclasses.fields(config.Config) if spec.name == 'val_metric']
-        assert set(field.metadata['choices']) == {'loss', *VALIDATION_SCORES}
+        choices = fields.choices_of(fields.type_hints(config.Config)['val_metric'])
+        assert set(choices) == {'loss', *VALIDATION_SCORES}
 
     def test_columns_of_tasks_exist(self):
         tasks = [config.Task(), *config.TASKS.values()]
