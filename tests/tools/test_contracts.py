@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -44,7 +43,8 @@ def test_a_broken_contract_is_reported(tmp_path, importer, imported, contract):
 
 
 def test_no_script_is_forgotten():
-    contracts = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['tool']['importlinter']['contracts']
+    settings = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
+    contracts = settings['tool']['importlinter']['contracts']
     [scripts] = [contract for contract in contracts if contract['id'] == 'scripts']
     commands = set(Checkout(ROOT).commands) - {'config'}
     assert set(scripts['protected_modules']) == {f'{TOP}.{command}' for command in commands}
