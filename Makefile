@@ -34,6 +34,7 @@ test-all: test .venv-rembg/requirements
 
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
+	$(BIN)/python -m tools.contracts
 
 # The web page's tests run in it; without one they are skipped.
 browser:

@@ -302,7 +302,8 @@ class Criterion:
     Args:
         pixel_weights: weights of pixel losses by name.
         epochs: how many epochs the run has.
-        tail_epochs, tail_factors: how the weights fade in the last epochs, see `tail_weights`.
+        tail_epochs: how many of the last epochs are the tail, in which weights fade.
+        tail_factors: what each tail epoch multiplies a loss's weight by, see `tail_weights`.
         edge_weight: weight of the edge loss.
         class_weight: weight of the class loss.
 

@@ -82,8 +82,11 @@ def load_model(
             best, else its last checkpoint), the name of published weights (`models.zoo`: 'general',
             'lite', ...), or of a repository on the Hugging Face hub.
         device: where the network is put.
-        revision, cache_dir, local_files_only, force_download, token: options of the hub, where
-            `path` is a repository.
+        revision: branch, tag or commit, where `path` is a repository, as are the next four.
+        cache_dir: folder of the hub's cache; default: that of its client.
+        local_files_only: whether to use the hub's cache alone.
+        force_download: whether to download what the cache holds already.
+        token: of the hub, for private repositories.
         overrides: fields of Config that settle what none of these says, such as `tile_order`,
             `mul_scl_ipt` or `bb='timm/...'`.
 

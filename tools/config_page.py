@@ -14,20 +14,20 @@ from fields import AUTO, choices_of, plain_type, rule_of, type_hints
 from utils import atomic_write
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'config.md'
-HEADER = """# Every option
+HEADER = """# Options
 
 <!-- Written by `python -m tools.config_page` from config.py: change it there. -->
 
-Write `key=value` behind any command, in any order:
+Append `key=value` to any command, in any order:
 
 ```bash
 python train.py task=COD bb=pvt_v2_b2 size=512x768 \\
     preproc_methods=flip,rotate lambdas_pix_last.mae=100
 ```
 
-`python config.py task=COD` prints what that gives, `python config.py --print bb task=COD` a single value. A wrong name
-or value is refused before anything is loaded, with the nearest legal ones. A run saves its own in
-`ckpts/<run>/config.json`. Where the default is *auto*, it follows from the task (the last table) or from another field.
+`python config.py task=COD` prints the resulting values, `python config.py --print bb task=COD` a single one. A wrong name
+or value is refused before anything is loaded, with the nearest legal ones. Each run saves its options in
+`ckpts/<run>/config.json`. The default *auto* follows from the task (see the last table) or from another field.
 """
 
 

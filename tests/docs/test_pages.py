@@ -13,7 +13,10 @@ import yaml
 from markdown.extensions.toc import slugify
 
 import config
+import evaluation
+import inference
 import loss
+import models
 import transforms
 from evaluation.metrics import SCORES
 from models import save_checkpoint
@@ -26,7 +29,8 @@ PAGES = sorted((ROOT / 'docs').glob('*.md'))
 DOCUMENTS = [ROOT / 'README.md', *sorted(ROOT.glob('C*.md')), *PAGES]
 LINK = re.compile(r'!?\[[^\]]*\]\(([^)\s]+)\)')
 CODE = re.compile(r'^```.*?^```|`[^`\n]+`', re.M | re.S)
-EXECUTED = ('predict.md', 'evaluation.md', 'extending.md')
+EXECUTED = [ROOT / 'README.md', *(ROOT / 'docs' / name for name in (
+    'index.md', 'predict.md', 'evaluation.md', 'extending.md'))]
 OPTION = re.compile(r'(?<![\w-])--?[a-z][\w-]*')
 
 
@@ -35,9 +39,10 @@ def names(paths: list[Path]) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What `page#...` may name: slugs of its headings, numbered where they repeat, and ids that attributes give."""
+    """What `page#...` may name: slugs of its headings, numbered where they repeat, ids, and what `:::` documents."""
     text = page.read_text(encoding='utf-8')
-    found, plain = set(re.findall(r'\{ #([\w-]+) \}', text)), re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+    plain = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+    found = set(re.findall(r'\{ #([\w-]+) \}', text)) | set(re.findall(r'^::: (\S+)$', plain, re.M))
     for heading in re.findall(r'^#+ +(.+)$', plain, re.M):
         slug = slugify(re.sub(r'[`*]', '', heading), '-')
         number = 1
@@ -80,23 +85,39 @@ def workshop(tmp_path, monkeypatch):
     save_checkpoint(network, tmp_path / 'weights.safetensors')
     write_json(tmp_path / 'config.json', network.config.as_dict())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, 'BACKBONES', dict(registry.BACKBONES))
     monkeypatch.setattr(loss, 'PIXEL_LOSSES', dict(loss.PIXEL_LOSSES))
     monkeypatch.setattr(registry, 'BACKBONES', dict(registry.BACKBONES))
     monkeypatch.setattr(config, 'TASKS', dict(config.TASKS))
     monkeypatch.setattr(transforms, 'AUGMENTATIONS', dict(transforms.AUGMENTATIONS))
 
 
-@pytest.mark.parametrize('page', EXECUTED)
+@pytest.mark.parametrize('page', EXECUTED, ids=names(EXECUTED))
 def test_examples_run(page, workshop, capsys):
     """Blocks share their names, as in an interpreter; a comment behind a print is what it prints."""
-    blocks = re.findall(r'^```python\n(.*?)^```', (ROOT / 'docs' / page).read_text(encoding='utf-8'), re.M | re.S)
+    blocks = re.findall(r'^```python\n(.*?)^```', page.read_text(encoding='utf-8'), re.M | re.S)
     assert blocks
-    names = {}
+    scope = {}
     for block in blocks:
-        exec(compile(block, page, 'exec'), names)
+        exec(compile(block, page.name, 'exec'), scope)
         promised = re.findall(r'^print\(.*\) +# (.+)$', block, re.M)
         printed = capsys.readouterr().out
         assert all(text in printed for text in promised), printed
+
+
+def test_extending_has_an_example_of_each_addition():
+    """A section without an example that runs is one that nobody can follow."""
+    text = (ROOT / 'docs/extending.md').read_text(encoding='utf-8')
+    sections = dict(re.findall(r'^## (.+?)\n(.*?)(?=^## |\Z)', text, re.M | re.S))
+    additions = ('A backbone', 'A loss', 'A metric', 'A task', 'An augmentation', 'An optimizer')
+    assert set(additions) <= set(sections)
+    assert [title for title in additions if '```python' not in sections[title]] == []
+
+
+def test_the_api_page_has_every_public_name():
+    listed = set(re.findall(r'^::: (\S+)$', (ROOT / 'docs/api.md').read_text(encoding='utf-8'), re.M))
+    public = {f'{package.__name__}.{name}' for package in (models, inference, evaluation) for name in package.__all__}
+    assert public <= listed
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=names(DOCUMENTS))
