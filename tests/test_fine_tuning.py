@@ -31,8 +31,9 @@ def project(tmp_path):
     """A copy of the project with little data; returns its folder and a function that runs a command there."""
     for path in (*ROOT.glob('*.py'), *ROOT.glob('*.sh')):
         shutil.copy(path, tmp_path)
-    for name in ('models', 'training', 'evaluation', 'exporting', 'inference'):
-        (tmp_path / name).symlink_to(ROOT / name)
+    for package in ROOT.glob('*/__init__.py'):
+        folder = package.parent
+        (tmp_path / folder.name).symlink_to(folder)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(('SLURM', 'CPU_PROCESSES'))}
     environment['OMP_NUM_THREADS'] = '1'  # two threads that wait for each other are slow where others work too
     environment['PATH'] = f'{Path(sys.executable).parent}:{environment["PATH"]}'
