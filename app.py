@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N, mps')
     add('--dtype', choices=DTYPES, default='float32')
     add('--host', default='127.0.0.1', help='0.0.0.0 lets others in (default: %(default)s, this machine alone)')
-    add('-p', '--port', type=int, help='by itself the first free one from 7860')
+    add('-p', '--port', type=int, help='default: the first free one from 7860')
     group = parser.add_argument_group('limits of what a visitor may ask for')
     for option, text in (
             ('--max-pixels', 'of a picture'), ('--max-network-pixels', 'at which the network sees it'),

@@ -145,15 +145,15 @@ def to_picture(image: Any) -> Picture:
         return read_picture(image)
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-            raise ValueError(f'a tensor of shape {tuple(image.shape)} is no image: give (3, H, W)')
+            raise ValueError(f'a tensor of shape {tuple(image.shape)} is not an image: give (3, H, W)')
         values = image.detach().cpu()
         values = (values.float() * 255).round().clamp(0, 255).to(torch.uint8) if image.is_floating_point() else values
         image = np.ascontiguousarray(values.permute(1, 2, 0).numpy())
         image = image[..., 0] if image.shape[2] == 1 else image
     if not isinstance(image, np.ndarray):
-        raise TypeError(f'{type(image).__name__} is no image: give a PIL image, array, tensor, path or bytes')
+        raise TypeError(f'{type(image).__name__} is not an image: give a PIL image, array, tensor, path or bytes')
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)) or not image.size:
-        raise ValueError(f'an array of {image.dtype} and shape {image.shape} is no image: give uint8 (H, W, 3)')
+        raise ValueError(f'an array of {image.dtype} and shape {image.shape} is not an image: give uint8 (H, W, 3)')
     return from_pil(Image.fromarray(image))
 
 
