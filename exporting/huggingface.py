@@ -34,10 +34,15 @@ def modeling_source(bb: str) -> str:
 
 
 def write_companions(folder: str | os.PathLike, fields: Mapping[str, Any], card: str) -> None:
-    """Writes config.json, preprocessor_config.json, the modelling file and README.md (`card`) into `folder`.
+    """Writes config.json, preprocessor_config.json, the modelling file and README.md.
 
-    `fields` are the fields of Config that build the network, `size` (width, height) among them. Raises ValueError
-    before anything is written if transformers could not load the network.
+    Args:
+        folder: made if it is not there.
+        fields: the fields of Config that build the network, `size` (width, height) among them.
+        card: the text of README.md.
+
+    Raises:
+        ValueError: transformers cannot load the network; nothing is written.
     """
     source = modeling_source(fields['bb'])
     folder = Path(folder)
@@ -49,7 +54,7 @@ def write_companions(folder: str | os.PathLike, fields: Mapping[str, Any], card:
 
 
 def config(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json: the keys that the family's repositories carry, and the fields of Config under 'birefnet'."""
+    """config.json: the keys that the family's repositories carry, and `fields` under 'birefnet'."""
     return {
         'architectures': [MODEL_CLASS],
         'auto_map': {'AutoConfig': f'{MODELING}.{CONFIG_CLASS}',
