@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N, mps')
     add('--dtype', choices=DTYPES, default='float32')
     add('--host', default='127.0.0.1', help='0.0.0.0 lets others in (default: %(default)s, this machine alone)')
-    add('-p', '--port', type=int, help='by itself the first free one from 7860')
+    add('-p', '--port', type=int, help='default: the first free one from 7860')
     group = parser.add_argument_group('limits of what a visitor may ask for')
     for option, text in (
             ('--max-pixels', 'of a picture'), ('--max-network-pixels', 'at which the network sees it'),
@@ -76,8 +76,16 @@ def load_weights(args: argparse.Namespace) -> dict[str, Weights]:
 
 def names_of(sources: list[str]) -> list[str]:
     """What to call weights: the last part of their path, or all of it where two would be called the same."""
-    short = [Path(source).stem if Path(source).is_file() else Path(source).name for source in sources]
-    return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
+    short = []
+    for source in sources:
+        path = Path(source)
+        short.append(path.stem if path.is_file() else path.name)
+
+    names = []
+    for name, source in zip(short, sources, strict=True):
+        is_unique = short.count(name) == 1
+        names.append(name if is_unique else source)
+    return names
 
 
 def example_picture(toy: bool) -> bytes:

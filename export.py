@@ -42,13 +42,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             add('--dtype', choices=DTYPES, default='float32', help='of the weights and, in ONNX, of the maps inside')
         if name == 'hf':
             add('--license', default='', help="an identifier of the hub's, such as mit, for the card")
-            add('--title', default='', help="of the card; by itself the folder's name")
+            add('--title', default='', help="of the card; default: the folder's name")
             add('--results', default='e_results', help='folder of scores, for the card')
         else:
-            add('--size', default='', metavar='WxH', help='by itself what the weights were trained at')
+            add('--size', default='', metavar='WxH', help='default: the size the weights were trained at')
             add('--dynamic', action='store_true', help='any batch, and any sides that are multiples of 32')
             add('--sigmoid', action='store_true', help='probabilities instead of logits')
-            add('--photo', nargs='*', default=[], type=Path, help='compare on these (by itself two of scikit-image)')
+            add('--photo', nargs='*', default=[], type=Path, help='compare on these (default: two of scikit-image)')
         if name == 'onnx':
             add('--external', action='store_true', help='weights beside the file, in <name>.data')
     commands.add_parser('zoo', help='lists the published weights')

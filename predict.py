@@ -2,7 +2,7 @@
 
 INPUT is a picture, a folder (searched with its folders, whose tree is kept), a pattern in quotes ('photos/*.jpg'), a
 list of pictures (.txt, one a line), a video, or - for standard input. OUTPUT is a file, a folder for several pictures,
-or - for standard output; by itself <name>.out.png beside the picture, or <folder>_out.
+or - for standard output; default: <name>.out.png beside the picture, or <folder>_out.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from inference.api import Loaded, finish, prepare, published_sizes, render_frames, sizes_of
 from inference.compose import Style
 from inference.edges import MATTING
 from inference.images import Size, check_format, encode, network_size, one_size, read_picture, write_bytes
 from inference.network import DTYPES, Predictor
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline
-from inference.predict import Loaded, finish, prepare, published_sizes, render_frames, sizes_of
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
 from models import load_model, optimize
 from runtime.device import choose_device, prepare_device
@@ -56,7 +56,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog='Exit code: 0, or 1 if anything failed; what failed is named, and the others are done.')
     _add_pictures(parser.add_argument_group('pictures'))
     _add_network(parser.add_argument_group('network'))
-    _add_outputs(parser.add_argument_group('what to make (by itself a cut-out)'))
+    _add_outputs(parser.add_argument_group('what to make (default: a cut-out)'))
     _add_edges(parser.add_argument_group('masks and edges'))
     return parser.parse_args(arguments)
 
@@ -81,7 +81,7 @@ def _add_network(group: Any) -> None:
              'lite, ... (`python export.py zoo` lists them)')
     add('--tile-order', choices=('row', 'column'), help="'column' for weights of May to October 2024")
     add('--resolution', default='', metavar='SIZE',
-        help="WxH, 'native', or a long side; by itself what the weights were trained at")
+        help="WxH, 'native', or a long side; default: the size the weights were trained at")
     add('--device', default='auto', help='auto, cpu, cuda, cuda:N, mps')
     add('--dtype', choices=DTYPES, default='float32', help=f'{", ".join(DTYPES)}', metavar='TYPE')
     add('--compile', action='store_true', help='compile the network: minutes for each new size; for GPUs')
@@ -150,28 +150,73 @@ def style_of(args: argparse.Namespace) -> Style:
 
 
 def find_jobs(source: str, output: str | None, suffix: str) -> list[Job]:
-    """The pictures that `source` means, with where their results go.
+    """Finds the images that `source` means, and where their results go.
 
-    Raises ValueError where a list is empty, where no picture matches, and where several would go to standard output.
+    Args:
+        source: a file, a folder, a pattern, a list of images (.txt), or '-' for standard input.
+        output: a file, a folder, or '-' for standard output; default: beside the image or folder.
+        suffix: of results without a name of their own, e.g. '.png'.
+
+    Raises:
+        ValueError: a list is empty, no image matches, or several would go to standard output.
     """
     if source == '-':
-        return [Job(sys.stdin.buffer.read(), None if output in (None, '-') else Path(output))]
+        return _stdin_jobs(output)
     path = Path(source)
     if path.is_dir():
-        _check_folder(output)
-        folder = Path(output or f'{path.resolve()}_out')
-        return _folder_jobs(path, sorted(_pictures_below(path, folder)), folder, suffix)
-    listed = path.suffix.lower() == '.txt' and path.is_file()
-    if not listed and (path.is_file() or path.is_symlink() or not glob.has_magic(source)):
-        target = None if output == '-' else Path(output or path.with_name(f'{path.stem}.out{suffix}'))
-        return [Job(path, target / f'{path.stem}{suffix}' if target and target.is_dir() else target)]
-    names = _read_list(path) if listed else glob.glob(source, recursive=True)
-    files = [path.parent / name.strip() if listed else Path(name) for name in names if name.strip()]
-    # Without '..', so that results stay below the output folder.
-    files = sorted(Path(os.path.abspath(file)) for file in files if listed or file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files or not all(file.name for file in files):
-        raise ValueError(f'{source}: {"no list of pictures" if listed else "no picture matches"}')
+        return _tree_jobs(path, output, suffix)
+    if path.suffix.lower() == '.txt' and path.is_file():
+        return _listed_jobs(path, output, suffix)
+    # A file's own name may hold the characters of a pattern.
+    is_pattern = glob.has_magic(source) and not path.is_file() and not path.is_symlink()
+    if is_pattern:
+        return _pattern_jobs(source, output, suffix)
+    return _file_jobs(path, output, suffix)
+
+
+def _stdin_jobs(output: str | None) -> list[Job]:
+    target = None if output in (None, '-') else Path(output)
+    return [Job(sys.stdin.buffer.read(), target)]
+
+
+def _file_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
+    if output == '-':
+        return [Job(path, None)]
+    target = Path(output or path.with_name(f'{path.stem}.out{suffix}'))
+    if target.is_dir():
+        target /= f'{path.stem}{suffix}'
+    return [Job(path, target)]
+
+
+def _tree_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
+    """Jobs for a folder and the folders in it."""
     _check_folder(output)
+    target = Path(output or f'{path.resolve()}_out')
+    files = sorted(_pictures_below(path, target))
+    return _folder_jobs(path, files, target, suffix)
+
+
+def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
+    """Jobs for a list of images, whose names are relative to the list's folder."""
+    names = [line.strip() for line in _read_list(path)]
+    files = [path.parent / name for name in names if name]
+    if not files or not all(_absolute(file).name for file in files):
+        raise ValueError(f'{path}: not a list of pictures')
+    return _several_jobs(str(path), files, output, suffix)
+
+
+def _pattern_jobs(pattern: str, output: str | None, suffix: str) -> list[Job]:
+    files = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise ValueError(f'{pattern}: no picture matches')
+    return _several_jobs(pattern, files, output, suffix)
+
+
+def _several_jobs(source: str, files: list[Path], output: str | None, suffix: str) -> list[Job]:
+    """Jobs for files in several folders, whose tree is kept below the nearest common one."""
+    _check_folder(output)
+    files = sorted(_absolute(file) for file in files)
     try:
         root = Path(os.path.commonpath([file.parent for file in files]))
         return _folder_jobs(root, files, Path(output or 'predictions'), suffix)
@@ -179,11 +224,16 @@ def find_jobs(source: str, output: str | None, suffix: str) -> list[Job]:
         raise ValueError(f'{source}: the pictures have no folder in common ({error})') from error
 
 
+def _absolute(file: Path) -> Path:
+    """`file` without '..', so that its result stays below the output folder."""
+    return Path(os.path.abspath(file))
+
+
 def _read_list(path: Path) -> list[str]:
     try:
         return path.read_text(encoding='utf-8').split('\n')
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: no list of pictures: not UTF-8 ({error.reason})') from error
+        raise ValueError(f'{path}: not a list of pictures: not UTF-8 ({error.reason})') from error
 
 
 def _check_folder(output: str | None) -> None:
@@ -225,7 +275,7 @@ def check_targets(jobs: list[Job], transparent: bool) -> None:
     for folder in sorted({target.parent for target in targets}):
         nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            problems.append(f'{nearest}: no folder that can be written to')
+            problems.append(f'{nearest}: not a folder that can be written to')
     if problems:
         raise ValueError('\n  '.join(dict.fromkeys(problems)))
 
@@ -233,16 +283,28 @@ def check_targets(jobs: list[Job], transparent: bool) -> None:
 # --- Work -------------------------------------------------------------------------------------------------------------
 
 
-def run_jobs(jobs: Iterable[Job], network: Callable[[list[np.ndarray]], np.ndarray], size_of: Callable[[Size], Size],
-             style: Style, args: argparse.Namespace) -> list[str]:
+def run_jobs(
+    jobs: Iterable[Job],
+    network: Callable[[list[np.ndarray]], np.ndarray],
+    size_of: Callable[[Size], Size],
+    style: Style,
+    *,
+    box: tuple[int, ...] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    keep_metadata: bool = False,
+    default_suffix: str = '.png',
+    workers: int = DEFAULT_WORKERS,
+    batch: int = 1,
+) -> list[str]:
     """Makes every result, with a progress bar, and returns one line for each that failed."""
     def load(job: Job) -> tuple[np.ndarray, Loaded]:
-        return prepare(read_picture(job.source, args.max_pixels), size_of, args.box)
+        picture = read_picture(job.source, max_pixels)
+        return prepare(picture, size_of, box)
 
     def save(job: Job, loaded: Loaded, probability: np.ndarray) -> None:
         result = finish(loaded, probability, style)
-        suffix = job.target.suffix if job.target else f'.{args.format}'
-        data = encode(result, suffix, loaded.picture, args.keep_metadata)
+        suffix = job.target.suffix if job.target else default_suffix
+        data = encode(result, suffix, loaded.picture, keep_metadata)
         if job.target is None:
             sys.stdout.buffer.write(data)
         else:
@@ -250,13 +312,18 @@ def run_jobs(jobs: Iterable[Job], network: Callable[[list[np.ndarray]], np.ndarr
 
     failures = []
     jobs = list(jobs)
-    with tqdm(total=len(jobs), unit='image', disable=None if len(jobs) > 1 else True) as bar:
-        for outcome in run_pipeline(jobs, load, network, save, workers=args.workers, batch=args.batch):
+    outcomes = run_pipeline(jobs, load, network, save, workers=workers, batch=batch)
+    # A bar for several pictures on a terminal (None: tqdm decides by that), never for a single one.
+    disable_bar = None if len(jobs) > 1 else True
+    with tqdm(total=len(jobs), unit='image', disable=disable_bar) as bar:
+        for outcome in outcomes:
             bar.update()
-            if outcome.error is not None:
-                name = 'image data' if isinstance(outcome.item.source, bytes) else outcome.item.source
-                failures.append(_failure(str(name), outcome.error))
-                bar.write(failures[-1], file=sys.stderr)
+            if outcome.error is None:
+                continue
+            source = outcome.item.source
+            name = 'image data' if isinstance(source, bytes) else str(source)
+            failures.append(_failure(name, outcome.error))
+            bar.write(failures[-1], file=sys.stderr)
     return failures
 
 
@@ -273,8 +340,8 @@ def _failure(name: str, error: Exception) -> str:
 def is_video(source: str, output: str | None) -> bool:
     """Whether one of the names is a video's. An animated picture is one if its result is to be."""
     target = Path(output or '')
-    return Path(source).suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() in VIDEO_SUFFIXES or \
-        is_sequence(target)
+    suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
+    return not suffixes.isdisjoint(VIDEO_SUFFIXES) or is_sequence(target)
 
 
 def video_target(source: str, output: str | None, style: Style) -> Path:
@@ -335,7 +402,18 @@ def run_pictures(args: argparse.Namespace, style: Style) -> Summary:
         return missing(jobs) if args.skip_existing else jobs
 
     def run(jobs: list[Job]) -> list[str]:
-        return run_jobs(jobs, network, size_of, style, args)
+        return run_jobs(
+            jobs,
+            network,
+            size_of,
+            style,
+            box=args.box,
+            max_pixels=args.max_pixels,
+            keep_metadata=args.keep_metadata,
+            default_suffix=f'.{args.format}',
+            workers=args.workers,
+            batch=args.batch,
+        )
 
     if args.watch and not Path(args.input).is_dir():
         raise ValueError(f'--watch {args.input}: give a folder')

@@ -82,8 +82,8 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
 def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens and fully decodes an image, upright by its EXIF orientation.
 
-    `source` is a path or the bytes of a file. Raises `ValueError` naming the source if it is no image, is truncated,
-    or has more than `max_pixels` pixels. OSErrors of the file system (missing, no permission) pass through.
+    `source` is a path or the bytes of a file. Raises `ValueError` naming the source if it is not an image, is
+    truncated, or has more than `max_pixels` pixels. OSErrors of the file system (missing, no permission) pass through.
     """
     return _decode(*_load(source), max_pixels)
 

@@ -68,11 +68,11 @@ def validation_of(run: str | os.PathLike, epoch: int | None, metric: str) -> dic
     return best['validation']
 
 
-def write_card(title: str, switches: Mapping[str, Any], training: Mapping[str, Any], scores: Mapping[str, Any],
+def write_card(title: str, fields: Mapping[str, Any], training: Mapping[str, Any], scores: Mapping[str, Any],
                validation: Mapping[str, float], licence: str = '') -> str:
     """The card's Markdown.
 
-    `switches` and `training` are fields of Config: of the network, and of its run where that is known; `scores` are
+    `fields` and `training` are fields of Config: of the network, and of its run where that is known; `scores` are
     by test set; `licence` is an identifier of the hub's, e.g. 'mit'.
     """
     names = [name for name in HEADLINES if any(name in row for row in scores.values())]
@@ -83,18 +83,18 @@ def write_card(title: str, switches: Mapping[str, Any], training: Mapping[str, A
     if validation:
         parts.append('## Validation\n\n' + tabulate(list(validation.items()), ['score', 'value'], 'github',
                                                    floatfmt='.4g'))
-    width, height = switches['size']
+    width, height = fields['size']
     return TEXT.format(
-        header=_header(title, scores, licence), title=title, introduction=_introduction(switches, training, licence),
+        header=_header(title, scores, licence), title=title, introduction=_introduction(fields, training, licence),
         scores='\n\n'.join(parts) or 'This network has not been scored.', width=width, height=height, paper=PAPER)
 
 
-def _introduction(switches: Mapping[str, Any], training: Mapping[str, Any], licence: str) -> str:
-    width, height = switches['size']
-    lines = [f'BiRefNet with backbone `{switches["bb"]}` for the task {switches["task"]}, trained at {width}x{height}'
+def _introduction(fields: Mapping[str, Any], training: Mapping[str, Any], licence: str) -> str:
+    width, height = fields['size']
+    lines = [f'BiRefNet with backbone `{fields["bb"]}` for the task {fields["task"]}, trained at {width}x{height}'
              ' (width x height).']
     if training:
-        sets = training.get('training_set') or f'all training sets of its task, {switches["task"]}'
+        sets = training.get('training_set') or f'all training sets of its task, {fields["task"]}'
         lines.append(f'Training set: {sets}; {training["epochs"]} epochs, {training["batch_size"]} images a step.')
     else:
         lines.append('Its training set is not known to the program that wrote this card.')

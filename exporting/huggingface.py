@@ -33,23 +33,28 @@ def modeling_source(bb: str) -> str:
             f'the sources of a project."""\n\n{body}')
 
 
-def write_companions(folder: str | os.PathLike, switches: Mapping[str, Any], card: str) -> None:
-    """Writes config.json, preprocessor_config.json, the modelling file and README.md (`card`) into `folder`.
+def write_companions(folder: str | os.PathLike, fields: Mapping[str, Any], card: str) -> None:
+    """Writes config.json, preprocessor_config.json, the modelling file and README.md.
 
-    `switches` are the fields of Config that build the network, `size` (width, height) among them. Raises ValueError
-    before anything is written if transformers could not load the network.
+    Args:
+        folder: made if it is not there.
+        fields: the fields of Config that build the network, `size` (width, height) among them.
+        card: the text of README.md.
+
+    Raises:
+        ValueError: transformers cannot load the network; nothing is written.
     """
-    source = modeling_source(switches['bb'])
+    source = modeling_source(fields['bb'])
     folder = Path(folder)
-    write_json(folder / 'config.json', config(switches))
-    write_json(folder / 'preprocessor_config.json', preprocessor(*switches['size']))
+    write_json(folder / 'config.json', config(fields))
+    write_json(folder / 'preprocessor_config.json', preprocessor(*fields['size']))
     for name, text in ((f'{MODELING}.py', source), ('README.md', card)):
         with atomic_write(folder / name, 'w') as file:
             file.write(text)
 
 
-def config(switches: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json: the keys that the family's repositories carry, and our switches under 'birefnet'."""
+def config(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json: the keys that the family's repositories carry, and `fields` under 'birefnet'."""
     return {
         'architectures': [MODEL_CLASS],
         'auto_map': {'AutoConfig': f'{MODELING}.{CONFIG_CLASS}',
@@ -58,7 +63,7 @@ def config(switches: Mapping[str, Any]) -> dict[str, Any]:
                                                     'type': 'image'}},
         'bb_pretrained': False,
         'model_type': 'birefnet',
-        'birefnet': dict(switches),
+        'birefnet': dict(fields),
     }
 
 

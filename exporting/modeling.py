@@ -17,7 +17,7 @@ from models.checkpoints.names import official_modules
 
 
 class BiRefNetConfig(PretrainedConfig):
-    """`birefnet` holds the switches of the network (fields of the project's Config)."""
+    """`birefnet` holds the fields of the project's Config that build the network."""
 
     model_type = 'birefnet'
 

@@ -1,6 +1,7 @@
 """ONNX files with the native DeformConv operator, and their check against the network."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -62,8 +63,10 @@ def run_onnx(path: str | os.PathLike, threads: int = 0) -> Callable[[Tensor], Te
 def operators(path: str | os.PathLike) -> dict[str, int]:
     """How many nodes of each operator the file holds, the most frequent first."""
     model = onnx.load(str(path), load_external_data=False)
-    kinds = [node.op_type for node in [*model.graph.node, *(n for f in model.functions for n in f.node)]]
-    return {kind: kinds.count(kind) for kind in sorted(set(kinds), key=lambda k: (-kinds.count(k), k))}
+    counts = Counter(node.op_type for node in model.graph.node)
+    for function in model.functions:
+        counts.update(node.op_type for node in function.node)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def bytes_of(path: str | os.PathLike) -> int:

@@ -131,9 +131,12 @@ def _refuse_clashes(chosen: dict[Name, ast.stmt]) -> None:
     owners: dict[str, set[str]] = {}
     for module, name in chosen:
         owners.setdefault(name, set()).add(module)
-    if clashes := {name: modules for name, modules in owners.items() if len(modules) > 1}:
-        raise ValueError('one name for different things: ' + '; '.join(
-            f'{name} in {", ".join(sorted(modules))}' for name, modules in clashes.items()))
+    clashes = []
+    for name, modules in owners.items():
+        if len(modules) > 1:
+            clashes.append(f'{name} in {", ".join(sorted(modules))}')
+    if clashes:
+        raise ValueError('one name for different things: ' + '; '.join(clashes))
 
 
 def _in_order(sources: dict[str, _Source], wanted: Iterable[str]) -> Iterator[str]:

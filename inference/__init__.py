@@ -1,5 +1,5 @@
 """From files to masks and cut-outs: decoding, the pipeline around the network, edges and video."""
 
-from inference.predict import predict
+from inference.api import predict
 
 __all__ = ['predict']

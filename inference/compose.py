@@ -79,11 +79,18 @@ def _over_color(colour: np.ndarray, mask: np.ndarray, color: tuple[int, int, int
 
 
 def _cover(backdrop: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The backdrop scaled to cover (height, width), its middle."""
-    scale = max(height / backdrop.shape[0], width / backdrop.shape[1])
-    size = [max(side, round(own * scale)) for side, own in ((width, backdrop.shape[1]), (height, backdrop.shape[0]))]
-    scaled = cv2.resize(backdrop, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
+    """Scales the backdrop to cover (height, width), and crops it to its middle."""
+    own_height, own_width = backdrop.shape[:2]
+    scale = max(height / own_height, width / own_width)
+
+    # Rounding must not leave the backdrop a pixel short.
+    scaled_width = max(width, round(own_width * scale))
+    scaled_height = max(height, round(own_height * scale))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    scaled = cv2.resize(backdrop, (scaled_width, scaled_height), interpolation=interpolation)
+
+    top = (scaled_height - height) // 2
+    left = (scaled_width - width) // 2
     return scaled[top:top + height, left:left + width].copy()
 
 
@@ -106,6 +113,8 @@ def _blurred_background(pixels: np.ndarray, mask: np.ndarray, sigma: float) -> n
 
 def chequered(height: int, width: int) -> np.ndarray:
     """The pattern that stands for transparency, uint8 (H, W, 3)."""
-    y, x = np.arange(height) // SQUARE, np.arange(width) // SQUARE
-    grey = np.where((y[:, None] + x) % 2, np.uint8(204), np.uint8(255))
+    row = np.arange(height)[:, None] // SQUARE
+    column = np.arange(width) // SQUARE
+    is_dark = (row + column) % 2
+    grey = np.where(is_dark, np.uint8(204), np.uint8(255))
     return np.repeat(grey[..., None], 3, 2)

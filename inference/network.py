@@ -18,22 +18,38 @@ BYTES_PER_PIXEL = 3000
 
 
 class Predictor:
-    """Turns images of one size into foreground probabilities, by a network on `device` that takes normalised RGB
-    (B, 3, H, W) and gives [..., logits (B, 1, H, W)]. Safe to call from several threads."""
+    """Turns images of one size into foreground probabilities. Safe to call from several threads.
+
+    Args:
+        network: takes normalised RGB (B, 3, H, W) and returns [..., logits (B, 1, H, W)].
+        device: the device the network is on.
+    """
 
     def __init__(self, network: Callable[[Tensor], Sequence[Tensor]], device: torch.device | str = 'cpu') -> None:
-        self.network, self.device = network, torch.device(device)
-        self.mean, self.std = (torch.tensor(v, device=self.device) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
+        self.network = network
+        self.device = torch.device(device)
+        self.mean = torch.tensor(IMAGENET_MEAN, device=self.device) * 255
+        self.std = torch.tensor(IMAGENET_STD, device=self.device) * 255
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """images, each uint8 (H, W, 3) RGB -> (B, H, W), float32, 0..1.
+        """Predicts the probability of the foreground.
 
-        Raises ValueError if the memory would not do, before any work, or if the network gives no numbers.
+        Args:
+            images: B images of one size, each RGB, uint8 (H, W, 3).
+
+        Returns:
+            Probabilities, float32 (B, H, W), 0..1.
+
+        Raises:
+            ValueError: the free memory is too small (checked before any work), or the network's
+                output is not finite.
         """
-        check_memory(images[0].shape[1::-1], len(images), self.device,
-                     getattr(self.network, 'bytes_per_pixel', BYTES_PER_PIXEL))
+        height, width = images[0].shape[:2]
+        bytes_per_pixel = getattr(self.network, 'bytes_per_pixel', BYTES_PER_PIXEL)
+        check_memory((width, height), len(images), self.device, bytes_per_pixel)
         with torch.inference_mode():
-            probability = self.network(self._normalized(np.stack(images)))[-1].float().sigmoid()[:, 0].cpu().numpy()
+            logits = self.network(self._normalized(np.stack(images)))[-1]
+            probability = logits.float().sigmoid()[:, 0].cpu().numpy()
         if not np.isfinite(probability).all():
             raise ValueError('the network gave values that are no numbers; take float32 (or bfloat16) as dtype')
         return probability

@@ -116,7 +116,7 @@ def test_standard_input_and_output(run, monkeypatch):
     (('in.png', '--device', 'cuda:99'), 'cuda:99'), (('in.png', '--resolution', '50x50'), '64x64'),
     (('in.png', '--box', '0,0,100,10'), '60x40'), (('in.png', '--watch'), 'give a folder'),
     (('in.png', 'out.jpg'), 'transparency'), (('in.png', '-m', 'none.pth'), 'none.pth'), (('.', '-'), 'name one'),
-    (('.', 'in.png'), 'name one'), (('in.png', 'in.png/out.png'), 'no folder that can be written to'),
+    (('.', 'in.png'), 'name one'), (('in.png', 'in.png/out.png'), 'not a folder that can be written to'),
     (('in.png', 'out.bmp'), '.bmp: no format'), (('in.mp4', 'out.webm'), 'in.mp4'), (('in.mp4', 'x.mp4'), 'transp'),
     (('in.png', '--max-pixels', '2399', '--resolution', '32x32'), 'limit of 2399; --max-pixels raises it')])
 def test_mistakes_are_named(model, tmp_path, monkeypatch, capsys, arguments, message):

@@ -12,18 +12,18 @@ import cv2
 import numpy as np
 from torch import nn
 
+from inference.api import Loaded, prepare, published_sizes, render_frames, sizes_of
 from inference.compose import Style, chequered, compose, over
 from inference.images import Size, encode, read_picture, write_bytes
 from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
-from inference.predict import Loaded, prepare, published_sizes, render_frames, sizes_of
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video
 from utils import read_mask
 
 PREVIEW = 1400   # long side, in pixels, of what the page shows
 WORKERS = 2      # threads that decode and encode: at most seven pictures are in memory at once
-NO_PICTURE = 'this is no picture that can be read. JPEG, PNG, WebP, TIFF, BMP, GIF and the like can.'
+NO_PICTURE = 'this is not an image that can be read. JPEG, PNG, WebP, TIFF, BMP, GIF and the like can.'
 
 Report = Callable[[int, int | None], object]  # told how many are done, of how many if that is known
 
@@ -152,7 +152,7 @@ def refusal(file: Path, error: Exception) -> str:
     if reason.startswith('unreadable image'):
         reason = NO_PICTURE
     elif reason.startswith(('unreadable video', 'holds no')):
-        reason = 'this is no video that can be read. MP4, MOV, WebM, MKV and AVI can.'
+        reason = 'this is not a video that can be read. MP4, MOV, WebM, MKV and AVI can.'
     return f'{file.name}: {reason}'
 
 
@@ -220,10 +220,11 @@ def convert(file: Path, weights: Weights, resolution: str, style: Style, limits:
 
     Raises ValueError saying what is wrong with it, and TimeoutError.
     """
-    transparent = style.output == 'cutout' or (style.output == 'color' and style.color[3] < 255)
-    target = folder / f'{file.stem}{".webm" if transparent else ".mp4"}'
-    check_video_target(target, transparent)
-    network, size_of = Deadline(limits.seconds).before(weights.network), weights.sizes_within(limits, resolution)
+    suffix = '.webm' if style.transparent else '.mp4'
+    target = folder / f'{file.stem}{suffix}'
+    check_video_target(target, style.transparent)
+    network = Deadline(limits.seconds).before(weights.network)
+    size_of = weights.sizes_within(limits, resolution)
 
     def counted(frames: Callable) -> Callable:
         for done, frame in enumerate(render_frames(frames, network, size_of, style, workers=WORKERS), 1):

@@ -13,8 +13,8 @@ from PIL import Image
 
 from config import Config
 from inference import predict
+from inference.api import PUBLISHED_DYNAMIC, published_sizes
 from inference.network import Predictor, check_memory
-from inference.predict import PUBLISHED_DYNAMIC, published_sizes
 from models import build_birefnet, optimize
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -151,7 +151,7 @@ def test_several_pictures_of_which_one_is_none(visit, server, tmp_path):
     files[2].write_text('hello')
     page = visit()
     cut_out(page, *files)
-    expect(page.locator('#status')).to_contain_text('text.png: this is no picture that can be read')
+    expect(page.locator('#status')).to_contain_text('text.png: this is not an image that can be read')
     name, data = download(page, '#all')
     assert name == 'cutouts.zip'
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -194,8 +194,8 @@ def test_phone_paste_and_example(visit):
 
 
 @pytest.mark.parametrize(('name', 'words'), [
-    ('text.png', 'this is no picture that can be read'), ('huge.png', '300x200 pixels are more than the limit'),
-    ('film.mp4', 'this is no video that can be read')])
+    ('text.png', 'this is not an image that can be read'), ('huge.png', '300x200 pixels are more than the limit'),
+    ('film.mp4', 'this is not a video that can be read')])
 def test_refusals_are_in_words(visit, tmp_path, name, words):
     file = tmp_path / name
     if name == 'huge.png':

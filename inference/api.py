@@ -40,8 +40,10 @@ def prepare(picture: Picture, size_of: Callable[[Size], Size], box: Box | None =
     """
     height, width = picture.pixels.shape[:2]
     crop = (0, 0, width, height) if box is None else _with_margin(box, width, height)
-    seen = picture.pixels[crop[1]:crop[3], crop[0]:crop[2]]
-    return cv2.resize(seen, size_of(seen.shape[1::-1])), Loaded(picture, crop)
+    x1, y1, x2, y2 = crop
+    seen = picture.pixels[y1:y2, x1:x2]
+    size = size_of((x2 - x1, y2 - y1))
+    return cv2.resize(seen, size), Loaded(picture, crop)
 
 
 def _with_margin(box: Box, width: int, height: int) -> Box:
@@ -49,7 +51,8 @@ def _with_margin(box: Box, width: int, height: int) -> Box:
     if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
         raise ValueError(f'box {x1},{y1},{x2},{y2} is not within the image of {width}x{height} pixels: '
                          'give x1,y1,x2,y2 with x1 < x2 and y1 < y2')
-    dx, dy = (round(BOX_MARGIN * side) for side in (x2 - x1, y2 - y1))
+    dx = round(BOX_MARGIN * (x2 - x1))
+    dy = round(BOX_MARGIN * (y2 - y1))
     return max(x1 - dx, 0), max(y1 - dy, 0), min(x2 + dx, width), min(y2 + dy, height)
 
 
@@ -76,17 +79,38 @@ def render_frames(frames: Iterable[np.ndarray], network: Callable[[list[np.ndarr
         yield outcome.value
 
 
-def predict(model: nn.Module, images: Any, output: str = 'mask', *, resolution: str = '', box: Box | None = None,
-            batch: int = 1, style: Style | None = None) -> Any:
-    """Masks or cut-outs of one image or a list of them, in the kind that was given.
+def predict(
+    model: nn.Module,
+    images: Any,
+    output: str = 'mask',
+    *,
+    resolution: str = '',
+    box: Box | None = None,
+    batch: int = 1,
+    style: Style | None = None,
+) -> Any:
+    """Segments one image or a list of them, and returns masks or composites in the kind that was given.
 
-    `model` is a network from `load_model`, or `optimize` of one, on any device. An image is a PIL image, an array
-    uint8 (H, W), (H, W, 3) or (H, W, 4), a tensor (3, H, W), uint8 or float in 0..1, the bytes of a file, or a path;
-    a list may mix kinds and sizes. The result has the image's size: a PIL image for PIL images and paths, an array
-    (H, W) or (H, W, C), a tensor (1, H, W) or (C, H, W) of the same dtype and device, or the bytes of a PNG.
-    `output` is one of inference.compose.OUTPUTS, and `style` refines it; `resolution` as for
-    inference.images.network_size; `batch` images of one size go through the network together. Safe to call from
-    several threads. Raises ValueError naming what cannot be read, and TypeError for other kinds.
+    Safe to call from several threads.
+
+    Args:
+        model: a network from `load_model`, or `optimize` of one, on any device.
+        images: an image or a list of images, which may mix kinds and sizes. An image is a PIL image; an array,
+            uint8 (H, W), (H, W, 3) or (H, W, 4); a tensor (3, H, W), uint8 or float in 0..1; the bytes of a file;
+            or a path.
+        output: one of `inference.compose.OUTPUTS`.
+        resolution: of the network's input, 'WxH', 'native' or a long side; default: as trained.
+        box: (x1, y1, x2, y2), in pixels, the part of the image to segment.
+        batch: how many images of one size go through the network together.
+        style: refines `output`.
+
+    Returns:
+        For each image a result of the image's size: a PIL image for PIL images and paths; an array (H, W) or
+        (H, W, C), uint8; a tensor (1, H, W) or (C, H, W) of the same dtype and device; or the bytes of a PNG.
+
+    Raises:
+        ValueError: an image cannot be read, which the message names, or the box or resolution is wrong.
+        TypeError: an image is of another kind.
 
     >>> mask = predict(model, Image.open('photo.jpg'))                            # PIL image, mode 'L'
     >>> cutout = predict(model, 'photo.jpg', 'cutout', resolution='2048x2048')    # PIL image, mode 'RGBA'
@@ -145,15 +169,15 @@ def to_picture(image: Any) -> Picture:
         return read_picture(image)
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-            raise ValueError(f'a tensor of shape {tuple(image.shape)} is no image: give (3, H, W)')
+            raise ValueError(f'a tensor of shape {tuple(image.shape)} is not an image: give (3, H, W)')
         values = image.detach().cpu()
         values = (values.float() * 255).round().clamp(0, 255).to(torch.uint8) if image.is_floating_point() else values
         image = np.ascontiguousarray(values.permute(1, 2, 0).numpy())
         image = image[..., 0] if image.shape[2] == 1 else image
     if not isinstance(image, np.ndarray):
-        raise TypeError(f'{type(image).__name__} is no image: give a PIL image, array, tensor, path or bytes')
+        raise TypeError(f'{type(image).__name__} is not an image: give a PIL image, array, tensor, path or bytes')
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)) or not image.size:
-        raise ValueError(f'an array of {image.dtype} and shape {image.shape} is no image: give uint8 (H, W, 3)')
+        raise ValueError(f'an array of {image.dtype} and shape {image.shape} is not an image: give uint8 (H, W, 3)')
     return from_pil(Image.fromarray(image))
 
 
