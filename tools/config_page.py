@@ -25,8 +25,8 @@ python train.py task=COD bb=pvt_v2_b2 size=512x768 \\
     preproc_methods=flip,rotate lambdas_pix_last.mae=100
 ```
 
-`python config.py task=COD` prints the resulting values, `python config.py --print bb task=COD` a single one. A wrong name
-or value is refused before anything is loaded, with the nearest legal ones. Each run saves its options in
+`python config.py task=COD` prints the resulting values, `python config.py --print bb task=COD` a single one. A wrong
+name or value is refused before anything is loaded, with the nearest legal ones. Each run saves its options in
 `ckpts/<run>/config.json`. The default *auto* follows from the task (see the last table) or from another field.
 """
 
