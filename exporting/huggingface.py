@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporting.single_file import join_modules
+from exporting.single_file import PREFIX, join_modules
 from models.backbones import BACKBONES, find_family
 from utils import IMAGENET_MEAN, IMAGENET_STD, atomic_write, write_json
 
@@ -27,7 +27,7 @@ def modeling_source(bb: str) -> str:
         raise ValueError(f'bb={bb}: transformers leaves empty what a network keeps outside of its state '
                          f'dict, as this backbone does; it can load {", ".join(loadable)}')
     # The builder comes with its decorator, which registers this one family in the file.
-    builder = (family.build.__module__, family.build.__name__)
+    builder = (family.build.__module__.removeprefix(PREFIX), family.build.__name__)
     body = join_modules([builder, ('exporting.modeling', MODEL_CLASS)])
     return ('"""BiRefNet (Zheng et al., arXiv 2401.03407) for transformers; a program has joined it from '
             f'the sources of a project."""\n\n{body}')
