@@ -51,7 +51,7 @@ def test_rotation_is_pillows_within_2_grey_levels(photograph, degrees):
         if OLD_OPENCV:
             # Positions are rounded to a 32nd of a pixel, so each is off by up to 1/64 along both axes, 2^.5/64
             # across an edge. Where a step of 255 is steepest, 4/3 of the cubic (slope 1) and 1/3 of the other
-            # (slope 1.5) then err by (4/3 + .5) * 255 * 2^.5/64 = 10 levels at most, beside the 2 of the exact positions.
+            # (slope 1.5) then err by (4/3 + .5) * 255 * 2^.5/64 = 10 levels at most, beside 2 with exact positions.
             # What lies inside is decided to 1/1024 of a pixel: of 2304 pixels along the border, 4 may differ wholly.
             assert (error > 12).sum() <= 4 * error[0, 0].size
             assert (error > 4).mean() <= 5e-4  # 3.5e-4 with OpenCV 4.8 and 4.12
