@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from exporting.program import INPUT, OUTPUT
+from exporting.program import INPUT, OUTPUT, require_torch
 from exporting.staging import staged
 
 OPSET = 19  # the first with DeformConv
+OLDEST_TORCH = (2, 9)  # the exporter of 2.6 fails at batch norm; 2.7 and 2.8 were not tried
 MAX_INSIDE = 2 ** 31 - 2 ** 24  # bytes of weights that fit into one protobuf file beside the graph
 
 
@@ -24,8 +25,9 @@ def save_onnx(program: ExportedProgram, path: str | os.PathLike, check: Callable
     """Writes `program` as ONNX, its weights inside, or beside it in `<name>.data` if `external`.
 
     The file appears only once onnx.checker and `check`, which gets it as a function of tensors, have passed it.
-    Raises ValueError if the weights are too many to be inside.
+    Raises ValueError if PyTorch is too old, or if the weights are too many to be inside.
     """
+    require_torch(OLDEST_TORCH, 'an ONNX file')
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     if not external and size > MAX_INSIDE:
         raise ValueError(f'{path}: {size / 2 ** 30:.1f} GiB of weights do not fit inside an ONNX file: take --external')

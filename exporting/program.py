@@ -20,6 +20,7 @@ from utils import IMAGENET_MEAN, IMAGENET_STD, STRIDE, read_image
 INPUT, OUTPUT = 'input_image', 'output_image'  # the names that the field's tools expect
 LARGEST = 8192  # side of an image that a program of dynamic size is made for
 MOST = 64  # images in its batch
+OLDEST_FOR_DYNAMIC = (2, 14)  # up to 2.9 convolutions ask how many pixels a symbolic size has; none between was tried
 # Largest difference from the network, as a share of the deviation of its logits. float16 keeps 11 bits of every map.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 
@@ -38,9 +39,21 @@ class Deployed(nn.Module):
         return logits.sigmoid() if self.sigmoid else logits
 
 
+def require_torch(oldest: tuple[int, int], purpose: str) -> None:
+    """Raises ValueError if PyTorch is older than `oldest` (major, minor)."""
+    if torch.__version__ < oldest:
+        major, minor = oldest
+        raise ValueError(f'{purpose} needs PyTorch {major}.{minor} or newer, and this is {torch.__version__}')
+
+
 def trace(module: Deployed, size: Size, dynamic: bool = False) -> ExportedProgram:
     """Traces `module` for one image of `size` (width, height), or, if `dynamic`, for batches of up to MOST images with
-    sides of 64 to LARGEST, multiples of 32 (backbones of a fixed input size keep theirs: torch says so in an error)."""
+    sides of 64 to LARGEST, multiples of 32 (backbones of a fixed input size keep theirs: torch says so in an error).
+
+    Raises ValueError if `dynamic`, and PyTorch is too old for it.
+    """
+    if dynamic:
+        require_torch(OLDEST_FOR_DYNAMIC, 'a program for every size')
     width, height = size
     shapes, batch = None, 1
     if dynamic:

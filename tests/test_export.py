@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import export
-from exporting.onnx import run_onnx
+from exporting.onnx import OLDEST_TORCH, run_onnx
 from models import load_model, save_checkpoint
 from tests.models.small import build, image, output
 
@@ -23,6 +23,7 @@ def weights(tmp_path_factory):
     return model, str(file)
 
 
+@pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason=f'ONNX needs PyTorch {OLDEST_TORCH}')
 def test_onnx(weights, tmp_path, capsys):
     model, file = weights
     assert export.main(['onnx', '-m', file, '-o', str(tmp_path / 'net.onnx'), '--size', '64x96', '--sigmoid']) == 0

@@ -48,8 +48,13 @@ def test_rotation_is_pillows_within_2_grey_levels(photograph, degrees):
     mask = text_mask(512, 640)
     for ours, original in zip(transforms.rotated(image, mask, degrees), (image, mask), strict=True):
         error = difference(ours, Image.fromarray(original).rotate(degrees, Image.Resampling.BICUBIC))
-        if OLD_OPENCV:  # rounds positions to a 32nd of a pixel: up to 8 levels at edges, where few pixels lie
-            assert (error > 8).mean() <= 1e-3
+        if OLD_OPENCV:
+            # Positions are rounded to a 32nd of a pixel, so each is off by up to 1/64 along both axes, 2^.5/64
+            # across an edge. Where a step of 255 is steepest, 4/3 of the cubic (slope 1) and 1/3 of the other
+            # (slope 1.5) then err by (4/3 + .5) * 255 * 2^.5/64 = 10 levels at most, beside 2 with exact positions.
+            # What lies inside is decided to 1/1024 of a pixel: of 2304 pixels along the border, 4 may differ wholly.
+            assert (error > 12).sum() <= 4 * error[0, 0].size
+            assert (error > 4).mean() <= 5e-4  # 3.5e-4 with OpenCV 4.8 and 4.12
             continue
         assert (error > 2).mean() <= 2e-5  # the term that is left out shows at a few pixels of hard edges
         assert error.max() <= 4

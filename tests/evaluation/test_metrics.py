@@ -56,8 +56,9 @@ def test_published_numbers(name):
     found = score_pair(*golden_pair(name))
     assert len(expected) >= 14
     if OLD_OPENCV:
-        # A warning reports it: the counts differ by a few in a hundred on these noisy pairs.
-        assert found['hce'] == pytest.approx(expected.pop('hce'), rel=.05)
+        # Borders are simplified by the distance to a line instead of a segment, which moves single vertices: with 4.8
+        # and 4.12, 34 becomes 33, 180 177, 310 309, 459 455 and 139 141; the other six stay. That is 1.7 % or a point.
+        assert found['hce'] == pytest.approx(expected.pop('hce'), rel=.02, abs=1)
     assert {score: found[score] for score in expected} == pytest.approx(
         expected, rel=1e-9, abs=0, nan_ok=True)
 

@@ -4,11 +4,25 @@ import onnx
 import pytest
 import torch
 
-from exporting.onnx import bytes_of, operators, run_onnx, save_onnx
-from exporting.program import LARGEST, Deployed, compare, photographs, save_program, to_input, trace
+import exporting
+from exporting.onnx import OLDEST_TORCH, bytes_of, operators, run_onnx, save_onnx
+from exporting.program import (
+    LARGEST,
+    OLDEST_FOR_DYNAMIC,
+    Deployed,
+    compare,
+    photographs,
+    save_program,
+    to_input,
+    trace,
+)
 from exporting.staging import staged
 from models.backbones.swin import SWINS
 from tests.models.small import build, image, output
+
+needs_onnx = pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason=f'ONNX needs PyTorch {OLDEST_TORCH}')
+needs_dynamic = pytest.mark.skipif(torch.__version__ < OLDEST_FOR_DYNAMIC,
+                                   reason=f'programs for every size need PyTorch {OLDEST_FOR_DYNAMIC}')
 
 
 @pytest.fixture(scope='module')
@@ -35,6 +49,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.std())
 
 
+@needs_onnx
 def test_a_file_of_fixed_size(exported, convnet):
     x = image(64, 96, batch=1)
     assert error(run_onnx(exported)(x), output(convnet, x)) < 1e-3
@@ -46,6 +61,7 @@ def test_a_file_of_fixed_size(exported, convnet):
     assert {prop.key: prop.value for prop in model.metadata_props}['task'] == 'General'
 
 
+@needs_onnx
 def test_deformable_convolutions_are_single_nodes(exported):
     kinds = operators(exported)
     assert kinds['DeformConv'] == 10, 'a kernel 1 and a kernel 3 in each of five blocks'
@@ -53,6 +69,7 @@ def test_deformable_convolutions_are_single_nodes(exported):
     assert not {'GridSample', 'GatherND', 'GatherElements', 'Loop', 'Scan'} & kinds.keys()
 
 
+@needs_dynamic
 @pytest.mark.slow
 def test_one_file_for_all_sizes_and_batches(convnet, tmp_path):
     """Probabilities by choice, weights beside the graph by choice."""
@@ -68,6 +85,7 @@ def test_one_file_for_all_sizes_and_batches(convnet, tmp_path):
     assert [axis.dim_param or axis.dim_value for axis in axes] == ['batch', 3, 'height', 'width']
 
 
+@needs_onnx
 @pytest.mark.slow
 def test_half_precision_inside(convnet, exported, tmp_path):
     path = tmp_path / 'half.onnx'
@@ -80,6 +98,7 @@ def test_half_precision_inside(convnet, exported, tmp_path):
     assert next(convnet.parameters()).dtype == torch.float32, 'the network itself stays as it was'
 
 
+@needs_dynamic
 @pytest.mark.slow
 def test_swin_at_every_size(monkeypatch, tmp_path):
     """Windows are padded, shifted and masked by sizes that the file is told only when it runs."""
@@ -90,6 +109,16 @@ def test_swin_at_every_size(monkeypatch, tmp_path):
     for shape in ((64, 96, 1), (224, 224, 1), (96, 288, 2)):
         x = image(*shape)
         assert error(run(x), output(model, x)) < 1e-3, shape
+
+
+def test_an_older_torch_is_refused(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting.onnx, 'OLDEST_TORCH', (99, 1))
+    monkeypatch.setattr(exporting.program, 'OLDEST_FOR_DYNAMIC', (99, 2))
+    with pytest.raises(ValueError, match=r'ONNX file needs PyTorch 99\.1 or newer, and this is \d'):
+        save_onnx(program, tmp_path / 'net.onnx', lambda _: None)
+    with pytest.raises(ValueError, match=r'every size needs PyTorch 99\.2'):
+        trace(torch.nn.Identity(), (96, 64), dynamic=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_program_of_torch_export(convnet, program, tmp_path):

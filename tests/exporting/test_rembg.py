@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from exporting.onnx import save_onnx
+from exporting.onnx import OLDEST_TORCH, save_onnx
 from exporting.program import Deployed, photographs, to_input, trace
 from tests.models.small import build
 from utils import read_mask, write_png
@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / '.venv-rembg' / 'bin' / 'python'
 
 
+@pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason=f'ONNX needs PyTorch {OLDEST_TORCH}')
 @pytest.mark.slow
 def test_its_mask_is_ours(tmp_path):
     """With the file where its home variable says, under the name of its session, the checksum off.

@@ -322,8 +322,10 @@ def test_run_folder(tmp_path):
     (tmp_path / 'last_state.pth').write_text('another')
     loaded = load_model(tmp_path)
     assert loaded.config == original.config
-    assert torch.allclose(output(loaded), output(original) + 10)
-    assert torch.allclose(output(load_model(tmp_path / 'epoch_2.pth')), output(original) + 2)
+    # The head sums 21 terms: partial sums below 16 are rounded to 2^-21 each, in all by up to 1e-5.
+    assert torch.allclose(output(loaded), output(original) + 10, atol=1e-5)
+    second = load_model(tmp_path / 'epoch_2.pth')
+    assert torch.allclose(output(second), output(original) + 2, atol=1e-5)
     save_checkpoint(original, tmp_path / 'best.pth')
     assert torch.equal(output(load_model(tmp_path)), output(original))
     assert load_model(tmp_path, tile_order='row', seed=3).config.tile_order == 'row'
