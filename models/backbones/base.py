@@ -17,7 +17,7 @@ class Backbone(nn.Module):
         smallest: shortest side of an image that `net` takes.
         channels_last: the maps of `net` are (B, H, W, C).
         needs_neck: the maps are all at one stride, so that a neck must make the pyramid.
-        name: as in config.py, where it has one.
+        name: the value of `bb`, where it has one.
     """
 
     def __init__(
