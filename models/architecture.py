@@ -8,10 +8,10 @@ from typing import Any, Self
 class Architecture:
     """All parts of a BiRefNet but its backbone, as plain values. Defaults are the publication's.
 
-    The fields have the names of `config.py`. The paper (arXiv 2401.03407) and the field, the keys
+    The fields have the names of the config. The paper (arXiv 2401.03407) and the field, the keys
     of published checkpoints, and the modules of this package have other words for the same things:
 
-    | field of config.py       | paper, field             | official keys       | module here      |
+    | field of Config          | paper, field             | official keys       | module here      |
     |--------------------------|--------------------------|---------------------|------------------|
     | bb (apart from this)     | encoder, backbone        | bb                  | encoder.backbone |
     | mul_scl_ipt              | image pyramid            | (none)              | Encoder.pyramid  |
