@@ -1,7 +1,7 @@
 """Turns a drawing of `demo.shapes` into a photograph-like image with its exact mask.
 
-The constants are what makes the task harder or easier: lower the blur and the bevel, or raise the camouflage and the
-distractors, and the objects melt into their backgrounds.
+The constants decide how hard the task is: with less blur, less bevel, more camouflage or more
+distractors the objects are harder to tell from their backgrounds.
 """
 
 import math
@@ -16,62 +16,106 @@ import skimage
 from demo.shapes import SHAPES, Part
 from utils import read_image
 
-SUPERSAMPLING = 4                 # of outlines: 4x4 samples a pixel make the soft edges
-EXTENT = .68, .9                  # of the object, as a share of the frame in the direction that it fills most
-COVERAGE = .12, .38               # share of the pixels it covers; it is thickened or shrunk to get there
-MIN_STROKE = .017                 # of the frame's side: 3.3 pixels at 192x192
-BACKGROUND_BLUR = .003, .008      # standard deviation, of the side: a shallow depth of field
-DISTRACTORS = 0, 2                # out-of-focus objects behind the one that counts, fewest and most
-DISTRACTOR_BLUR = .012, .025
-CAMOUFLAGE = .2                   # share of the objects painted in colours of their own background
-BEVEL = .022                      # of the side: how far from the edge a surface is rounded
-SHADOW = .25, .6                  # strength of the shadow that the object casts
-GRAIN = 1.5                       # of the film, over everything, in grey levels
+# The object.
+SUPERSAMPLING = 4              # outlines have soft edges of 4x4 samples a pixel
+EXTENT = (.68, .9)             # share of the frame in the direction that the object fills most
+COVERAGE = (.12, .38)          # share of the pixels; the object is thickened or shrunk to get there
+MIN_STROKE = .017              # share of the frame's side: 3.3 pixels at 192x192
+CAMOUFLAGE = .2                # share of the objects painted in colours of their own background
+BEVEL = .022                   # share of the side: width of the rounded edge of a surface
+SHADOW = (.25, .6)             # strength of the shadow that the object casts
 
-TRAIN_SHARE = .6                  # of the width of each photograph; the rest is the test set's
-# The photographs that scikit-image carries within its package; it would download all others. Those in colour are taken
-# twice as often as the grey ones, which are tinted.
-COLOUR = 'astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png', 'rocket.jpg'
-GREY = 'brick.png', 'camera.png', 'coins.png', 'grass.png', 'gravel.png'
+# What lies behind it. Blurs are standard deviations, as shares of the side.
+BACKGROUND_BLUR = (.003, .008)  # a shallow depth of field
+DISTRACTORS = (0, 2)            # fewest and most out-of-focus objects
+DISTRACTOR_BLUR = (.012, .025)
+
+GRAIN = 1.5                    # of the film, over everything, in grey levels
+
+# The photographs within the package of scikit-image, which would download all others. Those in
+# colour are taken twice as often as the grey ones, which are tinted.
+COLOUR = ('astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png', 'rocket.jpg')
+GREY = ('brick.png', 'camera.png', 'coins.png', 'grass.png', 'gravel.png')
 PHOTOGRAPHS = COLOUR * 2 + GREY
+TRAIN_SHARE = .6               # share of each photograph's width; the test set has the rest
+
+FRACTION_BITS = 4              # of OpenCV's coordinates in fixed point
+
+Frame = tuple[int, int]        # height and width
 
 
-def render(rng: np.random.Generator, kind: str, size: int, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """One object of SHAPES[kind] before one photograph.
+def render(
+    rng: np.random.Generator,
+    kind: str,
+    size: int,
+    train: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one object of SHAPES[kind] in front of a photograph.
 
-    size: of the frame, the root of its area in pixels; its aspect ratio is drawn. train: which part of the photographs.
-    Returns the image, RGB, uint8 (H, W, 3), and the share of each pixel that the object covers, uint8 (H, W), 0..255.
+    Args:
+        rng: Decides everything else, the frame's aspect ratio included.
+        kind: A name in SHAPES.
+        size: Square root of the frame's area, in pixels.
+        train: Whether to take the training set's part of the photographs.
+
+    Returns:
+        The image, RGB uint8 (H, W, 3), and the mask, uint8 (H, W): the share of each pixel that
+        the object covers, 0..255.
     """
     frame = draw_frame(rng, size)
-    layers = place(rng, SHAPES[kind](rng), frame)
+    drawing = SHAPES[kind](rng)
+    layers = place(rng, drawing, frame)
     cover = layers.sum(axis=0)
-    light = _unit([rng.uniform(-.8, .8), rng.uniform(-.9, -.35), rng.uniform(.6, 1.)])
+    towards_light = [rng.uniform(-.8, .8), rng.uniform(-.9, -.35), rng.uniform(.6, 1.)]
+    light = _unit(towards_light)
+
     scene = background(rng, frame, train)
-    colours = [paint(rng, scene) for _ in layers]
-    surface = shade(rng, layers, np.array(colours, np.float32), light)
+    colours = np.array([paint(rng, scene) for _ in layers], np.float32)
+    surface = shade(rng, layers, colours, light)
     scene = cast_shadow(rng, scene, cover, light)
-    image = scene + cover[..., None] * (surface - scene)
-    image += rng.normal(0, GRAIN / 255, frame).astype(np.float32)[..., None]
+
+    image = blend(scene, surface, cover)
+    grain = rng.normal(0, GRAIN / 255, frame).astype(np.float32)
+    image += grain[..., None]
     return _to_bytes(image), _to_bytes(cover)
 
 
-def draw_frame(rng: np.random.Generator, size: int) -> tuple[int, int]:
-    """Height and width of a frame of about size x size pixels: square, or 5:4, 4:3 or 3:2 either way."""
-    aspect = rng.choice([1, 1.25, 4 / 3, 1.5]) ** rng.choice([-1, 1])
-    return round(size * aspect ** -.5), round(size * aspect ** .5)
+def blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Puts a colour or an image over another; `cover` (H, W), 0..1, is its opacity."""
+    return below + cover[..., None] * (above - below)
 
 
-def place(rng: np.random.Generator, parts: Sequence[Part], frame: tuple[int, int]) -> np.ndarray:
-    """Leans a drawing and fits it into the frame; returns the coverage of pixels by each layer, float32 (2, H, W)."""
+# --- The object's outline -----------------------------------------------------------------------
+
+
+def draw_frame(rng: np.random.Generator, size: int) -> Frame:
+    """Draws a frame of about size x size pixels: square, or 5:4, 4:3 or 3:2, upright or not."""
+    ratio = rng.choice([1, 1.25, 4 / 3, 1.5])
+    aspect = ratio ** rng.choice([-1, 1])
+    height = size * aspect ** -.5
+    width = size * aspect ** .5
+    return round(height), round(width)
+
+
+def place(rng: np.random.Generator, parts: Sequence[Part], frame: Frame) -> np.ndarray:
+    """Leans a drawing and fits it into the frame.
+
+    Returns:
+        Each layer's coverage of the pixels, float32 (2, H, W).
+    """
     parts = lean(rng, parts)
-    extent, thickening = rng.uniform(*EXTENT), 1.
+    extent = rng.uniform(*EXTENT)
+    thickening = 1.
     where = rng.uniform(-.5, .5, 2)
+    least, most = COVERAGE
     for _ in range(6):
-        layers = rasterize(fit(parts, frame, extent, thickening, where), frame)
+        fitted = fit(parts, frame, extent, thickening, where)
+        layers = rasterize(fitted, frame)
         coverage = layers.sum(axis=0).mean()
-        if coverage < COVERAGE[0]:
-            extent, thickening = min(extent * 1.06, .94), thickening * 1.18
-        elif coverage > COVERAGE[1]:
+        if coverage < least:
+            extent = min(extent * 1.06, .94)
+            thickening *= 1.18
+        elif coverage > most:
             extent *= .9
         else:
             break
@@ -80,182 +124,349 @@ def place(rng: np.random.Generator, parts: Sequence[Part], frame: tuple[int, int
 
 def lean(rng: np.random.Generator, parts: Sequence[Part]) -> list[Part]:
     """Turns, stretches, sometimes shears, and tilts (a mild perspective) a drawing."""
-    angle, stretch = rng.normal(0, .18), rng.uniform(.88, 1.14)
-    c, s = math.cos(angle), math.sin(angle)
-    matrix = np.array([[c, -s], [s, c]]) @ np.diag([stretch, 1 / stretch])
+    angle = rng.normal(0, .18)
+    stretch = rng.uniform(.88, 1.14)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    rotation = np.array([[cosine, -sine], [sine, cosine]])
+    matrix = rotation @ np.diag([stretch, 1 / stretch])
     if rng.random() < .5:
-        matrix = matrix @ np.array([[1, rng.uniform(-.2, .2)], [0, 1]])
+        shear = np.array([[1, rng.uniform(-.2, .2)], [0, 1]])
+        matrix = matrix @ shear
     tilt = rng.uniform(-.14, .14, 2)
 
-    def moved(ring: np.ndarray) -> np.ndarray:
-        ring = ring @ matrix.T
-        return ring / (1 + ring @ tilt)[:, None]
+    leaning = []
+    for part in parts:
+        rings = []
+        for ring in part.rings:
+            moved = ring @ matrix.T
+            distance = 1 + moved @ tilt
+            rings.append(moved / distance[:, None])
+        leaning.append(Part(tuple(rings), part.width, part.closed, part.layer))
+    return leaning
 
-    return [Part(tuple(map(moved, part.rings)), part.width, part.closed, part.layer) for part in parts]
 
+def fit(
+    parts: Sequence[Part],
+    frame: Frame,
+    extent: float,
+    thickening: float,
+    where: np.ndarray,
+) -> list[Part]:
+    """Scales a drawing to a frame, in pixels.
 
-def fit(parts: Sequence[Part], frame: tuple[int, int], extent: float, thickening: float,
-        where: np.ndarray) -> list[Part]:
-    """Scales a drawing to a share `extent` of the frame, in pixels, strokes widened by `thickening`.
-
-    where: -1..1 for x and y; how far from the centre the drawing lies in the room that is left.
+    Args:
+        parts: The drawing, in any unit.
+        frame: Height and width, in pixels.
+        extent: Share of the frame in the direction that the drawing fills most.
+        thickening: Factor of the widths of strokes before scaling.
+        where: x and y, -1..1: how far from the centre the drawing lies in the room that is left.
     """
     room = np.array(frame[::-1], float)
-    margins = [(ring, part.width * thickening / 2) for part in parts for ring in part.rings]
-    low = np.min([ring.min(axis=0) - margin for ring, margin in margins], axis=0)
-    high = np.max([ring.max(axis=0) + margin for ring, margin in margins], axis=0)
-    scale = (extent * room / (high - low)).min()
+    low, high = _bounds(parts, thickening)
+    extents = extent * room / (high - low)
+    scale = extents.min()
+
+    middle = (low + high) / 2
     centre = room / 2 + where * (room - scale * (high - low)) / 2
     thinnest = MIN_STROKE * math.sqrt(room.prod())
-    return [Part(tuple((ring - (low + high) / 2) * scale + centre for ring in part.rings),
-                 part.width and max(part.width * thickening * scale, thinnest), part.closed, part.layer)
-            for part in parts]
+
+    fitted = []
+    for part in parts:
+        rings = tuple((ring - middle) * scale + centre for ring in part.rings)
+        width = part.width
+        if width:
+            width = max(width * thickening * scale, thinnest)
+        fitted.append(Part(rings, width, part.closed, part.layer))
+    return fitted
 
 
-def rasterize(parts: Sequence[Part], frame: tuple[int, int]) -> np.ndarray:
-    """Draws parts given in pixels; returns the coverage of pixels by each layer, float32 (2, H, W), sum at most 1."""
+def _bounds(parts: Sequence[Part], thickening: float) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest x, y of a drawing, widths of strokes included."""
+    lows, highs = [], []
+    for part in parts:
+        margin = part.width * thickening / 2
+        for ring in part.rings:
+            lows.append(ring.min(axis=0) - margin)
+            highs.append(ring.max(axis=0) + margin)
+    return np.min(lows, axis=0), np.max(highs, axis=0)
+
+
+def rasterize(parts: Sequence[Part], frame: Frame) -> np.ndarray:
+    """Draws parts given in pixels.
+
+    Returns:
+        Each layer's coverage of the pixels, float32 (2, H, W), whose sum is at most 1.
+    """
     height, width = frame
     canvases = np.zeros((2, height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
     for part in parts:
-        rings = [np.round(ring * SUPERSAMPLING * 16).astype(np.int32) for ring in part.rings]  # 4 fractional bits
         for layer, canvas in enumerate(canvases):
+            # A part hides what lies below it in the other layer; one of no layer hides both.
             colour = 255 if layer == part.layer else 0
-            if part.width:
-                cv2.polylines(canvas, rings, part.closed, colour, max(1, round(part.width * SUPERSAMPLING)), shift=4)
-            else:
-                cv2.fillPoly(canvas, rings, colour, shift=4)
-    smaller = [cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA) for canvas in canvases]
-    return np.stack(smaller) / np.float32(255)
+            _draw(canvas, part, colour)
+
+    layers = []
+    for canvas in canvases:
+        layers.append(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA))
+    return np.stack(layers) / np.float32(255)
 
 
-def background(rng: np.random.Generator, frame: tuple[int, int], train: bool) -> np.ndarray:
-    """A crop of a photograph, out of focus, with objects further out of focus in it; float32 (H, W, 3), 0..1."""
-    photograph = load_photograph(PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))])
-    cut = round(photograph.shape[1] * TRAIN_SHARE)
-    photograph = photograph[:, :cut] if train else photograph[:, cut:]
-    room = np.array(photograph.shape[:2])
-    crop = (np.array(frame) * (room / frame).min() * rng.uniform(.6, 1)).astype(int)
-    top, left = (int(rng.integers(free + 1)) for free in room - crop)
-    view = np.ascontiguousarray(photograph[top:top + crop[0], left:left + crop[1]][:, ::rng.choice([-1, 1])])
-    method = cv2.INTER_AREA if crop[0] > frame[0] else cv2.INTER_CUBIC
-    view = grade(rng, cv2.resize(view, frame[::-1], interpolation=method).astype(np.float32) / 255)
-    side = math.sqrt(frame[0] * frame[1])
+def _draw(canvas: np.ndarray, part: Part, colour: int) -> None:
+    scale = SUPERSAMPLING * 2 ** FRACTION_BITS
+    rings = [np.round(ring * scale).astype(np.int32) for ring in part.rings]
+    if part.width:
+        width = max(1, round(part.width * SUPERSAMPLING))
+        cv2.polylines(canvas, rings, part.closed, colour, width, shift=FRACTION_BITS)
+    else:
+        cv2.fillPoly(canvas, rings, colour, shift=FRACTION_BITS)
+
+
+# --- The background -----------------------------------------------------------------------------
+
+
+def background(rng: np.random.Generator, frame: Frame, train: bool) -> np.ndarray:
+    """A crop of a photograph, out of focus, with objects further out of focus in it.
+
+    Returns:
+        float32 (H, W, 3), 0..1.
+    """
+    view = draw_view(rng, frame, train)
+    view = grade(rng, view)
+    side = _side(frame)
     view = cv2.GaussianBlur(view, (0, 0), rng.uniform(*BACKGROUND_BLUR) * side)
-    for _ in range(rng.integers(DISTRACTORS[0], DISTRACTORS[1] + 1)):
+    fewest, most = DISTRACTORS
+    for _ in range(rng.integers(fewest, most + 1)):
         view = add_distractor(rng, view, side)
     return np.clip(view, 0, 1)
 
 
+def draw_view(rng: np.random.Generator, frame: Frame, train: bool) -> np.ndarray:
+    """Crops one photograph's part for the set, mirrors it at random, and scales it to the frame.
+
+    Returns:
+        float32 (H, W, 3), 0..1.
+    """
+    photograph = load_photograph(PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))])
+    cut = round(photograph.shape[1] * TRAIN_SHARE)
+    photograph = photograph[:, :cut] if train else photograph[:, cut:]
+
+    # The crop has the frame's aspect ratio and 60 to 100% of the sides that would fit.
+    room = np.array(photograph.shape[:2])
+    largest = (room / frame).min()
+    height, width = (np.array(frame) * largest * rng.uniform(.6, 1)).astype(int)
+    top = int(rng.integers(room[0] - height + 1))
+    left = int(rng.integers(room[1] - width + 1))
+    crop = photograph[top:top + height, left:left + width]
+    mirrored = crop[:, ::rng.choice([-1, 1])]
+
+    is_reduced = height > frame[0]
+    method = cv2.INTER_AREA if is_reduced else cv2.INTER_CUBIC
+    view = cv2.resize(np.ascontiguousarray(mirrored), frame[::-1], interpolation=method)
+    return view.astype(np.float32) / 255
+
+
 @cache
 def load_photograph(name: str) -> np.ndarray:
-    """One of PHOTOGRAPHS, RGB, uint8 (H, W, 3)."""
+    """One of PHOTOGRAPHS, RGB uint8 (H, W, 3)."""
     return read_image(Path(skimage.__file__).parent / 'data' / name)
 
 
 def grade(rng: np.random.Generator, view: np.ndarray) -> np.ndarray:
-    """Draws exposure, contrast and colour of a photograph; grey ones become shades between two colours."""
-    if np.ptp(view, axis=2).max() < .02:
-        dark, bright = np.sort(rng.uniform([[0], [.6]], [[.35], [1]], (2, 3)), axis=0).astype(np.float32)
+    """Draws exposure, contrast and colour of a photograph, float32 (H, W, 3), 0..1.
+
+    A grey one gets shades between two colours.
+    """
+    is_grey = np.ptp(view, axis=2).max() < .02
+    if is_grey:
+        shades = rng.uniform([[0], [.6]], [[.35], [1]], (2, 3))
+        dark, bright = np.sort(shades, axis=0).astype(np.float32)
         view = dark + view * (bright - dark)
     else:
         grey = view.mean(axis=2, keepdims=True)
-        view = grey + (view - grey) * np.float32(rng.uniform(.6, 1.3)) * rng.uniform(.85, 1.15, 3).astype(np.float32)
-    return .04 + .96 * np.clip(view, 0, 1) ** np.float32(rng.uniform(.7, 1.4)) * np.float32(rng.uniform(.75, 1.05))
+        saturation = np.float32(rng.uniform(.6, 1.3))
+        tint = rng.uniform(.85, 1.15, 3).astype(np.float32)
+        view = grey + (view - grey) * saturation * tint
+
+    gamma = np.float32(rng.uniform(.7, 1.4))
+    exposure = np.float32(rng.uniform(.75, 1.05))
+    return .04 + .96 * np.clip(view, 0, 1) ** gamma * exposure
 
 
 def add_distractor(rng: np.random.Generator, view: np.ndarray, side: float) -> np.ndarray:
     """Puts another object of SHAPES far behind: smaller, anywhere, flat and blurred."""
-    parts = lean(rng, SHAPES[rng.choice(list(SHAPES))](rng))
-    parts = fit(parts, view.shape[:2], rng.uniform(.3, .6), 1, rng.uniform(-1.3, 1.3, 2))
-    cover = rasterize(parts, view.shape[:2]).sum(axis=0)
-    cover = cv2.GaussianBlur(cover, (0, 0), rng.uniform(*DISTRACTOR_BLUR) * side) * np.float32(rng.uniform(.6, 1))
-    return view + cover[..., None] * (paint(rng, view).astype(np.float32) - view)
+    frame = view.shape[:2]
+    kind = rng.choice(list(SHAPES))
+    parts = lean(rng, SHAPES[kind](rng))
+    extent = rng.uniform(.3, .6)
+    where = rng.uniform(-1.3, 1.3, 2)
+    parts = fit(parts, frame, extent, 1, where)
+
+    cover = rasterize(parts, frame).sum(axis=0)
+    cover = cv2.GaussianBlur(cover, (0, 0), rng.uniform(*DISTRACTOR_BLUR) * side)
+    opacity = np.float32(rng.uniform(.6, 1))
+    colour = paint(rng, view).astype(np.float32)
+    return blend(view, colour, cover * opacity)
+
+
+def cast_shadow(
+    rng: np.random.Generator,
+    scene: np.ndarray,
+    cover: np.ndarray,
+    light: np.ndarray,
+) -> np.ndarray:
+    """Darkens the scene where the object stands between it and the light."""
+    side = math.sqrt(cover.size)
+    distance = rng.uniform(.015, .045)
+    x, y = -light[:2] / light[2] * distance * side
+    translation = np.float32([[1, 0, x], [0, 1, y]])
+    moved = cv2.warpAffine(cover, translation, cover.shape[::-1])
+    shadow = cv2.GaussianBlur(moved, (0, 0), rng.uniform(.008, .025) * side)
+    strength = np.float32(rng.uniform(*SHADOW))
+    return scene * (1 - strength * shadow)[..., None]
+
+
+# --- The object's surface -----------------------------------------------------------------------
 
 
 def paint(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     """A colour, RGB (3,), 0..1: one of the scene's own, or a bright, a dark or a vivid one."""
     if rng.random() < CAMOUFLAGE:
-        own = scene[rng.integers(scene.shape[0]), rng.integers(scene.shape[1])]
-        return np.clip(own * rng.uniform(.8, 1.25) + rng.uniform(-.04, .04), .13, .95)
-    hue = (np.cos(2 * np.pi * (rng.random() + np.array([0, 1 / 3, 2 / 3]))) + 1) / 2
-    saturation, value = [(.3, .95), (.5, .28), (.95, .85)][rng.integers(3)]  # bright, dark, vivid
-    return np.clip((1 - rng.uniform(.5, 1) * saturation * (1 - hue)) * value * rng.uniform(.8, 1.05), .13, 1)
+        y = rng.integers(scene.shape[0])
+        x = rng.integers(scene.shape[1])
+        contrast = rng.uniform(.8, 1.25)
+        offset = rng.uniform(-.04, .04)
+        return np.clip(scene[y, x] * contrast + offset, .13, .95)
+
+    phases = rng.random() + np.array([0, 1 / 3, 2 / 3])
+    hue = (np.cos(2 * np.pi * phases) + 1) / 2
+    bright, dark, vivid = (.3, .95), (.5, .28), (.95, .85)
+    saturation, value = (bright, dark, vivid)[rng.integers(3)]
+    colour = 1 - rng.uniform(.5, 1) * saturation * (1 - hue)
+    return np.clip(colour * value * rng.uniform(.8, 1.05), .13, 1)
 
 
-def shade(rng: np.random.Generator, layers: np.ndarray, colours: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Gives the object rounded edges, a texture for each material, diffuse light (Lambert), highlights (Blinn-Phong).
+def shade(
+    rng: np.random.Generator,
+    layers: np.ndarray,
+    colours: np.ndarray,
+    light: np.ndarray,
+) -> np.ndarray:
+    """Gives the object rounded edges and each material a texture, diffuse light and highlights.
 
-    layers: coverage (2, H, W). colours: (2, 3), 0..1. light: unit vector towards the light, z to the viewer.
-    Returns float32 (H, W, 3), sensible where the object is, edges included.
+    Diffuse light is Lambert's, highlights are Blinn and Phong's.
+
+    Args:
+        rng: Draws the materials.
+        layers: Coverage by each material, (2, H, W), 0..1.
+        colours: Of the materials, (2, 3), 0..1.
+        light: Unit vector towards the light, z towards the viewer.
+
+    Returns:
+        float32 (H, W, 3), 0..1; meaningful where the object is, its edges included.
     """
     frame = layers.shape[1:]
-    normals = surface_normals(layers, BEVEL * math.sqrt(frame[0] * frame[1]))
+    normals = surface_normals(layers, BEVEL * _side(frame))
+    towards_viewer = np.float32([0, 0, 1])
+    halfway = _unit(light + towards_viewer)
     diffuse = np.clip(normals @ light, 0, None)
-    facing = np.clip(normals @ _unit(light + np.float32([0, 0, 1])), 0, None)
+    facing = np.clip(normals @ halfway, 0, None)
     fall_off = gradient(rng, frame, rng.uniform(.1, .3))
+
     surface = np.zeros((*frame, 3), np.float32)
     for layer, colour in zip(layers, colours, strict=True):
-        metal = rng.random() < .35
+        is_metal = rng.random() < .35
         albedo = colour * (1 + texture(rng, frame) + fall_off)[..., None]
         lit = albedo * (.5 + .75 * diffuse)[..., None]
-        if metal:  # reflects a bright sky over a dark ground
-            lit *= (.75 + .5 / (1 + np.exp(9 * (normals[..., 1] + .1))))[..., None]
-        strength, gloss = (.65, 45) if metal else (rng.uniform(.05, .45), rng.uniform(10, 40))
-        lit += strength * (facing ** gloss)[..., None]
+        if is_metal:
+            lit *= _reflected_sky(normals)[..., None]
+            strength, gloss = .65, 45
+        else:
+            strength, gloss = rng.uniform(.05, .45), rng.uniform(10, 40)
+        highlight = strength * (facing ** gloss)[..., None]
+        lit += highlight
         surface += layer[..., None] * lit
+
+    # The mean over the materials, so that a pixel at the edge has the object's full colour.
     weight = layers.sum(axis=0)[..., None]
-    return np.clip(np.where(weight > 0, surface / np.maximum(weight, 1e-6), 0), 0, 1).astype(np.float32)
+    mean = surface / np.maximum(weight, 1e-6)
+    covered = np.where(weight > 0, mean, 0)
+    return np.clip(covered, 0, 1).astype(np.float32)
+
+
+def _reflected_sky(normals: np.ndarray) -> np.ndarray:
+    """What metal reflects at each pixel: a bright sky over a dark ground."""
+    downwards = normals[..., 1]
+    return .75 + .5 / (1 + np.exp(9 * (downwards + .1)))
 
 
 def surface_normals(layers: np.ndarray, bevel: float) -> np.ndarray:
     """Unit normals (H, W, 3) of layers (2, H, W) whose edges are rounded over `bevel` pixels."""
     height = np.zeros(layers.shape[1:], np.float32)
     for layer in layers:
-        inside = cv2.resize(layer, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR) > .5
-        distance = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5) / 2
-        distance = cv2.resize(distance, layer.shape[::-1], interpolation=cv2.INTER_AREA)
+        distance = _distance_to_edge(layer)
         remaining = np.clip(bevel - distance, 0, None)
         height += np.sqrt(np.maximum(bevel ** 2 - remaining ** 2, 0))
     height = cv2.GaussianBlur(height, (0, 0), 1)
-    slopes = [cv2.Sobel(height, cv2.CV_32F, *axis, ksize=3, scale=1 / 8) for axis in ((1, 0), (0, 1))]
-    normals = np.stack([-slopes[0], -slopes[1], np.ones_like(height)], axis=2)
+
+    slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
+    slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
+    normals = np.stack([-slope_x, -slope_y, np.ones_like(height)], axis=2)
     return normals / np.linalg.norm(normals, axis=2, keepdims=True)
 
 
-def texture(rng: np.random.Generator, frame: tuple[int, int]) -> np.ndarray:
-    """A relative change of brightness, float32 (H, W): none, mottled, grained like wood, or striped."""
-    kind, strength = rng.integers(4), np.float32(rng.uniform(.08, .25))
-    if kind == 0:
+def _distance_to_edge(layer: np.ndarray) -> np.ndarray:
+    """Distance of each pixel inside a layer to its edge, in pixels, measured at twice the size."""
+    larger = cv2.resize(layer, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+    inside = (larger > .5).astype(np.uint8)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5) / 2
+    return cv2.resize(distance, layer.shape[::-1], interpolation=cv2.INTER_AREA)
+
+
+def texture(rng: np.random.Generator, frame: Frame) -> np.ndarray:
+    """A relative change of brightness, float32 (H, W): none, mottled, wood grain, or stripes."""
+    kind = ('none', 'mottled', 'wood', 'stripes')[rng.integers(4)]
+    strength = np.float32(rng.uniform(.08, .25))
+    if kind == 'none':
         return np.zeros(frame, np.float32)
-    if kind == 1:
-        return strength * (noise(rng, frame, 5) + noise(rng, frame, 17))
+    if kind == 'mottled':
+        fine = noise(rng, frame, 5)
+        coarse = noise(rng, frame, 17)
+        return strength * (fine + coarse)
+
     along = gradient(rng, frame, 1)
-    if kind == 2:
-        waves = np.sin(rng.uniform(40, 90) * along + 5 * noise(rng, frame, 50))
+    if kind == 'wood':
+        frequency = rng.uniform(40, 90)
+        waves = np.sin(frequency * along + 5 * noise(rng, frame, 50))
         return strength * waves * (.7 + .3 * noise(rng, frame, 4))
-    return strength * np.tanh(6 * np.sin(rng.uniform(20, 60) * along))
+    frequency = rng.uniform(20, 60)
+    return strength * np.tanh(6 * np.sin(frequency * along))
 
 
-def noise(rng: np.random.Generator, frame: tuple[int, int], cell: int) -> np.ndarray:
+def noise(rng: np.random.Generator, frame: Frame, cell: int) -> np.ndarray:
     """Smooth noise of about -1..1, float32 (H, W), whose waves are `cell` pixels long."""
-    coarse = rng.uniform(-1, 1, (frame[0] // cell + 2, frame[1] // cell + 2)).astype(np.float32)
-    return cv2.resize(coarse, frame[::-1], interpolation=cv2.INTER_CUBIC)
+    height, width = frame
+    cells = (height // cell + 2, width // cell + 2)
+    coarse = rng.uniform(-1, 1, cells).astype(np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def gradient(rng: np.random.Generator, frame: tuple[int, int], strength: float) -> np.ndarray:
-    """A ramp through the frame in a drawn direction, float32 (H, W), within -strength..strength."""
+def gradient(rng: np.random.Generator, frame: Frame, strength: float) -> np.ndarray:
+    """A ramp through the frame in a random direction, float32 (H, W), -strength..strength."""
     angle = rng.uniform(0, 2 * np.pi)
-    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in frame)
-    return np.float32(strength / math.sqrt(2)) * (math.sin(angle) * y[:, None] + math.cos(angle) * x[None])
+    height, width = frame
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None]
+    ramp = math.sin(angle) * y + math.cos(angle) * x
+    return np.float32(strength / math.sqrt(2)) * ramp
 
 
-def cast_shadow(rng: np.random.Generator, scene: np.ndarray, cover: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Darkens the scene where the object stands between it and the light."""
-    side = math.sqrt(cover.size)
-    shift = -light[:2] / light[2] * rng.uniform(.015, .045) * side
-    moved = cv2.warpAffine(cover, np.float32([[1, 0, shift[0]], [0, 1, shift[1]]]), cover.shape[::-1])
-    shadow = cv2.GaussianBlur(moved, (0, 0), rng.uniform(.008, .025) * side)
-    return scene * (1 - np.float32(rng.uniform(*SHADOW)) * shadow)[..., None]
+# --- Numbers ------------------------------------------------------------------------------------
+
+
+def _side(frame: Frame) -> float:
+    """The side of a square of the frame's area, in pixels."""
+    height, width = frame
+    return math.sqrt(height * width)
 
 
 def _unit(vector: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -264,4 +475,6 @@ def _unit(vector: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    """0..1 as uint8."""
+    levels = np.clip(values, 0, 1) * 255
+    return np.round(levels).astype(np.uint8)
