@@ -1,1 +1,1 @@
-"""The embedded demo: a generator of image and mask pairs, and the picture of what a network made of them."""
+"""The embedded demo: generated pairs of images and masks, and a figure of predicted masks."""

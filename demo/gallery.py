@@ -1,4 +1,4 @@
-"""A picture of the demo's outcome: images, ground truth, and the masks of the first and of the best checkpoint.
+"""A figure of the demo's outcome: images, ground truth, masks of the first and best checkpoint.
 
 `python -m demo.gallery --first e_preds/demo--epoch_2 --best e_preds/demo--epoch_12 -o demo.png`
 """
@@ -15,28 +15,54 @@ from PIL import Image, ImageDraw, ImageFont
 from evaluation import GroundTruth
 from utils import atomic_write, find_images, open_image, read_mask
 
-CELL = 300, 260         # the largest width and height of a picture
-GAP, MARGIN, HEADER = 10, 24, 76
-PAPER, INK, FAINT = '#ffffff', '#1c1e21', '#6a6f76'
+# In pixels.
+CELL = (300, 260)  # the largest width and height of a picture
+GAP = 10
+MARGIN = 24
+HEADER = 76
+
+PAPER = '#ffffff'
+INK = '#1c1e21'
+FAINT = '#6a6f76'
 
 Paths = Sequence[str | os.PathLike]
+
+
+# --- Drawing ------------------------------------------------------------------------------------
 
 
 def gallery(image_paths: Paths, gt_paths: Paths, columns: Mapping[str, Paths]) -> Image.Image:
     """Draws one row per image: the image, its ground truth, and a mask for each of `columns`.
 
-    columns: title -> paths of masks, in the order of `image_paths`; lines of a title after the first are smaller.
     Pictures of a row may differ in size; all are scaled to the shape of the image.
-    Raises `ValueError` if there are no images or the lists differ in length, or as `open_image`.
+
+    Args:
+        image_paths: One per row.
+        gt_paths: One per row.
+        columns: Title -> paths of masks, one per row. Lines of a title after the first are smaller.
+
+    Returns:
+        The figure, RGB.
+
+    Raises:
+        ValueError: If there are no images or the lists differ in length, or as `open_image`.
     """
     columns = {'Image': image_paths, 'Ground truth': gt_paths, **columns}
     lengths = {title: len(paths) for title, paths in columns.items()}
     if not image_paths or len(set(lengths.values())) > 1:
-        raise ValueError(f'each column needs a picture for each image, and one at least: {lengths}')
+        raise ValueError(
+            f'each column needs a picture for each image, and one at least: {lengths}')
     rows = [scaled_row(paths) for paths in zip(*columns.values(), strict=True)]
-    height = MARGIN + HEADER + sum(row[0].height + GAP for row in rows) - GAP + MARGIN
-    page = Image.new('RGB', (2 * MARGIN + len(columns) * (CELL[0] + GAP) - GAP, height), PAPER)
-    centres = [MARGIN + i * (CELL[0] + GAP) + CELL[0] // 2 for i in range(len(columns))]
+
+    column_width = CELL[0] + GAP
+    heights = [row[0].height for row in rows]
+    body_height = sum(heights) + GAP * (len(rows) - 1)
+    width = MARGIN + len(columns) * column_width - GAP + MARGIN
+    height = MARGIN + HEADER + body_height + MARGIN
+    page = Image.new('RGB', (width, height), PAPER)
+
+    first_centre = MARGIN + CELL[0] // 2
+    centres = [first_centre + i * column_width for i in range(len(columns))]
     for x, title in zip(centres, columns, strict=True):
         write_title(page, x, title)
     y = MARGIN + HEADER
@@ -50,22 +76,40 @@ def gallery(image_paths: Paths, gt_paths: Paths, columns: Mapping[str, Paths]) -
 def scaled_row(paths: Paths) -> list[Image.Image]:
     """The pictures of one row in RGB, each in the size in which the first one fits into CELL."""
     pictures = [open_image(path).convert('RGB') for path in paths]
-    scale = min(CELL[0] / pictures[0].width, CELL[1] / pictures[0].height)
-    size = round(pictures[0].width * scale), round(pictures[0].height * scale)
+    width, height = pictures[0].size
+    scale = min(CELL[0] / width, CELL[1] / height)
+    size = (round(width * scale), round(height * scale))
     return [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
 
 
 def write_title(page: Image.Image, x: int, title: str) -> None:
-    """Writes a title at the top of the page, centred on `x`: its first line large, the others small and pale."""
+    """Writes a title at the top, centred on `x`, its first line large, the others small."""
     draw = ImageDraw.Draw(page)
     head, *rest = title.split('\n')
     draw.text((x, MARGIN), head, INK, ImageFont.load_default(25), anchor='ma')
-    for i, line in enumerate(rest):
-        draw.text((x, MARGIN + 33 + 22 * i), line, FAINT, ImageFont.load_default(19), anchor='ma')
+    y = MARGIN + 33
+    for line in rest:
+        draw.text((x, y), line, FAINT, ImageFont.load_default(19), anchor='ma')
+        y += 22
+
+
+def save(page: Image.Image, path: Path) -> None:
+    """Writes a figure as PNG, atomically."""
+    data = io.BytesIO()
+    page.save(data, 'PNG', optimize=True)
+    with atomic_write(path) as file:
+        file.write(data.getvalue())
+
+
+# --- Choosing what to show ----------------------------------------------------------------------
 
 
 def matching(folder: Path, images: Sequence[Path]) -> list[Path]:
-    """The file in `folder` of the same stem for each of `images`; a `ValueError` names those that have none."""
+    """The file in `folder` of the same stem for each of `images`.
+
+    Raises:
+        ValueError: Names the images that have none.
+    """
     if not folder.is_dir():
         raise ValueError(f'{folder}: no such folder')
     by_stem = {path.stem: path for path in find_images(folder)}
@@ -77,56 +121,95 @@ def matching(folder: Path, images: Sequence[Path]) -> list[Path]:
 
 def s_measures(masks: Paths, gt_paths: Paths) -> np.ndarray:
     """The S-measure of each mask, float64 (N,)."""
-    return np.array([GroundTruth(read_mask(gt)).score(read_mask(mask), {'sm'})['sm']
-                     for mask, gt in zip(masks, gt_paths, strict=True)])
+    values = []
+    for mask, gt in zip(masks, gt_paths, strict=True):
+        scores = GroundTruth(read_mask(gt)).score(read_mask(mask), {'sm'})
+        values.append(scores['sm'])
+    return np.array(values)
 
 
 def representative(scores: np.ndarray, count: int) -> list[int]:
-    """Indices of `count` scores from the best to the worst, spread evenly over the ranks, the two ends left out."""
-    ranks = (np.arange(count) + .5) / count * len(scores)
-    return np.argsort(-scores, kind='stable')[ranks.astype(int)].tolist()
+    """Indices of `count` scores from good to bad, evenly spread over the ranks without the ends."""
+    shares = (np.arange(count) + .5) / count
+    ranks = (shares * len(scores)).astype(int)
+    best_first = np.argsort(-scores, kind='stable')
+    return best_first[ranks].tolist()
 
 
-def compare(set_folder: Path, first: Path, best: Path, titles: Sequence[str], rows: int) -> Image.Image:
-    """The gallery of two folders of masks for the test set in `set_folder` (`im` and `gt`), with mean scores."""
+def compare(
+    set_folder: Path,
+    first: Path,
+    best: Path,
+    titles: Sequence[str],
+    rows: int,
+) -> Image.Image:
+    """Draws the masks of two checkpoints for images of a test set, with mean scores.
+
+    Args:
+        set_folder: The test set: holds `im` and `gt`.
+        first: Folder of the first checkpoint's masks.
+        best: Folder of the best checkpoint's masks, whose scores choose the images.
+        titles: Of the two columns.
+        rows: Number of images; fewer if the set is smaller.
+
+    Raises:
+        ValueError: If a folder or a mask is missing.
+    """
     if not (set_folder / 'im').is_dir():
-        raise ValueError(f'{set_folder / "im"}: no such folder; `python -m demo.make_data` makes the demo data')
+        raise ValueError(
+            f'{set_folder / "im"}: no such folder; `python -m demo.make_data` makes the demo data')
     images = find_images(set_folder / 'im')
     gt_paths = matching(set_folder / 'gt', images)
     masks = [matching(folder, images) for folder in (first, best)]
     scores = [s_measures(paths, gt_paths) for paths in masks]
     chosen = representative(scores[1], min(rows, len(images)))
-    columns = {f'{title}\nS-measure {values.mean():.3f} on {len(images)} images': [paths[i] for i in chosen]
-               for title, values, paths in zip(titles, scores, masks, strict=True)}
+
+    columns = {}
+    for title, values, paths in zip(titles, scores, masks, strict=True):
+        full_title = f'{title}\nS-measure {values.mean():.3f} on {len(images)} images'
+        columns[full_title] = [paths[i] for i in chosen]
     return gallery([images[i] for i in chosen], [gt_paths[i] for i in chosen], columns)
 
 
-def save(page: Image.Image, path: Path) -> None:
-    """Writes a gallery as PNG, atomically."""
-    data = io.BytesIO()
-    page.save(data, 'PNG', optimize=True)
-    with atomic_write(path) as file:
-        file.write(data.getvalue())
+# --- The command line ---------------------------------------------------------------------------
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description='Draws images, ground truth and the masks of two checkpoints.')
+    add = parser.add_argument
+    add('--data_root', type=Path, default=Path('datasets'))
+    add('--task', default='Demo')
+    add('--set', default='TE-Demo', help='images are those of DATA_ROOT/TASK/SET')
+    add('--first', type=Path, required=True,
+        help="the first checkpoint's masks: FIRST/SET/*.png")
+    add('--best', type=Path, required=True,
+        help="the best checkpoint's masks: BEST/SET/*.png")
+    add('--titles', nargs=2, default=('First checkpoint', 'Best checkpoint'),
+        metavar=('FIRST', 'BEST'))
+    add('--rows', type=int, default=6)
+    add('-o', '--output', type=Path, default=Path('demo.png'))
+    options = parser.parse_args()
+    if options.rows < 1 or options.titles[0] == options.titles[1]:
+        parser.error('--rows must be 1 or more, and the two --titles differ')
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Draws images, ground truth and the masks of two checkpoints.')
-    parser.add_argument('--data_root', type=Path, default=Path('datasets'))
-    parser.add_argument('--task', default='Demo')
-    parser.add_argument('--set', default='TE-Demo', help='images are those of DATA_ROOT/TASK/SET')
-    parser.add_argument('--first', type=Path, required=True, help="the first checkpoint's masks: FIRST/SET/*.png")
-    parser.add_argument('--best', type=Path, required=True, help="the best checkpoint's masks: BEST/SET/*.png")
-    parser.add_argument('--titles', nargs=2, default=('First checkpoint', 'Best checkpoint'), metavar=('FIRST', 'BEST'))
-    parser.add_argument('--rows', type=int, default=6)
-    parser.add_argument('-o', '--output', type=Path, default=Path('demo.png'))
-    options = parser.parse_args()
+    """Draws the figure that the command line asks for."""
+    options = parse_arguments()
+    set_folder = options.data_root / options.task / options.set
     try:
-        if options.rows < 1 or options.titles[0] == options.titles[1]:
-            raise ValueError('--rows must be 1 or more, and the two --titles differ')
-        page = compare(options.data_root / options.task / options.set, options.first / options.set,
-                       options.best / options.set, options.titles, options.rows)
+        page = compare(
+            set_folder,
+            options.first / options.set,
+            options.best / options.set,
+            options.titles,
+            options.rows,
+        )
     except ValueError as error:
-        parser.error(str(error))
+        raise SystemExit(f'gallery: {error}') from None
     save(page, options.output)
     print(f'Picture of the masks: {options.output}')
 

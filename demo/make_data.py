@@ -1,7 +1,8 @@
 """Makes the demo's data set: `python -m demo.make_data`. Seeded, without any download.
 
-Writes `<data_root>/Demo/{TR-Demo,TE-Demo}/{im,gt}/<number>_<kind>.{jpg,png}`, and what they were made from to
-`<data_root>/Demo/made_from.json`. Training and test set share neither random numbers nor pixels of the photographs.
+Writes `<data_root>/Demo/{TR-Demo,TE-Demo}/{im,gt}/<number>_<kind>.{jpg,png}`, and the arguments and
+versions that they depend on to `<data_root>/Demo/made_from.json`. Training and test set share
+neither random numbers nor pixels of the photographs.
 """
 
 import argparse
@@ -10,10 +11,12 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,22 +27,51 @@ from demo.render import render
 from demo.shapes import SHAPES
 from utils import Progress, atomic_write, write_json, write_png
 
-TASK, TRAIN_SET, TEST_SET = 'Demo', 'TR-Demo', 'TE-Demo'
-TRAIN, TEST, SIZE, SEED = 320, 48, 288, 7
+TASK = 'Demo'
+TRAIN_SET = 'TR-Demo'
+TEST_SET = 'TE-Demo'
 RECIPE_FILE = 'made_from.json'
 
+# Defaults: numbers of pairs, square root of an image's area in pixels, and the seed.
+TRAIN = 320
+TEST = 48
+SIZE = 288
+SEED = 7
 
-def sample(index: int, size: int, seed: int, train: bool) -> tuple[np.ndarray, np.ndarray, str]:
-    """Pair `index` of a set: image (H, W, 3) and mask (H, W), uint8, and name. The kinds of objects take turns."""
-    kind = list(SHAPES)[index % len(SHAPES)]
-    return *render(np.random.default_rng([seed, train, index]), kind, size, train), f'{index + 1:04d}_{kind}'
+JPEG_QUALITY = 93
+SOURCES = ('make_data.py', 'render.py', 'shapes.py')  # the code that decides on the pixels
+
+
+def sample(
+    index: int,
+    size: int,
+    seed: int,
+    train: bool,
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Makes pair `index` of a set; the kinds of objects take turns.
+
+    Args:
+        index: From 0.
+        size: Square root of the image's area, in pixels.
+        seed: Of the data set.
+        train: Whether the pair belongs to the training set.
+
+    Returns:
+        The image, RGB uint8 (H, W, 3), the mask, uint8 (H, W), and the name of both files.
+    """
+    kinds = list(SHAPES)
+    kind = kinds[index % len(kinds)]
+    rng = np.random.default_rng([seed, train, index])
+    image, mask = render(rng, kind, size, train)
+    return image, mask, f'{index + 1:04d}_{kind}'
 
 
 def write_sample(index: int, folder: Path, size: int, seed: int, train: bool) -> None:
-    """Writes pair `index` of a set; the files depend on nothing but the arguments, in whatever process."""
+    """Writes pair `index` of a set; the files depend on the arguments alone, in any process."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     image, mask, name = sample(index, size, seed, train)
-    ok, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 93])
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert ok, f'{name}: JPEG encoding failed'
     with atomic_write(folder / 'im' / f'{name}.jpg') as file:
         file.write(data.tobytes())
@@ -47,58 +79,116 @@ def write_sample(index: int, folder: Path, size: int, seed: int, train: bool) ->
 
 
 def provenance() -> dict[str, str]:
-    """What decides on the bytes of the files besides the arguments: this code, and the libraries' versions."""
-    code = b''.join((Path(__file__).parent / name).read_bytes() for name in ('make_data.py', 'render.py', 'shapes.py'))
-    return {'code': hashlib.sha256(code).hexdigest(), 'opencv': cv2.__version__, 'numpy': np.__version__,
-            'pillow': PIL.__version__, 'scikit-image': skimage.__version__}
+    """What decides on the files' bytes besides the arguments: this code and the libraries."""
+    code = hashlib.sha256()
+    for name in SOURCES:
+        path = Path(__file__).parent / name
+        code.update(path.read_bytes())
+    return {
+        'code': code.hexdigest(),
+        'opencv': cv2.__version__,
+        'numpy': np.__version__,
+        'pillow': PIL.__version__,
+        'scikit-image': skimage.__version__,
+    }
 
 
-def make_data(data_root: str | os.PathLike, train: int = TRAIN, test: int = TEST, size: int = SIZE,
-              seed: int = SEED) -> Path:
-    """Makes both sets and returns their folder, `<data_root>/Demo`; does nothing if it already holds just these.
+def make_data(
+    data_root: str | os.PathLike,
+    train: int = TRAIN,
+    test: int = TEST,
+    size: int = SIZE,
+    seed: int = SEED,
+) -> Path:
+    """Makes both sets; does nothing if the folder already holds just these.
 
-    train, test: numbers of pairs. size: root of an image's area, in pixels. Files are equal to the byte for equal
-    arguments and equal versions of OpenCV, NumPy, Pillow and scikit-image.
-    Raises `ValueError` for an empty set, and if the folder exists and was not made by this function.
+    Files are equal to the byte for equal arguments and equal versions of OpenCV, NumPy, Pillow and
+    scikit-image.
+
+    Args:
+        data_root: The sets go to `<data_root>/Demo`.
+        train: Number of training pairs.
+        test: Number of test pairs.
+        size: Square root of an image's area, in pixels.
+        seed: Of all random draws.
+
+    Returns:
+        The folder of both sets.
+
+    Raises:
+        ValueError: For an empty set, or if the folder exists and was not made by this function.
     """
     if train < 1 or test < 1 or size < 64 or seed < 0:
-        raise ValueError(f'--train {train} and --test {test} must be 1 or more, --size {size} 64 or more, '
-                         f'--seed {seed} 0 or more')
+        raise ValueError(
+            f'--train {train} and --test {test} must be 1 or more, --size {size} 64 or more, '
+            f'--seed {seed} 0 or more')
     folder = Path(data_root) / TASK
     recipe = {'train': train, 'test': test, 'size': size, 'seed': seed, **provenance()}
-    if folder.exists():
-        if not (folder / RECIPE_FILE).is_file():
-            raise ValueError(f'{folder} was not made by demo.make_data: move it away, or choose another --data_root')
-        if json.loads((folder / RECIPE_FILE).read_text(encoding='utf-8')) == recipe:
-            return folder
+    if folder.exists() and _read_recipe(folder) == recipe:
+        return folder
+
+    # Built beside its place, so that an interrupted run leaves no half of a data set.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{TASK}.', dir=folder.parent) as building:
         made = Path(building) / TASK
         # A forked copy of a process whose OpenCV threads run may hang.
-        with ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')) as pool:
-            for name, count, is_train in ((TRAIN_SET, train, True), (TEST_SET, test, False)):
-                work = partial(write_sample, folder=made / name, size=size, seed=seed, train=is_train)
-                with Progress(count, f'making {name}', 'pair') as progress:
-                    for _ in pool.map(work, range(count), chunksize=8):
-                        progress.update()
+        spawn = multiprocessing.get_context('spawn')
+        with ProcessPoolExecutor(mp_context=spawn) as pool:
+            _write_set(pool, made / TRAIN_SET, train, size, seed, train=True)
+            _write_set(pool, made / TEST_SET, test, size, seed, train=False)
         write_json(made / RECIPE_FILE, recipe)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(made, folder)
     return folder
 
 
+def _read_recipe(folder: Path) -> dict[str, Any]:
+    """What a data set was made from; raises `ValueError` if it was not made here."""
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        raise ValueError(
+            f'{folder} was not made by demo.make_data: move it away, or choose another --data_root')
+    return json.loads(path.read_text(encoding='utf-8'))
+
+
+def _write_set(
+    pool: ProcessPoolExecutor,
+    folder: Path,
+    count: int,
+    size: int,
+    seed: int,
+    train: bool,
+) -> None:
+    """Writes `count` pairs in the processes of `pool`."""
+    write = partial(write_sample, folder=folder, size=size, seed=seed, train=train)
+    with Progress(count, f'making {folder.name}', 'pair') as progress:
+        for _ in pool.map(write, range(count), chunksize=8):
+            progress.update()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line, whose options are the arguments of `make_data`."""
+    parser = argparse.ArgumentParser(
+        description='Makes the demo data: thin and holed objects before photographs.')
+    for name, default, meaning in (
+        ('--data_root', 'datasets', 'the sets go to DATA_ROOT/Demo'),
+        ('--train', TRAIN, 'training pairs'),
+        ('--test', TEST, 'test pairs'),
+        ('--size', SIZE, "square root of an image's area, in pixels"),
+        ('--seed', SEED, 'of all random draws'),
+    ):
+        parser.add_argument(
+            name, type=type(default), default=default, help=f'{meaning} (default: %(default)s)')
+    return parser.parse_args()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Makes the demo data: thin and holed objects before photographs.')
-    parser.add_argument('--data_root', default='datasets', help='the sets go to DATA_ROOT/Demo (default: %(default)s)')
-    parser.add_argument('--train', type=int, default=TRAIN, help='training pairs (default: %(default)s)')
-    parser.add_argument('--test', type=int, default=TEST, help='test pairs (default: %(default)s)')
-    parser.add_argument('--size', type=int, default=SIZE, help="root of an image's area (default: %(default)s)")
-    parser.add_argument('--seed', type=int, default=SEED, help='of all random draws (default: %(default)s)')
-    arguments = parser.parse_args()
+    """Makes the data set that the command line asks for."""
+    arguments = parse_arguments()
     try:
         folder = make_data(**vars(arguments))
     except ValueError as error:
-        parser.error(str(error))
+        sys.exit(f'make_data: {error}')
     print(f'{folder}: {arguments.train} pairs in {TRAIN_SET}, {arguments.test} in {TEST_SET}')
 
 

@@ -81,8 +81,8 @@ def spokes(
     """`count` straight strokes between two circles, whose outer ends are `twist` radians ahead."""
     parts = []
     for angle in even_angles(count):
-        start = (x + inner * math.cos(angle), y + inner * math.sin(angle))
-        end = (x + outer * math.cos(angle + twist), y + outer * math.sin(angle + twist))
+        start = polar(angle, inner, x, y)
+        end = polar(angle + twist, outer, x, y)
         parts.append(stroke([start, end], width))
     return parts
 
@@ -94,22 +94,23 @@ def taper(start: Sequence[float], end: Sequence[float], wide: float, narrow: flo
     along = (end - start) / length
     across = np.array([-along[1], along[0]])
 
-    half_circle = ellipse(0, 0, narrow / 2, start=0, stop=180)
-    tip = end + half_circle[:, :1] * across + half_circle[:, 1:] * along
+    x, y = np.split(ellipse(0, 0, narrow / 2, start=0, stop=180), 2, axis=1)
+    tip = end + x * across + y * along
     left = start - across * wide / 2
     right = start + across * wide / 2
     return area([left, *tip[::-1], right])
 
 
 def leaflet(root: Sequence[float], length: float, width: float, angle: float) -> Part:
-    """A pointed leaf that grows from `root` towards `angle`, in degrees clockwise from the right."""
+    """A pointed leaf from `root` towards `angle`, in degrees clockwise from the right."""
     t = np.linspace(0, 1, 24)
     half = width / 2 * np.sin(np.pi * t ** .8)
     one_edge = curve(t * length, half)
     other_edge = curve(t * length, -half)
     outline = np.concatenate([one_edge, other_edge[::-1]])
 
-    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    radians = math.radians(angle)
+    cosine, sine = math.cos(radians), math.sin(radians)
     rotation = np.array([[cosine, sine], [-sine, cosine]])
     return area(outline @ rotation + np.asarray(root))
 
@@ -120,6 +121,11 @@ def leaflet(root: Sequence[float], length: float, width: float, angle: float) ->
 def curve(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Points (N, 2) of coordinates (N,)."""
     return np.stack([x, y], axis=1)
+
+
+def polar(angle: float, radius: float = 1., x: float = 0., y: float = 0.) -> tuple[float, float]:
+    """The point at `angle`, in radians, on a circle about x, y."""
+    return x + radius * math.cos(angle), y + radius * math.sin(angle)
 
 
 def even_angles(count: int, offset: float | np.ndarray = 0.) -> np.ndarray:
@@ -157,14 +163,20 @@ def ellipse(
     angles = np.radians(np.linspace(start, stop, 96))
     across = rx * np.cos(angles)
     along = ry * np.sin(angles)
-    cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-    return curve(x + cosine * across - sine * along, y + sine * across + cosine * along)
+
+    radians = math.radians(turn)
+    cosine, sine = math.cos(radians), math.sin(radians)
+    turned_x = x + cosine * across - sine * along
+    turned_y = y + sine * across + cosine * along
+    return curve(turned_x, turned_y)
 
 
 def oblique(points: Sequence[Point3], depth: float) -> np.ndarray:
-    """Projects x (right), y (up), z (back) onto the plane; `depth` is how far z goes to the right."""
+    """Projects x (right), y (up), z (back) onto the plane; z runs `depth` to the right."""
     x, y, z = np.asarray(points, float).T
-    return curve(x + depth * z, -y - .45 * z)
+    across = x + depth * z
+    down = -y - .45 * z
+    return curve(across, down)
 
 
 def smooth(outline: np.ndarray, reach: int = 4) -> np.ndarray:
@@ -216,7 +228,7 @@ def gear(rng: np.random.Generator) -> list[Part]:
     size = min(.2, 1.35 / hole_count)
     holes = []
     for angle in even_angles(hole_count):
-        holes.append(hole(.52 * math.cos(angle), .52 * math.sin(angle), size))
+        holes.append(hole(*polar(angle, .52), size))
     return [area(outline), *holes, disc(0, 0, .26, 1), hole(0, 0, .13)]
 
 
@@ -296,7 +308,7 @@ def key(rng: np.random.Generator) -> list[Part]:
         bow.append(loop(ellipse(-.68, 0, .36), .17, 1))
     else:
         for angle in even_angles(leaves, .5):
-            x, y = -.68 + .24 * math.cos(angle), .24 * math.sin(angle)
+            x, y = polar(angle, .24, -.68, 0)
             bow.append(loop(ellipse(x, y, .21), .13, 1))
 
     shaft = stroke([(-.32, 0), (1.08, 0)], .17)
@@ -332,8 +344,9 @@ def lattice(rng: np.random.Generator) -> list[Part]:
 
 def _diagonals(t: float, tall: float) -> list[list[tuple[float, float]]]:
     """The line x - y = t within the unit square and its mirror image, both stretched to `tall`."""
-    low, high = max(-1., t - 1), min(1., t + 1)
-    line = [(low, (low - t) * tall), (high, (high - t) * tall)]
+    left = max(-1., t - 1)
+    right = min(1., t + 1)
+    line = [(left, (left - t) * tall), (right, (right - t) * tall)]
     mirrored = [(-x, y) for x, y in line]
     return [line, mirrored]
 
@@ -349,9 +362,13 @@ def chair(rng: np.random.Generator) -> list[Part]:
         return stroke(oblique([start, end], depth), width * scale, layer)
 
     def legs_and_rung(z: float) -> list[Part]:
-        legs = [line((x, 0, z), (x * splay, -leg, z * splay)) for x in (-.6, .6)]
-        rung = line((-.6, -leg * .55, z), (.6, -leg * .55, z), scale=.7)
-        return [*legs, rung]
+        parts = []
+        for x in (-.6, .6):
+            foot = (x * splay, -leg, z * splay)
+            parts.append(line((x, 0, z), foot))
+        y = -leg * .55
+        parts.append(line((-.6, y, z), (.6, y, z), scale=.7))
+        return parts
 
     # The back has level slats, or bars below a rail.
     posts = [line((x, 0, .9), (x * 1.05, back, 1.)) for x in (-.6, .6)]
@@ -475,8 +492,8 @@ def windmill(rng: np.random.Generator) -> list[Part]:
 
     sails = []
     for angle in start + np.arange(4) * np.pi / 2:
-        along = np.array([math.cos(angle), math.sin(angle)])
-        across = np.array([-math.sin(angle), math.cos(angle)])
+        along = np.array(polar(angle))
+        across = np.array([-along[1], along[0]])
         sails += _sail(hub, along, across * .26, width)
     return [*tower, *braces, *sails, disc(*hub, .13)]
 
@@ -608,12 +625,12 @@ def snowflake(rng: np.random.Generator) -> list[Part]:
 
     parts = []
     for angle in np.arange(6) * np.pi / 3:
-        arm = np.array([math.cos(angle), math.sin(angle)])
+        arm = np.array(polar(angle))
         parts.append(stroke([(0, 0), arm], width))
         for radius, length in zip((.35, .6, .82), lengths, strict=True):
             root = arm * radius
             for turn in (-1., 1.):
-                twig = np.array([math.cos(angle + turn), math.sin(angle + turn)])
+                twig = np.array(polar(angle + turn))
                 parts.append(stroke([root, root + length * twig], width * .85))
 
     if has_ring:
