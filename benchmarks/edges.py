@@ -1,9 +1,10 @@
 """What `--alpha-matting` costs and gives: `python -m benchmarks.edges [--network]`.
 
-Composites of a known foreground: a photograph, behind a mask of hair round a disc, over another photograph. Printed is
-the mean error of the colour where the mask is soft, in levels of 255: of the foreground's colour itself, and of the
-cut-out over white and over green, with the true mask and with one that is off as a network's is. Without a method the
-colour is the composite's own. `--network` adds the seconds of swin_v1_t at 1024x1024, of random weights.
+The input is a composite of a known foreground: a photograph, behind a mask of hair round a disc,
+over another photograph. Printed is the mean error of the colour where the mask is soft, in levels
+of 255: of the foreground's colour itself, and of the cut-out over white and over green, with the
+true mask and with one that is off as a network's is. Without a method the colour is the
+composite's own. `--network` adds the seconds of swin_v1_t at 1024x1024, of random weights.
 """
 
 import argparse
@@ -21,25 +22,39 @@ from inference.edges import MATTING, estimate_foreground
 from inference.network import Predictor
 from models import build_birefnet, optimize
 
-HEIGHT, WIDTH, FINER, HAIRS = 2000, 3000, 2, 600
+HEIGHT = 2000
+WIDTH = 3000
+FINER = 2  # masks are drawn so many times as large, and averaged
+HAIRS = 600
 BACKDROPS = {'white': (255, 255, 255), 'green': (0, 180, 60)}
 
 
 def hair_mask(rng: np.random.Generator) -> np.ndarray:
-    """(HEIGHT, WIDTH), uint8: a disc with hairs of one to three pixels, drawn larger and averaged."""
-    canvas = np.zeros((FINER * HEIGHT, FINER * WIDTH), np.uint8)
-    centre, radius = np.array([WIDTH, HEIGHT]) * FINER / 2, .25 * HEIGHT * FINER
+    """A disc with hairs of one to three pixels, uint8 (HEIGHT, WIDTH)."""
+    height, width = FINER * HEIGHT, FINER * WIDTH
+    canvas = np.zeros((height, width), np.uint8)
+    centre = np.array([width, height]) / 2
+    radius = .25 * height
     cv2.circle(canvas, centre.astype(int).tolist(), int(radius), 255, -1)
+
     for angle in rng.uniform(0, 2 * np.pi, HAIRS):
         along = np.linspace(.9, rng.uniform(1.2, 1.8), 30)
-        bent = angle + rng.normal(0, .3) * (along - .9) ** 2
-        points = centre + radius * along[:, None] * np.stack((np.cos(bent), np.sin(bent)), 1)
-        cv2.polylines(canvas, [points.astype(np.int32)], False, 255, int(rng.integers(2, 7)))
+        bend = rng.normal(0, .3)
+        angles = angle + bend * (along - .9) ** 2
+        directions = np.stack((np.cos(angles), np.sin(angles)), 1)
+        points = centre + radius * along[:, None] * directions
+        thickness = int(rng.integers(2, 7))
+        cv2.polylines(canvas, [points.astype(np.int32)], False, 255, thickness)
     return cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
 
 
+def photograph(pixels: np.ndarray) -> np.ndarray:
+    """A photograph at the size of the composite."""
+    return cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+
+
 def seconds(function: Callable[[], object], runs: int = 3) -> float:
-    """The least of a few runs, of the clock, when everything has been used once."""
+    """The least wall-clock seconds of a few runs, after one that is not counted."""
     function()
     times = []
     for _ in range(runs):
@@ -49,41 +64,75 @@ def seconds(function: Callable[[], object], runs: int = 3) -> float:
     return min(times)
 
 
-def errors(colour: np.ndarray, mask: np.ndarray, foreground: np.ndarray, truth: np.ndarray) -> list[float]:
+def errors(
+    colour: np.ndarray,
+    mask: np.ndarray,
+    foreground: np.ndarray,
+    truth: np.ndarray,
+) -> list[float]:
     """Mean errors where the true mask is soft: of the colour, and over each backdrop."""
-    soft = (truth > 12) & (truth < 243)
     pairs = [(colour, foreground)]
     for flat in BACKDROPS.values():
         backdrop = np.full_like(foreground, flat)
-        pairs.append((over(colour, mask, backdrop), over(foreground, truth, backdrop)))
-    return [float(np.abs(a.astype(np.int16) - b)[soft].mean()) for a, b in pairs]
+        found = over(colour, mask, backdrop)
+        expected = over(foreground, truth, backdrop)
+        pairs.append((found, expected))
+
+    soft = (truth > 12) & (truth < 243)
+    means = []
+    for found, expected in pairs:
+        difference = np.abs(found.astype(np.int16) - expected)
+        means.append(float(difference[soft].mean()))
+    return means
 
 
 def network_seconds() -> float:
-    model = optimize(build_birefnet(Config(bb='swin_v1_t')).eval())
+    """Seconds of swin_v1_t for one image of 1024x1024."""
+    model = build_birefnet(Config(bb='swin_v1_t')).eval()
+    predictor = Predictor(optimize(model))
     image = np.zeros((1024, 1024, 3), np.uint8)
-    return seconds(lambda: Predictor(model)([image]), 2)
+    return seconds(lambda: predictor([image]), 2)
+
+
+def print_errors(
+    name: str,
+    image: np.ndarray,
+    mask: np.ndarray,
+    foreground: np.ndarray,
+    truth: np.ndarray,
+) -> None:
+    """Prints the errors with one mask: without a method, and with each, with its time."""
+    def cells(colour: np.ndarray) -> str:
+        values = errors(colour, mask, foreground, truth)
+        return ' '.join(f'{value:.1f}' for value in values)
+
+    print(f'{name}: without {cells(image)}')
+    for method in MATTING:
+        colour = estimate_foreground(image, mask, method)
+        spent = seconds(lambda method=method: estimate_foreground(image, mask, method))
+        print(f'   {method} {cells(colour)}, {1000 * spent:.0f} ms')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Prints errors and times."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--network', action='store_true', help='time the network too')
     arguments = parser.parse_args()
-    rng = np.random.default_rng(0)
-    foreground, background = (cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-                              for picture in (skimage.data.coffee(), skimage.data.astronaut()))
-    truth = hair_mask(rng)
+
+    foreground = photograph(skimage.data.coffee())
+    background = photograph(skimage.data.astronaut())
+    truth = hair_mask(np.random.default_rng(0))
     image = over(foreground, truth, background)
-    masks = {'true mask': truth, 'mask blurred by 1 pixel': cv2.GaussianBlur(truth, (0, 0), 1)}
-    print(f'{WIDTH}x{HEIGHT}, {((truth > 0) & (truth < 255)).mean():.1%} of the pixels soft, {torch.get_num_threads()} '
-          f'threads; errors of the colour, over {", over ".join(BACKDROPS)}')
-    for name, mask in masks.items():
-        print(f'{name}: without ' + ' '.join(f'{error:.1f}' for error in errors(image, mask, foreground, truth)))
-        for method in MATTING:
-            colour = estimate_foreground(image, mask, method)
-            spent = seconds(lambda mask=mask, method=method: estimate_foreground(image, mask, method))
-            print(f'   {method} ' + ' '.join(f'{error:.1f}' for error in errors(colour, mask, foreground, truth)) +
-                  f', {1000 * spent:.0f} ms')
+    blurred = cv2.GaussianBlur(truth, (0, 0), 1)
+
+    soft = ((truth > 0) & (truth < 255)).mean()
+    threads = torch.get_num_threads()
+    backdrops = ', over '.join(BACKDROPS)
+    print(f'{WIDTH}x{HEIGHT}, {soft:.1%} of the pixels soft, {threads} threads; '
+          f'errors of the colour, over {backdrops}')
+    print_errors('true mask', image, truth, foreground, truth)
+    print_errors('mask blurred by 1 pixel', image, blurred, foreground, truth)
     if arguments.network:
         print(f'swin_v1_t at 1024x1024: {1000 * network_seconds():.0f} ms')
 

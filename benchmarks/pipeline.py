@@ -1,15 +1,17 @@
 """Everything around the network, for one core: `python -m benchmarks.pipeline`.
 
-The network returns at once. The plain path decodes the picture with Pillow, resizes and normalises it by torchvision,
-reads the ground truth for its size, resizes the mask by F.interpolate and writes it by Pillow. Two masks: one of a
-network that is sure nearly everywhere, and one of a network that is not, whose soft values take longer to compress.
-The last lines show how a network (on another device: it sleeps here) overlaps with the rest.
+The network returns at once. The plain path decodes the image with Pillow, resizes and normalises
+it by torchvision, reads the ground truth for its size, resizes the mask by F.interpolate and
+writes it by Pillow. There are two masks: of a network that is sure nearly everywhere, and of one
+that is not, whose soft values take longer to compress. The last lines show how a network on
+another device, here one that sleeps, overlaps with the rest.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,109 +26,173 @@ from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from utils import IMAGENET_MEAN, IMAGENET_STD, read_image
 
-HEIGHT, WIDTH, SIDE, RUNS = 2000, 3000, 1024, 7
+HEIGHT = 2000
+WIDTH = 3000
+SIDE = 1024   # of the network's input
+RUNS = 7
 SECONDS = .1  # of the network that sleeps
+IMAGES = 16   # through the pipeline with that network
 
 
-def make_files(folder: Path) -> tuple[Path, Path, dict[str, Tensor]]:
-    """A picture, its ground truth, and logits (1, 1, SIDE, SIDE) of a sure and of an unsure network."""
+class Files(NamedTuple):
+    """The input of both paths."""
+
+    image: Path
+    gt: Path
+
+
+# --- Inputs -------------------------------------------------------------------------------------
+
+
+def make_files(folder: Path) -> tuple[Files, dict[str, Tensor]]:
+    """Writes an image and its ground truth.
+
+    Returns:
+        Both files, and logits (1, 1, SIDE, SIDE) of a sure and of an unsure network.
+    """
     rng = np.random.default_rng(0)
-    smooth = cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), (0, 0), 3)
-    pixels = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX) + rng.integers(0, 6, smooth.shape, dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / 'image.jpg', quality=90)
+    files = Files(folder / 'image.jpg', folder / 'gt.png')
+
+    # A smooth image with a little grain.
+    noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    grain = rng.integers(0, 6, smooth.shape, dtype=np.uint8)
+    pixels = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX) + grain
+    Image.fromarray(pixels).save(files.image, quality=90)
+
+    # A star with wavy edges.
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
-    sure = (300 - np.hypot(y, x) + 20 * np.sin(12 * np.arctan2(y, x))) / 3 + .3 * rng.standard_normal((SIDE, SIDE))
-    gt = cv2.resize((sure > 0).astype(np.uint8) * 255, (WIDTH, HEIGHT))
-    Image.fromarray(gt).save(folder / 'gt.png')
+    waves = 20 * np.sin(12 * np.arctan2(y, x))
+    distance_to_edge = 300 - np.hypot(y, x) + waves
+    sure = distance_to_edge / 3 + .3 * rng.standard_normal((SIDE, SIDE))
+    inside = (sure > 0).astype(np.uint8) * 255
+    Image.fromarray(cv2.resize(inside, (WIDTH, HEIGHT))).save(files.gt)
+
     texture = cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE)), (0, 0), 4)
     unsure = np.clip(sure / 8, -4, 4) + .4 * texture / texture.std()
-    logits = {'sure': sure, 'unsure': unsure}
-    return folder / 'image.jpg', folder / 'gt.png', {
-        name: torch.from_numpy(values.astype(np.float32))[None, None] for name, values in logits.items()}
+    return files, {'sure': _logit(sure), 'unsure': _logit(unsure)}
 
 
-def plain(image: Path, gt: Path, logit: Tensor, target: Path) -> None:
-    """As one writes it without thought for time."""
-    picture = Image.open(image).convert('RGB').resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    normalize(to_tensor(picture), IMAGENET_MEAN, IMAGENET_STD)
-    size = np.asarray(Image.open(gt)).shape
-    probability = F.interpolate(logit.sigmoid(), size, mode='bilinear', align_corners=True)[0, 0]
-    Image.fromarray((probability * 255).to(torch.uint8).numpy()).save(target)
+def _logit(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))[None, None]
 
 
-def fast(image: Path, predictor: Predictor, target: Path) -> None:
+# --- Both paths ---------------------------------------------------------------------------------
+
+
+def plain(files: Files, logit: Tensor, target: Path) -> None:
+    """The path as one writes it without thought for time."""
+    image = Image.open(files.image).convert('RGB')
+    resized = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    normalize(to_tensor(resized), IMAGENET_MEAN, IMAGENET_STD)
+
+    size = np.asarray(Image.open(files.gt)).shape
+    probability = F.interpolate(logit.sigmoid(), size, mode='bilinear', align_corners=True)
+    mask = (probability[0, 0] * 255).to(torch.uint8)
+    Image.fromarray(mask.numpy()).save(target)
+
+
+def fast(files: Files, predictor: Predictor, target: Path) -> None:
     """The pipeline's steps, one after the other."""
-    pixels = read_image(image)
-    probability = predictor([cv2.resize(pixels, (SIDE, SIDE))])[0]
+    pixels = read_image(files.image)
+    small = cv2.resize(pixels, (SIDE, SIDE))
+    probability, = predictor([small])
     write_mask(target, to_mask(probability, *pixels.shape[:2]))
-
-
-def milliseconds(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """The least of a few runs in turn, of processor time: other work on the machine counts less."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(RUNS):
-        for name, function in functions.items():
-            start = time.process_time()
-            function()
-            times[name].append(1000 * (time.process_time() - start))
-    return {name: min(values) for name, values in times.items()}
 
 
 def steps(image: Path, predictor: Predictor, target: Path) -> dict[str, Callable[[], object]]:
     """Each step of the fast path by itself."""
     pixels = read_image(image)
     small = cv2.resize(pixels, (SIDE, SIDE))
-    probability = predictor([small])[0]
+    probability, = predictor([small])
     mask = to_mask(probability, HEIGHT, WIDTH)
-    return {'decode': lambda: read_image(image), 'resize': lambda: cv2.resize(pixels, (SIDE, SIDE)),
-            'normalise, sigmoid': lambda: predictor([small]), 'to the size of the image':
-            lambda: to_mask(probability, HEIGHT, WIDTH), 'PNG': lambda: encode_png(mask),
-            'PNG, written': lambda: write_mask(target, mask)}
+    return {
+        'decode': lambda: read_image(image),
+        'resize': lambda: cv2.resize(pixels, (SIDE, SIDE)),
+        'normalise, sigmoid': lambda: predictor([small]),
+        'to the size of the image': lambda: to_mask(probability, HEIGHT, WIDTH),
+        'PNG': lambda: encode_png(mask),
+        'PNG, written': lambda: write_mask(target, mask),
+    }
 
 
-def compare(name: str, image: Path, gt: Path, logit: Tensor) -> float:
+# --- Measuring ----------------------------------------------------------------------------------
+
+
+def milliseconds(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """The least processor time of a few runs in turn, as other work on the machine counts less."""
+    best = dict.fromkeys(functions, float('inf'))
+    for _ in range(RUNS):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            spent = 1000 * (time.process_time() - start)
+            best[name] = min(best[name], spent)
+    return best
+
+
+def compare(name: str, files: Files, logit: Tensor) -> float:
     """Prints how both paths compare, and returns the milliseconds of the fast one."""
     predictor = Predictor(lambda batch: [logit])
-    targets = {kind: image.with_name(f'{kind}.png') for kind in ('plain', 'fast')}
-    spent = milliseconds({'plain': lambda: plain(image, gt, logit, targets['plain']),
-                          'fast': lambda: fast(image, predictor, targets['fast'])})
-    masks = [np.asarray(Image.open(target)).astype(int) for target in targets.values()]
-    assert abs(masks[0] - masks[1]).max() <= 1
-    print(f'{name}: plain {spent["plain"]:.0f} ms, fast {spent["fast"]:.0f} ms: {spent["plain"] / spent["fast"]:.1f}x; '
-          f'PNG of {targets["plain"].stat().st_size >> 10} and {targets["fast"].stat().st_size >> 10} KiB; pixels that '
-          f'differ, by one: {(masks[0] != masks[1]).mean():.1e}')
-    print('   ' + ', '.join(f'{step} {value:.1f}' for step, value in
-                            milliseconds(steps(image, predictor, targets['fast'])).items()))
+    plain_target = files.image.with_name('plain.png')
+    fast_target = files.image.with_name('fast.png')
+    spent = milliseconds({
+        'plain': lambda: plain(files, logit, plain_target),
+        'fast': lambda: fast(files, predictor, fast_target),
+    })
+
+    plain_mask = np.asarray(Image.open(plain_target)).astype(int)
+    fast_mask = np.asarray(Image.open(fast_target)).astype(int)
+    difference = abs(plain_mask - fast_mask)
+    assert difference.max() <= 1
+
+    ratio = spent['plain'] / spent['fast']
+    plain_size = plain_target.stat().st_size >> 10
+    fast_size = fast_target.stat().st_size >> 10
+    print(f'{name}: plain {spent["plain"]:.0f} ms, fast {spent["fast"]:.0f} ms: {ratio:.1f}x; '
+          f'PNG of {plain_size} and {fast_size} KiB; '
+          f'pixels that differ, by one: {(difference > 0).mean():.1e}')
+    spent_steps = milliseconds(steps(files.image, predictor, fast_target))
+    print('   ' + ', '.join(f'{step} {value:.1f}' for step, value in spent_steps.items()))
     return spent['fast']
 
 
 def overlap(image: Path, logit: Tensor, workers: int) -> float:
-    """Milliseconds an image, of the clock, with a network that sleeps."""
+    """Wall-clock milliseconds an image, with a network that sleeps."""
     probability = logit.sigmoid()[0, 0].numpy()
+
+    def read(_: int) -> tuple[np.ndarray, None]:
+        return cv2.resize(read_image(image), (SIDE, SIDE)), None
 
     def sleep(arrays: list[np.ndarray]) -> list[np.ndarray]:
         time.sleep(SECONDS)
         return [probability] * len(arrays)
 
+    def write(number: int, _: None, found: np.ndarray) -> None:
+        write_mask(image.with_name(f'{number}.png'), to_mask(found, HEIGHT, WIDTH))
+
     start = time.perf_counter()
-    for outcome in run_pipeline(range(16), lambda _: (cv2.resize(read_image(image), (SIDE, SIDE)), None), sleep,
-                                lambda i, _, p: write_mask(image.with_name(f'{i}.png'), to_mask(p, HEIGHT, WIDTH)),
-                                workers=workers):
+    for outcome in run_pipeline(range(IMAGES), read, sleep, write, workers=workers):
         assert outcome.error is None
-    return 1000 * (time.perf_counter() - start) / 16
+    return 1000 * (time.perf_counter() - start) / IMAGES
 
 
 def main() -> None:
+    """Prints times and ratios."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as name:
-        image, gt, logits = make_files(Path(name))
-        print(f'{WIDTH}x{HEIGHT}, JPEG of {image.stat().st_size >> 10} KiB, one core')
-        alone = {kind: compare(kind, image, gt, logit) for kind, logit in logits.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        files, logits = make_files(Path(folder))
+        size = files.image.stat().st_size >> 10
+        print(f'{WIDTH}x{HEIGHT}, JPEG of {size} KiB, one core')
+        alone = {name: compare(name, files, logit) for name, logit in logits.items()}
+
+        network = 1000 * SECONDS
+        in_turn = alone['unsure'] + network
         for workers in (1, 2):
-            print(f'with a network of {1000 * SECONDS:.0f} ms, {workers} thread(s) around it: '
-                  f'{overlap(image, logits["unsure"], workers):.0f} ms an image; in turn it would be '
-                  f'{alone["unsure"] + 1000 * SECONDS:.0f} ms')
+            each = overlap(files.image, logits['unsure'], workers)
+            print(f'with a network of {network:.0f} ms, {workers} thread(s) around it: '
+                  f'{each:.0f} ms an image; in turn it would be {in_turn:.0f} ms')
 
 
 if __name__ == '__main__':
