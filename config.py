@@ -147,6 +147,7 @@ TASKS: dict[str, Task] = {
     ),
     # Small enough to learn from random weights on two CPU cores in minutes (`make demo`). The
     # backbone is a convolutional one, because it learns faster from nothing than a transformer.
+    # The Makefile adds two settings of the network, which is not a task's to decide.
     'Demo': Task(
         training_set='TR-Demo',
         testsets='TE-Demo',

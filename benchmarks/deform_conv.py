@@ -23,9 +23,8 @@ from models.modules.deform_conv import deform_conv2d
 
 OUT_CHANNELS = 256
 CHANNELS = 64
-# (batch, size); each with all of KERNELS
-MAPS = ((1, 32), (1, 64), (1, 128), (1, 256), (4, 64))
-KERNELS = (1, 3, 7)
+MAPS = ((1, 32), (1, 64), (1, 128), (1, 256), (4, 64))  # (batch, size)
+KERNELS = (1, 3, 7)  # each with all of MAPS
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -47,9 +46,10 @@ def torchvision_operator(x: Tensor, offset: Tensor, modulation: Tensor, weight: 
 OPERATORS: dict[str, Operator] = {'torchvision': torchvision_operator, 'ours': deform_conv2d}
 
 
-def make_inputs(batch: int, channels: int, size: int, kernel: int) -> list[Tensor]:
+def make_inputs(case: Case) -> list[Tensor]:
     """x, offset (standard deviation one pixel), modulation, weight."""
     torch.manual_seed(0)
+    batch, channels, size, kernel = case
     taps = kernel ** 2
     x = torch.randn(batch, channels, size, size)
     offset = torch.randn(batch, 2 * taps, size, size)
@@ -102,45 +102,55 @@ def added_memory(operator: Operator, case: Case) -> float:
 
     The process must not have held more before.
     """
-    forward_and_backward(operator, make_inputs(1, 8, 8, 3))  # loads the libraries
-    inputs = make_inputs(*case)
+    forward_and_backward(operator, make_inputs(Case(1, 8, 8, 3)))  # loads the libraries
+    inputs = make_inputs(case)
     before = peak_memory()
     forward_and_backward(operator, inputs)
     return peak_memory() - before
 
 
 def added_memory_in_fresh_process(name: str, case: Case) -> float:
-    command = [sys.executable, '-m', 'benchmarks.deform_conv', '--memory', name, *map(str, case)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    numbers = [str(number) for number in case]
+    command = [sys.executable, '-m', 'benchmarks.deform_conv', '--memory', name, *numbers]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout)
 
 
 def print_comparison(case: Case) -> None:
     """One line of the table."""
-    best = best_times(make_inputs(*case))
+    best = best_times(make_inputs(case))
     cells = []
     for theirs, ours in zip(best['torchvision'], best['ours'], strict=True):
-        cells.append(f'{1e3 * theirs:.1f} / {1e3 * ours:.1f} = {theirs / ours:4.1f}')
+        ratio = theirs / ours
+        cells.append(f'{1e3 * theirs:.1f} / {1e3 * ours:.1f} = {ratio:4.1f}')
     memory = [f'{added_memory_in_fresh_process(name, case):.0f}' for name in OPERATORS]
-    shape = f'{case.batch}x{case.channels}x{case.size}x{case.size}'
     cells.append(' / '.join(memory))
-    print(f'{shape:>15} {case.kernel:>6} {cells[0]:>24} {cells[1]:>24} {cells[2]:>16}', flush=True)
+
+    shape = f'{case.batch}x{case.channels}x{case.size}x{case.size}'
+    print_row(shape, str(case.kernel), *cells)
+
+
+def print_row(shape: str, kernel: str, forward: str, backward: str, memory: str) -> None:
+    print(f'{shape:>15} {kernel:>6} {forward:>24} {backward:>24} {memory:>16}', flush=True)
 
 
 def main() -> None:
     """Prints the table; or, as a fresh process of its own, one memory figure."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ('OPERATOR', 'BATCH', 'CHANNELS', 'SIZE', 'KERNEL')
-    parser.add_argument('--memory', nargs=5, metavar=names,
-                        help='only print the megabytes that OPERATOR (ours, torchvision) adds')
-    if memory := parser.parse_args().memory:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--memory', nargs=5, metavar=('OPERATOR', 'BATCH', 'CHANNELS', 'SIZE', 'KERNEL'),
+        help='only print the megabytes that OPERATOR (ours, torchvision) adds')
+    memory = parser.parse_args().memory
+    if memory:
         name, *numbers = memory
-        print(added_memory(OPERATORS[name], Case(*map(int, numbers))))
+        case = Case(*map(int, numbers))
+        print(added_memory(OPERATORS[name], case))
         return
 
     print(f'{torch.get_num_threads()} threads, {OUT_CHANNELS} output channels; '
           'milliseconds and MB, torchvision / ours')
-    print(f'{"input":>15} kernel {"forward":>24} {"backward":>24} {"memory":>16}')
+    print_row('input', 'kernel', 'forward', 'backward', 'memory')
     for batch, size in MAPS:
         for kernel in KERNELS:
             print_comparison(Case(batch, CHANNELS, size, kernel))

@@ -1,8 +1,9 @@
-"""Speed of the evaluator against PySODMetrics, on one core, on the same pairs: `python -m benchmarks.evaluation`.
+"""Speed of the evaluator against PySODMetrics: `python -m benchmarks.evaluation`.
 
-S, MAE, E, F, weighted F and HCE of a mask of fine structures and of predictions that are wrong about its borders and in
-some places. Files are read outside the clock. PySODMetrics stands in an environment of its own, since its requirements
-hold back numpy, scikit-image and OpenCV; it is made in the cache folder if --peer names none.
+Both compute S, MAE, E, F, weighted F and HCE on one core, for the same pairs: a mask of fine
+structures, and predictions that are wrong about its borders and in some places. Files are read
+outside the clock. PySODMetrics has an environment of its own, because its requirements hold back
+numpy, scikit-image and OpenCV; it is made in the cache folder if --peer names none.
 """
 
 import argparse
@@ -13,8 +14,10 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,78 +28,121 @@ from utils import write_png
 PEER_PACKAGE = 'pysodmetrics==1.6.2'
 GROUPS = ('sm', 'mae', 'em', 'fm', 'wfm', 'hce')
 PREDICTIONS = 10
+
+# Scores argv[1] against argv[2], both .npy, with the peer; prints seconds and scores as JSON.
 PEER = """
 import json, os, sys, time, warnings
-if hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-import cv2, numpy as np
-cv2.setNumThreads(1); warnings.simplefilter('ignore')
-import py_sod_metrics as m
-pred, gt = (np.load(path) for path in sys.argv[1:3])
+if hasattr(os, 'sched_setaffinity'):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import cv2
+import numpy as np
+import py_sod_metrics as peer
+cv2.setNumThreads(1)
+warnings.simplefilter('ignore')
+METRICS = (
+    peer.Smeasure, peer.MAE, peer.Emeasure, peer.Fmeasure, peer.WeightedFmeasure,
+    peer.HumanCorrectionEffortMeasure)
+pred = np.load(sys.argv[1])
+gt = np.load(sys.argv[2])
 times = []
 for _ in range(3):
     start = time.perf_counter()
     found = {}
-    for metric in (m.Smeasure, m.MAE, m.Emeasure, m.Fmeasure, m.WeightedFmeasure, m.HumanCorrectionEffortMeasure):
-        one = metric(); one.step(pred, gt); found |= one.get_results()
+    for make_metric in METRICS:
+        metric = make_metric()
+        metric.step(pred, gt)
+        found |= metric.get_results()
     times.append(time.perf_counter() - start)
 scores = {name: float(found[name]) for name in ('sm', 'mae', 'wfm', 'hce')}
-print(json.dumps({'seconds': min(times), 'maxEm': float(found['em']['curve'].max()), 'adpEm': float(found['em']['adp']),
-                  'meanFm': float(found['fm']['curve'].mean()), **scores}))
+scores['maxEm'] = float(found['em']['curve'].max())
+scores['adpEm'] = float(found['em']['adp'])
+scores['meanFm'] = float(found['fm']['curve'].mean())
+print(json.dumps({'seconds': min(times), 'scores': scores}))
 """
+
+# Prints the MiB that all metrics of one pair, ground truth and prediction, add to the import.
 MEMORY = """
 import sys
 from pathlib import Path
 import evaluation.runner as runner
 from evaluation.metrics import METRICS
 def peak():  # not getrusage, whose maximum a child inherits from its parent
-    [line] = [line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM')]
-    return int(line.split()[1]) / 1024
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith('VmHWM'):
+            return int(line.split()[1]) / 1024
 before = peak()
-request = runner.Request('a', Path(sys.argv[2]), [], list(METRICS))
-runner.score_image(runner.ScoringJob('set', 'x', Path(sys.argv[1]), [request]), None)
+gt, pred = Path(sys.argv[1]), Path(sys.argv[2])
+request = runner.Request('a', pred, [], list(METRICS))
+job = runner.ScoringJob('set', 'x', gt, [request])
+runner.score_image(job, None)
 print(peak() - before)
 """
 
 
+# --- Inputs -------------------------------------------------------------------------------------
+
+
 def make_mask(shape: tuple[int, int], seed: int) -> np.ndarray:
-    """A large shape with a lattice of holes, and wires of several widths, uint8 (H, W) of 0 and 255."""
+    """A large shape with many holes, and wires of several widths, uint8 (H, W), 0 or 255."""
     rng = np.random.default_rng(seed)
     height, width = shape
     mask = np.zeros(shape, np.uint8)
-    centre, axes = (width // 2, height // 2), (int(width * 0.36), int(height * 0.38))
-    cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 40)), 0, 360, 255, -1)
+    centre = (width // 2, height // 2)
+    axes = (int(width * 0.36), int(height * 0.38))
+    angle = float(rng.uniform(0, 40))
+    cv2.ellipse(mask, centre, axes, angle, 0, 360, 255, -1)
+
     for x in range(0, width, 120):
         for y in range(0, height, 90):
-            cv2.circle(mask, (x + int(rng.integers(40)), y + int(rng.integers(30))), int(rng.integers(5, 30)), 0, -1)
+            hole = (x + int(rng.integers(40)), y + int(rng.integers(30)))
+            radius = int(rng.integers(5, 30))
+            cv2.circle(mask, hole, radius, 0, -1)
+
     for _ in range(25):
-        ends = rng.integers(0, (width, height), (2, 2))
-        cv2.line(mask, ends[0].tolist(), ends[1].tolist(), 255, int(rng.integers(2, 16)))
+        start, end = rng.integers(0, (width, height), (2, 2)).tolist()
+        thickness = int(rng.integers(2, 16))
+        cv2.line(mask, start, end, 255, thickness)
     return mask
 
 
 def make_prediction(mask: np.ndarray, seed: int) -> np.ndarray:
-    """A blurred mask with blobs missing and added, and noise about the borders, uint8."""
+    """A blurred mask with blobs missing and added, and noise about the borders, uint8 (H, W)."""
     rng = np.random.default_rng(seed)
     wrong = mask.copy()
     for index in range(40):
         centre = rng.integers(0, mask.shape[::-1]).tolist()
-        cv2.circle(wrong, centre, int(rng.integers(5, 60)), 255 * (index % 2), -1)
-    soft = cv2.GaussianBlur(np.roll(wrong, 3, 1), (0, 0), 3).astype(np.float32)
-    noise = rng.normal(0, 25, mask.shape) * (np.abs(soft - 127.5) < 127)
+        radius = int(rng.integers(5, 60))
+        grey = 255 if index % 2 else 0
+        cv2.circle(wrong, centre, radius, grey, -1)
+
+    shifted = np.roll(wrong, 3, 1)
+    soft = cv2.GaussianBlur(shifted, (0, 0), 3).astype(np.float32)
+    is_border = np.abs(soft - 127.5) < 127
+    noise = rng.normal(0, 25, mask.shape) * is_border
     prediction = np.clip(soft + noise, 0, 255).astype(np.uint8)
-    prediction[prediction == 128] = 129  # where PySODMetrics, which normalises for HCE, and the publication differ
+
+    # PySODMetrics normalises for HCE: it differs from the publication at 128, and where a mask
+    # does not reach 0 and 255.
+    prediction[prediction == 128] = 129
     prediction.flat[:2] = 0, 255
     return prediction
 
 
 def less_sure(prediction: np.ndarray) -> np.ndarray:
-    """The prediction with 252 to 254 for 255, as truncated sigmoids have it: no pixel of the object is quite right."""
-    doubt = np.random.default_rng(0).integers(1, 4, prediction.shape).astype(np.uint8)
+    """The prediction with 252 to 254 for 255, as truncated sigmoids have it.
+
+    No pixel of the object is quite right then.
+    """
+    rng = np.random.default_rng(0)
+    doubt = rng.integers(1, 4, prediction.shape).astype(np.uint8)
     return np.where(prediction == 255, 255 - doubt, prediction)
 
 
+# --- The peer -----------------------------------------------------------------------------------
+
+
 def peer_python(given: str | None) -> str:
-    """The interpreter of an environment with PySODMetrics, made if need be."""
+    """The interpreter of an environment with PySODMetrics, which is made if none is given."""
     if given:
         return given
     folder = runner.cache_folder().parent / PEER_PACKAGE.replace('==', '-')
@@ -104,9 +150,18 @@ def peer_python(given: str | None) -> str:
     if not (folder / 'complete').exists():
         print(f'making {folder} ...', flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([str(python), '-m', 'pip', 'install', '--quiet', PEER_PACKAGE], check=True)
+        install = [str(python), '-m', 'pip', 'install', '--quiet', PEER_PACKAGE]
+        subprocess.run(install, check=True)
         (folder / 'complete').touch()
     return str(python)
+
+
+def output_of(*command: str | Path) -> str:
+    """What a command prints."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+# --- Measuring ----------------------------------------------------------------------------------
 
 
 def fastest(function: Callable[[], object], repeats: int) -> float:
@@ -119,81 +174,129 @@ def fastest(function: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def one_core(function: Callable[[], object]) -> object:
-    """The function's result, computed on one core."""
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Within it, this process runs on one core, where the system can do that."""
     if not hasattr(os, 'sched_setaffinity'):
-        return function()
+        yield
+        return
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-        return function()
+        yield
     finally:
         os.sched_setaffinity(0, cores)
 
 
-def ours(mask: np.ndarray, predictions: list[np.ndarray], repeats: int, folder: Path) -> dict[str, float]:
-    """Seconds per pair: everything cold, with the skeleton cached, for all predictions of the mask, for one more."""
+def ours(
+    mask: np.ndarray,
+    predictions: list[np.ndarray],
+    repeats: int,
+    folder: Path,
+) -> dict[str, float]:
+    """Seconds per pair: from nothing, with the skeleton cached in `folder`, for further pairs."""
+    first = predictions[0]
+    unsure = less_sure(first)
+
     def score(cache: Path | None, some: list[np.ndarray]) -> None:
         truth = GroundTruth(mask, cache)
         for prediction in some:
             truth.score(prediction, GROUPS)
 
-    score(folder, predictions[:1])
-    prepared, unsure = GroundTruth(mask, folder), less_sure(predictions[0])
-    prepared.score(predictions[0])
-    return {'cold': fastest(lambda: score(None, predictions[:1]), repeats),
-            'cached': fastest(lambda: score(folder, predictions[:1]), repeats),
-            'many': fastest(lambda: score(None, predictions), max(repeats // 2, 1)) / len(predictions),
-            'further': fastest(lambda: prepared.score(predictions[0], GROUPS), repeats),
-            'further, less sure': fastest(lambda: prepared.score(unsure, GROUPS), repeats),
-            'further, mBA and boundary IoU too': fastest(lambda: prepared.score(predictions[0]), repeats)}
+    # Fills the cache, and prepares the ground truth for the further predictions.
+    score(folder, [first])
+    prepared = GroundTruth(mask, folder)
+    prepared.score(first)
+
+    many = fastest(lambda: score(None, predictions), max(repeats // 2, 1))
+    return {
+        'cold': fastest(lambda: score(None, [first]), repeats),
+        'cached': fastest(lambda: score(folder, [first]), repeats),
+        'many': many / len(predictions),
+        'further': fastest(lambda: prepared.score(first, GROUPS), repeats),
+        'further, less sure': fastest(lambda: prepared.score(unsure, GROUPS), repeats),
+        'further, mBA and boundary IoU too': fastest(lambda: prepared.score(first), repeats),
+    }
 
 
 def workers(folder: Path, shape: tuple[int, int], images: int) -> float:
     """How much faster two workers score a set of files than one."""
+    methods = ['a', 'b', 'c']
     for index in range(images):
         mask = make_mask(shape, index)
+        prediction = make_prediction(mask, index)
         write_png(folder / f'gt/set/gt/{index}.png', mask)
-        for method in ('a', 'b', 'c'):
-            write_png(folder / f'pred/{method}/set/{index}.png', make_prediction(mask, index))
-    [plan] = inputs.plan(folder / 'gt', folder / 'pred', ['set'], ['a', 'b', 'c'])
-    seconds = [fastest(lambda n=number: runner.evaluate(plan, folder / f'{time.time_ns()}.jsonl', workers=n), 1)
-               for number in (1, 2)]
+        for method in methods:
+            write_png(folder / f'pred/{method}/set/{index}.png', prediction)
+
+    plan, = inputs.plan(folder / 'gt', folder / 'pred', ['set'], methods)
+    seconds = []
+    for number in (1, 2):
+        start = time.perf_counter()
+        runner.evaluate(plan, folder / f'{number}.jsonl', workers=number)
+        seconds.append(time.perf_counter() - start)
     return seconds[0] / seconds[1]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--peer', help=f'python of an environment with {PEER_PACKAGE}')
+    parser.add_argument('--size', default='2048x2560', help='height x width (%(default)s)')
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument(
+        '--images', type=int, default=40, help='of the set that two workers share (0: left out)')
+    return parser.parse_args()
 
 
 def main() -> None:
     """Prints times and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--peer', help=f'python of an environment with {PEER_PACKAGE}')
-    parser.add_argument('--size', default='2048x2560', help='height x width (%(default)s)')
-    parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--images', type=int, default=40, help='of the set that two workers share (0: left out)')
-    options = parser.parse_args()
-    shape = tuple(map(int, options.size.split('x')))
+    options = parse_arguments()
+    height, width = map(int, options.size.split('x'))
     peer = peer_python(options.peer)
-    mask = make_mask(shape, 0)
+    mask = make_mask((height, width), 0)
     predictions = [make_prediction(mask, index) for index in range(PREDICTIONS)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, array in (('pred', predictions[0]), ('gt', mask)):
             np.save(folder / f'{name}.npy', array)
             write_png(folder / f'{name}.png', array)
-        theirs = json.loads(subprocess.run([peer, '-c', PEER, folder / 'pred.npy', folder / 'gt.npy'], check=True,
-                                           capture_output=True, text=True).stdout)
+
+        theirs = json.loads(output_of(peer, '-c', PEER, folder / 'pred.npy', folder / 'gt.npy'))
         cv2.setNumThreads(1)
-        found = one_core(lambda: ours(mask, predictions, options.repeats, folder / 'cache'))
-        scores = GroundTruth(mask).score(predictions[0])
-        worst = max(abs(scores[name] - value) / max(abs(value), 1) for name, value in theirs.items() if name in scores)
-        print(f'PySODMetrics {theirs["seconds"] * 1e3:.0f} ms a pair at {options.size}; scores differ by {worst:.1e}')
-        for name, seconds in found.items():
-            print(f'{name}: {seconds * 1e3:.0f} ms a pair, {theirs["seconds"] / seconds:.1f}x PySODMetrics')
+        with one_core():
+            found = ours(mask, predictions, options.repeats, folder / 'cache')
+        print_comparison(theirs, found, mask, predictions[0])
+
         if sys.platform == 'linux':
-            memory = subprocess.run([sys.executable, '-c', MEMORY, folder / 'gt.png', folder / 'pred.png'], check=True,
-                                    capture_output=True, text=True)
-            print(f'memory over the import, all metrics: {float(memory.stdout):.0f} MiB')
+            pair = (folder / 'gt.png', folder / 'pred.png')
+            mebibytes = float(output_of(sys.executable, '-c', MEMORY, *pair))
+            print(f'memory over the import, all metrics: {mebibytes:.0f} MiB')
         if options.images:
-            print(f'two workers: {workers(folder, shape, options.images):.2f}x one')
+            speedup = workers(folder, (height, width), options.images)
+            print(f'two workers: {speedup:.2f}x one')
+
+
+def print_comparison(
+    theirs: dict[str, Any],
+    found: dict[str, float],
+    mask: np.ndarray,
+    prediction: np.ndarray,
+) -> None:
+    """Prints how the scores of a pair differ, and our times beside the peer's."""
+    scores = GroundTruth(mask).score(prediction)
+    worst = 0.
+    for name, value in theirs['scores'].items():
+        worst = max(worst, abs(scores[name] - value) / max(abs(value), 1))
+
+    size = 'x'.join(map(str, mask.shape))
+    their_seconds = theirs['seconds']
+    print(f'PySODMetrics {their_seconds * 1e3:.0f} ms a pair at {size}; '
+          f'scores differ by {worst:.1e}')
+    for name, seconds in found.items():
+        ratio = their_seconds / seconds
+        print(f'{name}: {seconds * 1e3:.0f} ms a pair, {ratio:.1f}x PySODMetrics')
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
-"""Inference and training on a GPU, against the plain network in the same run: `python -m benchmarks.gpu`.
+"""Inference and training on a GPU, against the plain network in the same run.
 
-Milliseconds (the median), and GB over the weights at the peak. Every line is printed, and appended to --json, as soon
-as it is had; a part that fails says why and the next goes on. On a GPU TF32 is on, as training and inference set it.
-Weights are random. `--device cpu --size 64x64 --backbones pvt_v2_b0` tries the script itself.
+`python -m benchmarks.gpu` prints milliseconds (the median), and GB over the weights at the peak.
+Every line is printed, and appended to --json, as soon as it is measured. A case that fails prints
+its error, and the next one follows. On a GPU TF32 is on, as training and inference set it. Weights
+are random. `--device cpu --size 64x64 --backbones pvt_v2_b0` tries the script itself.
 """
 
 import argparse
@@ -43,9 +44,13 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As it is printed."""
-        extras = ['compiled'] * self.compiled + ['grad_checkpointing'] * self.checkpointing
-        return ' '.join([self.backbone, self.variant, self.dtype, f'batch {self.batch}', *extras])
+        """The case in words, for the table."""
+        words = [self.backbone, self.variant, self.dtype, f'batch {self.batch}']
+        if self.compiled:
+            words.append('compiled')
+        if self.checkpointing:
+            words.append('grad_checkpointing')
+        return ' '.join(words)
 
     @property
     def reference(self) -> 'Case':
@@ -55,9 +60,14 @@ class Case:
         return replace(self, variant='plain', dtype='float32', compiled=False)
 
 
-def list_cases(parts: list[str], backbones: list[str], dtypes: list[str], batches: list[int],
-               train_batch: int) -> Iterator[Case]:
-    """What is compared with comes before what is compared, and what compiles comes last, as it takes longest."""
+def list_cases(
+    parts: list[str],
+    backbones: list[str],
+    dtypes: list[str],
+    batches: list[int],
+    train_batch: int,
+) -> Iterator[Case]:
+    """All cases, each after its reference; those that compile come last, as they take longest."""
     for compiled in (False, True):
         for backbone in backbones:
             if 'inference' in parts:
@@ -67,7 +77,12 @@ def list_cases(parts: list[str], backbones: list[str], dtypes: list[str], batche
                     yield Case(backbone, 'train', 'bf16', train_batch, compiled, checkpointing)
 
 
-def _inference_cases(backbone: str, dtypes: list[str], batches: list[int], compiled: bool) -> Iterator[Case]:
+def _inference_cases(
+    backbone: str,
+    dtypes: list[str],
+    batches: list[int],
+    compiled: bool,
+) -> Iterator[Case]:
     for batch in batches:
         if not compiled:
             yield Case(backbone, 'plain', 'float32', batch)
@@ -76,18 +91,23 @@ def _inference_cases(backbone: str, dtypes: list[str], batches: list[int], compi
 
 
 def is_wanted(case: Case, compiled: str) -> bool:
-    """By --compiled."""
-    wanted = {'with': True, 'without': not case.compiled, 'only': case.compiled or case == case.reference}
-    return wanted[compiled]
+    """Whether --compiled asks for the case; 'only' takes references along."""
+    if compiled == 'without':
+        return not case.compiled
+    if compiled == 'only':
+        return case.compiled or case == case.reference
+    return True
 
 
 def prepare(case: Case, size: tuple[int, int], device: torch.device) -> Callable[[], Any]:
     """What a case runs again and again; `size` is (width, height)."""
     if case.variant == 'train':
         return _prepare_training(case, size, device)
-    model = build([f'bb={case.backbone}', f'size={size[0]}x{size[1]}'], 'plain').to(device)
-    network = model if case.variant == 'plain' else optimize(model, DTYPES[case.dtype], case.compiled)
-    image = torch.randn(case.batch, 3, *size[::-1], device=device)
+    width, height = size
+    network = build([f'bb={case.backbone}', f'size={width}x{height}'], 'plain').to(device)
+    if case.variant == 'optimize':
+        network = optimize(network, DTYPES[case.dtype], case.compiled)
+    image = torch.randn(case.batch, 3, height, width, device=device)
 
     def run() -> Tensor:
         with torch.inference_mode():
@@ -96,7 +116,11 @@ def prepare(case: Case, size: tuple[int, int], device: torch.device) -> Callable
     return run
 
 
-def _prepare_training(case: Case, size: tuple[int, int], device: torch.device) -> Callable[[], Any]:
+def _prepare_training(
+    case: Case,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Callable[[], Any]:
     """A step as train.py makes it, from a batch that lies on the device."""
     torch.manual_seed(0)
     model = build_birefnet(Config(bb=case.backbone, size=size)).to(device)
@@ -106,31 +130,56 @@ def _prepare_training(case: Case, size: tuple[int, int], device: torch.device) -
         if case.compiled:
             part.compile()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
-    criterion = Criterion({'bce': 30., 'iou': .5, 'ssim': 10.}, 500, 40, TASKS['DIS5K'].tail_factors)
+    weights = {'bce': 30., 'iou': .5, 'ssim': 10.}
+    criterion = Criterion(weights, 500, 40, TASKS['DIS5K'].tail_factors)
     options = Options(mixed_precision=case.dtype)
-    trainer = Trainer(model, optimizer, criterion, lambda step: 1., options, World(0, 1, device))
-    image = torch.randint(0, 256, (case.batch, 3, *size[::-1]), dtype=torch.uint8, device=device)
-    mask = torch.randint(0, 2, (case.batch, 1, *size[::-1]), dtype=torch.uint8, device=device) * 255
-    batch = Batch(image, mask, [''] * case.batch, torch.full((case.batch,), -1), [])
+    world = World(0, 1, device)
+    trainer = Trainer(model, optimizer, criterion, lambda step: 1., options, world)
+
+    width, height = size
+    image_shape = (case.batch, 3, height, width)
+    mask_shape = (case.batch, 1, height, width)
+    image = torch.randint(0, 256, image_shape, dtype=torch.uint8, device=device)
+    mask = torch.randint(0, 2, mask_shape, dtype=torch.uint8, device=device) * 255
+    names = [''] * case.batch
+    class_ids = torch.full((case.batch,), -1)
+    batch = Batch(image, mask, names, class_ids, [])
     return lambda: trainer.rehearse(batch)
 
 
-def measure(run: Callable[[], Any], runs: int, device: torch.device) -> dict[str, float | None]:
-    """Median and least milliseconds of `runs`, the seconds of the first, and the peak's GB over what was held before
-    (None without a GPU)."""
-    held = torch.cuda.memory_allocated(device) if device.type == 'cuda' else 0
+def measure(
+    run: Callable[[], Any],
+    runs: int,
+    device: torch.device,
+) -> dict[str, float | None]:
+    """Measures `runs` calls of `run`, after those of the warm-up.
+
+    Returns:
+        'ms' and 'best_ms': median and least milliseconds. 'first_s': seconds of the very first
+        call. 'GB': memory at the peak over what was held before; None without a GPU.
+    """
+    on_gpu = device.type == 'cuda'
+    held = torch.cuda.memory_allocated(device) if on_gpu else 0
     first = _seconds(run, device)
     for _ in range(WARM_UP - 1):
         run()
-    if device.type == 'cuda':
+
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     seconds = [_seconds(run, device) for _ in range(runs)]
-    gigabytes = (torch.cuda.max_memory_allocated(device) - held) / 1e9 if device.type == 'cuda' else None
-    return {'ms': 1e3 * statistics.median(seconds), 'best_ms': 1e3 * min(seconds), 'first_s': first, 'GB': gigabytes}
+    gigabytes = None
+    if on_gpu:
+        gigabytes = (torch.cuda.max_memory_allocated(device) - held) / 1e9
+    return {
+        'ms': 1e3 * statistics.median(seconds),
+        'best_ms': 1e3 * min(seconds),
+        'first_s': first,
+        'GB': gigabytes,
+    }
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Of one run, the device's work awaited."""
+    """Wall-clock seconds of one run, until the device has finished."""
     _wait(device)
     began = time.perf_counter()
     run()
@@ -146,8 +195,9 @@ def _wait(device: torch.device) -> None:
 def attempt(case: Case, size: tuple[int, int], runs: int, device: torch.device) -> dict[str, Any]:
     """The figures of a case, or under 'error' why there are none."""
     try:
-        return measure(prepare(case, size, device), runs, device)
-    except Exception as error:  # out of memory, a compiler's, a driver's: the next case may do
+        run = prepare(case, size, device)
+        return measure(run, runs, device)
+    except Exception as error:  # of memory, compiler or driver: the next case may succeed
         lines = str(error).strip().splitlines() or ['']
         return {'error': f'{type(error).__name__}: {lines[0][:200]}'}
     finally:
@@ -161,14 +211,19 @@ def describe(case: Case, figures: dict[str, Any], reference: dict[str, Any]) -> 
     """One line of the table."""
     if 'error' in figures:
         return f'{case.name:58} {figures["error"]}'
-    ratio = reference['ms'] / figures['ms'] if 'ms' in reference else float('nan')
-    memory = '' if figures['GB'] is None else f'{figures["GB"]:6.2f} GB  '
-    return f'{case.name:58} {figures["ms"]:9.1f} ms  {ratio:5.2f}x  {memory}first {figures["first_s"]:.1f} s'
+    milliseconds = figures['ms']
+    ratio = reference.get('ms', float('nan')) / milliseconds
+    memory = ''
+    if figures['GB'] is not None:
+        memory = f'{figures["GB"]:6.2f} GB  '
+    return (f'{case.name:58} {milliseconds:9.1f} ms  {ratio:5.2f}x  {memory}'
+            f'first {figures["first_s"]:.1f} s')
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; lists are joined by commas."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('--device', default='cuda')
     add('--size', default='1024x1024', metavar='WxH')
@@ -179,7 +234,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add('--train-batch', type=int, default=2)
     add('--runs', type=int, default=10)
     add('--compiled', default='with', choices=('with', 'without', 'only'),
-        help='what compiles: with all the rest, not, or with nothing but what it is compared with')
+        help='cases that compile: with all others, left out, or with their references alone')
     add('--seconds', type=float, default=float('inf'), help='begin no further case after so many')
     add('--json', default='', metavar='FILE', help='append a line of JSON for each case')
     return parser.parse_args(arguments)
@@ -192,10 +247,17 @@ def main(arguments: list[str] | None = None) -> int:
     device = prepare_device(args.device, fixed_size=True)
     width, height = map(int, args.size.split('x'))
     card = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU'
-    print(f'{card}, torch {torch.__version__}, {args.size}; against the plain network in float32, training against '
-          'the same without compiling and checkpointing', flush=True)
-    cases = list_cases(args.parts.split(','), args.backbones.split(','), args.dtypes.split(','),
-                       [int(batch) for batch in args.batches.split(',')], args.train_batch)
+    setup = {'card': card, 'torch': torch.__version__, 'size': args.size}
+    print(f'{card}, torch {torch.__version__}, {args.size}; ratios to the plain network in '
+          'float32, of training to the same without compiling and checkpointing', flush=True)
+
+    cases = list_cases(
+        args.parts.split(','),
+        args.backbones.split(','),
+        args.dtypes.split(','),
+        [int(batch) for batch in args.batches.split(',')],
+        args.train_batch,
+    )
     results: dict[Case, dict[str, Any]] = {}
     for case in cases:
         if not is_wanted(case, args.compiled):
@@ -203,13 +265,20 @@ def main(arguments: list[str] | None = None) -> int:
         if time.monotonic() > end:
             print(f'{case.name:58} left out: {args.seconds:.0f} s are over', flush=True)
             continue
-        results[case] = figures = attempt(case, (width, height), args.runs, device)
-        print(describe(case, figures, results.get(case.reference, {})), flush=True)
+        figures = attempt(case, (width, height), args.runs, device)
+        results[case] = figures
+        reference = results.get(case.reference, {})
+        print(describe(case, figures, reference), flush=True)
         if args.json:
-            with open(args.json, 'a', encoding='utf-8') as file:
-                line = {'card': card, 'torch': torch.__version__, 'size': args.size, 'case': case.name, **figures}
-                file.write(json.dumps(line) + '\n')
-    return 0 if any('ms' in figures for figures in results.values()) else 1
+            append_line(args.json, {**setup, 'case': case.name, **figures})
+    has_figures = any('ms' in figures for figures in results.values())
+    return 0 if has_figures else 1
+
+
+def append_line(path: str, record: dict[str, Any]) -> None:
+    """Appends a line of JSON to a file."""
+    with open(path, 'a', encoding='utf-8') as file:
+        file.write(json.dumps(record) + '\n')
 
 
 if __name__ == '__main__':

@@ -63,7 +63,8 @@ def run(network: Network, variant: str, image: Tensor) -> tuple[Tensor, float, f
         processor_start = time.process_time()
         output, = network(image)
         seconds = time.perf_counter() - start
-        return output, seconds, time.process_time() - processor_start
+        processor_seconds = time.process_time() - processor_start
+    return output, seconds, processor_seconds
 
 
 def peak_memory(overrides: list[str], variant: str, size: tuple[int, int], threads: int) -> float:
@@ -93,14 +94,17 @@ def _status(key: str) -> float:
 
 def matrix_peak() -> float:
     """GFLOP/s of a large float32 matrix product, by the better of the two libraries in torch."""
-    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    size = 2048
+    a = torch.rand(size, size)
+    b = torch.rand(size, size)
     times = []
     with torch.inference_mode():
         for product in (torch.mm, linear) * 8:
             start = time.perf_counter()
             product(a, b)
             times.append(time.perf_counter() - start)
-    return 2 * 2048 ** 3 / min(times) / 1e9
+    operations = 2 * size ** 3
+    return operations / min(times) / 1e9
 
 
 def flops(overrides: list[str], size: tuple[int, int]) -> float:
@@ -111,7 +115,8 @@ def flops(overrides: list[str], size: tuple[int, int]) -> float:
 
     def kernel(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
         nonlocal deformable
-        deformable += 2 * weight.numel() * x[:, 0].numel()
+        positions = x[:, 0].numel()
+        deformable += 2 * weight.numel() * positions
         return x.new_empty(x.shape[0], len(weight), *x.shape[2:])
 
     counter = FlopCounterMode(display=False)
@@ -139,17 +144,21 @@ def measure(networks: dict[str, Network], image: Tensor, runs: int) -> dict[str,
     return timings
 
 
-def peak_memory_in_fresh_process(overrides: list[str], variant: str,
-                                 size: tuple[int, int]) -> float:
+def peak_memory_in_fresh_process(
+    overrides: list[str],
+    variant: str,
+    size: tuple[int, int],
+) -> float:
     """`peak_memory`, whose process has not held more before."""
     threads = torch.get_num_threads()
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+    spawn = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, spawn) as pool:
         return pool.submit(peak_memory, overrides, variant, size, threads).result()
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--resolution', default='1024x1024')
     parser.add_argument('--runs', type=int, default=3)
     parser.add_argument('--variants', default='reference,plain,fast,bfloat16')
@@ -165,13 +174,17 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(1, 3, height, width, generator=generator)
 
-    networks = {variant: build(args.overrides, variant) for variant in variants}
-    outputs = {variant: run(network, variant, image)[0] for variant, network in networks.items()}
+    # The first run of each is not timed.
+    networks, outputs = {}, {}
+    for variant in variants:
+        networks[variant] = build(args.overrides, variant)
+        outputs[variant], _, _ = run(networks[variant], variant, image)
     timings = measure(networks, image, args.runs)
 
     needed = flops(args.overrides, (width, height))
     peak = matrix_peak()
-    print(f'{" ".join(args.overrides)} at {args.resolution}, {torch.get_num_threads()} threads; '
+    threads = torch.get_num_threads()
+    print(f'{" ".join(args.overrides)} at {args.resolution}, {threads} threads; '
           f'{needed:.0f} GFLOP, matrix peak {peak:.0f} GFLOP/s: floor {needed / peak:.1f} s')
     print('variant      best s  median s  ratio  processor s  ratio   extra GiB   '
           'error / deviation')
@@ -180,7 +193,8 @@ def main() -> None:
     expected = outputs[variants[0]]
     for variant in variants:
         own = timings[variant]
-        best, median = min(own.seconds), statistics.median(own.seconds)
+        best = min(own.seconds)
+        median = statistics.median(own.seconds)
         processor = min(own.processor)
         ratio = min(first.seconds) / best
         processor_ratio = min(first.processor) / processor

@@ -1,13 +1,15 @@
-"""ONNX Runtime against the network's own fast path, on the CPU: `python -m benchmarks.onnx [key=value ...]`.
+"""ONNX Runtime against the optimized network, on the CPU.
 
-Both take turns in one process. `--resolution WxH`, `--runs N`, `--dynamic` (a file for all sizes); everything else are
-config overrides (`bb=swin_v1_l`). Weights are random.
+`python -m benchmarks.onnx [key=value ...]`. Both take turns in one process. Options are
+`--resolution WxH`, `--runs N` and `--dynamic` (one file for all sizes); the rest are config
+overrides (`bb=swin_v1_l`). Weights are random.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,45 +19,83 @@ from benchmarks.inference import build
 from exporting.onnx import bytes_of, operators, run_onnx, save_onnx
 from exporting.program import Deployed, trace
 
+Network = Callable[[Tensor], Tensor]
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--resolution', default='1024x1024')
     parser.add_argument('--runs', type=int, default=3)
     parser.add_argument('--dynamic', action='store_true')
     parser.add_argument('overrides', nargs='*', default=['bb=swin_v1_t'])
-    args = parser.parse_args()
-    width, height = map(int, args.resolution.split('x'))
-    image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(1))
-    fast = build(args.overrides, 'fast')
+    return parser.parse_args()
 
-    def run_fast(x: Tensor) -> Tensor:
+
+def write_network(file: Path, overrides: list[str], size: tuple[int, int], dynamic: bool) -> None:
+    """Writes the network as ONNX, and prints times and sizes; `size` is (width, height)."""
+    model = Deployed(build(overrides, 'plain'))
+    start = time.perf_counter()
+    traced = trace(model, size, dynamic)
+    middle = time.perf_counter()
+    save_onnx(traced, file, lambda _: None)
+    end = time.perf_counter()
+
+    nodes = sum(operators(file).values())
+    megabytes = bytes_of(file) / 1e6
+    print(f'traced in {middle - start:.1f} s, written in {end - middle:.1f} s; '
+          f'{nodes} nodes, {megabytes:.1f} MB')
+
+
+def optimized_network(overrides: list[str]) -> Network:
+    """The network's own fast path: image -> logits at full size."""
+    network = build(overrides, 'fast')
+
+    def run(image: Tensor) -> Tensor:
         with torch.inference_mode():
-            return fast(x)[-1]
+            return network(image)[-1]
 
+    return run
+
+
+def measure(networks: dict[str, Network], image: Tensor, runs: int) -> dict[str, list[float]]:
+    """Seconds of each run of the networks, which take turns."""
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(runs):
+        for name, network in networks.items():
+            start = time.perf_counter()
+            network(image)
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def main() -> None:
+    """Prints times, ratios and the difference of the outputs."""
+    args = parse_arguments()
+    width, height = map(int, args.resolution.split('x'))
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(1, 3, height, width, generator=generator)
+
+    threads = torch.get_num_threads()
+    sizes = ' (dynamic)' if args.dynamic else ''
+    print(f'{" ".join(args.overrides)} at {args.resolution}{sizes}, {threads} threads')
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'network.onnx')
-        start = time.perf_counter()
-        traced = trace(Deployed(build(args.overrides, 'plain')), (width, height), args.dynamic)
-        middle = time.perf_counter()
-        save_onnx(traced, file, lambda _: None)
-        print(f'{" ".join(args.overrides)} at {args.resolution}{" (dynamic)" * args.dynamic}, '
-              f'{torch.get_num_threads()} threads: traced in {middle - start:.1f} s, written in '
-              f'{time.perf_counter() - middle:.1f} s; {sum(operators(file).values())} nodes, '
-              f'{bytes_of(file) / 1e6:.1f} MB')
-        networks = {'fast path': run_fast, 'ONNX Runtime': run_onnx(file, torch.get_num_threads())}
-        outputs = {name: run(image) for name, run in networks.items()}
-        times: dict[str, list[float]] = {name: [] for name in networks}
-        for _ in range(args.runs):
-            for name, run in networks.items():
-                start = time.perf_counter()
-                run(image)
-                times[name].append(time.perf_counter() - start)
-    expected, found = outputs.values()
-    print(f'largest difference {float((found - expected).abs().max() / expected.std()):.1e} of the deviation')
+        write_network(file, args.overrides, (width, height), args.dynamic)
+        optimized = optimized_network(args.overrides)
+        runtime = run_onnx(file, threads)
+        expected = optimized(image)
+        found = runtime(image)
+        times = measure({'optimized': optimized, 'ONNX Runtime': runtime}, image, args.runs)
+
+    difference = (found - expected).abs().max() / expected.std()
+    print(f'largest difference {float(difference):.1e} of the deviation')
+    reference = min(times['optimized'])
     for name, seconds in times.items():
-        print(f'{name:13} best {min(seconds):.2f} s, median {statistics.median(seconds):.2f} s, '
-              f'ratio {min(times["fast path"]) / min(seconds):.2f}')
+        best = min(seconds)
+        median = statistics.median(seconds)
+        print(f'{name:13} best {best:.2f} s, median {median:.2f} s, ratio {reference / best:.2f}')
 
 
 if __name__ == '__main__':
