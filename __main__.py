@@ -12,12 +12,12 @@ COMMANDS = {
     'train': ('train', 'trains a run'),
     'test': ('test', "writes masks of a run's checkpoints over its test sets"),
     'eval': ('eval_existingOnes', 'scores masks against their ground truth'),
-    'best': ('gen_best_ep', 'tells the best checkpoint of those that were scored'),
+    'best': ('gen_best_ep', 'chooses the best checkpoint by its scores'),
     'predict': ('predict', 'cuts objects out of pictures and videos'),
     'export': ('export', 'writes networks for ONNX Runtime, torch.export and transformers'),
     'app': ('app', 'serves a web page that cuts objects out of pictures and videos'),
     'zoo': ('export zoo', 'lists the published weights by name'),
-    'config': ('config', 'prints every switch, its value and its meaning'),
+    'config': ('config', 'prints every option, its value and its meaning'),
 }
 
 
@@ -28,7 +28,7 @@ def main() -> None:
         prog='birefnet', usage='%(prog)s COMMAND [ARGUMENT ...]',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description='High-resolution dichotomous image segmentation with bilateral reference.',
-        epilog=f'commands:\n{listed}\n\n`birefnet COMMAND --help` tells the options of one.')
+        epilog=f'commands:\n{listed}\n\n`birefnet COMMAND --help` lists the options of one.')
     parser.add_argument('command', choices=COMMANDS, help=argparse.SUPPRESS)
     command = parser.parse_args(sys.argv[1:2] or ['--help']).command
     script, *first = COMMANDS[command][0].split()

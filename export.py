@@ -63,6 +63,8 @@ def export_program(args: argparse.Namespace, model: BiRefNet) -> None:
             from exporting import onnx
     except ImportError as error:
         raise ValueError(f'export.py {args.command} {EXTRAS}: {error}') from error
+    if args.command == 'onnx':
+        onnx.require_support()
     size = network_size(args.size, model.config.size, model.config.size)
     dtype = DTYPES[getattr(args, 'dtype', 'float32')]
     deployed = program.Deployed(model, args.sigmoid, dtype)

@@ -20,6 +20,11 @@ OLDEST_TORCH = (2, 9)  # the exporter of 2.6 fails at batch norm; 2.7 and 2.8 we
 MAX_INSIDE = 2 ** 31 - 2 ** 24  # bytes of weights that fit into one protobuf file beside the graph
 
 
+def require_support() -> None:
+    """Raises ValueError if PyTorch is too old for `save_onnx`. Tracing takes minutes: ask before it."""
+    require_torch(OLDEST_TORCH, 'an ONNX file')
+
+
 def save_onnx(program: ExportedProgram, path: str | os.PathLike, check: Callable[[Callable], None],
               external: bool = False, metadata: Mapping[str, str] | None = None) -> None:
     """Writes `program` as ONNX, its weights inside, or beside it in `<name>.data` if `external`.
@@ -27,7 +32,7 @@ def save_onnx(program: ExportedProgram, path: str | os.PathLike, check: Callable
     The file appears only once onnx.checker and `check`, which gets it as a function of tensors, have passed it.
     Raises ValueError if PyTorch is too old, or if the weights are too many to be inside.
     """
-    require_torch(OLDEST_TORCH, 'an ONNX file')
+    require_support()
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     if not external and size > MAX_INSIDE:
         raise ValueError(f'{path}: {size / 2 ** 30:.1f} GiB of weights do not fit inside an ONNX file: take --external')

@@ -42,8 +42,8 @@ class Deployed(nn.Module):
 def require_torch(oldest: tuple[int, int], purpose: str) -> None:
     """Raises ValueError if PyTorch is older than `oldest` (major, minor)."""
     if torch.__version__ < oldest:
-        major, minor = oldest
-        raise ValueError(f'{purpose} needs PyTorch {major}.{minor} or newer, and this is {torch.__version__}')
+        needed = '.'.join(map(str, oldest))
+        raise ValueError(f'{purpose} needs PyTorch {needed} or newer, and this is {torch.__version__}')
 
 
 def trace(module: Deployed, size: Size, dynamic: bool = False) -> ExportedProgram:

@@ -26,7 +26,7 @@ class LevelOutput(NamedTuple):
 
     features: Tensor
     side: Tensor | None
-    gradient: Tensor | None
+    edge: Tensor | None
 
 
 class DecoderOutput(NamedTuple):
@@ -76,7 +76,7 @@ class DecoderLevel(nn.Module):
             x: features, (B, c_in, h, w).
             image_view: what the inward reference sees of the image, (B, 3 or 3*n*n, h, w).
             finer: the encoder's next finer map, (B, c_out, H, W); the last level has none.
-            side_outputs: whether to predict mask and gradient at this level, too.
+            side_outputs: whether to predict mask and edges at this level, too.
 
         Returns:
             Features of the size of `finer`, (B, c_out, h, w) of the last level; and side outputs.
@@ -85,15 +85,15 @@ class DecoderLevel(nn.Module):
             x = torch.cat((x, self.reference(image_view)), 1)
         x = self.block(x)
 
-        side = gradient = None
+        side = edge = None
         if side_outputs and self.side is not None:
             side = self.side(x)
         if self.outward is not None:
-            x, gradient = self.outward(x, side_outputs)
+            x, edge = self.outward(x, side_outputs)
 
         if self.lateral is not None:
             x = resize(x, finer.shape[-2:]) + self.lateral(finer)
-        return LevelOutput(x, side, gradient)
+        return LevelOutput(x, side, edge)
 
 
 class Decoder(nn.Module):
@@ -152,19 +152,19 @@ class Decoder(nn.Module):
 
         x1, x2, x3, x = maps
         sides: list[Tensor] = []
-        gradients: list[tuple[Tensor, Tensor]] = []
+        predictions: list[tuple[Tensor, Tensor]] = []
         for level, finer in zip(self.levels, (x3, x2, x1, None), strict=True):
             image_view = None
             if level.reference is not None:
                 image_view = self.view(image, x.shape[-2:])
-            x, side, gradient = self._run(level, x, image_view, finer, side_outputs)
+            x, side, edge = self._run(level, x, image_view, finer, side_outputs)
             if side is not None:
                 sides.append(side)
-            if gradient is not None:
-                gradients.append((gradient, side))
+            if edge is not None:
+                predictions.append((edge, side))
 
         final = self._predict(x, reference, image.shape[-2:])
-        return DecoderOutput([*sides, final], self._with_labels(image, gradients))
+        return DecoderOutput([*sides, final], self._with_labels(image, predictions))
 
     def _run(self, level: DecoderLevel, *inputs: Tensor | bool | None) -> LevelOutput:
         if self.grad_checkpointing:
@@ -186,13 +186,13 @@ class Decoder(nn.Module):
         return logits + F.conv2d(reference, reference_weight)
 
     def _with_labels(self, image: Tensor,
-                     gradients: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """Predicted gradients with their labels: the image's own where the side output is large."""
-        if not gradients:
+                     predictions: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Pairs predicted edges with their labels: the image's edges where the side output is large."""
+        if not predictions:
             return []
-        edges = laplacian(image)
+        image_edges = laplacian(image)
         pairs = []
-        for gradient, side in gradients:
-            label = edges * resize(side, edges.shape[-2:])
-            pairs.append((gradient, label))
+        for edge, side in predictions:
+            label = image_edges * resize(side, image_edges.shape[-2:])
+            pairs.append((edge, label))
         return pairs

@@ -23,7 +23,7 @@ def weights(tmp_path_factory):
     return model, str(file)
 
 
-@pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason=f'ONNX needs PyTorch {OLDEST_TORCH}')
+@pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason='this PyTorch is too old for ONNX export')
 def test_onnx(weights, tmp_path, capsys):
     model, file = weights
     assert export.main(['onnx', '-m', file, '-o', str(tmp_path / 'net.onnx'), '--size', '64x96', '--sigmoid']) == 0

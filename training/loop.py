@@ -188,7 +188,7 @@ class Trainer:
         # A divided network shares its gradients in every batch: kept until the last, they would be whole on each rank.
         no_sync = isinstance(self.net, DistributedDataParallel) and not last
         if is_sharded(self.net):
-            share_buffers(self.net, self.world)  # DistributedDataParallel does so by itself
+            share_buffers(self.net, self.world)  # DistributedDataParallel does so itself
         with self.net.no_sync() if no_sync else nullcontext():
             with self.autocast():
                 output = self.net(image, side_outputs=True)

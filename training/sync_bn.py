@@ -1,4 +1,4 @@
-"""BatchNorm over the joined batch of all processes."""
+"""BatchNorm over the global batch."""
 
 from typing import Any
 

@@ -78,7 +78,7 @@ class InwardReference(nn.Module):
 
 
 class OutwardReference(nn.Module):
-    """Weights a decoder map by attention from its gradient features, and predicts the gradient."""
+    """Weights a decoder map by attention from its edge features, and predicts the edges."""
 
     def __init__(self, in_channels: int, inner: int = 16) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class OutwardReference(nn.Module):
         self.prediction = nn.Conv2d(inner, 1, 1)
 
     def forward(self, x: Tensor, side_outputs: bool = False) -> tuple[Tensor, Tensor | None]:
-        """x (B, C, h, w) -> x weighted by the attention, and the gradient logit (B, 1, h, w).
+        """x (B, C, h, w) -> x weighted by the attention, and the edge logit (B, 1, h, w).
 
         The logit is None without `side_outputs`.
         """

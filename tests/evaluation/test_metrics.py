@@ -236,7 +236,7 @@ class TestRegistry:
             assert bool(sources & {'curve', 'adaptive'}) == (metric.curve is not None), metric.name
 
     def test_config_chooses_among_the_scores_of_validation(self):
-        """config.py may import nothing of the project, so its list is written there."""
+        """config.py may not import the evaluation, so its list is written there."""
         choices = fields.choices_of(fields.type_hints(config.Config)['val_metric'])
         assert set(choices) == {'loss', *VALIDATION_SCORES}
 

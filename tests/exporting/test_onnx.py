@@ -20,9 +20,9 @@ from exporting.staging import staged
 from models.backbones.swin import SWINS
 from tests.models.small import build, image, output
 
-needs_onnx = pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason=f'ONNX needs PyTorch {OLDEST_TORCH}')
+needs_onnx = pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason='this PyTorch is too old for ONNX export')
 needs_dynamic = pytest.mark.skipif(torch.__version__ < OLDEST_FOR_DYNAMIC,
-                                   reason=f'programs for every size need PyTorch {OLDEST_FOR_DYNAMIC}')
+                                   reason='this PyTorch is too old for programs of every size')
 
 
 @pytest.fixture(scope='module')

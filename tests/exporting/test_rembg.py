@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / '.venv-rembg' / 'bin' / 'python'
 
 
-@pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason=f'ONNX needs PyTorch {OLDEST_TORCH}')
+@pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason='this PyTorch is too old for ONNX export')
 @pytest.mark.slow
 def test_its_mask_is_ours(tmp_path):
     """With the file where its home variable says, under the name of its session, the checksum off.
