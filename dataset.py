@@ -323,8 +323,10 @@ class EpochSampler(Sampler[list[SampleKey]]):
     Every epoch has its own shuffle, the same on all ranks. Each global batch is the next
     `batch_size * world_size` images of it, of which each rank takes its part. All ranks therefore
     have the same number of batches, and one process with the global batch sees the same images.
-    The rest is dropped; a set smaller than one global batch gives one short batch. Under `dynamic_size` ((w_min, w_max), (h_min, h_max)) each global batch draws a size, multiples of 32. It is
-    the same on every rank, because they wait for each other.
+    The rest is dropped; a set smaller than one global batch gives one short batch.
+
+    Under `dynamic_size` ((w_min, w_max), (h_min, h_max)) each global batch draws a size, multiples
+    of 32. It is the same on every rank, because they wait for each other.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
