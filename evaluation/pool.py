@@ -5,7 +5,6 @@ Each worker has one task at a time. `concurrent.futures` reports only that the p
 
 import multiprocessing
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -15,6 +14,9 @@ import cv2
 
 TaskT = TypeVar('TaskT')
 ResultT = TypeVar('ResultT')
+
+# Seconds that a worker has for finishing its task, before it is killed.
+PATIENCE = 60
 
 
 def run(
@@ -42,7 +44,6 @@ def run(
         yield from _run_here(function, tasks)
         return
     pending = iter(tasks)
-    processes = []
     connections = {}
     current = {}
     context = multiprocessing.get_context('spawn')
@@ -52,7 +53,6 @@ def run(
             process = context.Process(target=_serve, args=(theirs, function), daemon=True)
             process.start()
             theirs.close()
-            processes.append(process)
             connections[ours] = process
             current[ours] = task
             ours.send(task)
@@ -65,10 +65,7 @@ def run(
                     current[connection] = task
                     connection.send(task)
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        _end(connections)
 
 
 def _run_here(
@@ -82,6 +79,17 @@ def _run_here(
             yield task, function(task)
     finally:
         cv2.setNumThreads(threads)
+
+
+def _end(connections: dict[Connection, multiprocessing.Process]) -> None:
+    """Lets each worker finish its task, so that no file stays half-written, and waits for it."""
+    for connection in connections:
+        connection.close()
+    for process in connections.values():
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _receive(connection: Connection, process: multiprocessing.Process, name: str) -> Any:
@@ -101,10 +109,9 @@ def _receive(connection: Connection, process: multiprocessing.Process, name: str
 
 def _serve(connection: Connection, function: Callable) -> None:
     """Works until the other end of the connection closes."""
-    # Ctrl-C reaches all processes; the parent ends its workers.
+    # Ctrl-C and a scheduler's SIGTERM reach all processes. The parent's end closes the connection.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # An exit that unwinds the stack removes half-written files.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)
     while True:
         try:
