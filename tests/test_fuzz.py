@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 
 from config import Config, ConfigError
-from inference.images import read_picture
+from inference.images import decode_image
 from models import load_model
 from models.checkpoints.files import read_state
 from predict import find_jobs
@@ -101,7 +101,7 @@ def test_pictures(name, draw, tmp_path):
     data = draw.draw(damaged(PICTURES[name]))
     file = tmp_path / 'picture.bin'
     file.write_bytes(data)
-    for read in (open_image, read_image, read_mask, read_picture):
+    for read in (open_image, read_image, read_mask, decode_image):
         for source, called in ((data, 'image data'), (file, str(file))):
             with only_complaints(called):
                 read(source, MAX_PIXELS)
@@ -115,7 +115,7 @@ def test_undamaged_pictures_are_read(name, tmp_path):
         assert open_image(source, MAX_PIXELS).size in ((17, 13), (13, 17))
         assert sorted(read_image(source, MAX_PIXELS).shape) == [3, 13, 17]
         assert sorted(read_mask(source, MAX_PIXELS).shape) == [13, 17]
-        assert sorted(read_picture(source, MAX_PIXELS).pixels.shape) == [3, 13, 17]
+        assert sorted(decode_image(source, MAX_PIXELS).pixels.shape) == [3, 13, 17]
 
 
 # --- Checkpoints ------------------------------------------------------------------------------------------------------

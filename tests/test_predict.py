@@ -29,10 +29,10 @@ def load_network():
     """predict.load_network, which makes the network of each dtype once."""
     real, networks = predict.load_network, {}
 
-    def load(args):
-        if args.dtype not in networks:
-            networks[args.dtype] = real(args)
-        return networks[args.dtype]
+    def load(options):
+        if options.dtype not in networks:
+            networks[options.dtype] = real(options)
+        return networks[options.dtype]
     return load
 
 
@@ -112,7 +112,7 @@ def test_standard_input_and_output(run, monkeypatch):
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (('missing.png',), 'missing.png: No such file'), (('missing*.png',), 'no picture matches'),
+    (('missing.png',), 'missing.png: No such file'), (('missing*.png',), 'no image matches'),
     (('in.png', '--device', 'cuda:99'), 'cuda:99'), (('in.png', '--resolution', '50x50'), '64x64'),
     (('in.png', '--box', '0,0,100,10'), '60x40'), (('in.png', '--watch'), 'give a folder'),
     (('in.png', 'out.jpg'), 'transparency'), (('in.png', '-m', 'none.pth'), 'none.pth'), (('.', '-'), 'name one'),
@@ -152,7 +152,7 @@ def test_nothing_to_do_needs_no_network(tmp_path, monkeypatch, capsys):
     assert '0 done, 1 skipped' in capsys.readouterr().err
     predict.Path('empty').mkdir()
     assert predict.main(['empty', '-m', 'none']) == 1
-    assert 'empty: holds no pictures' in capsys.readouterr().err
+    assert 'empty: holds no images' in capsys.readouterr().err
 
 
 def test_watching_takes_each_picture_once_it_is_whole(tmp_path, monkeypatch):

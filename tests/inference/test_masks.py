@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import inference.masks
 from inference.masks import encode_png, to_mask, write_mask
 
 SIDES = st.integers(1, 90)
@@ -54,10 +53,10 @@ def test_truncates_and_keeps_the_extremes():
     assert set(np.unique(to_mask(np.ones((5, 7), np.float32), 61, 83))) == {255}
 
 
-def test_older_opencv_gives_the_same(monkeypatch):
+def test_older_opencv_gives_the_same():
     probability = np.random.default_rng(0).random((9, 7), np.float32)
-    monkeypatch.setattr(inference.masks, 'EXACT_WARP', False)
-    assert np.array_equal(to_mask(probability, 30, 20), expected(probability, 30, 20))
+    mask = to_mask(probability, 30, 20, exact_warp=False)
+    assert np.array_equal(mask, expected(probability, 30, 20))
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 9), (9, 1), (37, 53)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inference.memory import _left_in_groups
+from inference.memory import free_in_cgroups
 
 GIB = 2 ** 30
 
@@ -14,7 +14,7 @@ def left(tmp_path, membership: str, groups: dict[str, dict[str, object]]) -> lis
         for name, content in files.items():
             (tmp_path / group / name).write_text(f'{content}\n')
     (tmp_path / 'membership').write_text(membership)
-    return list(_left_in_groups(tmp_path / 'membership', tmp_path))
+    return list(free_in_cgroups(tmp_path / 'membership', tmp_path))
 
 
 def test_version_2_own_group_and_those_above(tmp_path):
@@ -42,4 +42,4 @@ def test_no_limit(tmp_path, membership):
 
 
 def test_not_linux(tmp_path):
-    assert list(_left_in_groups(tmp_path / 'missing', tmp_path)) == []
+    assert list(free_in_cgroups(tmp_path / 'missing', tmp_path)) == []

@@ -24,7 +24,7 @@ def test_every_item_comes_out_in_order_with_its_own_output(items, workers, batch
         assert len(arrays) <= batch
         return [a * 2 for a in arrays]
 
-    outcomes = list(run_pipeline(items, load, network, lambda item, note, output: (note, output[0]),
+    outcomes = list(run_pipeline(items, load, network, lambda item, context, output: (context, output[0]),
                                  workers=workers, batch=batch))
     assert [(o.item, o.value, o.error) for o in outcomes] == [(i, (f'note {i}', 2 * i), None) for i in items]
     assert all(len(s) == 1 for s in shapes)
