@@ -2,8 +2,9 @@
 
 INPUT is an image, a folder (with its subfolders, whose tree is kept), a pattern in quotes
 ('photos/*.jpg'), a list of images (.txt, one path per line), a video, or - for standard input.
-OUTPUT is a file, a folder for several images, or - for standard output; default: <name>.out.png
-beside the image, <folder>_out beside the folder, or predictions for a pattern or a list.
+OUTPUT is a file, a folder for several images, or - for standard output. Default: <name>.out.png
+beside the image, <folder>_out beside the folder, predictions for a pattern or a list, and
+<name>.out.webm or, if it is opaque, <name>.out.mp4 beside the video.
 """
 
 import argparse
