@@ -28,8 +28,8 @@ from inference.pipeline import run_pipeline
 from models import load_model, optimize
 from models.loading import find_checkpoint
 from runtime.device import prepare_device
-from training.distributed import World, gather, join_world
-from training.log import setup_logging
+from runtime.distributed import World, gather, join_world
+from runtime.log import setup_logging
 from utils import Progress, epoch_of, read_image, write_json
 
 logger = logging.getLogger(__name__)

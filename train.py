@@ -37,11 +37,12 @@ from loss import Criterion
 from models import BiRefNet, build_birefnet, load_model, save_checkpoint
 from models.discriminator import Discriminator
 from runtime.device import prepare_device
+from runtime.distributed import PREEMPTED, StopRequest, World, gather, join_world, seed_everything
+from runtime.log import RunLog, setup_logging
+from runtime.memory import peak_memory
 from training.average import MovingAverage
-from training.distributed import PREEMPTED, StopRequest, World, gather, join_world, peak_memory, seed_everything
-from training.log import RunLog, setup_logging
 from training.loop import Adversary, NonFiniteLossError, Options, Trainer
-from training.meter import duration, timed
+from training.meter import format_duration, timed
 from training.pictures import choose, draw_strip
 from training.schedule import SaveInterval, is_checkpoint, is_validation, rate_factor
 from training.sharding import gather_whole, shard
@@ -282,7 +283,7 @@ class Run:
         for pair, image, mask in self.pictured:
             strip = draw_strip(self._judged, image, mask, self.world.device, self.trainer.autocast())
             if self.log:
-                self.log.picture(f'{pair.set}/{pair.name}', strip, self.trainer.steps)
+                self.log.image(f'{pair.set}/{pair.name}', strip, self.trainer.steps)
 
     @property
     def _judged(self) -> torch.nn.Module:
@@ -351,8 +352,9 @@ class Run:
         """What the whole run takes; both in seconds."""
         epoch, epochs = batch * self.sampler.batches, self.cfg.epochs
         validations = sum(is_validation(e, epochs, self.cfg.val_step) for e in range(1, epochs + 1))
-        logger.info('dry run: an epoch takes %s, a validation %s; %d and %d of them %s', duration(epoch),
-                    duration(validation), epochs, validations, duration(epoch * epochs + validation * validations))
+        total = epoch * epochs + validation * validations
+        logger.info('dry run: an epoch takes %s, a validation %s; %d and %d of them %s', format_duration(epoch),
+                    format_duration(validation), epochs, validations, format_duration(total))
 
     def _tell_memory(self, checkpoint: float) -> None:
         """Peaks so far, and what the run will leave on disk; `checkpoint` is one's size in GB."""

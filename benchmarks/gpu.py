@@ -24,7 +24,7 @@ from dataset import Batch
 from loss import Criterion
 from models import build_birefnet, optimize
 from runtime.device import prepare_device
-from training.distributed import World
+from runtime.distributed import World
 from training.loop import Options, Trainer
 
 DTYPES = {'float32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}

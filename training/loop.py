@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 from dataset import Batch, normalize
 from loss import Criterion, discriminator_loss, generator_loss
 from models.discriminator import Discriminator
+from runtime.distributed import World, gather, mean_over_ranks, random_state, set_random_state, share_buffers
+from runtime.log import RunLog
+from runtime.memory import memory_in_gigabytes
 from training.average import MovingAverage
-from training.distributed import World, gather, mean_over_ranks, random_state, set_random_state, share_buffers
-from training.log import RunLog
-from training.meter import Meter, memory
+from training.meter import Meter
 from training.sharding import gather_whole, is_sharded, load_optimizer, load_weights
 from utils import Progress
 
@@ -151,7 +152,7 @@ class Trainer:
                        quiet=not self.world.is_main, say=logger.info)
         meter = Meter(self.world)
         with bar:
-            for item in meter.watch(loader):
+            for item in meter.timed_batches(loader):
                 group_end = self._group_end(batches)
                 self._step(item, group_end)
                 self.batch += 1
@@ -265,7 +266,7 @@ class Trainer:
             log.write(epoch=self.epoch, batch=self.batch, step=self.steps, **rates, **means)
             norm = means.pop('gradient_norm')
             for group, values in (('loss', means), ('optimizer', {**rates, 'gradient_norm': norm}),
-                                  ('speed', meter.read()), ('memory', memory(self.world.device))):
+                                  ('speed', meter.read()), ('memory', memory_in_gigabytes(self.world.device))):
                 log.scalars(group, values, self.steps)
             bar.note(f'loss {means["loss"]:.3f}')
 

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from training.distributed import World
+from runtime.distributed import World
 
 # Each rank divides what it has itself. Before torch 2.7, rank 0 sends all others the same, which takes longer.
 OWN_DATA = {'src_data_rank': None} if 'src_data_rank' in signature(distribute_tensor).parameters else {}

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
-from training.distributed import World
+from runtime.distributed import World
 
 
 class _MeanOverRanks(torch.autograd.Function):

@@ -15,7 +15,7 @@ from evaluation import GroundTruth
 from evaluation.metrics import SCORES, VALIDATION_SCORES, higher_is_better
 from inference.masks import to_mask
 from loss import pixel_terms
-from training.distributed import World, gather, share_buffers
+from runtime.distributed import World, gather, share_buffers
 from utils import read_mask
 
 logger = logging.getLogger(__name__)

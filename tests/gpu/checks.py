@@ -36,9 +36,9 @@ from loss import Criterion
 from models import build_birefnet, load_model, optimize, save_checkpoint
 from models.modules.deform_conv import deform_conv2d
 from models.modules.norm import BatchNorm2d
+from runtime.distributed import World
 from tests.models import small
 from tests.training.runs import make_data
-from training.distributed import World
 from training.loop import Options, Trainer, distribute
 from training.sharding import gather_whole, shard
 from training.state import load_state, save_state

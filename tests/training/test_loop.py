@@ -21,9 +21,9 @@ from loss import Criterion
 from models import build_birefnet
 from models.checkpoints.files import write_state
 from models.discriminator import Discriminator
+from runtime.distributed import StopRequest, World
 from tests.training.runs import call
 from training.average import MovingAverage
-from training.distributed import StopRequest, World
 from training.loop import Adversary, NonFiniteLossError, Options, Trainer
 from training.schedule import COSINE_FLOOR, SaveInterval, is_checkpoint, is_validation, rate_factor
 from training.state import LAST, PREVIOUS, load_state, save_state

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from config import Config
 from loss import Criterion
 from models import BiRefNet, build_birefnet
+from runtime.distributed import World
 from tests.training.runs import call
 from tests.training.test_loop import ROUNDING, batch, part
 from training.average import MovingAverage
-from training.distributed import World
 from training.loop import Options, Trainer
 from training.sharding import blocks, gather_whole, shard
 

@@ -20,8 +20,8 @@ import train
 from config import Config
 from dataset import Batch
 from models import build_birefnet, load_model
+from runtime.distributed import PREEMPTED, World
 from tests.training.runs import HANGS, TINY, finish, make_data, start
-from training.distributed import PREEMPTED, World
 from training.loop import Trainer
 from training.state import load_state
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime.distributed import PREEMPTED
 from tests.training.runs import HANGS, TINY, finish, free_port, make_data, start
 from tests.training.test_train import wait_for
-from training.distributed import PREEMPTED
 from training.state import load_state
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code
     script = tmp_path / 'script.sh'
     script.write_text(f'trap "exit {code}" USR1 TERM\ntouch "{tmp_path}/up$RANK"\n'
                       'for i in {1..600}; do sleep .1; done')
-    launcher = subprocess.Popen([sys.executable, '-m', 'training.launch', '--standalone', '--nproc-per-node', '2',
+    launcher = subprocess.Popen([sys.executable, '-m', 'runtime.launch', '--standalone', '--nproc-per-node', '2',
                                  '--no-python', 'bash', str(script)], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + HANGS
     while len(list(tmp_path.glob('up*'))) < 2 and time.monotonic() < deadline:
