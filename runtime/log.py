@@ -42,7 +42,8 @@ def _open_board(folder: Path, purge_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        logger.warning('tensorboard is not installed: the run is logged in log.txt and log.jsonl only')
+        logger.warning('tensorboard is not installed: '
+                       'the run is logged in log.txt and log.jsonl only')
         return None
     return SummaryWriter(str(folder), purge_step=purge_step)
 

@@ -39,10 +39,11 @@ from models.modules.norm import BatchNorm2d
 from runtime.distributed import World
 from tests.models import small
 from tests.training.runs import make_data
-from training.loop import Options, Trainer, distribute
+from training.networks import TrainedNetwork, distribute
 from training.sharding import gather_whole, shard
 from training.state import load_state, save_state
 from training.sync_bn import synchronise
+from training.trainer import StepOptions, Trainer
 
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS reads it once, before any deterministic check
 
@@ -75,15 +76,6 @@ def assert_equal_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]
         assert (found[name].cpu() - value.cpu()).norm() <= tolerance * (value.norm() + largest), name
 
 
-def without_chance(model: nn.Module) -> nn.Module:
-    """The network in training mode, but for what drops features at random."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) or type(module).__name__ == 'DropPath':
-            module.eval()
-    return model
-
-
 def images(count: int = 2, height: int = 64, width: int = 64) -> Batch:
     """Random pictures and masks, always the same."""
     rng = torch.Generator().manual_seed(1)
@@ -110,26 +102,35 @@ def expected_step() -> tuple[Tensor, dict[str, Tensor]]:
 
 def double_network(device: torch.device) -> nn.Module:
     """A network for `loss_and_gradients`."""
-    return without_chance(small.build(**LIGHT).double()).to(device)
+    return prepare_double(small.build(**LIGHT), device)
+
+
+def prepare_double(model: nn.Module, device: torch.device) -> nn.Module:
+    """The network in float64, in training mode without randomness."""
+    small.without_randomness(model)
+    return model.double().to(device)
 
 
 def build_trainer(device: torch.device, precision: str = 'no') -> Trainer:
     """A trainer of one process, with all that is random in training."""
-    model = small.build(**LIGHT).to(device)
+    model = small.build(**LIGHT).train().to(device)
     torch.manual_seed(2)
-    return Trainer(model, torch.optim.AdamW(model.parameters(), 1e-4, fused=True), Criterion(WEIGHTS, 10),
-                   lambda step: 1., Options(mixed_precision=precision), World(0, 1, device))
+    world = World(0, 1, device)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+    return trainer_of(TrainedNetwork(model, optimizer, world), world, precision)
+
+
+def trainer_of(network: TrainedNetwork, world: World, precision: str) -> Trainer:
+    options = StepOptions(mixed_precision=precision)
+    return Trainer(network, Criterion(WEIGHTS, 10), lambda step: 1., options, world)
 
 
 def step_losses(trainer: Trainer, count: int) -> list[float]:
     """Trains `count` steps; the loss of each."""
     losses = []
-    trainer.net.train()
     for _ in range(count):
-        trainer._step(images(), trainer.batch + 1)
-        trainer.batch += 1
-        losses.append(trainer.window.means(trainer.world)['loss'])
-        trainer.window.clear()
+        trainer.step(images())
+        losses.append(trainer.take_means()['loss'])
     return losses
 
 
@@ -169,8 +170,8 @@ def check_forward(device: torch.device) -> None:
 
 def check_training_step(device: torch.device) -> None:
     """Loss and gradients are the CPU's, statistics of the batch included."""
-    loss, gradients = loss_and_gradients(without_chance(small.build().double()), CPU)
-    found, own = loss_and_gradients(without_chance(small.build().double()).to(device), device)
+    loss, gradients = loss_and_gradients(prepare_double(small.build(), CPU), CPU)
+    found, own = loss_and_gradients(prepare_double(small.build(), device), device)
     assert abs(found.cpu() - loss) < EXACT * loss
     assert_equal_gradients(own, gradients)
 
@@ -246,12 +247,12 @@ def check_autocast(device: torch.device, precision: str) -> None:
 def check_overflow(device: torch.device) -> None:
     """Under fp16 an infinite gradient halves the scale and leaves the weights alone."""
     trainer = build_trainer(device, 'fp16')
-    optimize_now = trainer._optimize
-    trainer._optimize = lambda: torch.zeros((), device=device)
-    step_losses(trainer, 1)
-    before, scale = [p.clone() for p in trainer.model.parameters()], trainer.scaler.get_scale()
-    next(p for p in trainer.model.parameters() if p.grad is not None).grad.view(-1)[0] = torch.inf
-    assert optimize_now() == 0
+    trainer.accumulate_gradients(images())
+    before = [p.clone() for p in trainer.model.parameters()]
+    scale = trainer.scaler.get_scale()
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    gradients[0].view(-1)[0] = torch.inf
+    assert trainer.update_weights() == 0
     assert trainer.scaler.get_scale() == scale / 2
     assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), before, strict=True))
 
@@ -311,13 +312,13 @@ def check_sharding(device: torch.device) -> None:
         assert abs(found.cpu() - loss) < EXACT * loss
         assert_equal_gradients({name: grad.full_tensor() for name, grad in own.items()}, gradients)
 
-        trainer = build_trainer(device, 'bf16')
-        bare = build_trainer(device, 'bf16')
-        shard(trainer.model, world)
-        trainer = Trainer(trainer.model, torch.optim.AdamW(trainer.model.parameters(), 1e-4), trainer.criterion,
-                          trainer.rate, trainer.options, world)
+        model = small.build(**LIGHT).train()
+        shard(model, world)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+        trainer = trainer_of(TrainedNetwork(model, optimizer, world), world, 'bf16')
         step_losses(trainer, 2)
-        bare.load_state_dict(trainer.state_dict(0))
+        bare = build_trainer(device, 'bf16')
+        bare.load_state_dict(trainer.state_dict())
         for name, value in gather_whole(trainer.model.state_dict(), world).items():
             assert torch.equal(bare.model.state_dict()[name].cpu(), value.cpu()), name
 
@@ -327,7 +328,7 @@ def check_resume(device: torch.device, folder: Path) -> None:
     with deterministic():
         whole = build_trainer(device, 'bf16')
         step_losses(whole, 2)
-        save_state(folder, whole.state_dict(0))
+        save_state(folder, whole.state_dict())
         expected = step_losses(whole, 2)
         resumed = build_trainer(device, 'bf16')
         resumed.load_state_dict(load_state(folder))
