@@ -90,7 +90,12 @@ def _positions(steps: Lines) -> list[float]:
     """Where steps lie on an axis of epochs, on which an epoch's mean lies at its end."""
     # The last line of an epoch is that of its last batch.
     num_batches = {line['epoch']: line['batch'] for line in steps}
-    return [line['epoch'] - 1 + line['batch'] / num_batches[line['epoch']] for line in steps]
+    positions = []
+    for line in steps:
+        epoch = line['epoch']
+        progress = line['batch'] / num_batches[epoch]
+        positions.append(epoch - 1 + progress)
+    return positions
 
 
 def _series(positions: Iterable[float], lines: Lines, name: str) -> Points:

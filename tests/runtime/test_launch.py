@@ -94,7 +94,7 @@ def test_a_signal_to_one_of_two_nodes_saves_and_ends_both(tmp_path):
 
 @pytest.mark.slow
 def test_a_failure_on_one_rank_ends_all_with_its_traceback(tmp_path):
-    """An image that becomes unreadable in the middle of a run, met by the loader of one rank alone."""
+    """An image becomes unreadable in the middle of a run, which the loader of one rank meets."""
     data, folder = make_data(tmp_path / 'data'), tmp_path / 'run'
     run = train(folder, f'data_root={data}', 'num_workers=1', 'epochs=500', CPU_PROCESSES='2')
     wait_for(folder / 'log.jsonl', lines=8)

@@ -51,7 +51,8 @@ def _main(script: str, arguments: list[str], rank: int, size: int, port: int, lo
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
                           MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    # A loader of this process may have started the server that forks us, which holds these signals back.
+    # A loader of the parent may have started the server that forked this process, which blocks
+    # these signals.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     sys.argv = [script, *arguments]
     sys.exit(__import__(script).main())

@@ -67,8 +67,8 @@ def outcome(folder: Path) -> dict[str, bytes]:
 
 def test_leaves_checkpoints_config_and_log(whole):
     assert Config.load(whole / 'config.json').task == 'Tiny'
-    model = load_model(whole / 'epoch_3.pth')
-    assert (model.config.bb, model.config.dec_att, model.config.mul_scl_ipt) == ('pvt_v2_b0', '', '')
+    config = load_model(whole / 'epoch_3.pth').config
+    assert (config.bb, config.dec_att, config.mul_scl_ipt) == ('pvt_v2_b0', '', '')
     lines = read_log(whole)
     steps = [line for line in lines if 'batch' in line]
     assert [line['step'] for line in steps] == list(range(1, 10))
@@ -83,12 +83,17 @@ def test_tensorboard_shows_the_run(whole):
     lines = read_log(whole)
     losses = [line['loss'] for line in lines if 'batch' in line]
     assert [event.value for event in events.Scalars('loss/loss')] == pytest.approx(losses)
-    assert {'loss/bce', 'loss/edge', 'optimizer/lr', 'optimizer/lr_backbone', 'optimizer/gradient_norm',
-            'speed/images_per_second', 'speed/waiting_for_data', 'memory/host_GB'} <= set(events.Tags()['scalars'])
+    scalars = events.Tags()['scalars']
+    assert {'loss/bce', 'loss/edge'} <= set(scalars)
+    assert {'optimizer/lr', 'optimizer/lr_backbone', 'optimizer/gradient_norm'} <= set(scalars)
+    assert {'speed/images_per_second', 'speed/waiting_for_data'} <= set(scalars)
+    assert 'memory/host_GB' in scalars
     assert all(event.value > 0 for event in events.Scalars('speed/images_per_second'))
-    pictures = events.Tags()['images']
-    assert len(pictures) == 3  # of six pairs every second
-    strips = [np.asarray(Image.open(io.BytesIO(e.encoded_image_string))) for e in events.Images(pictures[0])]
+
+    previews = events.Tags()['images']
+    assert len(previews) == 3  # every second of six pairs
+    encoded = [event.encoded_image_string for event in events.Images(previews[0])]
+    strips = [np.asarray(Image.open(io.BytesIO(png))) for png in encoded]
     assert len(strips) == 3  # each epoch
     assert np.array_equal(strips[0][:, :256], strips[2][:, :256])  # the same image
     assert not np.array_equal(strips[0][:, 524:780], strips[2][:, 524:780])  # another prediction
@@ -141,16 +146,23 @@ def test_twenty_kills_change_nothing(whole, data, tmp_path):
     assert outcome(folder) == outcome(whole)
 
 
+REPLICATED = ''
+SHARDED = (
+    'sharding=fsdp ema_decay=.5 lambda_adv_g=10 grad_checkpointing=true mixed_precision=bf16 '
+    'accumulate=2 grad_clip=1 val_step=1 validation_set=VD-Tiny')
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('more', [
-    '', 'sharding=fsdp ema_decay=.5 lambda_adv_g=10 grad_checkpointing=true mixed_precision=bf16 accumulate=2 '
-    'grad_clip=1 val_step=1 validation_set=VD-Tiny'], ids=['copies', 'shares'])
+@pytest.mark.parametrize('more', [REPLICATED, SHARDED], ids=['replicated', 'sharded'])
 def test_two_processes_resume_after_a_kill(tmp_path, more):
     data = make_data(tmp_path / 'data', train=9)
-    for kind in ('im', 'gt'):  # three images for two processes, six are left for training
-        (data / 'Tiny' / 'VD-Tiny' / kind).mkdir(parents=True)
-        for i in (6, 7, 8):
-            (data / 'Tiny' / 'TR-Tiny' / kind / f'{i}.png').rename(data / 'Tiny' / 'VD-Tiny' / kind / f'{i}.png')
+    # Three images to validate on for two processes; six are left for training.
+    for kind in ('im', 'gt'):
+        training = data / 'Tiny' / 'TR-Tiny' / kind
+        validation = data / 'Tiny' / 'VD-Tiny' / kind
+        validation.mkdir(parents=True)
+        for name in ('6.png', '7.png', '8.png'):
+            (training / name).rename(validation / name)
     more = ['save_every=2', 'batch_size=1', 'epochs=2', *more.split()]
     codes, output = run(data, tmp_path / 'whole', *more, size=2)
     assert codes == [0, 0], output
@@ -180,8 +192,9 @@ def test_truncated_state_gives_way_to_the_previous(whole, data, tmp_path):
     'lambda_adv_g=10 dynamic_size=((32,64),(32,64)) size=64',
     'auxiliary_classification=true num_classes=3',
     'accumulate=2 ema_decay=.5 grad_clip=1 optimizer=Adam lr_schedule=cosine warmup_steps=2',
-    'mixed_precision=bf16 grad_checkpointing=true channels_last=true load_all=true background_color_synthesis=true'],
-    ids=['adversarial', 'classes', 'accumulate', 'bf16'])
+    'mixed_precision=bf16 grad_checkpointing=true channels_last=true load_all=true '
+    'background_color_synthesis=true',
+], ids=['adversarial', 'classes', 'accumulate', 'bf16'])
 def test_switches_train(data, tmp_path, more):
     more = more.split()
     if 'num_classes=3' in more:
@@ -282,16 +295,19 @@ def test_what_cannot_be_compiled_runs_and_says_so(monkeypatch, capfd):
 
 
 def test_weights_bring_their_architecture(whole, data, tmp_path):
-    overrides = ['dec_att=ASPPDeformable', 'mul_scl_ipt=cat', f'weights={whole / "epoch_3.pth"}', 'epochs=1', 'lr=0']
-    codes, output = run(data, tmp_path / 'run', *overrides)
+    weights = whole / 'epoch_3.pth'
+    other_architecture = ['dec_att=ASPPDeformable', 'mul_scl_ipt=cat']
+    codes, output = run(data, tmp_path / 'run', *other_architecture, f'weights={weights}',
+                        'epochs=1', 'lr=0')
     assert codes == [0], output
-    ours, theirs = load_model(tmp_path / 'run' / 'epoch_1.pth'), load_model(whole / 'epoch_3.pth')
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    found = load_model(tmp_path / 'run' / 'epoch_1.pth').parameters()
+    expected = load_model(weights).parameters()
+    assert all(torch.equal(p, q) for p, q in zip(found, expected, strict=True))
 
 
 def test_validation_keeps_the_best_and_stops_early(data, tmp_path):
-    more = ['val_step=1', 'validation_share=.34', 'early_stop=1', 'epochs=6', 'lr=0', 'val_metric=mae']
-    codes, output = run(data, tmp_path / 'run', *more)
+    validation = ['val_step=1', 'validation_share=.34', 'early_stop=1', 'val_metric=mae']
+    codes, output = run(data, tmp_path / 'run', 'epochs=6', 'lr=0', *validation)
     assert codes == [0], output
     lines = read_log(tmp_path / 'run')
     scores = [line['validation'] for line in lines if 'validation' in line]
@@ -347,10 +363,12 @@ def test_bad_data_met_in_the_middle(tmp_path):
     assert all(f'skipped: {path}' in output for path in damaged)
 
 
-@pytest.mark.parametrize('more', ['', 'val_step=1 validation_set=TE-Tiny'], ids=['training', 'validation'])
+@pytest.mark.parametrize(
+    'more', ['', 'val_step=1 validation_set=TE-Tiny'], ids=['training', 'validation'])
 def test_a_failure_on_one_rank_ends_all(tmp_path, more):
     data, folder = make_data(tmp_path / 'data', test=3), tmp_path / 'run'
-    processes = start('train', arguments(data, folder, 'epochs=500', *more.split()), tmp_path / 'out', size=2)
+    run_arguments = arguments(data, folder, 'epochs=500', *more.split())
+    processes = start('train', run_arguments, tmp_path / 'out', size=2)
     wait_for(folder / 'log.jsonl', lines=5)
     image = data / 'Tiny' / ('TE-Tiny' if more else 'TR-Tiny') / 'im' / '1.png'
     image.write_bytes(image.read_bytes()[:200])
@@ -380,7 +398,8 @@ def test_a_disk_that_becomes_full_leaves_the_last_state(whole, data, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(data, tmp_path):
     (tmp_path / 'file').write_text('in the way')
-    assert finish(start('train', arguments(data, tmp_path / 'file' / 'run'), tmp_path / 'out')) == [1]
+    processes = start('train', arguments(data, tmp_path / 'file' / 'run'), tmp_path / 'out')
+    assert finish(processes) == [1]
     assert str(tmp_path / 'file') in (tmp_path / 'out').read_text()
 
 
