@@ -50,10 +50,17 @@ class RunState:
 
     @classmethod
     def load(cls, folder: Path) -> 'RunState | None':
-        """Reads the run's newest state that is whole, as of `load_state`."""
+        """Reads the run's newest state that is whole, as of `load_state`.
+
+        Raises ValueError if it is not the state of a run.
+        """
         saved = load_state(folder)
         if saved is None:
             return None
+        missing = [name for name in _RUN_KEYS if name not in saved]
+        if missing:
+            raise ValueError(f'{folder / LAST} is not the state of a run: '
+                             f'it holds no {", ".join(missing)}')
         own = {name: saved.pop(name) for name in _RUN_KEYS}
         return cls(trainer=saved, **own)
 

@@ -18,6 +18,12 @@ def test_a_run_state_is_read_as_it_was_written(tmp_path):
     assert state.position == (3, 4)
 
 
+def test_a_file_that_is_not_the_state_of_a_run_is_refused(tmp_path):
+    save_state(tmp_path, {'best': {}, 'config': {}, 'epoch': 1})
+    with pytest.raises(ValueError, match='it holds no log_position, world_size'):
+        RunState.load(tmp_path)
+
+
 def test_a_state_is_compared_with_the_config():
     state = RunState({}, {}, 0, {'lr': 1., 'num_workers': 2}, world_size=2)
     state.check_config({'lr': 1., 'num_workers': 0, 'added': 1})
