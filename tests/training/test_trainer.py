@@ -13,7 +13,7 @@ from tests.training.runs import call
 from tests.training.trainers import (
     EXACT,
     ROUNDING,
-    assert_close,
+    assert_equal_gradients,
     batch,
     build_model,
     build_trainer,
@@ -39,7 +39,7 @@ def test_accumulated_gradients_are_those_of_the_global_batch():
     trainer = build_trainer(dtype=EXACT)
     trainer.accumulate_gradients(part(batch(4), 0, 2), group_size=2, completes_group=False)
     trainer.accumulate_gradients(part(batch(4), 2, 4), group_size=2)
-    assert_close(gradients(trainer), gradients(after_global_batch()))
+    assert_equal_gradients(gradients(trainer), gradients(after_global_batch()))
 
 
 def _save_rank_gradients(world: World, folder: Path) -> None:
@@ -63,7 +63,7 @@ def test_two_processes_have_the_gradients_of_the_global_batch(tmp_path):
         for rank in (0, 1):
             file = tmp_path / f'{rank}{batch_statistics}.pt'
             found, buffers = torch.load(file, weights_only=True)
-            assert_close(found, gradients(expected))
+            assert_equal_gradients(found, gradients(expected))
             for name, value in expected.model.named_buffers():
                 assert torch.allclose(buffers[name], value, rtol=ROUNDING, atol=ROUNDING), name
 

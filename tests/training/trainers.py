@@ -74,15 +74,27 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in named if p.grad is not None}
 
 
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Equal by name, but for ROUNDING.
-
-    Of its own norm, and a hundredth of it of the longest: a bias in front of a BatchNorm has no
-    gradient, and what is left of the terms that cancel is compared with other gradients.
-    """
+def assert_close(
+    found: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    scale: float = 1.,
+) -> None:
+    """Equal by name, but for ROUNDING of the tensor's norm and a hundredth of it of `scale`."""
     assert found.keys() == expected.keys()
-    floats = {name: value for name, value in expected.items() if value.is_floating_point()}
-    longest = max(value.norm() for value in floats.values())
-    for name, value in floats.items():
-        tolerance = ROUNDING * value.norm() + 1e-2 * ROUNDING * longest
-        assert (found[name] - value).norm() <= tolerance, name
+    for name, value in expected.items():
+        if value.is_floating_point():
+            tolerance = ROUNDING * value.norm() + 1e-2 * ROUNDING * scale
+            assert (found[name] - value).norm() <= tolerance, name
+
+
+def assert_equal_gradients(
+    found: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+) -> None:
+    """Equal, but for rounding.
+
+    A bias in front of a BatchNorm has no gradient. What is left of the terms that cancel is
+    compared with the longest gradient.
+    """
+    longest = max(gradient.norm() for gradient in expected.values())
+    assert_close(found, expected, longest)
