@@ -17,7 +17,7 @@ import evaluation
 import inference
 import loss
 import models
-import transforms
+from data import transforms
 from evaluation.metrics import SCORES
 from models import save_checkpoint
 from models.backbones import registry
