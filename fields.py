@@ -124,8 +124,8 @@ class Settings:
         """Builds settings from `key=value` strings.
 
         Args:
-            overrides: `name=value`, or `name.key=value` for a single entry of a dict, which joins the
-                entries that the other overrides lead to, whatever their order.
+            overrides: `name=value`, or `name.key=value` for a single entry of a dict, which joins
+                the entries that the other overrides lead to, whatever their order.
             base: values of fields beneath the overrides, for example those of a saved config.
 
         Raises:

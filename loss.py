@@ -51,13 +51,14 @@ PIXEL_LOSSES: dict[str, PixelLoss] = {}
 def pixel_loss(*, summed_over_batch: bool = False) -> Callable[[PixelLossFunction], PixelLossFunction]:
     """Registers a pixel loss under the name of the function.
 
-    The function takes (logit, p, g) and returns a scalar. p is sigmoid(logit) and g the mask in 0..1; all three are
-    (B, 1, H, W) of one dtype. The name must also stand in `PixelLoss` of config.py, so that
-    `lambdas_pix_last.<name>` can give the loss a weight.
+    The function takes (logit, p, g) and returns a scalar. p is sigmoid(logit) and g the mask in
+    0..1; all three are (B, 1, H, W) of one dtype. The name must also stand in `PixelLoss` of
+    config.py, so that `lambdas_pix_last.<name>` can give the loss a weight.
 
     Args:
-        summed_over_batch: whether the loss is a sum over the images of the batch. A mean over them is averaged
-            correctly over ranks and accumulated steps; a sum has to be scaled, see `Criterion`.
+        summed_over_batch: whether the loss is a sum over the images of the batch. A mean over them
+            is averaged correctly over ranks and accumulated steps; a sum has to be scaled, see
+            `Criterion`.
 
     Raises:
         ValueError: if a loss of that name is registered already.
@@ -141,9 +142,10 @@ def _gaussian(size: int = 11, sigma: float = 1.5) -> list[float]:
 class _Blur(torch.autograd.Function):
     """Separable symmetric filter over the last two dimensions, zero padding.
 
-    It adds shifted copies instead of calling a convolution. PyTorch's convolution with a single channel is ten and
-    more times slower on a CPU, loses precision under autocast, and keeps its input for the backward pass. A symmetric
-    filter with zero padding is its own adjoint, so the backward pass needs nothing but the filter.
+    It adds shifted copies instead of calling a convolution. PyTorch's convolution with a single
+    channel is ten and more times slower on a CPU, loses precision under autocast, and keeps its
+    input for the backward pass. A symmetric filter with zero padding is its own adjoint, so the
+    backward pass needs nothing but the filter.
     """
 
     taps = _gaussian()
@@ -174,7 +176,8 @@ def ssim(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """Structural dissimilarity (1 - SSIM) / 2, 11x11 Gaussian of sigma 1.5 (Wang et al., TIP 2004, eq. 13)."""
     c1 = 0.01 ** 2
     c2 = 0.03 ** 2
-    # Only the sum of the variances of p and g enters, so one blur of the summed squares does for both.
+    # Only the sum of the variances of p and g enters, so one blur of the summed squares does for
+    # both.
     mean_p = _Blur.apply(p)
     mean_g = _Blur.apply(g)
     mean_squares = _Blur.apply(p * p + g * g)
@@ -228,7 +231,8 @@ def pixel_terms(logits: Sequence[Tensor], mask: Tensor, weights: Mapping[str, fl
     Args:
         logits: any number of (B, 1, h, w), which are resized to the mask's size.
         mask: (B, 1, H, W) in 0..1.
-        weights: by the names of `PIXEL_LOSSES`. A loss of zero weight is neither computed nor returned.
+        weights: by the names of `PIXEL_LOSSES`. A loss of zero weight is neither computed nor
+            returned.
 
     Returns:
         A scalar for each name, float32 (float64 where the logits are).
@@ -254,8 +258,8 @@ def edge_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     The gradient flows through the label too.
 
     Args:
-        pairs: (prediction (B, 1, h, w), label (B, 1, H, W)) of each level, both before the sigmoid. The prediction is
-            resized to the label.
+        pairs: (prediction (B, 1, h, w), label (B, 1, H, W)) of each level, both before the sigmoid.
+            The prediction is resized to the label.
 
     Returns:
         A scalar, the sum over the levels.
@@ -283,8 +287,9 @@ def tail_weights(
 ) -> dict[str, float]:
     """Computes the pixel weights in `epoch` (1-based) of `epochs`.
 
-    Each of the last `tail_epochs` epochs (0: none) multiplies the weights by `factors` once more: with 500 epochs and
-    40 tail epochs, once in epoch 461 and 40 times in epoch 500. With `tail_epochs` >= `epochs` all epochs are tail.
+    Each of the last `tail_epochs` epochs (0: none) multiplies the weights by `factors` once more:
+    with 500 epochs and 40 tail epochs, once in epoch 461 and 40 times in epoch 500. With
+    `tail_epochs` >= `epochs` all epochs are tail.
     """
     assert 1 <= epoch <= epochs, f'epoch {epoch} of {epochs}'
     last_full_epoch = max(0, epochs - tail_epochs)
@@ -350,12 +355,13 @@ class Criterion:
             mask: (B, 1, H, W) in 0..1.
             class_ids: (B,) int64, needed if the network gives class scores.
             epoch: 1-based.
-            num_averaged_batches: how many batches of equal size (ranks times accumulated steps) have their gradients
-                averaged. A loss that is a sum over the batch is multiplied by it, so that the average equals the
-                gradient of the global batch.
+            num_averaged_batches: how many batches of equal size (ranks times accumulated steps)
+                have their gradients averaged. A loss that is a sum over the batch is multiplied by
+                it, so that the average equals the gradient of the global batch.
 
         Returns:
-            Scalars by name: the pixel losses, 'edge' with outward reference, 'class' with class scores.
+            Scalars by name: the pixel losses, 'edge' with outward reference, 'class' with class
+            scores.
         """
         terms = pixel_terms(output.logits, mask, self.weights(epoch))
         for name in terms:
@@ -381,7 +387,8 @@ def _verdict_loss(logit: Tensor, real: bool) -> Tensor:
 def generator_loss(discriminator: nn.Module, p: Tensor, image: Tensor) -> Tensor:
     """Computes how well the discriminator recognises `p` as predicted, unweighted.
 
-    The gradient reaches `p` alone: the discriminator's parameters are held fixed here and keep the `grad` they have.
+    The gradient reaches `p` alone: the discriminator's parameters are held fixed here and keep the
+    `grad` they have.
 
     Args:
         discriminator: the bare module, not one wrapped for distributed training.

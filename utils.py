@@ -38,11 +38,13 @@ IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)  # of its R
 IMAGE_SUFFIXES = frozenset(
     '.jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .jp2 .avif .heic .heif'.split())
 
-# `max_pixels` below refuses decompression bombs with a message of ours; Pillow's own limit stays out of the way.
+# `max_pixels` below refuses decompression bombs with a message of ours; Pillow's own limit stays
+# out of the way.
 Image.MAX_IMAGE_PIXELS = None
 MAX_PIXELS = 500_000_000
 END_OF_FILE = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB\x60\x82'}
-# Pillow warns of corrupt EXIF data, palette transparency and the like. `catch_warnings` would not be safe in threads.
+# Pillow warns of corrupt EXIF data, palette transparency and the like. `catch_warnings` would not
+# be safe in threads.
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
@@ -82,8 +84,9 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
 def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens and fully decodes an image, upright by its EXIF orientation.
 
-    `source` is a path or the bytes of a file. Raises `ValueError` naming the source if it is not an image, is
-    truncated, or has more than `max_pixels` pixels. OSErrors of the file system (missing, no permission) pass through.
+    `source` is a path or the bytes of a file. Raises `ValueError` naming the source if it is not an
+    image, is truncated, or has more than `max_pixels` pixels. OSErrors of the file system (missing,
+    no permission) pass through.
     """
     return _decode(*_load(source), max_pixels)
 
@@ -275,7 +278,8 @@ def print_error(line: str) -> None:
 class Progress:
     """Progress of a long loop: a bar on a terminal; elsewhere, as in a log or in CI, a line now and then.
 
-    A line comes with the first unit of work that is done `INTERVAL` seconds or more after the line before.
+    A line comes with the first unit of work that is done `INTERVAL` seconds or more after the line
+    before.
     """
 
     INTERVAL = 20.  # with units of up to 10 s, no reader waits more than 30 s

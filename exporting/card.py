@@ -72,8 +72,8 @@ def write_card(title: str, fields: Mapping[str, Any], training: Mapping[str, Any
                validation: Mapping[str, float], licence: str = '') -> str:
     """The card's Markdown.
 
-    `fields` and `training` are fields of Config: of the network, and of its run where that is known; `scores` are
-    by test set; `licence` is an identifier of the hub's, e.g. 'mit'.
+    `fields` and `training` are fields of Config: of the network, and of its run where that is
+    known; `scores` are by test set; `licence` is an identifier of the hub's, e.g. 'mit'.
     """
     names = [name for name in HEADLINES if any(name in row for row in scores.values())]
     parts = []

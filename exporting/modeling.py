@@ -1,7 +1,7 @@
 """The network as `transformers` wants it. `exporting.single_file` joins this module and all it uses into one file.
 
-It builds on any device, the meta device included, leaves `self.config` to transformers, and keeps the official names
-in its state dict.
+It builds on any device, the meta device included, leaves `self.config` to transformers, and keeps
+the official names in its state dict.
 """
 
 from types import SimpleNamespace
@@ -39,7 +39,8 @@ class BiRefNetForImageSegmentation(PreTrainedModel):
         architecture = Architecture.from_config(fields)
         backbone = build_backbone(fields.bb, tuple(fields.size), architecture.scales)
         network = BiRefNet(backbone, architecture)
-        # The network itself stays out of sight; what is registered are its layers, under their official names.
+        # The network itself stays out of sight; what is registered are its layers, under their
+        # official names.
         object.__setattr__(self, 'network', network)
         for path, module in official_modules(network, fields.bb).items():
             _register(self, path, module)
