@@ -205,7 +205,8 @@ class Config(Settings):
     size: tuple[int, int] = option(AUTO, 'network input (width, height)')
     dynamic_size: tuple[tuple[int, int], tuple[int, int]] | None = option(
         None,
-        '((w_min, w_max), (h_min, h_max)): each training batch draws its own size; None: always `size`',
+        '((w_min, w_max), (h_min, h_max)): each training batch draws its own size; '
+        'None: always `size`',
     )
     preproc_methods: tuple[Augmentation, ...] = option(
         ('flip', 'rotate', 'enhance', 'pepper'), "training augmentation; also 'crop'")
@@ -458,7 +459,7 @@ def test_sets(cfg: Config) -> list[str]:
     return [name for name in _folder_sets(cfg) if name.startswith('TE-')]
 
 
-test_sets.__test__ = False  # pytest would take it for a test by its name
+test_sets.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test by its name
 
 
 def _folder_sets(cfg: Config) -> list[str]:

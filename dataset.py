@@ -66,7 +66,7 @@ logger = logging.getLogger(__name__)
 class SampleKey(NamedTuple):
     """What a sample depends on."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     epoch: int = 0
     size: Size | None = None  # None: the set's own
 

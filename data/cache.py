@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -167,7 +167,7 @@ class SharedCache:
         offset = round_up(PAGE + table_bytes, PAGE)
         return _Layout((rows, columns), offset, offset + rows * self.record_bytes)
 
-    def _open(self, mode: str) -> tuple[np.memmap, np.memmap]:
+    def _open(self, mode: Literal['r', 'r+']) -> tuple[np.memmap, np.memmap]:
         """The table, int64 (records, columns), and the records, uint8 (records, record_bytes)."""
         layout = self._layout()
         records_shape = (len(self), self.record_bytes)

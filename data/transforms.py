@@ -184,15 +184,16 @@ def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels
         return image, mask
     height, width = mask.shape
     to_source = _rotation_to_source(height, width, degrees)
-    inverse_warp = {'M': to_source, 'dsize': (width, height)}
+    size = (width, height)
 
     # Image and mask as one image of four channels.
     pair = cv2.insertChannel(mask, cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), 3)
     cubic = cv2.warpAffine(
         pair,
+        to_source,
+        size,
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
-        **inverse_warp,
     )
 
     # OpenCV's remap is twice as fast with its default border. A border of one pixel keeps that
@@ -204,7 +205,8 @@ def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels
     hermite = cv2.remap(padded, map_x, map_y, cv2.INTER_LINEAR)
 
     ones = np.ones((height, width), np.uint8)
-    inside = cv2.warpAffine(ones, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, **inverse_warp)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    inside = cv2.warpAffine(ones, to_source, size, flags=flags)
     blend = cv2.addWeighted(cubic, 4 / 3, hermite, -1 / 3, TRUNCATE)
     pair = cv2.copyTo(blend, inside)
     return cv2.cvtColor(pair, cv2.COLOR_RGBA2RGB), cv2.extractChannel(pair, 3)

@@ -58,6 +58,7 @@ def save_onnx(
         dynamo=True,
         verbose=False,
     )
+    assert result is not None
     result.model.metadata_props.update(metadata or {})
     _name_axes(result.model.graph.inputs[0])
     _name_axes(result.model.graph.outputs[0])

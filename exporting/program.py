@@ -59,7 +59,7 @@ class ExportWrapper(nn.Module):
 
 def require_torch(oldest: tuple[int, int], purpose: str) -> None:
     """Raises ValueError if PyTorch is older than `oldest` (major, minor)."""
-    if torch.__version__ < oldest:
+    if torch.__version__ < oldest:  # type: ignore[operator]  # compares with tuples, too
         needed = '.'.join(map(str, oldest))
         raise ValueError(
             f'{purpose} needs PyTorch {needed} or newer, and this is {torch.__version__}')
