@@ -18,8 +18,9 @@ case "$*" in *"$FAIL"*) [ -z "$FAIL" ] || exit "$CODE" ;; esac
 @pytest.fixture
 def shell(tmp_path):
     """Runs a script in a copy of the project's; returns its exit code and what it called."""
-    for name in ('sub.sh', 'train.sh', 'test.sh', 'launch.sh', 'train_test.sh'):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / 'runtime').mkdir()
+    for name in ('sub.sh', 'train.sh', 'test.sh', 'runtime/launch.sh', 'train_test.sh'):
+        shutil.copy(ROOT / name, tmp_path / name)
     tools = tmp_path / 'tools'
     tools.mkdir()
 
