@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -152,7 +153,7 @@ def build_train_set(cfg: Config, training: list[Pair], validation: list[Pair]) -
         # It holds training and validation pairs, so that changing the split does not rebuild it.
         pairs = sorted([*training, *validation])
         folder = cfg.cache_dir or Path(cfg.data_root, '.cache')
-        cache = PairCache(pairs, cfg.size, folder, skip_bad=cfg.skip_bad)
+        cache = build_cache(pairs, cfg.size, Path(folder), cfg.skip_bad)
     return TrainSet(
         training,
         cfg.size,
@@ -163,6 +164,21 @@ def build_train_set(cfg: Config, training: list[Pair], validation: list[Pair]) -
         cache=cache,
         skip_bad=cfg.skip_bad,
     )
+
+
+def build_cache(
+    pairs: Sequence[Pair],
+    size: Size,
+    folder: Path,
+    skip_bad: bool,
+) -> PairCache | None:
+    """Builds the cache of the pairs; None, with a warning, where no file can be kept or mapped."""
+    try:
+        return PairCache(pairs, size, folder, skip_bad=skip_bad)
+    except OSError as error:
+        logger.warning('load_all: no cache in %s (%s): images are read in each epoch; '
+                       'cache_dir names another folder', folder, error)
+        return None
 
 
 def build_sampler(cfg: Config, train_set: TrainSet, world: World) -> EpochSampler:

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import torch
 
+from runtime.processes import blocked_signals, shorten_socket_paths
 from utils import STOP_SIGNALS
 
 
@@ -38,19 +39,20 @@ def worker_options(workers: int, preload: str) -> dict[str, Any]:
 def _worker_context(preload: str) -> BaseContext:
     """Workers forked from a server without threads; where there is none, newly started ones."""
     atexit.register(_end_workers)
+    shorten_socket_paths()
     if 'forkserver' not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context('spawn')
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['__main__', preload])
     # Helpers and workers inherit the blocked signals. Starting the first helper unblocks some.
     for helper in (multiprocessing.resource_tracker, multiprocessing.forkserver):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        helper.ensure_running()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with blocked_signals([*STOP_SIGNALS, signal.SIGINT]):
+            helper.ensure_running()
     return context
 
 
 def _start_worker(worker: int) -> None:
+    # Ctrl-C stays blocked: the terminal sends it to all processes, and the main one ends these.
     cv2.setNumThreads(1)  # the workers are the parallelism
     for number in STOP_SIGNALS:
         signal.signal(number, _ignore_once)

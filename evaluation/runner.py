@@ -33,12 +33,18 @@ class ScoringJob(NamedTuple):
     requests: list[Request]
 
 
-def cache_folder() -> Path:
-    """Returns where skeletons are kept: BIREFNET_CACHE, or a folder in the user's cache."""
+def cache_folder() -> Path | None:
+    """Returns where skeletons are kept: BIREFNET_CACHE, or a folder in the user's cache.
+
+    None for users who have no home.
+    """
     if 'BIREFNET_CACHE' in os.environ:
         return Path(os.environ['BIREFNET_CACHE'])
     base = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA')
-    return Path(base or Path.home() / '.cache', 'birefnet', 'skeletons')
+    try:
+        return Path(base or Path.home() / '.cache', 'birefnet', 'skeletons')
+    except RuntimeError:
+        return None
 
 
 def available_cores() -> int:
