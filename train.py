@@ -36,8 +36,10 @@ from dataset import (
 from loss import Criterion
 from models import BiRefNet, build_birefnet, load_model
 from models.discriminator import Discriminator
+from runtime.command import run_command
 from runtime.device import prepare_device
-from runtime.distributed import World, join_world, seed_everything
+from runtime.distributed import World, join_world, refuse_separate_tasks, seed_everything
+from runtime.locks import hold_lock
 from runtime.log import setup_logging
 from training.average import MovingAverage
 from training.dry_run import dry_run
@@ -54,6 +56,8 @@ from training.validation import Best, Validator, raise_error, skip_into, split_p
 from utils import STRIDE, ceil_div
 
 logger = logging.getLogger(__name__)
+
+LOCK = '.lock'  # in a run's folder, held while a process trains it
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -132,6 +136,9 @@ def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
     if cfg.val_step and cfg.validation_set:
         validation = find_pairs(cfg.data_root, cfg.task, cfg.validation_set.split('+'))
     elif cfg.val_step:
+        if len(training) < 2:
+            raise ValueError('val_step: a single pair cannot be split into training and '
+                             'validation; name a validation_set, or set val_step=0')
         training, validation = split_pairs(training, cfg.validation_share, cfg.seed)
     logger.info('%d training pairs from %s, %d for validation',
                 len(training), '+'.join(sets), len(validation))
@@ -351,15 +358,23 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
 def main(arguments: list[str] | None = None) -> int:
     """Trains a run; returns the exit code."""
     cfg, folder = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    refuse_separate_tasks()
 
     # Only the main rank writes and reports. A dry run writes nothing.
     is_main = int(os.environ.get('RANK', 0)) == 0
     level = logging.INFO if is_main else logging.WARNING
-    log_folder = folder if is_main and not cfg.dry_run else None
-    if log_folder:
-        log_folder.mkdir(parents=True, exist_ok=True)
-    setup_logging(log_folder, level)
+    if cfg.dry_run or not is_main:
+        setup_logging(None, level)
+        return train(cfg, folder)
+    busy = (f'{folder}: another process is training this run; wait until it ends, '
+            'or choose another --ckpt_dir')
+    with hold_lock(folder / LOCK, busy):
+        setup_logging(folder, level)
+        return train(cfg, folder)
 
+
+def train(cfg: Config, folder: Path) -> int:
+    """Trains a run, or tries it out with `cfg.dry_run`; returns the exit code."""
     device = prepare_device(
         cfg.device,
         fixed_size=cfg.dynamic_size is None,
@@ -375,7 +390,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except (ValueError, OSError, NonFiniteLossError) as error:
-        sys.exit(f'train: {error}')
+    sys.exit(run_command('train', main, (NonFiniteLossError, torch.cuda.OutOfMemoryError)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -35,7 +36,8 @@ def run_command(
     except KeyboardInterrupt as interrupt:
         # A second Ctrl-C would interrupt the clean-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print_error(f'{name}: {str(interrupt) or "interrupted"}')
+        if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
+            print_error(f'{name}: {str(interrupt) or "interrupted"}')
         return INTERRUPTED
     except MemoryError as error:
         print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')

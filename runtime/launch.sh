@@ -15,7 +15,8 @@ launch() {
         export CUDA_VISIBLE_DEVICES=$gpus
     fi
     if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
-        local rendezvous=(--standalone)
+        # By its address, because a machine's own name may not resolve.
+        local rendezvous=(--standalone --local-addr 127.0.0.1)
         if [ "${NNODES:-1}" -gt 1 ]; then
             rendezvous=(--nnodes "$NNODES" --node-rank "${NODE_RANK:?set NODE_RANK on each node}"
                         --master-addr "${MASTER_ADDR:?set MASTER_ADDR to the first node}"

@@ -39,10 +39,8 @@ def _acquire(file: Path, busy: str, wait: bool) -> FileLock | None:
     """The lock, held; None, with a warning, where the file system has no locks."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
-    if not wait or not _has_locks(file.parent):
-        timeout: float = 0
-    else:
-        timeout = WAIT_FOR_EVER
+    waits = wait and _has_locks(file.parent)
+    timeout = WAIT_FOR_EVER if waits else 0
     try:
         lock.acquire(timeout=timeout)
     except (Timeout, NotImplementedError, OSError) as error:
@@ -57,8 +55,8 @@ def _acquire(file: Path, busy: str, wait: bool) -> FileLock | None:
 def _has_locks(folder: Path) -> bool:
     """Whether files in a folder can be locked. filelock takes a refusal for another's lock."""
     try:
-        with tempfile.TemporaryDirectory(prefix='.', dir=folder) as probe:
-            with FileLock(Path(probe, 'lock'), timeout=0):
-                return True
+        probe = tempfile.TemporaryDirectory(prefix='.', dir=folder)
+        with probe as probed, FileLock(Path(probed, 'lock'), timeout=0):
+            return True
     except (Timeout, NotImplementedError, OSError):
         return False
