@@ -1,4 +1,12 @@
-# Sourced by train.sh and test.sh: launch GPUS SCRIPT [ARGUMENT ...] runs SCRIPT on these GPUs, or on the CPU.
+# Sourced by sub.sh, train.sh and test.sh.
+
+# gpus TEXT tells whether a text names GPUs, as the scripts take them.
+gpus() {
+    local one='([0-9]+|(GPU|MIG)-[^,=]+)'
+    [[ $1 =~ ^(cpu|$one(,$one)*)$ ]]
+}
+
+# launch GPUS SCRIPT [ARGUMENT ...] runs SCRIPT on these GPUs, or on the CPU.
 launch() {
     local gpus=$1 device=cuda processes
     shift
