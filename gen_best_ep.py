@@ -88,9 +88,15 @@ def parse_weights(text: str) -> dict[str, float]:
     for pair in text.split('+'):
         name, _, value = pair.partition('=')
         try:
-            weights[name] = float(value or 1)
+            weight = float(value or 1)
         except ValueError:
             raise ValueError(f'--weights {text}: write sm=1+mae=2') from None
+        # A negative one would choose the worst checkpoint, NaN any.
+        if not 0 < weight < math.inf:
+            raise ValueError(f'--weights {text}: {name}={value} is no finite number above 0')
+        if name in weights:
+            raise ValueError(f'--weights {text}: {name} is named twice')
+        weights[name] = weight
     return weights
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from config import ARCHITECTURE, Config, task_record, training_sets
+from data.workers import workers_that_fit
 from dataset import (
     EpochSampler,
     Pair,
@@ -331,7 +332,10 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     # From here on random numbers do not depend on how the parts were built.
     seed_everything(cfg.seed + world.rank)
     on_gpu = world.device.type == 'cuda'
-    loader = build_loader(train_set, sampler, cfg.num_workers, pin_memory=on_gpu)
+    width, height = largest_size(cfg) or cfg.size
+    batch_bytes = sampler.per_batch * (3 + 1) * width * height  # images and masks, uint8
+    num_workers = workers_that_fit(cfg.num_workers, batch_bytes)
+    loader = build_loader(train_set, sampler, num_workers, pin_memory=on_gpu)
 
     parameters = sum(p.numel() for p in model.parameters())
     logger.info('%s, %.1f M parameters, %d batches of %d each epoch on %d x %s', cfg.bb,

@@ -2,10 +2,15 @@
 
 import atexit
 import functools
+import logging
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
+import os
+import shutil
 import signal
+import sys
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +18,41 @@ import torch
 
 from runtime.processes import blocked_signals, shorten_socket_paths
 from utils import STOP_SIGNALS
+
+logger = logging.getLogger(__name__)
+
+SHARED_MEMORY = Path('/dev/shm')
+BATCHES_AHEAD = 2  # that each worker makes before they are asked for
+HELD_BATCHES = 2
+
+
+def workers_that_fit(workers: int, batch_bytes: int) -> int:
+    """Returns how many workers have room for their batches in shared memory, with a warning.
+
+    Workers hand batches over there. A process that finds it full is killed by a bus error.
+
+    Args:
+        workers: how many are wanted.
+        batch_bytes: size of the largest batch.
+    """
+    if workers == 0 or sys.platform != 'linux':
+        return workers
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        free = 0
+    # Each process of this machine has its own workers, and the network holds two batches.
+    own_share = free // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    num_batches = own_share // batch_bytes - HELD_BATCHES
+    fitting = max(0, num_batches // BATCHES_AHEAD)
+    if fitting >= workers:
+        return workers
+    needed = (workers * BATCHES_AHEAD + HELD_BATCHES) * batch_bytes
+    logger.warning(
+        '%s has %.0f MB for this process, and %d workers need %.0f MB: %d work instead, which may '
+        'be slower; give a container more with --shm-size or --ipc=host, or lower num_workers',
+        SHARED_MEMORY, own_share / 1e6, workers, needed / 1e6, fitting)
+    return fitting
 
 
 def worker_options(workers: int, preload: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from evaluation.metrics import METRICS
 from evaluation.scoring import Measurement
-from utils import atomic_write
+from utils import atomic_write, printable
 
 # Raise it whenever a metric's values change: scores of another version are computed again.
 VERSION = 2
@@ -130,4 +130,7 @@ class ScoreStore:
 
 
 def _line(row: dict) -> bytes:
-    return json.dumps(row, ensure_ascii=False, separators=(',', ':')).encode()
+    text = json.dumps(row, ensure_ascii=False, separators=(',', ':'))
+    if printable(text) != text:  # a file's name that is not UTF-8, which escapes give back
+        text = json.dumps(row, separators=(',', ':'))
+    return text.encode()
