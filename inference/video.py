@@ -167,7 +167,14 @@ def _upright(frame: Any) -> np.ndarray:
     if space == UNSPECIFIED:
         space = 'ITU709' if frame.height >= HIGH_DEFINITION else 'ITU601'
     form = 'rgba' if any(component.is_alpha for component in frame.format.components) else 'rgb24'
-    pixels = frame.reformat(format=form, src_colorspace=space).to_ndarray()
+    # PyAV before 17 ignores the colour space if the target's, by default the frame's own, is the
+    # same, and it takes every range for the limited one unless one is named.
+    pixels = frame.reformat(
+        format=form,
+        src_colorspace=space,
+        src_color_range=frame.color_range,
+        dst_colorspace='DEFAULT',
+    ).to_ndarray()
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 
