@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from training.distributed import World
 
+# FSDP2 records events on streams, also on the CPU, whose streams could not in torch 2.6.
+ON_CPU = hasattr(torch.cpu.Stream, 'record_event')
 # Each rank divides what it has itself. Before torch 2.7, rank 0 sends all others the same, which takes longer.
 OWN_DATA = {'src_data_rank': None} if 'src_data_rank' in signature(distribute_tensor).parameters else {}
 
@@ -36,7 +38,11 @@ def shard(model: nn.Module, world: World) -> None:
 
     Every block is a unit of its own, and what lies outside of blocks is one more. Forward and backward passes are
     then collective: each rank must make as many as the others. Gradients come out averaged over the ranks.
+    Raises ValueError on CPUs where this release of torch cannot.
     """
+    if world.device.type == 'cpu' and not ON_CPU:
+        raise ValueError(f"sharding='fsdp' on CPUs needs a newer PyTorch than {torch.__version__}; "
+                         'update it, or train without sharding')
     mesh = init_device_mesh(world.device.type, (world.size,))
     for unit in (*blocks(model), model):
         fully_shard(unit, mesh=mesh)

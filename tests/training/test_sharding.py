@@ -1,6 +1,7 @@
 """A network divided between two processes is the undivided one, in every part of the training loop."""
 
 import os
+import re
 from copy import deepcopy
 
 import pytest
@@ -12,6 +13,7 @@ from loss import Criterion
 from models import BiRefNet, build_birefnet
 from tests.training.runs import call
 from tests.training.test_loop import ROUNDING, batch, part
+from training import sharding
 from training.average import MovingAverage
 from training.distributed import World
 from training.loop import Options, Trainer
@@ -106,8 +108,15 @@ def _compare(rank: int, size: int, port: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sharding.ON_CPU, reason='FSDP2 on CPUs needs a newer PyTorch')
 def test_two_processes_take_the_steps_of_one():
     call(_compare, 2)
+
+
+def test_a_release_that_cannot_divide_on_cpus_is_named(monkeypatch):
+    monkeypatch.setattr(sharding, 'ON_CPU', False)
+    with pytest.raises(ValueError, match=re.escape(f'a newer PyTorch than {torch.__version__}')):
+        shard(torch.nn.Linear(2, 2), World(0, 2, CPU))
 
 
 def test_blocks_hold_almost_all_parameters():
