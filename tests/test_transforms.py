@@ -69,7 +69,7 @@ def test_rotation_is_pillows_within_2_grey_levels(photograph, degrees):
         nearby = [pillows_rotation(original, degrees, shift) for shift in corners]
         low, high = np.min(nearby, axis=0), np.max(nearby, axis=0)
         error = difference(ours, np.clip(ours, low, high))
-        window = np.ones((5, 5), np.uint8)  # around the nearest pixel; holds the 4 x 4 that are read
+        window = np.ones((5, 5), np.uint8)  # around the nearest; holds the 4 x 4 that are read
         contrast = cv2.dilate(original, window) - cv2.erode(original, window)
         slack = SLACK * pillows_rotation(contrast, degrees, resample=Image.Resampling.NEAREST)
         # The term that is left out shows at a few pixels of hard edges.
