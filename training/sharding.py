@@ -26,11 +26,22 @@ OWN_DATA = {'src_data_rank': None} if 'src_data_rank' in signature(distribute_te
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The members of every list in `model` that are made of modules themselves, inner ones first.
 
-    These are a backbone's blocks and the stages around them, and the decoder's levels with their branches.
+    These are a backbone's blocks and the stages around them, and the decoder's levels with their
+    branches. A stage without a forward pass gives way to its parts: FSDP2 makes a unit whole as its
+    forward pass begins.
     """
-    lists = [module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
-    return [member for members in lists[::-1] for member in members
-            if any(member.children()) and not isinstance(member, (nn.ModuleList, nn.ModuleDict))]
+    kinds = (nn.ModuleList, nn.Sequential)
+    lists = [module for module in model.modules() if isinstance(module, kinds)]
+    members = [member for members in lists[::-1] for member in members]
+    parts: list[nn.Module] = []
+    for member in members:
+        parts += member.children() if _only_holds(member) else [member]
+    return [part for part in dict.fromkeys(parts) if any(part.children()) and not _only_holds(part)]
+
+
+def _only_holds(module: nn.Module) -> bool:
+    """Whether it has no forward pass, as nn.ModuleList has none."""
+    return type(module).forward is nn.Module.forward
 
 
 def shard(model: nn.Module, world: World) -> None:

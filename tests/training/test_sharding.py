@@ -119,6 +119,19 @@ def test_a_release_that_cannot_divide_on_cpus_is_named(monkeypatch):
         shard(torch.nn.Linear(2, 2), World(0, 2, CPU))
 
 
+@pytest.mark.parametrize('bb', ['pvt_v2_b0', 'swin_v1_t', 'resnet50'])
+def test_every_block_is_called(bb):
+    """FSDP2 makes a block whole as its forward pass begins; one that has none stays divided."""
+    model = network(bb)
+    names = {id(module): name for name, module in model.named_modules()}
+    called = set()
+    for unit in blocks(model):
+        unit.register_forward_pre_hook(lambda module, _: called.add(names[id(module)]))
+    with torch.no_grad():
+        model(torch.zeros(2, 3, 64, 64))
+    assert called == {names[id(unit)] for unit in blocks(model)}
+
+
 def test_blocks_hold_almost_all_parameters():
     """Of every kind of backbone: what lies outside of blocks is whole on every device from forward to backward."""
     for bb, deepest in (('dino_v3_7b', 'EvaBlock'), ('swin_v1_l', 'SwinBlock'), ('resnet50', 'Bottleneck')):
