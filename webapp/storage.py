@@ -101,7 +101,7 @@ def temporary_storage(keep_seconds: float) -> Iterator[Storage]:
     What a killed process has left is deleted too: the lock on its folder is free.
     """
     for left in Path(tempfile.gettempdir()).glob(f'{PREFIX}*/'):
-        with suppress(Timeout, OSError), FileLock(left / 'lock', blocking=False):
+        with suppress(Timeout, OSError), FileLock(left / 'lock', timeout=0):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as root, FileLock(Path(root, 'lock')):
         folder = Path(root, 'files').resolve()
