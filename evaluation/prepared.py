@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from evaluation.kernels import bits, boundary, histograms, skeleton, weighted_f
-from evaluation.kernels.histograms import Levels, ThresholdCounts
+from evaluation.kernels.histograms import Levels
 from evaluation.kernels.region_histogram import RegionHistogram, as_words
 
 # Grey values above this are foreground: in masks, and in predictions for HCE and mBA.
@@ -138,8 +138,15 @@ class PreparedPrediction:
 
     @cached_property
     def pixel_counts(self) -> np.ndarray:
-        """Counts (2, 256): inside or outside the mask, normalised grey value."""
-        return histograms.regroup(self.histogram, self.levels.q)
+        """Counts (2, 258): inside or outside the mask; normalised grey value, adaptive, binary.
+
+        Behind the histogram are the pixels found at the adaptive threshold, min(2 mean p, 1), and
+        those above .5.
+        """
+        p = self.levels.p
+        binaries = np.stack((p >= self._adaptive_threshold(), p > 0.5), axis=1)
+        found = self.histogram @ binaries
+        return np.hstack((histograms.regroup(self.histogram, self.levels.q), found))
 
     @cached_property
     def boundary_counts(self) -> np.ndarray:
@@ -151,15 +158,6 @@ class PreparedPrediction:
     def packed_binary(self) -> np.ndarray:
         """The prediction above 128, not normalised, packed."""
         return bits.pack(self.pred > THRESHOLD)
-
-    @cached_property
-    def adaptive_counts(self) -> ThresholdCounts:
-        """Counts of the prediction at its adaptive threshold, min(2 mean p, 1)."""
-        found = self.levels.p >= self._adaptive_threshold()
-        inside, outside = self.histogram
-        return ThresholdCounts(
-            inside[found].sum(), outside[found].sum(),
-            self.truth.foreground_count, self.truth.size)
 
     def _adaptive_threshold(self) -> float:
         p = self.levels.p

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.kernels.histograms import threshold_counts
-from evaluation.metrics import METRICS, select_metrics
+from evaluation.kernels.histograms import LEVELS, ThresholdCounts, pool_counts, threshold_counts
+from evaluation.metrics import METRICS, Metric, at_adaptive, at_half, select_metrics, total
 from evaluation.prepared import PreparedMask, PreparedPrediction
 
 
@@ -23,8 +23,9 @@ class Measurement(NamedTuple):
 
     Attributes:
         values: Scores that do not follow from curves, by name.
-        counts: Counts int64 (2, 256), inside and outside, by normalised grey value: 'pixels' of the
-            mask, and 'boundary' of its boundary if a metric needs it.
+        counts: Counts int64 inside and outside, by normalised grey value: 'pixels' of the mask,
+            (2, 258) with the adaptive and the binary prediction behind, and 'boundary' of its
+            boundary, (2, 256), if a metric needs it.
     """
 
     values: dict[str, float]
@@ -36,11 +37,16 @@ class Averages(NamedTuple):
 
     Attributes:
         values: Values of the images (images,) by score. Their mean, without NaN, is the score.
-        curves: Curves averaged over the images, (256,), by name.
+        image_curves: Curves of the images, (images, 256) or more, by name.
     """
 
     values: dict[str, np.ndarray]
-    curves: dict[str, np.ndarray]
+    image_curves: dict[str, np.ndarray]
+
+    @property
+    def curves(self) -> dict[str, np.ndarray]:
+        """Curves averaged over the images, (256,), by name."""
+        return {name: points[:, :LEVELS].mean(axis=0) for name, points in self.image_curves.items()}
 
 
 class GroundTruth(PreparedMask):
@@ -62,6 +68,7 @@ class GroundTruth(PreparedMask):
         Args:
             pred: uint8 (H, W) 0..255, or boolean.
             metrics: Names of scores ('maxFm') or metrics ('fm', with all its scores); None for all.
+                Scores over pooled pixels, which are those of the image here, only by name.
 
         Returns:
             Scores by name. mBA is NaN where the mask has no boundary.
@@ -70,11 +77,12 @@ class GroundTruth(PreparedMask):
             ValueError: For another size or type of the prediction, or an unknown name.
         """
         names = select_metrics(metrics)
-        values = average([self.measure(pred, names)], names).values
+        values, _ = average([self.measure(pred, names)], names)
         scores = {}
         for name in names:
+            is_whole = metrics is None or name in metrics
             for score in METRICS[name].scores:
-                if metrics is None or name in metrics or score.name in metrics:
+                if (is_whole and not score.pooled_from) or (metrics and score.name in metrics):
                     scores[score.name] = float(values[score.name][0])
         return scores
 
@@ -116,28 +124,48 @@ def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
 
 
 def average(measurements: Sequence[Measurement], metrics: Collection[str]) -> Averages:
-    """Turns measurements of several images into the scores and mean curves of these metrics."""
+    """Turns measurements of several images into the scores and mean curves of these metrics.
+
+    Scores over pooled pixels are those of each image by itself here; `pool` has those of the set.
+    """
     records = [METRICS[name] for name in metrics]
-
-    # Curves of each image. Metrics that read the same counts share the accumulation.
-    curves: dict[str, list[np.ndarray]] = {}
-    kinds = {metric.counts for metric in records if metric.curve}
-    for measured in measurements:
-        thresholds = {kind: threshold_counts(measured.counts[kind]) for kind in kinds}
-        for metric in records:
-            for name, curve in metric.curves.items():
-                curves.setdefault(name, []).append(curve(thresholds[metric.counts]))
-    stacked = {name: np.stack(points) for name, points in curves.items()}
-
+    counts = _counts_by_kind(measurements, records)
     values = {}
+    curves = {}
     for metric in records:
+        for name, curve in metric.curves.items():
+            curves[name] = np.array([curve(found) for found in counts[metric.counts]])
         for score in metric.scores:
-            if score.source == 'curve':
-                values[score.name] = score.reduce(stacked[metric.name])
-            else:
+            if score.reduce is None:
                 values[score.name] = np.array([m.values[score.name] for m in measurements])
-    means = {name: points.mean(axis=0) for name, points in stacked.items()}
-    return Averages(values, means)
+            elif score.pooled_from is None:
+                values[score.name] = score.reduce(curves[metric.name])
+            else:
+                values[score.name] = values[score.pooled_from]
+    return Averages(values, curves)
+
+
+def pool(measurements: Sequence[Measurement], metrics: Collection[str]) -> dict[str, float]:
+    """Computes the scores over the pooled pixels of several images."""
+    records = [METRICS[name] for name in metrics]
+    counts = _counts_by_kind(measurements, records)
+    pooled = {kind: pool_counts(found) for kind, found in counts.items()}
+    scores = {}
+    for metric in records:
+        wanted = [score for score in metric.scores if score.pooled_from]
+        if wanted:
+            curve = metric.curve(pooled[metric.counts])[None]
+        for score in wanted:
+            scores[score.name] = float(score.reduce(curve)[0])
+    return scores
+
+
+def _counts_by_kind(
+    measurements: Sequence[Measurement], records: Sequence[Metric],
+) -> dict[str, list[ThresholdCounts]]:
+    """Accumulates the counts that the metrics' curves read, of each image."""
+    kinds = {metric.counts for metric in records if metric.curve}
+    return {kind: [threshold_counts(m.counts[kind]) for m in measurements] for kind in kinds}
 
 
 def mean_of_present(values: np.ndarray) -> float:
@@ -178,20 +206,23 @@ class Accumulator:
 
         Returns:
             `{'sm': mean}`, or for a metric with a curve `{'fm': {'curve': (256,), 'adp': mean}}`,
-            the curve over falling thresholds, and 'adp' if the metric has an adaptive threshold.
+            the curve over falling thresholds, 'adp' at the adaptive threshold, 'bin' above .5, if
+            the metric has these.
 
         Raises:
             ValueError: Without a pair.
         """
         averages = self._averages()
-        metric = METRICS[self.metric]
-        means = {score.source: mean_of_present(averages.values[score.name])
-                 for score in metric.scores}
-        if metric.curve is None:
-            return {self.metric: means['measure']}
+        means = {}
+        for score in METRICS[self.metric].scores:
+            means[score.reduce] = mean_of_present(averages.values[score.name])
+        for whole in (None, total):
+            if whole in means:
+                return {self.metric: means[whole]}
         result = {'curve': averages.curves[self.metric]}
-        if 'adaptive' in means:
-            result['adp'] = means['adaptive']
+        for name, reduce in (('adp', at_adaptive), ('bin', at_half)):
+            if reduce in means:
+                result[name] = means[reduce]
         return {self.metric: result}
 
     def _averages(self) -> Averages:

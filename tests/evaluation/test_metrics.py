@@ -81,12 +81,27 @@ def test_agrees_with_the_definitions(pair):
     assert score_pair(*pair) == pytest.approx(definitions.score_pair(*pair), rel=1e-9, abs=1e-12, nan_ok=True)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(pairs(largest=12), min_size=1, max_size=3))
+def test_pooled_pixels_agree_with_the_definitions(several):
+    measurements = [GroundTruth(gt).measure(pred, ['fm']) for pred, gt in several]
+    names = [metric.name for metric in RECORDS if any(score.pooled_from for score in metric.scores)]
+    prepared = []
+    for pred, gt in several:
+        p = definitions.masks.normalise(pred)
+        prepared.append((p, (255 * p).astype(np.uint8), gt > 128))
+    expected = definitions.confusion.pooled_scores(prepared)
+    found = scoring.pool(measurements, names)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
+
+
 @settings(max_examples=60, deadline=None)
 @given(pairs(), st.sampled_from(RECORDS))
 def test_a_metric_alone_is_the_same_as_all(pair, metric):
     pred, gt = pair
     every = score_pair(pred, gt)
-    expected = {score.name: every[score.name] for score in metric.scores}
+    expected = {
+        score.name: every[score.name] for score in metric.scores if not score.pooled_from}
     found = GroundTruth(gt).score(pred, {metric.name})
     assert found == pytest.approx(expected, abs=0, rel=0, nan_ok=True)
 
@@ -189,16 +204,17 @@ class TestAccumulators:
             every.append(score_pair(*golden_pair(name)))
         found = made.get_results()[metric]
         record = METRICS[metric]
-        if record.curve is None:
-            assert found == pytest.approx(np.mean([scores[metric] for scores in every]))
+        if isinstance(found, float):
+            [score] = [score.name for score in record.scores if not score.pooled_from]
+            assert found == pytest.approx(np.mean([scores[score] for scores in every]))
             return
         suffix = record.scores[0].name.removeprefix('max')
         assert found['curve'].shape == (256,)
         assert found['curve'].mean() == pytest.approx(
             np.mean([scores[f'mean{suffix}'] for scores in every]))
-        if 'adp' in found:
-            assert found['adp'] == pytest.approx(
-                np.mean([scores[f'adp{suffix}'] for scores in every]))
+        for kind in {'adp', 'bin'} & found.keys():
+            assert found[kind] == pytest.approx(
+                np.mean([scores[f'{kind}{suffix}'] for scores in every]))
 
     def test_precision_and_recall(self):
         made = scoring.Fmeasure()
@@ -231,9 +247,9 @@ class TestRegistry:
 
     def test_each_metric_has_its_functions(self):
         for metric in RECORDS:
-            sources = {score.source for score in metric.scores}
-            assert ('measure' in sources) == (metric.measure is not None), metric.name
-            assert bool(sources & {'curve', 'adaptive'}) == (metric.curve is not None), metric.name
+            reductions = {score.reduce for score in metric.scores}
+            assert (None in reductions) == (metric.measure is not None), metric.name
+            assert bool(reductions - {None}) == (metric.curve is not None), metric.name
 
     def test_config_chooses_among_the_scores_of_validation(self):
         """config.py may not import the evaluation, so its list is written there."""

@@ -1,11 +1,4 @@
-"""The metrics as their papers define them: on whole float images, with loops; slow and plain.
-
-Tests hold the kernels equal to these definitions. The symbols, all (H, W): `pred` is the
-prediction, uint8 0..255; `p` the same min-max normalised to 0..1; `q` that in 0..255 again; `b` a
-binary prediction; `g` the mask, boolean.
-
-This module needs scipy and scikit-image, which nothing else in `evaluation` does.
-"""
+"""The usual metrics of binary masks: S, E, weighted F, HCE, mBA, boundary IoU, MAE and MSE."""
 
 import cv2
 import numpy as np
@@ -85,18 +78,6 @@ def _ssim(p: np.ndarray, g: np.ndarray) -> float:
     if numerator == 0:
         return float(denominator == 0)
     return numerator / (denominator + EPS)
-
-
-def f_measure(b: np.ndarray, g: np.ndarray) -> float:
-    """F-measure with beta^2 .3: Achanta et al., "Frequency-tuned salient region detection",
-    CVPR 2009.
-    """
-    hits = (b & g).sum()
-    if hits == 0:
-        return 0.0
-    precision = hits / b.sum()
-    recall = hits / g.sum()
-    return 1.3 * precision * recall / (0.3 * precision + recall)
 
 
 def e_measure(b: np.ndarray, g: np.ndarray) -> float:
@@ -235,19 +216,14 @@ def _boundary(image: np.ndarray) -> np.ndarray:
     return image - eroded[1:-1, 1:-1]
 
 
-def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
-    """Computes all scores of a prediction against a mask, both uint8 (H, W)."""
-    g = gt > 128
-    p = normalise(pred)
-    q = (255 * p).astype(np.uint8)
+def scores(pred: np.ndarray, p: np.ndarray, q: np.ndarray, g: np.ndarray) -> dict[str, float]:
+    """Computes these scores of a prediction."""
     adaptive = p >= min(2 * p.mean(), 1)
-    binaries = [q >= threshold for threshold in range(255, -1, -1)]
     curves = {
-        'Em': np.array([e_measure(b, g) for b in binaries]),
-        'Fm': np.array([f_measure(b, g) for b in binaries]),
+        'Em': np.array([e_measure(q >= threshold, g) for threshold in range(255, -1, -1)]),
         'BIoU': boundary_iou(q, g),
     }
-    scores = {
+    found = {
         'sm': s_measure(p, g),
         'wfm': weighted_f(p, g),
         'mae': mae(p, g),
@@ -255,9 +231,8 @@ def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
         'hce': hce(pred, g),
         'mba': mba(pred, g),
         'adpEm': e_measure(adaptive, g),
-        'adpFm': f_measure(adaptive, g),
     }
     for name, curve in curves.items():
-        scores[f'max{name}'] = curve.max()
-        scores[f'mean{name}'] = curve.mean()
-    return scores
+        found[f'max{name}'] = curve.max()
+        found[f'mean{name}'] = curve.mean()
+    return found
