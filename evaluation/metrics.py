@@ -12,11 +12,12 @@ To add a metric, write its definition (definitions/) and, where that is too slow
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Literal
 
 import numpy as np
 
-from evaluation.kernels import boundary, confusion, hce, histograms, weighted_f
+from evaluation.kernels import boundary, confusion, hce, histograms
 from evaluation.kernels.histograms import ADAPTIVE, BINARY, LEVELS, ThresholdCounts
 from evaluation.prepared import PreparedPrediction
 
@@ -88,7 +89,8 @@ class Metric:
         in_validation: Whether validation during training always computes the headline score.
         measure: Computes the score of a pair; for metrics with one score that is no curve's.
         curve: Computes the metric from threshold counts.
-        counts: The counts that `curve` reads: of all pixels, or of those of the boundaries.
+        counts: The counts that `curve` reads: of all pixels, of those of the boundaries, of each
+            target with all around it as background, or of each target's box alone.
         further_curves: Curves that the report draws beside the metric's own.
     """
 
@@ -102,7 +104,7 @@ class Metric:
     in_validation: bool = False
     measure: Callable[[PreparedPrediction], float] | None = None
     curve: Curve | None = None
-    counts: Literal['pixels', 'boundary'] = 'pixels'
+    counts: Literal['pixels', 'boundary', 'targets', 'boxes'] = 'pixels'
     further_curves: Mapping[str, Curve] = field(default_factory=dict)
 
     @property
@@ -164,28 +166,6 @@ def area_scores(name: str) -> tuple[Score, Score]:
     return Score(name, name, total), Score(pooled, pooled, total, pooled_from=name)
 
 
-def _s_measure(pair: PreparedPrediction) -> float:
-    return histograms.s_measure(pair.quadrants, pair.levels.p)
-
-
-def _absolute_error(pair: PreparedPrediction) -> float:
-    return histograms.absolute_error(*pair.histogram, pair.levels.p)
-
-
-def _squared_error(pair: PreparedPrediction) -> float:
-    return histograms.squared_error(*pair.histogram, pair.levels.p)
-
-
-def _weighted_f(pair: PreparedPrediction) -> float:
-    truth = pair.truth
-    if truth.foreground_count == 0:
-        return 0.0
-    words, places = pair.differing_words
-    excess = truth.regions.outside(words, places)
-    return weighted_f.weighted_f(
-        pair.pred, excess, places, pair.levels, truth.foreground_count, truth.surroundings)
-
-
 def _correction_effort(pair: PreparedPrediction) -> float:
     truth = pair.truth
     return hce.correction_effort(
@@ -198,14 +178,14 @@ def _boundary_accuracy(pair: PreparedPrediction) -> float:
         pair.packed_binary, truth.packed_mask, truth.accuracy_bands)
 
 
-RECORDS = (
+_PLAIN_RECORDS = (
     Metric(
         name='sm',
         option='S',
         scores=(Score('sm', 'Smeasure'),),
         headline='sm',
         in_validation=True,
-        measure=_s_measure,
+        measure=methodcaller('s_measure'),
     ),
     Metric(
         name='wfm',
@@ -213,7 +193,7 @@ RECORDS = (
         scores=(Score('wfm', 'wFmeasure'),),
         headline='wfm',
         in_validation=True,
-        measure=_weighted_f,
+        measure=methodcaller('weighted_f'),
     ),
     Metric(
         name='fm',
@@ -239,7 +219,7 @@ RECORDS = (
         headline='mae',
         higher_is_better=False,
         in_validation=True,
-        measure=_absolute_error,
+        measure=methodcaller('absolute_error'),
     ),
     Metric(
         name='mse',
@@ -248,7 +228,7 @@ RECORDS = (
         headline='mse',
         higher_is_better=False,
         in_validation=True,
-        measure=_squared_error,
+        measure=methodcaller('squared_error'),
     ),
     Metric(
         name='hce',
@@ -363,6 +343,42 @@ RECORDS = (
     ),
 )
 
+
+
+def _size_invariant(metric: Metric) -> Metric:
+    """The metric of each target by itself; pooled, all targets of all images count alike."""
+    is_area = metric.scores[0].reduce is total
+    name = metric.scores[0].name
+    if is_area:
+        suffix = f'si{name[0].upper()}{name[1:]}'
+        scores = area_scores(suffix)
+    else:
+        suffix = f'Si{name.removeprefix("max")}'
+        scores = threshold_scores(suffix, lowest=len(metric.scores) > len(threshold_scores('')))
+    return Metric(
+        name=f'si{metric.name}',
+        option=suffix[0].upper() + suffix[1:],
+        scores=scores,
+        headline=suffix if is_area else f'mean{suffix}',
+        higher_is_better=metric.higher_is_better,
+        curve=metric.curve,
+        counts='boxes' if is_area else 'targets',
+    )
+
+
+RECORDS = (
+    *_PLAIN_RECORDS,
+    Metric(
+        name='simae',
+        option='SiMAE',
+        scores=(Score('simae', 'SiMAE'),),
+        headline='simae',
+        higher_is_better=False,
+        measure=methodcaller('size_invariant_error'),
+    ),
+    *(_size_invariant(metric) for metric in _PLAIN_RECORDS
+      if metric.follows_from_counts and metric.name != 'em'),
+)
 METRICS = {metric.name: metric for metric in RECORDS}
 # The metric of each score, and its column in tables.
 SCORES = {score.name: metric for metric in RECORDS for score in metric.scores}

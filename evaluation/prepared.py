@@ -9,7 +9,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from evaluation.kernels import bits, boundary, histograms, skeleton, weighted_f
+from evaluation.kernels import bits, boundary, histograms, skeleton, targets, weighted_f
 from evaluation.kernels.histograms import Levels
 from evaluation.kernels.region_histogram import RegionHistogram, as_words
 
@@ -40,12 +40,15 @@ class PreparedMask:
     """A mask with all that metrics need to know of it.
 
     Args:
-        gt: uint8 (H, W), foreground above 128, or boolean.
+        gt: uint8 (H, W), foreground above 128, or boolean. A mask of 0 and 1 is a boolean one.
         skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
     """
 
     def __init__(self, gt: np.ndarray, skeleton_cache: str | os.PathLike | None = None) -> None:
-        is_foreground = as_grey(gt, 'mask') > THRESHOLD
+        grey = as_grey(gt, 'mask')
+        is_foreground = grey > THRESHOLD
+        if not is_foreground.any() and grey.max() == 1:
+            is_foreground = grey == 1
         self.shape = is_foreground.shape
         self.size = is_foreground.size
         self.mask = is_foreground * np.uint8(255)
@@ -90,6 +93,11 @@ class PreparedMask:
         return boundary.accuracy_bands(self.packed_mask, self.shape)
 
     @cached_property
+    def targets(self) -> targets.Targets:
+        """The single objects, for size-invariant scores."""
+        return targets.find_targets(self.mask)
+
+    @cached_property
     def boundary_regions(self) -> RegionHistogram:
         """Counts grey values inside and outside the boundary, for boundary IoU."""
         return RegionHistogram(boundary.boundary(self.mask))
@@ -101,14 +109,16 @@ class PreparedPrediction:
     Args:
         pred: uint8 (H, W) 0..255, or boolean.
         truth: The mask.
+        normalize: Whether to min-max normalise the prediction.
 
     Raises:
         ValueError: For another size or type.
     """
 
-    def __init__(self, pred: np.ndarray, truth: PreparedMask) -> None:
+    def __init__(self, pred: np.ndarray, truth: PreparedMask, normalize: bool = True) -> None:
         self.pred = as_grey(pred, 'prediction')
         self.truth = truth
+        self._normalize = normalize
         if self.pred.shape != truth.shape:
             raise ValueError(
                 f'prediction: size {self.pred.shape} (height, width), '
@@ -133,7 +143,9 @@ class PreparedPrediction:
 
     @cached_property
     def levels(self) -> Levels:
-        """The min-max normalisation."""
+        """The min-max normalisation, or the division by 255 alone."""
+        if not self._normalize:
+            return histograms.unnormalised()
         return histograms.normalise(self.histogram.sum(axis=0))
 
     @cached_property
@@ -143,16 +155,30 @@ class PreparedPrediction:
         Behind the histogram are the pixels found at the adaptive threshold, min(2 mean p, 1), and
         those above .5.
         """
+        return np.hstack((
+            histograms.regroup(self.histogram, self.levels.q), self._binary_counts()))
+
+    def _binary_counts(self) -> np.ndarray:
+        """Counts (2, 2) found inside and outside: at the adaptive threshold, and above .5."""
         p = self.levels.p
-        binaries = np.stack((p >= self._adaptive_threshold(), p > 0.5), axis=1)
-        found = self.histogram @ binaries
-        return np.hstack((histograms.regroup(self.histogram, self.levels.q), found))
+        return self.histogram @ np.stack((p >= self._adaptive_threshold(), p > 0.5), axis=1)
 
     @cached_property
     def boundary_counts(self) -> np.ndarray:
         """Counts (2, 256) of the prediction's boundary inside and outside the mask's boundary."""
         normalised = cv2.LUT(self.pred, self.levels.q)
         return boundary.boundary_histogram(normalised, self.truth.boundary_regions)
+
+    @cached_property
+    def box_histograms(self) -> np.ndarray:
+        """Counts (targets, 2, 256) in the target's box: inside or outside the mask, grey value."""
+        truth = self.truth
+        return targets.box_histograms(self.pred, truth.mask, truth.targets.boxes)
+
+    @cached_property
+    def target_counts(self) -> np.ndarray:
+        """Counts (targets, 2, 258) as `pixel_counts`, in the target's box."""
+        return targets.target_counts(self.box_histograms, self.levels, self.truth.size)
 
     @cached_property
     def packed_binary(self) -> np.ndarray:
@@ -168,3 +194,31 @@ class PreparedPrediction:
         if np.any(at_threshold):
             mean = p[self.pred].mean()
         return min(2 * float(mean), 1.0)
+
+    def s_measure(self, alpha: float = 0.5) -> float:
+        """S-measure."""
+        return histograms.s_measure(self.quadrants, self.levels.p, alpha)
+
+    def absolute_error(self) -> float:
+        """MAE."""
+        return histograms.absolute_error(*self.histogram, self.levels.p)
+
+    def squared_error(self) -> float:
+        """MSE."""
+        return histograms.squared_error(*self.histogram, self.levels.p)
+
+    def size_invariant_error(self) -> float:
+        """MAE of the targets."""
+        return targets.absolute_error(
+            self.pred, self.truth.targets, self.box_histograms, self.levels)
+
+    def weighted_f(self, beta: float = 1) -> float:
+        """Weighted F-measure."""
+        truth = self.truth
+        if truth.foreground_count == 0:
+            return 0.0
+        words, places = self.differing_words
+        excess = truth.regions.outside(words, places)
+        return weighted_f.weighted_f(
+            self.pred, excess, places, self.levels, truth.foreground_count, truth.surroundings,
+            beta)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from evaluation import pool
 from evaluation.inputs import SetPlan, fingerprint, read_prediction
 from evaluation.kernels import hce
+from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
-from evaluation.scoring import GroundTruth
 from evaluation.store import ScoreStore, make_row
 from utils import Progress, read_mask
 

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.kernels.histograms import BINARY
+from evaluation.measuring import Measurement
 from evaluation.metrics import METRICS
-from evaluation.scoring import Measurement
 from utils import atomic_write
 
 # Raise it whenever a metric's values change: scores of another version are computed again.
 VERSION = 3
 # The key of a row for each kind of counts.
-COUNTS_KEYS = {'pixels': 'counts', 'boundary': 'edge_counts'}
+COUNTS_KEYS = {'pixels': 'counts', 'boundary': 'edge_counts', 'targets': 'target_counts'}
 
 
 def encode(counts: np.ndarray) -> str:
@@ -35,6 +36,11 @@ def decode(text: str) -> np.ndarray:
     """Decodes counts (2, ...) from `encode`'s text."""
     data = zlib.decompress(base64.b64decode(text))
     return np.frombuffer(data, '<i8').reshape(2, -1)
+
+
+def decode_targets(text: str) -> np.ndarray:
+    """Decodes counts (targets, 2, 258) from `encode`'s text."""
+    return decode(text).reshape(-1, 2, BINARY + 1)
 
 
 def make_row(
@@ -69,7 +75,10 @@ def make_row(
 
 def measurement_of(row: dict) -> Measurement:
     """Reads the measurement back from a row."""
-    counts = {kind: decode(row[key]) for kind, key in COUNTS_KEYS.items() if row[key]}
+    counts = {}
+    for kind, key in COUNTS_KEYS.items():
+        if row[key]:
+            counts[kind] = decode_targets(row[key]) if kind == 'targets' else decode(row[key])
     return Measurement(row['values'], counts)
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from evaluation.measuring import average, mean_of_present, pool
 from evaluation.metrics import COLUMNS
-from evaluation.scoring import average, mean_of_present, pool
 from evaluation.store import measurement_of
 
 

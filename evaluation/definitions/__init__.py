@@ -9,15 +9,16 @@ This package needs scipy and scikit-image, which nothing else in `evaluation` do
 
 import numpy as np
 
-from evaluation.definitions import confusion, masks
+from evaluation.definitions import confusion, masks, targets
 
 
 def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
     """Computes all scores of a prediction against a mask, both uint8 (H, W)."""
-    g = gt > 128
+    g = masks.foreground(gt)
     p = masks.normalise(pred)
     q = (255 * p).astype(np.uint8)
     return {
         **masks.scores(pred, p, q, g),
         **confusion.threshold_scores(p, q, g),
+        **targets.scores(p, q, g),
     }

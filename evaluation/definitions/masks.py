@@ -9,6 +9,11 @@ EPS = 2.0 ** -52
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
 
 
+def foreground(gt: np.ndarray) -> np.ndarray:
+    """The mask of uint8 (H, W), boolean: above 128, or where it is 1 if it has only 0 and 1."""
+    return gt == 1 if gt.max() == 1 else gt > 128
+
+
 def normalise(pred: np.ndarray) -> np.ndarray:
     """Min-max normalises a prediction to 0..1; a constant one is only divided by 255."""
     p = pred / 255
@@ -27,8 +32,8 @@ def mse(p: np.ndarray, g: np.ndarray) -> float:
     return ((p - g) ** 2).mean()
 
 
-def s_measure(p: np.ndarray, g: np.ndarray) -> float:
-    """S-measure with alpha .5: Fan et al., "Structure-measure", ICCV 2017.
+def s_measure(p: np.ndarray, g: np.ndarray, alpha: float = 0.5) -> float:
+    """S-measure: Fan et al., "Structure-measure", ICCV 2017.
 
     A quadrant of one pixel has no SSIM and counts 0. An empty mask scores 1 - mean p, a full one
     mean p, as published.
@@ -54,7 +59,7 @@ def s_measure(p: np.ndarray, g: np.ndarray) -> float:
     for quadrant in quadrants:
         area = g[quadrant].size / g.size
         region_term += area * _ssim(p[quadrant], g[quadrant])
-    return max(0, 0.5 * object_term + 0.5 * region_term)
+    return max(0, alpha * object_term + (1 - alpha) * region_term)
 
 
 def _object_score(x: np.ndarray) -> float:
@@ -94,7 +99,7 @@ def e_measure(b: np.ndarray, g: np.ndarray) -> float:
     return enhanced.sum() / (g.size - 1 + EPS)
 
 
-def weighted_f(p: np.ndarray, g: np.ndarray) -> float:
+def weighted_f(p: np.ndarray, g: np.ndarray, beta: float = 1) -> float:
     """Weighted F-measure: Margolin et al., "How to evaluate foreground maps?", CVPR 2014."""
     if not g.any():
         return 0.0
@@ -116,7 +121,7 @@ def weighted_f(p: np.ndarray, g: np.ndarray) -> float:
     false_positives = weighted[~g].sum()
     recall = 1 - weighted[g].mean()
     precision = true_positives / (true_positives + false_positives + EPS)
-    return 2 * recall * precision / (recall + precision + EPS)
+    return (1 + beta) * recall * precision / (recall + beta * precision + EPS)
 
 
 def hce(pred: np.ndarray, g: np.ndarray) -> int:

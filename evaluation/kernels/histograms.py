@@ -86,12 +86,17 @@ def normalise(histogram: np.ndarray) -> Levels:
     """
     used = np.flatnonzero(histogram)
     low, high = int(used[0]), int(used[-1])
-    p = np.arange(LEVELS) / 255
     if low == high:
-        low, high = 0, 255
-    else:
-        p = np.clip((p - p[low]) / (p[high] - p[low]), 0, 1)
+        return unnormalised()
+    p = np.arange(LEVELS) / 255
+    p = np.clip((p - p[low]) / (p[high] - p[low]), 0, 1)
     return Levels(p, (255 * p).astype(np.uint8), low, high)
+
+
+def unnormalised() -> Levels:
+    """The division by 255."""
+    p = np.arange(LEVELS) / 255
+    return Levels(p, (255 * p).astype(np.uint8), 0, 255)
 
 
 def regroup(counts: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -120,12 +125,25 @@ def threshold_counts(histogram: np.ndarray) -> ThresholdCounts:
 
 
 def pool_counts(images: Sequence[ThresholdCounts]) -> ThresholdCounts:
-    """Adds the counts of several images: those of all their pixels at each threshold."""
+    """Pools several images: adds their counts at each threshold, or lists all their targets."""
+    if images[0].true_positives.ndim > 1:
+        return ThresholdCounts(
+            np.concatenate([counts.true_positives for counts in images]),
+            np.concatenate([counts.false_positives for counts in images]),
+            np.concatenate([counts.foreground for counts in images]),
+            np.concatenate([counts.size for counts in images]))
     return ThresholdCounts(
         sum(counts.true_positives for counts in images),
         sum(counts.false_positives for counts in images),
         sum(counts.foreground for counts in images),
         sum(counts.size for counts in images))
+
+
+def sum_targets(counts: ThresholdCounts) -> ThresholdCounts:
+    """Adds the counts of several targets."""
+    return ThresholdCounts(
+        counts.true_positives.sum(axis=0), counts.false_positives.sum(axis=0),
+        counts.foreground.sum(), counts.size.sum())
 
 
 def absolute_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:

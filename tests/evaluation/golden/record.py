@@ -77,6 +77,52 @@ def single_scores(sample):
     return scores
 
 
+def calls(sample):
+    """Results of their calls with arguments, for 8 bits and for floating point."""
+    soft = np.sqrt(sample.pred / 255)
+    mask = sample.mask > 128
+    found = {}
+    for name, make in {
+        'Smeasure(alpha=.3)': lambda: peer.Smeasure(alpha=0.3),
+        'Fmeasure(beta=1)': lambda: peer.Fmeasure(beta=1),
+        'WeightedFmeasure(beta=.3)': lambda: peer.WeightedFmeasure(beta=0.3),
+        'MAE()': peer.MAE,
+        'Emeasure()': peer.Emeasure,
+        'SizeInvarianceMAE()': peer.SizeInvarianceMAE,
+    }.items():
+        for kind, arguments in {
+            'uint8': (sample.pred, sample.mask, True),
+            'float': (soft, mask, False),
+            'float32': (soft.astype(np.float32), mask, False),
+        }.items():
+            pred, gt, normalize = arguments
+            metric = make()
+            metric.step(pred=pred, gt=gt, normalize=normalize)
+            found[f'{name} {kind}'] = summary(metric.get_results())
+    for name, make in {
+        'FmeasureV2': peer.FmeasureV2, 'SizeInvarianceFmeasureV2': peer.SizeInvarianceFmeasureV2,
+    }.items():
+        # Handlers keep results, so each metric needs its own.
+        handlers = {
+            'f1': peer.FmeasureHandler(True, True, with_binary=True, beta=1),
+            'iou': peer.IOUHandler(with_dynamic=True, with_adaptive=True, with_binary=True)}
+        metric = make(metric_handlers=handlers)
+        metric.step(pred=soft, gt=mask, normalize=False)
+        found[f'{name} float'] = summary(metric.get_results())
+    return found
+
+
+def summary(result):
+    """A result with the mean and the maximum in the place of each curve."""
+    if isinstance(result, dict):
+        return {key: summary(value) for key, value in result.items()}
+    values = np.concatenate([np.ravel(value) for value in result]) \
+        if isinstance(result, list) else np.ravel(result)
+    if values.size == 1:
+        return float(values[0])
+    return [float(values.mean()), float(values.max())]
+
+
 def main():
     """Prints all scores as JSON."""
     several = samples()
@@ -92,6 +138,7 @@ def main():
     plain = {name: value for name, value in plain.items() if name.startswith('bin')}
     targets = threshold_scores(by_handlers(peer.SizeInvarianceFmeasureV2, every, False), 'Si')
     recorded['pooled'] = {**pooled(plain), **pooled(targets)}
+    recorded['calls'] = calls(several['blobs'])
     print(json.dumps(recorded, indent=1))
 
 
