@@ -22,7 +22,7 @@ from pathlib import Path
 from config import Config, task_record, test_sets
 from evaluation import results
 from evaluation.inputs import find_methods, plan
-from evaluation.metrics import GROUPS, RECORDS, parse_metrics, table_columns
+from evaluation.metrics import GROUPS, parse_metrics, table_columns
 from evaluation.runner import available_cores, cache_folder, evaluate
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import comparison
@@ -35,7 +35,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=21))
-    metrics = ', '.join(metric.option for metric in RECORDS)
     groups = ', '.join(GROUPS)
     add = parser.add_argument
     add('overrides', nargs='*', metavar='key=value',
@@ -45,7 +44,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--data_lst', metavar='A+B', help="test sets (default: the task's)")
     add('--save_dir', metavar='DIR', help="results (default: the config's, e_results)")
     add('--metrics', default='usual', metavar='S+MAE',
-        help=f'of {metrics}, scores (binDice), or groups: {groups}, usual (default), all')
+        help=f'metrics or scores of docs/metrics.md, or {groups}, usual (default), all')
     add('--methods', metavar='A+B', help='folders of pred_root to score (default: all)')
     add('--ckpt_folder', metavar='DIR',
         help='a run: scores only its masks, with its config')

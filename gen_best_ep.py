@@ -47,7 +47,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('overrides', nargs='*', metavar='key=value', help='fields of config.py, e.g. task=COD')
-    add('--metrics', '--metric', metavar='sm+wfm', help=f'of {", ".join(SCORES)}')
+    add('--metrics', '--metric', metavar='sm+wfm', help='scores of docs/metrics.md')
     add('--weights', metavar='sm=1+mae=2', help='choose by several scores at once')
     add('--data_lst', metavar='A+B', help="test sets (default: the task's)")
     add('--save_dir', help='folder of the results (default: save_dir of the config, e_results)')

@@ -7,6 +7,7 @@ Predictions and masks are uint8 (H, W) or boolean. Predictions are min-max norma
 metrics but HCE and mBA), masks are cut above 128.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -63,6 +64,7 @@ class GroundTruth(PreparedMask):
     Args:
         gt: uint8 (H, W), foreground above 128, or boolean.
         skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
+        trimap: uint8 (H, W), about 128 where the matte is unknown; for errors of mattes there.
 
     Raises:
         ValueError: For another type or shape.
@@ -75,7 +77,8 @@ class GroundTruth(PreparedMask):
 
         Args:
             pred: uint8 (H, W) 0..255, or boolean.
-            metrics: Names of scores ('maxFm') or metrics ('fm', with all its scores); None for all.
+            metrics: Names of scores ('maxFm') or metrics ('fm', with all its scores); None for all
+                that the mask has what they need for.
                 Scores over pooled pixels, which are those of the image here, only by name.
 
         Returns:
@@ -85,6 +88,8 @@ class GroundTruth(PreparedMask):
             ValueError: For another size or type of the prediction, or an unknown name.
         """
         names = select_metrics(metrics)
+        if metrics is None:
+            names = [name for name in names if self.has(METRICS[name].needs)]
         values, _ = average([self.measure(pred, names)], names)
         scores = {}
         for name in names:
@@ -155,7 +160,8 @@ def average_records(measurements: Sequence[Measurement], records: Sequence[Metri
                 [_mean_of_targets(curve(found)) for found in counts[metric.counts]])
         for score in metric.scores:
             if score.reduce is None:
-                values[score.name] = np.array([m.values[score.name] for m in measurements])
+                present = [m.values.get(score.name, math.nan) for m in measurements]
+                values[score.name] = np.array(present)
             elif score.pooled_from is None:
                 values[score.name] = score.reduce(curves[metric.name])
             else:

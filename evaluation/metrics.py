@@ -10,14 +10,14 @@ To add a metric, write its definition (definitions/) and, where that is too slow
   needs, which are computed once for all metrics.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
 from typing import Literal
 
 import numpy as np
 
-from evaluation.kernels import boundary, confusion, hce, histograms
+from evaluation.kernels import boundary, confusion, hce, histograms, matting
 from evaluation.kernels.histograms import ADAPTIVE, BINARY, LEVELS, ThresholdCounts
 from evaluation.prepared import PreparedPrediction
 
@@ -87,6 +87,7 @@ class Metric:
             nothing above 1.
         digits: Digits after the point in tables.
         in_validation: Whether validation during training always computes the headline score.
+        needs: What a mask must have beside itself; without it there is no score.
         measure: Computes the score of a pair; for metrics with one score that is no curve's.
         curve: Computes the metric from threshold counts.
         counts: The counts that `curve` reads: of all pixels, of those of the boundaries, of each
@@ -102,6 +103,7 @@ class Metric:
     unit_interval: bool = True
     digits: int = 3
     in_validation: bool = False
+    needs: Literal['trimap'] | None = None
     measure: Callable[[PreparedPrediction], float] | None = None
     curve: Curve | None = None
     counts: Literal['pixels', 'boundary', 'targets', 'boxes'] = 'pixels'
@@ -120,8 +122,11 @@ class Metric:
         return {self.name: self.curve, **self.further_curves}
 
     def measured_scores(self, pair: PreparedPrediction) -> dict[str, float]:
-        """Computes the scores of one pair that do not follow from its curves."""
-        if self.measure is None:
+        """Computes the scores of one pair that do not follow from its curves.
+
+        There are none where the mask lacks what the metric needs.
+        """
+        if self.measure is None or not pair.truth.has(self.needs):
             return {}
         [score] = self.scores
         return {score.name: float(self.measure(pair))}
@@ -366,8 +371,36 @@ def _size_invariant(metric: Metric) -> Metric:
     )
 
 
+def _matte_error(
+    name: str, error: Callable[..., float], unit_interval: bool, digits: int,
+) -> Iterator[Metric]:
+    """The records of an error of mattes, on the whole image and in the trimap's unknown part."""
+    for suffix, in_unknown in (('', False), ('-U', True)):
+        key = f'{name}{suffix}'.lower().replace('-', '')
+        yield Metric(
+            name=key,
+            option=name + suffix,
+            scores=(Score(key, name + suffix),),
+            headline=key,
+            higher_is_better=False,
+            unit_interval=unit_interval,
+            digits=digits,
+            needs='trimap' if in_unknown else None,
+            measure=methodcaller('matte_error', error, in_unknown),
+        )
+
+
+_MATTE_RECORDS = (
+    *_matte_error('SAD', matting.absolute_sum, False, 2),
+    *_matte_error('MAD', matting.absolute_mean, True, 4),
+    *_matte_error('alphaMSE', matting.squared_mean, True, 4),
+    *_matte_error('Grad', matting.gradient, False, 2),
+    *_matte_error('Conn', matting.connectivity, False, 2),
+)
+
 RECORDS = (
     *_PLAIN_RECORDS,
+    *_MATTE_RECORDS,
     Metric(
         name='simae',
         option='SiMAE',
@@ -403,6 +436,7 @@ def higher_is_better(score: str) -> bool:
 GROUPS = {
     'cod': ('sm', 'wfm', 'adpFm', 'meanFm', 'maxFm', 'adpEm', 'meanEm', 'maxEm', 'mae'),
     'dis': ('maxFm', 'wfm', 'mae', 'sm', 'meanEm', 'hce', 'mba', 'maxBIoU'),
+    'matting': tuple(metric.headline for metric in _MATTE_RECORDS),
     'medical': (
         'meanDice', 'meanIoU', 'wfm', 'sm', 'meanEm', 'maxEm', 'mae', 'binDice', 'binIoU',
         'binPrecision', 'binRecall', 'binSpecificity', 'binOA', 'aucROC'),

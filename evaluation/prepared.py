@@ -4,6 +4,7 @@ Each intermediate is computed on first use. Those of a mask serve all its predic
 """
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 
 import cv2
@@ -42,19 +43,40 @@ class PreparedMask:
     Args:
         gt: uint8 (H, W), foreground above 128, or boolean. A mask of 0 and 1 is a boolean one.
         skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
+        trimap: uint8 (H, W), 0, 128 where the matte is unknown, 255; None if there is none.
+
+    Raises:
+        ValueError: For another type, or a trimap of another size.
     """
 
-    def __init__(self, gt: np.ndarray, skeleton_cache: str | os.PathLike | None = None) -> None:
+    def __init__(
+        self,
+        gt: np.ndarray,
+        skeleton_cache: str | os.PathLike | None = None,
+        trimap: np.ndarray | None = None,
+    ) -> None:
         grey = as_grey(gt, 'mask')
         is_foreground = grey > THRESHOLD
         if not is_foreground.any() and grey.max() == 1:
             is_foreground = grey == 1
+            grey = grey * np.uint8(255)
+        self.alpha = grey
+        self.unknown = None
+        if trimap is not None:
+            if trimap.shape != grey.shape:
+                raise ValueError(
+                    f'trimap: size {trimap.shape} (height, width), but the mask has {grey.shape}')
+            self.unknown = np.abs(as_grey(trimap, 'trimap') - 128.0) < 64
         self.shape = is_foreground.shape
         self.size = is_foreground.size
         self.mask = is_foreground * np.uint8(255)
         self.packed_mask = bits.pack(is_foreground)
         self.foreground_count = bits.count(self.packed_mask)
         self._skeleton_cache = skeleton_cache
+
+    def has(self, need: str | None) -> bool:
+        """Whether there is what a metric needs beside the mask: a 'trimap', or nothing."""
+        return need is None or self.unknown is not None
 
     @cached_property
     def centre(self) -> tuple[int, int]:
@@ -211,6 +233,10 @@ class PreparedPrediction:
         """MAE of the targets."""
         return targets.absolute_error(
             self.pred, self.truth.targets, self.box_histograms, self.levels)
+
+    def matte_error(self, error: Callable[..., float], in_unknown: bool) -> float:
+        """Computes an error of kernels/matting.py, whole or in the trimap's unknown part."""
+        return error(self.pred, self.truth.alpha, self.truth.unknown if in_unknown else None)
 
     def weighted_f(self, beta: float = 1) -> float:
         """Weighted F-measure."""

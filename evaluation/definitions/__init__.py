@@ -9,7 +9,7 @@ This package needs scipy and scikit-image, which nothing else in `evaluation` do
 
 import numpy as np
 
-from evaluation.definitions import confusion, masks, targets
+from evaluation.definitions import confusion, masks, mattes, targets
 
 
 def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
@@ -17,8 +17,10 @@ def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
     g = masks.foreground(gt)
     p = masks.normalise(pred)
     q = (255 * p).astype(np.uint8)
+    errors = mattes.scores(pred, gt * np.uint8(255) if gt.max() == 1 else gt)
     return {
         **masks.scores(pred, p, q, g),
         **confusion.threshold_scores(p, q, g),
         **targets.scores(p, q, g),
+        **{name: errors[name] for name in mattes.METRICS},
     }

@@ -174,6 +174,22 @@ class TestEvaluation:
         assert (decode(row['counts']) == expected.counts['pixels']).all()
         assert (decode(row['edge_counts']) == expected.counts['boundary']).all()
 
+    def test_trimaps_beside_the_masks(self, root, computed):
+        folder = root / 'datasets/Toy/TE-A'
+        for path in (folder / 'gt').iterdir():
+            mask = read_mask(path)
+            trimap = np.full_like(mask, 128)
+            trimap[:20] = mask[:20]
+            write_png(folder / 'trimap' / path.name, trimap)
+        rows = evaluate(root, metrics=['sad', 'sadu'])
+        values = rows['run--epoch_5']['im 0.é']['values']
+        assert 0 < values['sadu'] < values['sad']
+        computed.clear()
+        write_png(folder / 'trimap/im 0.é.png', np.zeros_like(mask))
+        rows = evaluate(root, metrics=['sad', 'sadu'])
+        assert rows['run--epoch_5']['im 0.é']['values']['sadu'] == 0
+        assert len(computed) == 2
+
     @pytest.mark.slow
     def test_workers_give_the_same_bytes(self, tmp_path):
         root = make_folders(tmp_path, sets=('TE-A',), images=6)
