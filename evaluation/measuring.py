@@ -30,14 +30,14 @@ class Measurement(NamedTuple):
     """What is measured on one pair; curves and averages follow from it.
 
     Attributes:
-        values: Scores that do not follow from curves, by name.
+        values: Scores that do not follow from counts, by name, and such curves by their metrics'.
         counts: Counts int64 inside and outside, by normalised grey value: 'pixels' of the mask,
             (2, 258) with the adaptive and the binary prediction behind, and 'boundary' of its
             boundary, (2, 256), or 'targets' of its targets, (targets, 2, 258), if a metric needs
             them.
     """
 
-    values: dict[str, float]
+    values: dict[str, float | list[float]]
     counts: dict[str, np.ndarray]
 
 
@@ -158,6 +158,8 @@ def average_records(measurements: Sequence[Measurement], records: Sequence[Metri
         for name, curve in metric.curves.items():
             curves[name] = np.array(
                 [_mean_of_targets(curve(found)) for found in counts[metric.counts]])
+        if metric.measure_curve:
+            curves[metric.name] = np.array([m.values[metric.name] for m in measurements])
         for score in metric.scores:
             if score.reduce is None:
                 present = [m.values.get(score.name, math.nan) for m in measurements]

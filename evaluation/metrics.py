@@ -89,6 +89,8 @@ class Metric:
         in_validation: Whether validation during training always computes the headline score.
         needs: What a mask must have beside itself; without it there is no score.
         measure: Computes the score of a pair; for metrics with one score that is no curve's.
+        measure_curve: Computes the curve of a pair, for metrics whose curve does not follow from
+            counts. Results and stores have it under the metric's name.
         curve: Computes the metric from threshold counts.
         counts: The counts that `curve` reads: of all pixels, of those of the boundaries, of each
             target with all around it as background, or of each target's box alone.
@@ -105,6 +107,7 @@ class Metric:
     in_validation: bool = False
     needs: Literal['trimap'] | None = None
     measure: Callable[[PreparedPrediction], float] | None = None
+    measure_curve: Callable[[PreparedPrediction], np.ndarray] | None = None
     curve: Curve | None = None
     counts: Literal['pixels', 'boundary', 'targets', 'boxes'] = 'pixels'
     further_curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -121,11 +124,13 @@ class Metric:
             return {}
         return {self.name: self.curve, **self.further_curves}
 
-    def measured_scores(self, pair: PreparedPrediction) -> dict[str, float]:
-        """Computes the scores of one pair that do not follow from its curves.
+    def measured_scores(self, pair: PreparedPrediction) -> dict[str, float | list[float]]:
+        """Computes what does not follow from the counts of one pair: a score, or a curve.
 
-        There are none where the mask lacks what the metric needs.
+        There is none where the mask lacks what the metric needs.
         """
+        if self.measure_curve is not None:
+            return {self.name: self.measure_curve(pair).tolist()}
         if self.measure is None or not pair.truth.has(self.needs):
             return {}
         [score] = self.scores
@@ -350,6 +355,38 @@ _PLAIN_RECORDS = (
 
 
 
+def _scales_at_highest_mean(curves: np.ndarray) -> np.ndarray:
+    """Reads curves (images, 259) of MSIoU where their mean over the images is highest."""
+    return curves[:, curves[:, :-2].mean(axis=0).argmax()]
+
+
+def _scales_over_thresholds(curves: np.ndarray) -> np.ndarray:
+    """Averages curves (images, 259) of MSIoU over its 257 thresholds."""
+    return curves[:, :-2].mean(axis=1)
+
+
+def _scales_at_adaptive(curves: np.ndarray) -> np.ndarray:
+    return curves[:, -2]
+
+
+def _scales_at_half(curves: np.ndarray) -> np.ndarray:
+    return curves[:, -1]
+
+
+_MULTISCALE = Metric(
+    name='msiou',
+    option='MSIoU',
+    scores=(
+        Score('maxMSIoU', 'maxMSIoU', _scales_at_highest_mean),
+        Score('meanMSIoU', 'meanMSIoU', _scales_over_thresholds),
+        Score('adpMSIoU', 'adpMSIoU', _scales_at_adaptive),
+        Score('binMSIoU', 'binMSIoU', _scales_at_half),
+    ),
+    headline='meanMSIoU',
+    measure_curve=methodcaller('multiscale_iou'),
+)
+
+
 def _size_invariant(metric: Metric) -> Metric:
     """The metric of each target by itself; pooled, all targets of all images count alike."""
     is_area = metric.scores[0].reduce is total
@@ -400,6 +437,14 @@ _MATTE_RECORDS = (
 
 RECORDS = (
     *_PLAIN_RECORDS,
+    _MULTISCALE,
+    Metric(
+        name='cm',
+        option='CM',
+        scores=(Score('cm', 'contextMeasure'),),
+        headline='cm',
+        measure=methodcaller('context_measure'),
+    ),
     *_MATTE_RECORDS,
     Metric(
         name='simae',

@@ -10,7 +10,16 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from evaluation.kernels import bits, boundary, histograms, skeleton, targets, weighted_f
+from evaluation.kernels import (
+    bits,
+    boundary,
+    context,
+    histograms,
+    multiscale,
+    skeleton,
+    targets,
+    weighted_f,
+)
 from evaluation.kernels.histograms import Levels
 from evaluation.kernels.region_histogram import RegionHistogram, as_words
 
@@ -113,6 +122,16 @@ class PreparedMask:
     def accuracy_bands(self) -> list[np.ndarray]:
         """Bands about the boundary, packed, for mBA."""
         return boundary.accuracy_bands(self.packed_mask, self.shape)
+
+    @cached_property
+    def context(self) -> context.Context:
+        """The mask's shape as a filter, for the context measure."""
+        return context.prepare(self.mask)
+
+    @cached_property
+    def edges(self) -> multiscale.TrueEdges:
+        """The mask's edges, for multi-scale IoU."""
+        return multiscale.true_edges(self.mask)
 
     @cached_property
     def targets(self) -> targets.Targets:
@@ -233,6 +252,22 @@ class PreparedPrediction:
         """MAE of the targets."""
         return targets.absolute_error(
             self.pred, self.truth.targets, self.box_histograms, self.levels)
+
+    def multiscale_iou(self) -> np.ndarray:
+        """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
+        by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges)
+        q, p = self.levels.q, self.levels.p
+        # The lowest grey value that is found; one beyond the last finds none.
+        lowest = np.searchsorted(q, np.arange(256, -1, -1))
+        adaptive = np.searchsorted(p, self._adaptive_threshold())
+        half = np.searchsorted(p, 0.5, side='right')
+        return by_grey[np.append(lowest, (adaptive, half))]
+
+    def context_measure(self) -> float:
+        """Context measure; 0 for an empty mask."""
+        if self.truth.foreground_count == 0:
+            return 0.0
+        return context.context_measure(self.pred, self.levels.p, self.truth.context)
 
     def matte_error(self, error: Callable[..., float], in_unknown: bool) -> float:
         """Computes an error of kernels/matting.py, whole or in the trimap's unknown part."""

@@ -37,6 +37,7 @@ __all__ = [
     'Accumulator',
     'BERHandler',
     'BoundaryIoU',
+    'ContextMeasure',
     'DICEHandler',
     'Emeasure',
     'FPRHandler',
@@ -47,6 +48,7 @@ __all__ = [
     'HumanCorrectionEffortMeasure',
     'IOUHandler',
     'KappaHandler',
+    'MSIoU',
     'MeanBoundaryAccuracy',
     'OverallAccuracyHandler',
     'PrecisionHandler',
@@ -255,6 +257,50 @@ class SizeInvarianceMAE(Accumulator):
     def get_results(self) -> dict:
         """Averages over all pairs."""
         return {'si_mae': super().get_results()['simae']}
+
+
+class ContextMeasure(Accumulator):
+    """Context measure (Wang et al., 2025): `{'cm'}`.
+
+    Raises:
+        ValueError: For other values than the published ones.
+    """
+
+    def __init__(self, beta2: float = 1.0, alpha: float = 6.0) -> None:
+        if (beta2, alpha) != (1, 6):
+            raise ValueError(
+                f'ContextMeasure: beta2 {beta2}, alpha {alpha}; only 1 and 6 are computed')
+        super().__init__('cm')
+
+
+class MSIoU(Accumulator):
+    """Multi-scale IoU (Ahmadzadeh et al., ICIP 2021): 'dynamic' (257,), 'adaptive', 'binary'.
+
+    Args:
+        with_dynamic: The curve over rising thresholds.
+        with_adaptive: At each image's adaptive threshold.
+        with_binary: Where p > .5.
+        num_levels: Scales; 10 only.
+    """
+
+    def __init__(
+        self,
+        with_dynamic: bool,
+        with_adaptive: bool,
+        *,
+        with_binary: bool = False,
+        num_levels: int = 10,
+    ) -> None:
+        if num_levels != 10:
+            raise ValueError(f'MSIoU: num_levels {num_levels}; only 10 are computed')
+        self.wanted = {'dynamic': with_dynamic, 'adaptive': with_adaptive, 'binary': with_binary}
+        super().__init__('msiou')
+
+    def get_results(self) -> dict:
+        """Averages over all pairs."""
+        mean = self._averages().image_curves['msiou'].mean(axis=0)
+        found = {'dynamic': mean[-3::-1], 'adaptive': mean[-2], 'binary': mean[-1]}
+        return {name: value for name, value in found.items() if self.wanted[name]}
 
 
 # --- Several metrics of one binary prediction ---------------------------------------------------

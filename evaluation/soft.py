@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from evaluation.definitions import masks, targets
+from evaluation.definitions import context, masks, multiscale, targets
 from evaluation.kernels import histograms
 from evaluation.kernels.histograms import Levels
 from evaluation.prepared import PreparedMask, PreparedPrediction
@@ -68,6 +68,17 @@ class SoftPrediction(PreparedPrediction):
     def size_invariant_error(self) -> float:
         """MAE of the targets."""
         return targets.absolute_error(self.p, self._mask)
+
+    def multiscale_iou(self) -> np.ndarray:
+        """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
+        curve = super().multiscale_iou()
+        curve[-2] = multiscale.msiou(self.p >= min(2 * self.p.mean(), 1), self._mask)
+        curve[-1] = multiscale.msiou(self.p > 0.5, self._mask)
+        return curve
+
+    def context_measure(self) -> float:
+        """Context measure."""
+        return context.context_measure(self.p, self._mask)
 
     def weighted_f(self, beta: float = 1) -> float:
         """Weighted F-measure."""

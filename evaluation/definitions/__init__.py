@@ -9,7 +9,7 @@ This package needs scipy and scikit-image, which nothing else in `evaluation` do
 
 import numpy as np
 
-from evaluation.definitions import confusion, masks, mattes, targets
+from evaluation.definitions import confusion, context, masks, mattes, multiscale, targets
 
 
 def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
@@ -21,6 +21,8 @@ def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
     return {
         **masks.scores(pred, p, q, g),
         **confusion.threshold_scores(p, q, g),
+        'cm': context.context_measure(p, g),
+        **multiscale.scores(p, q, g),
         **targets.scores(p, q, g),
         **{name: errors[name] for name in mattes.METRICS},
     }
