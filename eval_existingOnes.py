@@ -43,8 +43,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--pred_root', metavar='DIR', help="methods (default: the config's, e_preds)")
     add('--data_lst', metavar='A+B', help="test sets (default: the task's)")
     add('--save_dir', metavar='DIR', help="results (default: the config's, e_results)")
-    add('--metrics', default='usual', metavar='S+MAE',
-        help=f'metrics or scores of docs/metrics.md, or {groups}, usual (default), all')
+    add('--metrics', metavar='S+MAE',
+        help=f'metrics or scores of docs/metrics.md, or {groups}, usual, all (default: usual '
+             "and the task's)")
     add('--methods', metavar='A+B', help='folders of pred_root to score (default: all)')
     add('--ckpt_folder', metavar='DIR',
         help='a run: scores only its masks, with its config')
@@ -98,9 +99,10 @@ def select_methods(
 def main(arguments: list[str]) -> None:
     """Scores all test sets and writes their tables."""
     options = parse_arguments(arguments)
-    metrics = parse_metrics(options.metrics)
     cfg = read_config(options)
-    columns = table_columns(options.metrics, task_record(cfg.task).columns)
+    task_columns = task_record(cfg.task).columns
+    metrics = parse_metrics(options.metrics or '+'.join(('usual', *task_columns)))
+    columns = table_columns(options.metrics or 'usual', task_columns)
     gt_root = options.gt_root or os.path.join(cfg.data_root, cfg.task)
     pred_root = options.pred_root or cfg.pred_root
     save_dir = options.save_dir or cfg.save_dir

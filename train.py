@@ -291,7 +291,7 @@ class Run:
 
     def _score(self, pairs: list[Pair]) -> dict[str, float]:
         return validate(self._judged, pairs, self.cfg.size, self.cfg.lambdas_pix_last, self.world,
-                        self.trainer.autocast(), self._skipped)
+                        self.trainer.autocast(), self._skipped, self.cfg.val_metric)
 
     def _validate(self, epoch: int) -> None:
         scores = self._score(self.held_out)

@@ -477,6 +477,19 @@ def higher_is_better(score: str) -> bool:
     return metric_of(score).higher_is_better
 
 
+def image_score(name: str) -> Score:
+    """Returns a score that any image with a mask has.
+
+    Raises:
+        ValueError: For an unknown score, one over pooled pixels, or one that needs a trimap.
+    """
+    metric = metric_of(name)
+    [score] = [score for score in metric.scores if score.name == name]
+    if score.pooled_from or metric.needs:
+        raise ValueError(f'{name}: not a score of single images with nothing but a mask')
+    return score
+
+
 # The scores that a field reports, in the order of its tables, by the group's name in `--metrics`.
 GROUPS = {
     'cod': ('sm', 'wfm', 'adpFm', 'meanFm', 'maxFm', 'adpEm', 'meanEm', 'maxEm', 'mae'),

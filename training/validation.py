@@ -12,7 +12,8 @@ from torch import nn
 
 from dataset import Pair, Size, load_pair, normalize, to_tensor, with_path
 from evaluation import GroundTruth
-from evaluation.metrics import SCORES, VALIDATION_SCORES, higher_is_better
+from evaluation.measuring import mean_of_present
+from evaluation.metrics import VALIDATION_SCORES, higher_is_better, image_score
 from inference.masks import to_mask
 from loss import pixel_terms
 from training.distributed import World, gather, share_buffers
@@ -48,13 +49,15 @@ def read_pair(pair: Pair, size: Size, skipped: set[str] | None = None) -> tuple[
 
 @torch.no_grad()
 def validate(model: nn.Module, pairs: Sequence[Pair], size: Size, weights: Mapping[str, float], world: World,
-             autocast: AbstractContextManager, skipped: set[str] | None = None) -> dict[str, float]:
-    """Means over `pairs` of VALIDATION_SCORES, at each mask's own size, and of the pixel losses at `size`, weighted.
+             autocast: AbstractContextManager, skipped: set[str] | None = None,
+             metric: str = 'loss') -> dict[str, float]:
+    """Means over `pairs`: VALIDATION_SCORES and `metric` at each mask's own size, weighted pixel losses at `size`.
 
     Ranks share the pairs; each makes as many forward passes as the others, for a network that is divided among them.
     The network is left in the mode that it was in. `skipped` as of `read_pair`. Raises ValueError if no pair can be
     read.
     """
+    names = list(dict.fromkeys((*VALIDATION_SCORES, *([] if metric == 'loss' else [metric]))))
     share_buffers(model, world)
     was_training = model.training
     model.eval()
@@ -71,19 +74,22 @@ def validate(model: nn.Module, pairs: Sequence[Pair], size: Size, weights: Mappi
             loss = sum(pixel_terms([logit], mask.float() / 255, weights).values()).item()
             truth = read_mask(pair.mask)
             prediction = to_mask(logit.sigmoid()[0, 0].cpu().numpy(), *truth.shape)
-            scores = GroundTruth(truth).score(prediction, VALIDATION_SCORES)
-            rows.append([loss, *(scores[name] for name in VALIDATION_SCORES)])
+            scores = GroundTruth(truth).score(prediction, names)
+            rows.append([loss, *(scores[name] for name in names)])
     model.train(was_training)
     rows = [row for share in gather(rows, world) for row in share]
     if not rows:
         raise ValueError(f'not one of the {len(pairs)} validation pairs can be read')
-    means = np.mean(rows, axis=0).tolist()
-    return dict(zip(('loss', *VALIDATION_SCORES), means, strict=True))
+    columns = zip(('loss', *names), np.transpose(rows), strict=True)
+    return {name: mean_of_present(values) for name, values in columns}
 
 
 @dataclass
 class Best:
-    """The best validation so far by one metric, and how many have passed since."""
+    """The best validation so far by one metric, and how many have passed since.
+
+    Raises ValueError for a metric that no single image has.
+    """
 
     metric: str
     value: float | None = None
@@ -91,7 +97,8 @@ class Best:
     since: int = 0
 
     def __post_init__(self) -> None:
-        assert self.metric in SCORES or self.metric == 'loss', self.metric
+        if self.metric != 'loss':
+            image_score(self.metric)
 
     def update(self, scores: Mapping[str, float], epoch: int) -> bool:
         """Takes note of a validation; whether it is the best so far (of equals the first is)."""

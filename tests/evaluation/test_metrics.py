@@ -22,6 +22,7 @@ from evaluation.metrics import (
     SCORES,
     VALIDATION_SCORES,
     higher_is_better,
+    image_score,
     parse_metrics,
 )
 from tests.evaluation.strategies import pairs
@@ -298,6 +299,12 @@ class TestRegistry:
         """config.py may not import the evaluation, so its list is written there."""
         choices = fields.choices_of(fields.type_hints(config.Config)['val_metric'])
         assert set(choices) == {'loss', *VALIDATION_SCORES}
+
+    @pytest.mark.parametrize('name', ['pooledBinIoU', 'sadu', 'psnr'])
+    def test_scores_that_validation_cannot_use(self, name):
+        with pytest.raises(ValueError, match=name):
+            image_score(name)
+        assert image_score('meanDice').name == 'meanDice'
 
     def test_columns_of_tasks_exist(self):
         tasks = [config.Task(), *config.TASKS.values()]
