@@ -1,13 +1,14 @@
-"""Records the scores of PySODMetrics 1.6.2: `python record.py > pysodmetrics.json`.
+"""Records scores of PySODMetrics 1.6.2: `python -m tests.evaluation.golden.record` in the repository.
 
-Runs in an environment of its own with pysodmetrics==1.6.2, from this folder.
+Runs in an environment of its own with pysodmetrics==1.6.2; prints golden/pysodmetrics.json.
 """
 
 import json
 
 import numpy as np
 import py_sod_metrics as peer
-from pairs import samples
+
+from tests.evaluation.golden.pairs import samples
 
 HANDLERS = {
     'Fm': peer.FmeasureHandler,
