@@ -55,7 +55,8 @@ HRSOD_COLUMNS = (
     'mBA', 'maxBIoU', 'meanBIoU')
 MATTING_COLUMNS = (
     'Smeasure', 'maxFm', 'meanEm', 'MSE', 'maxEm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
-    'mBA', 'maxBIoU', 'meanBIoU')
+    'mBA', 'maxBIoU', 'meanBIoU', 'SAD', 'MAD', 'alphaMSE', 'Grad', 'Conn', 'SAD-U', 'MAD-U',
+    'alphaMSE-U', 'Grad-U', 'Conn-U')
 OTHER_COLUMNS = (
     'Smeasure', 'MAE', 'maxEm', 'meanEm', 'maxFm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
     'mBA', 'maxBIoU', 'meanBIoU')
@@ -317,8 +318,11 @@ class Config(Settings):
         form='steps like 200, or minutes like 10min',
     )
     val_step: int = option(AUTO, 'epochs between validations; 0: none', minimum=0)
-    val_metric: Literal['sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'] = option(
-        'sm', 'what best.pth is best on: a metric of the validation, or its loss')
+    val_metric: Literal['sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'] | str = option(
+        'sm',
+        'what best.pth is best on: any score of single images (meanDice), or the loss',
+        pattern=r'\w+',
+    )
     val_ema: bool = option(
         True, 'validate the EMA of the weights, where there is one, and keep its best')
     early_stop: int = option(

@@ -302,7 +302,8 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     trainer = build_trainer(cfg, model, steps_per_epoch, world)
 
     on_error = skip_into(trainer.skipped) if cfg.skip_bad else raise_error
-    validator = Validator(validation, cfg.size, cfg.lambdas_pix_last, world, on_error)
+    validator = Validator(
+        validation, cfg.size, cfg.lambdas_pix_last, world, on_error, metric=cfg.val_metric)
     previews = read_previews(validation or training, cfg.size, on_error)
 
     # From here on random numbers do not depend on how the parts were built.
