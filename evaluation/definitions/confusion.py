@@ -1,4 +1,4 @@
-"""Scores of a binary prediction `b` against a mask `g`, both boolean (H, W), and areas under curves.
+"""Scores of a binary prediction `b` of a mask `g`, both boolean (H, W); areas under curves.
 
 Where a denominator is 0, the quotient is 0.
 """

@@ -1,4 +1,4 @@
-"""Context measure: Wang et al., "Context-measure", arXiv 2512.07076, 2025, as PySODMetrics has it."""
+"""Context measure: Wang et al., arXiv 2512.07076, 2025, as PySODMetrics has it."""
 
 import numpy as np
 from scipy.ndimage import correlate

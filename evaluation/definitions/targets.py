@@ -1,4 +1,4 @@
-"""Size-invariant scores: Li et al., "Size-invariance matters", ICML 2024, as PySODMetrics has it."""
+"""Size-invariant scores: Li et al., ICML 2024, as PySODMetrics has them."""
 
 import numpy as np
 from scipy.ndimage import find_objects, label

@@ -1,4 +1,4 @@
-"""Multi-scale IoU: how many cells with a true edge have a predicted one, in cells of 1 to 512 pixels.
+"""Multi-scale IoU: how many cells with a true edge have a found one, of 1 to 512 pixels.
 
 Ahmadzadeh et al., "Multiscale IOU: a metric for evaluation of salient object detection with fine
 structures", ICIP 2021, as PySODMetrics computes it. Edges of the prediction at all thresholds are

@@ -106,7 +106,8 @@ def test_handlers(call):
 
 def test_handlers_over_pooled_pixels():
     metric = scoring.FmeasureV2()
-    metric.add_handler('IoU', scoring.IOUHandler(False, False, with_binary=True, sample_based=False))
+    handler = scoring.IOUHandler(False, False, with_binary=True, sample_based=False)
+    metric.add_handler('IoU', handler)
     for sample in samples().values():
         metric.step(sample.pred, sample.mask)
     expected = RECORDED['pooled']['pooledBinIoU']

@@ -1,4 +1,4 @@
-"""Records scores of PySODMetrics 1.6.2: `python -m tests.evaluation.golden.record` in the repository.
+"""Records scores of PySODMetrics 1.6.2: `python -m tests.evaluation.golden.record`.
 
 Runs in an environment of its own with pysodmetrics==1.6.2; prints golden/pysodmetrics.json.
 """
