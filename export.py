@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Networks for other programs: `python export.py onnx|pt2|hf -m WEIGHTS -o TARGET`, and `python export.py zoo`.
+"""Networks for other programs: `python export.py onnx|pt2|hf|weights -m WEIGHTS -o TARGET`.
 
 onnx  a file with the operator DeformConv (opset 19), which ONNX Runtime has on CPUs from 1.31; rembg takes it as it is.
       OpenVINO lacks that operator; TensorRT and other runtimes have not been tried.
 pt2   a program of torch.export, for torch and AOTInductor; needs torchvision where it is loaded.
 hf    a folder in Hugging Face's layout, which load_model and transformers load.
-zoo   lists the published weights that -m takes by name.
+weights  a file .safetensors or .pth in the official layout, as programs of this family read it;
+      `--tile-order column` for those with the order of before November 2024.
+zoo   `python export.py zoo` lists the published weights that -m takes by name.
 
 Input `input_image` (N, 3, H, W), float32: RGB in 0..1, less ImageNet's mean, over its deviation. Output `output_image`
 (N, 1, H, W), float32: logits. Every file is compared with the network on photographs before it appears.
@@ -22,8 +24,9 @@ from torch import Tensor
 
 from exporting.hub import save_pretrained
 from inference.images import network_size
-from models import BiRefNet, load_model, zoo
-from models.loading import find_checkpoint
+from models import BiRefNet, load_model, save_checkpoint, zoo
+from models.checkpoints.tile_order import ORDERS
+from models.loading import resolve
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 EXTRAS = 'needs what `pip install ".[export]"` installs'
@@ -31,20 +34,22 @@ EXTRAS = 'needs what `pip install ".[export]"` installs'
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='onnx|pt2|hf|zoo')
-    for name in ('onnx', 'pt2', 'hf'):
+    commands = parser.add_subparsers(dest='command', required=True, metavar='onnx|pt2|hf|weights|zoo')
+    for name in ('onnx', 'pt2', 'hf', 'weights'):
         command = commands.add_parser(name, help='see %(prog)s --help')
         add = command.add_argument
         add('-m', '--model', required=True, help='checkpoint, run, folder, repository, or name of published weights')
         add('-o', '--output', required=True, type=Path, metavar='TARGET', help='file, or folder, to write')
-        add('--tile-order', choices=('row', 'column'), help='for weights of 2024: see README')
+        add('--input-tile-order', choices=ORDERS, help='of weights that do not show it')
         if name != 'pt2':
             add('--dtype', choices=DTYPES, default='float32', help='of the weights and, in ONNX, of the maps inside')
         if name == 'hf':
             add('--license', default='', help="an identifier of the hub's, such as mit, for the card")
             add('--title', default='', help="of the card; default: the folder's name")
             add('--results', default='e_results', help='folder of scores, for the card')
-        else:
+        if name == 'weights':
+            add('--tile-order', choices=ORDERS, default='row', help='of the file (%(default)s)')
+        if name in ('onnx', 'pt2'):
             add('--size', default='', metavar='WxH', help='default: the size the weights were trained at')
             add('--dynamic', action='store_true', help='any batch, and any sides that are multiples of 32')
             add('--sigmoid', action='store_true', help='probabilities instead of logits')
@@ -99,10 +104,17 @@ def _metadata(model: BiRefNet, sigmoid: bool) -> dict[str, str]:
 
 def export_folder(args: argparse.Namespace, model: BiRefNet) -> None:
     """Writes a folder in Hugging Face's layout."""
-    checkpoint = find_checkpoint(args.model) if Path(args.model).exists() else ''  # of a run of ours, perhaps
+    # Of a run, perhaps.
+    checkpoint = resolve(args.model).file if Path(args.model).exists() else ''
     save_pretrained(model, args.output, title=args.title, license=args.license, results=args.results,
                     checkpoint=checkpoint, dtype=DTYPES[args.dtype])
     print(f'{args.output}: {", ".join(sorted(file.name for file in args.output.iterdir()))}')
+
+
+def export_weights(args: argparse.Namespace, model: BiRefNet) -> None:
+    """Writes the weights alone."""
+    save_checkpoint(model, args.output, dtype=DTYPES[args.dtype], tile_order=args.tile_order)
+    print(f'{args.output}: tile order {args.tile_order}, {args.output.stat().st_size / 1e6:.1f} MB')
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,9 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(zoo.table())
         return 0
     try:
-        overrides: dict[str, Any] = {'tile_order': args.tile_order} if args.tile_order else {}
+        order = args.input_tile_order
+        overrides: dict[str, Any] = {'tile_order': order} if order else {}
         model = load_model(args.model, **overrides)
-        (export_folder if args.command == 'hf' else export_program)(args, model)
+        export = {'hf': export_folder, 'weights': export_weights}.get(args.command, export_program)
+        export(args, model)
     except (ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 1

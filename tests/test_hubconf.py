@@ -24,7 +24,7 @@ def theirs(monkeypatch):
 
 
 def test_torch_hub_loads_the_checkout(tmp_path, theirs):
-    model = build(tile_order='column')
+    model = build()
     save_checkpoint(model, tmp_path / 'net.pth')
     loaded = torch.hub.load(str(ROOT), 'birefnet', str(tmp_path / 'net.pth'), source='local', tile_order='column')
     assert torch.equal(output(loaded), output(model))
