@@ -5,7 +5,8 @@ and 400 steps. Every network is read four times: in both orders, in float32 and 
 network of the other order is a permutation of its input channels: optimizer and initialisation
 treat all channels alike, so it is what training in that order would have given.
 
-`--keep FOLDER` saves the weights that the order is read from, and takes those that are there.
+`--keep FOLDER` saves the weights that the order is read from, and does not train anew for those
+that are there.
 """
 
 from collections.abc import Iterator
@@ -142,11 +143,67 @@ def train(model: BiRefNet, case: Case) -> Iterator[tuple[int, State]]:
             yield step, {key: value.clone() for key, value in official.items()}
 
 
-def train_all() -> Iterator[tuple[int, int, State]]:
-    """Number of the case, steps and the weights of the inward references, of all CASES."""
+def train_all(folder: Path) -> None:
+    """Trains all CASES, and writes the weights that see tiles to `<folder>/<case>_<steps>.pth`."""
     first: State = {}
     for number, case in enumerate(CASES):
         for step, state in train(build_start(case, first), case):
-            yield number, step, tile_weights(state)
+            write_state(tile_weights(state), folder / f'{number}_{step}.pth')
         if number == 0:
             first = state
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def read_all(folder: Path) -> tuple[list[list[str]], Counter]:
+    """Rows of the table, and how many readings were right, wrong and undecided."""
+    rows = []
+    verdicts: Counter = Counter()
+    for number, case in enumerate(CASES):
+        for step in SNAPSHOTS:
+            path = folder / f'{number}_{step}.pth'
+            if not path.is_file():
+                continue
+            cells = []
+            for order in ORDERS:
+                for dtype in (torch.float32, torch.float16):
+                    evidence = read_tile_order(_as(torch.load(path, weights_only=True), order, dtype))
+                    verdict = judge(evidence, order)
+                    verdicts[verdict] += 1
+                cells += [f'{evidence.row:.1f}', f'{evidence.column:.1f}', verdict]
+            rows.append([case.name, case.data, case.start, f'{case.lr:g}', str(step), *cells])
+    return rows, verdicts
+
+
+def _as(state: State, order: str, dtype: torch.dtype) -> State:
+    """Weights in row order in another order and precision."""
+    cast = {key: value.to(dtype) for key, value in state.items()}
+    return cast if order == 'row' else convert_tile_order(cast, order)
+
+
+def judge(evidence: TileEvidence, order: str) -> str:
+    """'right', 'wrong' or 'undecided'."""
+    if not evidence.order:
+        return 'undecided'
+    return 'right' if evidence.order == order else 'wrong'
+
+
+def main() -> None:
+    """Trains what is missing, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--keep', type=Path, metavar='FOLDER')
+    folder = parser.parse_args().keep
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = folder or Path(temporary)
+        if not any(folder.glob('*.pth')):
+            train_all(folder)
+        rows, verdicts = read_all(folder)
+    truths = [f'{order}: {column}' for order in ORDERS for column in ('row', 'column', 'read')]
+    headers = ['network', 'images', 'start', 'lr', 'steps', *truths]
+    print(tabulate(rows, headers, 'github'))
+    print(', '.join(f'{count} {verdict}' for verdict, count in verdicts.items()))
+
+
+if __name__ == '__main__':
+    main()

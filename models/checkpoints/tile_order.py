@@ -5,10 +5,12 @@ Weights published before November 2024 count these channels by (column, row, cha
 later ones by (channel, row, column). Inside, everything has the later order, 'row'.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,14 +22,16 @@ TILE_KEY = re.compile(
     r'(.*\.)?decoder\.(ipt_blk[2-5]\.conv1|levels\.\d\.reference\.conv_in)\.weight')
 COLOURS = 3
 
-# Deviations from which evidence counts. Below DOUBT an order has left no trace; from CLEAR on it
-# has. By chance, about one untrained network in 3,000,000 reaches CLEAR.
-CLEAR = 5.
-DOUBT = 3.5
+# Standard deviations from which an order has left a trace. By chance, one untrained network in
+# 12,000 goes beyond (Student's t of 64 filters, one-sided).
+CLEAR = 4.
+# Share of the stronger evidence from which the weaker counts besides it. Long training brings out
+# small differences between places of the image, which are no trace of an order.
+SHARE = .2
 
 
 class TileEvidence(NamedTuple):
-    """What weights show of their order: standard deviations over what chance gives, for each."""
+    """What weights show of their order: standard deviations beyond chance, for each order."""
 
     row: float
     column: float
@@ -35,17 +39,23 @@ class TileEvidence(NamedTuple):
     @property
     def order(self) -> str:
         """The order, or '' where the weights show none, or traces of both."""
-        strong, weak = max(self), min(self)
-        if strong < CLEAR or weak > DOUBT:
+        strong = max(self)
+        if strong < CLEAR or self.is_mixed:
             return ''
-        return 'row' if self.row > self.column else 'column'
+        return 'row' if self.row == strong else 'column'
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the weights show both orders: trained in one, fine-tuned in the other."""
+        strong, weak = max(self), min(self)
+        return weak >= max(CLEAR, SHARE * strong)
 
     def __str__(self) -> str:
         if self.order:
             return f'its weights show {self.order} ({max(self):.0f} deviations)'
         figures = f'row {self.row:.1f}, column {self.column:.1f} deviations'
-        if min(self) > DOUBT:
-            return f'its weights show traces of both orders ({figures})'
+        if self.is_mixed:
+            return f'its weights show both orders, as if fine-tuned in the wrong one ({figures})'
         return f'its weights show none, as hardly trained ones ({figures})'
 
 
@@ -53,49 +63,59 @@ def read_tile_order(state: Mapping[str, Tensor]) -> TileEvidence:
     """What a state dict shows of its tile order.
 
     The colours of one tile see nearly the same picture, so that their filters grow alike, more than
-    those of neighbouring tiles. Where a tile's colours lie is what the two orders differ in:
+    those of other tiles. Where a tile's colours lie is what the two orders differ in:
 
-    - 'row': a whole image's tiles apart. So filters at this distance are compared with those that
-      are three channels nearer or farther, which is the same colour and another tile in either
-      order.
-    - 'column': side by side, in threes. So neighbours within a group of three are compared with
+    - 'row': a whole image's tiles apart. So filters at this distance are compared with those three
+      channels nearer or farther: in either order the same colours, but of other tiles.
+    - 'column': side by side, in threes. So neighbours within such a group are compared with
       neighbours across its border.
 
-    Where the other order is the true one, either comparison gives zero but for chance. Each filter
-    of a convolution gives one value; their mean over its standard error is the evidence of a level,
-    and the sum of these over the root of their number that of all.
+    In a network of the other order, either comparison gives zero but for chance. (To compare how
+    much alike filters are in one reading and in the other would not do: neighbouring tiles see
+    similar pictures, too.)
+
+    Each filter of a convolution gives one value. Their mean over its standard error is what a level
+    shows. The levels' mean is weighted by their channels, since training shows in this proportion:
+    it moves all weights by the same steps, and those of many channels begin small.
     """
-    row, column = [], []
+    row, column, channels = [], [], []
     for weight in tile_weights(state).values():
         filters = _standardized(weight)
         row.append(_deviations(_row_contrast(filters)))
         column.append(_deviations(_column_contrast(filters)))
-    if not row:
+        channels.append(weight.shape[1])
+    if not channels:
         return TileEvidence(0., 0.)
-    levels = len(row) ** .5
-    return TileEvidence(sum(row) / levels, sum(column) / levels)
+    shares = np.array(channels) / np.linalg.norm(channels)
+    levels = np.nan_to_num([row, column], posinf=0, neginf=0)  # what is not finite shows nothing
+    return TileEvidence(*(levels @ shares).tolist())
 
 
 def tile_weights(state: Mapping[str, Tensor]) -> State:
     """Those tensors of a state dict whose input channels are tiles."""
     found = {}
     for key, value in state.items():
-        if TILE_KEY.fullmatch(key) and value.ndim == 4 and value.shape[1] > COLOURS:
+        if TILE_KEY.fullmatch(key) and value.ndim == 4 and _grid(value.shape[1]) > 1:
             found[key] = value
     return found
 
 
-def _grid(weight: Tensor) -> int:
-    """Tiles on a side, from a convolution's 3 * n * n input channels."""
-    return round((weight.shape[1] / COLOURS) ** .5)
+def _grid(channels: int) -> int:
+    """Tiles on a side: n of 3 * n * n channels; 0 for other numbers."""
+    side = math.isqrt(channels // COLOURS)
+    return side if channels == COLOURS * side * side else 0
 
 
 def _standardized(weight: Tensor) -> Tensor:
-    """weight (out, channels, 3, 3) -> (out, channels, 9): mean 0 over channels, deviation 1."""
-    filters = weight.float().flatten(2)
-    filters = filters - filters.mean(1, keepdim=True)
-    energy = filters.square().mean((1, 2), keepdim=True)
-    return filters / energy.sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    """weight (out, channels, 3, 3) -> (out, channels, 9): each third of mean 0 and deviation 1.
+
+    In row order the thirds are the image's colours, which then count alike.
+    """
+    thirds = weight.float().unflatten(1, (COLOURS, -1)).flatten(3)
+    thirds = thirds - thirds.mean(2, keepdim=True)
+    energy = thirds.square().mean((2, 3), keepdim=True)
+    thirds = thirds / energy.sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    return thirds.flatten(1, 2)
 
 
 def _products(filters: Tensor, distance: int) -> Tensor:
@@ -116,7 +136,7 @@ def _row_contrast(filters: Tensor) -> Tensor:
 
 def _column_contrast(filters: Tensor) -> Tensor:
     """(out, channels, 9) -> (out,)."""
-    side = round((filters.shape[1] // COLOURS) ** .5)
+    side = _grid(filters.shape[1])
     contrast = 0
     for distance in (1, 2):
         agreement = _products(filters, distance)
@@ -150,7 +170,7 @@ def convert_tile_order(state: Mapping[str, Tensor], to: str) -> State:
         raise ValueError(f'tile order {to!r}: give one of {", ".join(ORDERS)}')
     converted = dict(state)
     for key, weight in tile_weights(state).items():
-        side = _grid(weight)
+        side = _grid(weight.shape[1])
         shape = (COLOURS, side, side) if to == 'column' else (side, side, COLOURS)
         tiles = weight.unflatten(1, shape)
         # (channel, row, column) and (column, row, channel) are each other's reverse.
