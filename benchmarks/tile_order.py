@@ -9,23 +9,32 @@ treat all channels alike, so it is what training in that order would have given.
 that are there.
 """
 
+import argparse
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import skimage.data
 import skimage.filters
 import torch
+from tabulate import tabulate
 from torch import Tensor
 
 from config import Config
 from demo.make_data import SEED, sample
 from loss import edge_loss, pixel_terms
 from models import BiRefNet, build_birefnet
+from models.checkpoints.files import write_state
 from models.checkpoints.names import to_official
 from models.checkpoints.tile_order import (
+    ORDERS,
+    TileEvidence,
     convert_tile_order,
+    read_tile_order,
     tile_weights,
 )
 from utils import IMAGENET_MEAN, IMAGENET_STD
@@ -165,10 +174,11 @@ def read_all(folder: Path) -> tuple[list[list[str]], Counter]:
             path = folder / f'{number}_{step}.pth'
             if not path.is_file():
                 continue
+            state = torch.load(path, weights_only=True)
             cells = []
             for order in ORDERS:
-                for dtype in (torch.float32, torch.float16):
-                    evidence = read_tile_order(_as(torch.load(path, weights_only=True), order, dtype))
+                for dtype in (torch.float16, torch.float32):
+                    evidence = read_tile_order(_as(state, order, dtype))
                     verdict = judge(evidence, order)
                     verdicts[verdict] += 1
                 cells += [f'{evidence.row:.1f}', f'{evidence.column:.1f}', verdict]
