@@ -13,9 +13,9 @@ COMMANDS = {
     'test': ('test', "writes masks of a run's checkpoints over its test sets"),
     'eval': ('eval_existingOnes', 'scores masks against their ground truth'),
     'best': ('gen_best_ep', 'chooses the best checkpoint by its scores'),
-    'predict': ('predict', 'cuts objects out of pictures and videos'),
+    'predict': ('predict', 'segments images and videos'),
     'export': ('export', 'writes networks for ONNX Runtime, torch.export and transformers'),
-    'app': ('app', 'serves a web page that cuts objects out of pictures and videos'),
+    'app': ('app', 'serves a web page that segments images and videos'),
     'zoo': ('export zoo', 'lists the published weights by name'),
     'config': ('config', 'prints every option, its value and its meaning'),
 }

@@ -1,6 +1,7 @@
-"""A page that cuts objects out of pictures and videos: `python app.py [-m MODEL ...]`, then open the address it prints.
+"""Serves a web page that segments images and videos: `python app.py [-m MODEL ...]`.
 
-Without -m it serves the network that `make demo` trained: a toy, to look at the page with.
+Open the address that it prints. Without -m it serves the network that `make demo` trained, a toy
+to look at the page with.
 """
 
 import argparse
@@ -8,10 +9,11 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 import skimage.data
 from PIL import Image
 
@@ -19,63 +21,98 @@ from demo.make_data import SEED, sample
 from inference.network import DTYPES, Predictor
 from models import load_model, optimize
 from runtime.device import prepare_device
-from webapp.jobs import Limits, Weights
+from webapp.jobs import Limits, LoadedModel
 from webapp.storage import temporary_storage
 
 DEMO = Path(__file__).parent / 'ckpts' / 'demo'
 TOY = ('These weights are a toy: trained for minutes on drawn objects, they know no photographs. '
        'For real ones start the page with -m.')
-TOY_EXAMPLE = 22, 640  # a wheel: number in the demo's test set, of whose pixels the training set has none; and size
+# A wheel of the demo's test set. The training set has none of its pixels.
+EXAMPLE_NUMBER = 22
+EXAMPLE_SIZE = 640
+
+# By option: the field of Limits, and its meaning.
+LIMIT_OPTIONS = {
+    '--max-pixels': ('pixels', 'pixels of an image, and of a video frame'),
+    '--max-network-pixels': ('network_pixels', "pixels of the network's input"),
+    '--max-file-mb': ('file_mb', 'megabytes of a file'),
+    '--max-files': ('files', 'images in one job'),
+    '--max-queue': ('queue', 'waiting jobs'),
+    '--max-seconds': ('seconds', 'seconds of a job'),
+    '--max-stored-mb': ('stored_mb', 'megabytes of all uploads and results together'),
+    '--keep-minutes': ('keep_minutes', "minutes from a file's last use until it is deleted"),
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; limits are those of `Limits` unless it says otherwise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, limits = parser.add_argument, Limits()
+    """Parses the command line. The defaults of limits are those of `Limits`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
     add('-m', '--model', action='append', default=[], metavar='MODEL',
-        help='weights, as for predict.py; several times for a choice')
-    add('--tile-order', choices=('row', 'column'), help='for weights of 2024: see README')
-    add('--device', default='auto', help='auto, cpu, cuda, cuda:N, mps')
-    add('--dtype', choices=DTYPES, default='float32')
-    add('--host', default='127.0.0.1', help='0.0.0.0 lets others in (default: %(default)s, this machine alone)')
+        help='weights, as for predict.py; repeat it to offer a choice, the first is preselected')
+    add('--tile-order', choices=('row', 'column'),
+        help="order of the tiles in the multi-scale input; 'column' for published weights of May "
+             'to October 2024 (default: from the weights)')
+    add('--device', default='auto',
+        help='auto, cpu, cuda, cuda:N or mps (default: auto, a GPU if there is one)')
+    add('--dtype', choices=DTYPES, default='float32', metavar='TYPE',
+        help=f'{", ".join(DTYPES)} (default: %(default)s)')
+    add('--host', default='127.0.0.1',
+        help='address to listen on; 0.0.0.0 admits other machines '
+             '(default: %(default)s, this machine only)')
     add('-p', '--port', type=int, help='default: the first free one from 7860')
-    group = parser.add_argument_group('limits of what a visitor may ask for')
-    for option, text in (
-            ('--max-pixels', 'of a picture'), ('--max-network-pixels', 'at which the network sees it'),
-            ('--max-file-mb', 'megabytes of a file'), ('--max-files', 'pictures at once'),
-            ('--max-queue', 'jobs that wait'), ('--max-seconds', 'of a job'),
-            ('--max-stored-mb', 'megabytes of all files'),
-            ('--keep-minutes', "from a file's last use until it is deleted")):
-        field = option.removeprefix('--').removeprefix('max-').replace('-', '_')
+
+    group = parser.add_argument_group('limits for a visitor')
+    limits = Limits()
+    for option, (field, meaning) in LIMIT_OPTIONS.items():
         default = getattr(limits, field)
         group.add_argument(option, type=_positive, dest=field, default=default, metavar='N',
-                           help=f'{text} (default: {default})')
+                           help=f'{meaning} (default: {default})')
     return parser.parse_args(arguments)
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a whole number of 1 or more')
     return int(text)
 
 
-def load_weights(args: argparse.Namespace) -> dict[str, Weights]:
-    """The networks by the names that visitors see. Raises ValueError for what cannot be loaded."""
-    device = prepare_device(args.device)
-    overrides = {'tile_order': args.tile_order} if args.tile_order else {}
-    sources = args.model or [str(DEMO)]
-    if not args.model and not DEMO.exists():
-        raise ValueError('there are no weights: give some with -m, or run `make demo`, which trains a toy in minutes')
-    loaded = {}
+def load_models(
+    sources: Sequence[str],
+    device_name: str,
+    dtype: str,
+    tile_order: str | None,
+) -> dict[str, LoadedModel]:
+    """Loads networks, by the names that visitors see.
+
+    Args:
+        sources: weights, as for `load_model`; without any, those of the demo.
+        device_name: as for `prepare_device`.
+        dtype: one of DTYPES.
+        tile_order: 'row' or 'column'; None: from the weights.
+
+    Raises:
+        ValueError: weights or device are missing, or cannot be used.
+    """
+    device = prepare_device(device_name)
+    overrides = {'tile_order': tile_order} if tile_order else {}
+    if not sources:
+        if not DEMO.exists():
+            raise ValueError('there are no weights: give some with -m, or run `make demo`, '
+                             'which trains a toy in minutes')
+        sources = [str(DEMO)]
+
+    models = {}
     for source, name in zip(sources, names_of(sources), strict=True):
         print(f'loading {source} ...', file=sys.stderr)
-        model = optimize(load_model(source, device, **overrides), DTYPES[args.dtype])
-        loaded[name] = Weights(model, Predictor(model, device), source)
-    return loaded
+        model = optimize(load_model(source, device, **overrides), DTYPES[dtype])
+        models[name] = LoadedModel(model, Predictor(model, device), source)
+    return models
 
 
-def names_of(sources: list[str]) -> list[str]:
-    """What to call weights: the last part of their path, or all of it where two would be called the same."""
+def names_of(sources: Sequence[str]) -> list[str]:
+    """Names weights by the last part of their path, or by all of it where two would be equal."""
     short = []
     for source in sources:
         path = Path(source)
@@ -88,30 +125,48 @@ def names_of(sources: list[str]) -> list[str]:
     return names
 
 
-def example_picture(toy: bool) -> bytes:
-    """A picture to try the page with, JPEG: for the demo's weights one of their own kind."""
-    pixels: np.ndarray = sample(*TOY_EXAMPLE, SEED, train=False)[0] if toy else skimage.data.astronaut()
+def example_image(toy: bool) -> bytes:
+    """Makes an image to try the page with, JPEG; for the demo's weights one of their own kind."""
+    if toy:
+        pixels = sample(EXAMPLE_NUMBER, EXAMPLE_SIZE, SEED, train=False)[0]
+    else:
+        pixels = skimage.data.astronaut()
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'JPEG', quality=95)
     return buffer.getvalue()
 
 
-def serve(args: argparse.Namespace) -> None:
-    """Serves the page until interrupted."""
-    limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})
-    weights = load_weights(args)
+def serve(
+    models: dict[str, LoadedModel],
+    limits: Limits,
+    toy: bool,
+    host: str,
+    port: int | None,
+) -> None:
+    """Serves the page until interrupted.
+
+    Args:
+        models: the networks, by the names that visitors see.
+        limits: what a visitor may ask for.
+        toy: whether they are the demo's.
+        host: address to listen on.
+        port: port to listen on; None: the first free one from 7860.
+    """
     with temporary_storage(60 * limits.keep_minutes) as storage:
+        # Gradio reads these as it is imported.
         os.environ['GRADIO_TEMP_DIR'] = str(storage.folder)
         os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-        from webapp.page import Page, launch  # Gradio reads these as it is imported
-        toy = not args.model
-        page = Page(weights, storage, limits, example_picture(toy), TOY if toy else '').build()
+        from webapp.page import Page, launch
+
+        notice = TOY if toy else ''
+        page = Page(models, storage, limits, example_image(toy), notice).build()
         stop = Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        address = launch(page, storage, limits, args.host, args.port)
-        print(f'Serving {", ".join(weights)} on {address}'
-              f'{" (this machine alone)" if args.host == "127.0.0.1" else ""}; Ctrl-C ends it.', flush=True)
+
+        address = launch(page, storage, limits, host, port)
+        reach = ' (this machine alone)' if host == '127.0.0.1' else ''
+        print(f'Serving {", ".join(models)} on {address}{reach}; Ctrl-C ends it.', flush=True)
         stop.wait()
         page.close(verbose=False)
 
@@ -119,8 +174,10 @@ def serve(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if the page could not be served."""
     args = parse_arguments(arguments)
+    limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     try:
-        serve(args)
+        models = load_models(args.model, args.device, args.dtype, args.tile_order)
+        serve(models, limits, not args.model, args.host, args.port)
     except ImportError as error:
         print(f'app: {error.name} is missing: pip install ".[app]"', file=sys.stderr)
         return 1

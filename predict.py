@@ -1,8 +1,10 @@
-"""Cuts objects out of pictures and videos: `python predict.py INPUT [OUTPUT] -m MODEL`.
+"""Segments images and videos: `python predict.py INPUT [OUTPUT] -m MODEL`.
 
-INPUT is a picture, a folder (searched with its folders, whose tree is kept), a pattern in quotes ('photos/*.jpg'), a
-list of pictures (.txt, one a line), a video, or - for standard input. OUTPUT is a file, a folder for several pictures,
-or - for standard output; default: <name>.out.png beside the picture, or <folder>_out.
+INPUT is an image, a folder (with its subfolders, whose tree is kept), a pattern in quotes
+('photos/*.jpg'), a list of images (.txt, one path per line), a video, or - for standard input.
+OUTPUT is a file, a folder for several images, or - for standard output. Default: <name>.out.png
+beside the image, <folder>_out beside the folder, predictions for a pattern or a list, and
+<name>.out.webm or, if it is opaque, <name>.out.mp4 beside the video.
 """
 
 import argparse
@@ -13,16 +15,34 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from inference.api import Loaded, finish, prepare, published_sizes, render_frames, sizes_of
+from inference.api import (
+    Box,
+    PreparedImage,
+    finish,
+    prepare,
+    published_sizes,
+    render_frames,
+    size_rule,
+)
 from inference.compose import Style
 from inference.edges import MATTING
-from inference.images import Size, check_format, encode, network_size, one_size, read_picture, write_bytes
+from inference.images import (
+    SizeRule,
+    check_format,
+    decode_image,
+    encode,
+    is_fixed_size,
+    network_size,
+    write_bytes,
+)
 from inference.network import DTYPES, Predictor
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
@@ -34,14 +54,26 @@ WATCH_SECONDS = 1.
 
 
 class Job(NamedTuple):
-    """A picture to read, a path or the bytes of standard input, and where its result goes; None: standard output."""
+    """An image and its result.
+
+    Attributes:
+        source: the image's path, or its bytes from standard input.
+        target: where the result goes; None: standard output.
+    """
 
     source: Path | bytes
     target: Path | None
 
 
 class Summary(NamedTuple):
-    """What became of a run: how many pictures or frames went through, how many results were there, what failed."""
+    """The outcome of a run.
+
+    Attributes:
+        count: images or frames that were processed, those that failed among them.
+        skipped: images whose result existed.
+        failures: one line for each image that failed.
+        seconds: duration without loading the network.
+    """
 
     count: int
     skipped: int
@@ -49,104 +81,213 @@ class Summary(NamedTuple):
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which network to load, and how to run it: the options of the same names."""
+
+    model: str
+    tile_order: str | None
+    resolution: str
+    device: str
+    dtype: str
+    compile: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to go through the images or frames: the options of the same names.
+
+    `suffix` is that of results without a name of their own, e.g. '.png'.
+    """
+
+    box: Box | None
+    max_pixels: int
+    keep_metadata: bool
+    suffix: str
+    workers: int
+    batch: int
+    skip_existing: bool
+    watch: bool
+
+
+# --- Command line ---------------------------------------------------------------------------------
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage='%(prog)s INPUT [OUTPUT] -m MODEL [options]',
-        epilog='Exit code: 0, or 1 if anything failed; what failed is named, and the others are done.')
-    _add_pictures(parser.add_argument_group('pictures'))
+        epilog='Exit code: 0, or 1 if any image failed. Failures are listed with their reasons; '
+               'the other images are processed.',
+    )
+    _add_images(parser.add_argument_group('images'))
     _add_network(parser.add_argument_group('network'))
-    _add_outputs(parser.add_argument_group('what to make (default: a cut-out)'))
-    _add_edges(parser.add_argument_group('masks and edges'))
+    _add_outputs(parser.add_argument_group('output (default: a cut-out, transparent around it)'))
+    _add_edges(parser.add_argument_group('mask and edges'))
     return parser.parse_args(arguments)
 
 
-def _add_pictures(group: Any) -> None:
+def _add_images(group: Any) -> None:
     add = group.add_argument
     add('input', metavar='INPUT')
     add('output', nargs='?', metavar='OUTPUT')
-    add('--box', type=_box, metavar='X1,Y1,X2,Y2', help='segment what is in this box, in pixels')
-    add('--skip-existing', action='store_true', help='leave results that are there as they are')
-    add('-w', '--watch', action='store_true', help='go on with pictures that appear in the folder INPUT')
-    add('--max-pixels', type=_number(int, 1), default=MAX_PIXELS, metavar='N',
-        help='refuse larger pictures (%(default)s)')
-    add('--workers', type=_number(int, 1), default=DEFAULT_WORKERS, metavar='N',
-        help='threads that decode and encode (%(default)s)')
+    add('--box', type=_box, metavar='X1,Y1,X2,Y2',
+        help='segment only this part of the image, in pixels')
+    add('--skip-existing', action='store_true', help='skip images whose result exists')
+    add('-w', '--watch', action='store_true',
+        help='watch the folder INPUT and process new and changed images, until Ctrl-C')
+    add('--max-pixels', type=_Number(int, 1), default=MAX_PIXELS, metavar='N',
+        help='refuse larger images (default: %(default)s)')
+    add('--workers', type=_Number(int, 1), default=DEFAULT_WORKERS, metavar='N',
+        help='threads that decode and encode (default: %(default)s)')
 
 
 def _add_network(group: Any) -> None:
     add = group.add_argument
     add('-m', '--model', required=True,
-        help='checkpoint, run, folder or repository in Hugging Face layout, or published weights by name: general, '
-             'lite, ... (`python export.py zoo` lists them)')
-    add('--tile-order', choices=('row', 'column'), help="'column' for weights of May to October 2024")
+        help="checkpoint, run's folder, folder or repository in Hugging Face layout, or name of "
+             'published weights: general, lite, ... (`python export.py zoo` lists them)')
+    add('--tile-order', choices=('row', 'column'),
+        help="order of the tiles in the multi-scale input; 'column' for published weights of May "
+             'to October 2024 (default: from the weights)')
     add('--resolution', default='', metavar='SIZE',
-        help="WxH, 'native', or a long side; default: the size the weights were trained at")
-    add('--device', default='auto', help='auto, cpu, cuda, cuda:N, mps')
-    add('--dtype', choices=DTYPES, default='float32', help=f'{", ".join(DTYPES)}', metavar='TYPE')
-    add('--compile', action='store_true', help='compile the network: minutes for each new size; for GPUs')
-    add('--batch', type=_number(int, 1), default=1, metavar='N',
-        help='pictures of one size that go through it together')
+        help="size of the network's input: WxH in multiples of 32, 'native' for the image's own "
+             'size, or a long side in pixels (default: the training size)')
+    add('--device', default='auto',
+        help='auto, cpu, cuda, cuda:N or mps (default: auto, a GPU if there is one)')
+    add('--dtype', choices=DTYPES, default='float32', metavar='TYPE',
+        help=f'{", ".join(DTYPES)} (default: %(default)s)')
+    add('--compile', action='store_true',
+        help='compile the network, for GPUs; this takes minutes for each new input size')
+    add('--batch', type=_Number(int, 1), default=1, metavar='N',
+        help='images of equal input size that go through the network together '
+             '(default: %(default)s)')
 
 
 def _add_outputs(group: Any) -> None:
     kind = group.add_mutually_exclusive_group().add_argument
-    kind('-om', '--only-mask', action='store_true', help='the mask')
-    kind('-bgc', '--bgcolor', nargs=4, type=_number(int, 0, 255), metavar=('R', 'G', 'B', 'A'),
-         help='on a colour')
-    kind('--background', type=Path, metavar='PICTURE', help='on a picture, scaled to cover')
-    kind('--blur-background', action='store_true', help='on its own background, blurred')
-    kind('--side-by-side', action='store_true', help='the picture, and the cut-out on a chequered pattern')
-    group.add_argument('--blur', type=_number(float, .1), default=20., metavar='PIXELS',
-                       help='of --blur-background (%(default)s)')
-    group.add_argument('--format', choices=('png', 'webp'), default='png', metavar='FORMAT',
-                       help='png or webp, of results without a name of their own')
-    group.add_argument('--keep-metadata', action='store_true', help="copy the picture's EXIF data, places and all")
+    kind('-om', '--only-mask', action='store_true', help='the mask, grey')
+    kind('-bgc', '--bgcolor', nargs=4, type=_Number(int, 0, 255), metavar=('R', 'G', 'B', 'A'),
+         help='the object on a colour, each value 0..255')
+    kind('--background', type=Path, metavar='IMAGE',
+         help='the object on an image, scaled to cover')
+    kind('--blur-background', action='store_true',
+         help='the object on its own background, blurred')
+    kind('--side-by-side', action='store_true',
+         help='the image beside its cut-out on a chequered pattern')
+
+    add = group.add_argument
+    add('--blur', type=_Number(float, .1), default=20., metavar='PIXELS',
+        help='standard deviation of the blur of --blur-background (default: %(default)s)')
+    add('--format', choices=('png', 'webp'), default='png', metavar='FORMAT',
+        help='png or webp, for results without a name of their own (default: %(default)s)')
+    add('--keep-metadata', action='store_true',
+        help="copy the image's EXIF data, which may contain its location")
 
 
 def _add_edges(group: Any) -> None:
     add = group.add_argument
     add('-a', '--alpha-matting', '-dc', '--decontaminate', action='store_true',
-        help="give soft edges the object's own colour, without the background's")
-    add('--matting', choices=MATTING, metavar='METHOD', help=f'the same by {" or ".join(MATTING)}')
-    add('--threshold', type=_number(int, 0, 255), metavar='0..255', help='mask values above become 255, all others 0')
-    add('--fill-holes', type=_number(int, 0), default=0, metavar='N', help='fill holes of fewer pixels')
-    add('--min-object', type=_number(int, 0), default=0, metavar='N', help='remove objects of fewer pixels')
-    add('--mask-offset', type=int, default=0, metavar='N', help='grow (or shrink, negative) the mask')
-    add('--mask-blur', type=_number(float, 0), default=0, metavar='PIXELS', help='soften the edge')
+        help="remove the old background's colour from soft edges, by blur fusion")
+    add('--matting', choices=MATTING, metavar='METHOD',
+        help=f'the same by a chosen method: {" or ".join(MATTING)}')
+    add('--threshold', type=_Number(int, 0, 255), metavar='0..255',
+        help='make the mask binary: values above become 255, all others 0')
+    add('--fill-holes', type=_Number(int, 0), default=0, metavar='N',
+        help='fill holes of fewer pixels')
+    add('--min-object', type=_Number(int, 0), default=0, metavar='N',
+        help='remove objects of fewer pixels')
+    add('--mask-offset', type=int, default=0, metavar='N',
+        help='grow the mask by N pixels, or shrink it if negative')
+    add('--mask-blur', type=_Number(float, 0), default=0, metavar='PIXELS',
+        help='soften the edge by a Gaussian of this standard deviation')
 
 
-def _number(kind: type, low: float, high: float = float('inf')) -> Callable[[str], Any]:
-    """Parses a number of `kind` within low..high."""
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f'{text} is not ' + (f'within {low}..{high}' if high < float('inf') else
-                                                                  f'{low} or more'))
-        return value
-    parse.__name__ = 'number' if kind is float else 'whole number'  # for argparse's message
-    return parse
+@dataclass(frozen=True)
+class _Number:
+    """An argparse type: a number of `kind` within low..high."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float = float('inf')
+
+    def __call__(self, text: str) -> int | float:
+        try:
+            value = self.kind(text)
+        except ValueError as error:
+            noun = 'number' if self.kind is float else 'whole number'
+            raise argparse.ArgumentTypeError(f'invalid {noun} value: {text!r}') from error
+        if self.low <= value <= self.high:
+            return value
+        if self.high == float('inf'):
+            raise argparse.ArgumentTypeError(f'{text} is not {self.low} or more')
+        raise argparse.ArgumentTypeError(f'{text} is not within {self.low}..{self.high}')
 
 
-def _box(text: str) -> tuple[int, ...]:
+def _box(text: str) -> Box:
     if not re.fullmatch(r'\d+,\d+,\d+,\d+', text):
         raise argparse.ArgumentTypeError(f'{text}: give X1,Y1,X2,Y2')
-    return tuple(map(int, text.split(',')))
+    x1, y1, x2, y2 = map(int, text.split(','))
+    return x1, y1, x2, y2
 
 
 def style_of(args: argparse.Namespace) -> Style:
-    """What the flags say about results."""
-    chosen = {'mask': args.only_mask, 'color': args.bgcolor, 'picture': args.background,
-              'blur': args.blur_background, 'side-by-side': args.side_by_side}
+    """Reads the style of results from the options. Errors as `utils.read_image`."""
+    output = 'cutout'
+    if args.only_mask:
+        output = 'mask'
+    elif args.bgcolor:
+        output = 'color'
+    elif args.background:
+        output = 'picture'
+    elif args.blur_background:
+        output = 'blur'
+    elif args.side_by_side:
+        output = 'side-by-side'
+
+    matting = args.matting or ''
+    if args.alpha_matting and not matting:
+        matting = 'blur-fusion'
     return Style(
-        output=next((output for output, flag in chosen.items() if flag), 'cutout'),
-        color=tuple(args.bgcolor or (255,) * 4), backdrop=read_image(args.background) if args.background else None,
-        blur_background=args.blur, matting=args.matting or (MATTING[0] if args.alpha_matting else ''),
-        threshold=args.threshold, fill_holes=args.fill_holes, min_object=args.min_object,
-        mask_offset=args.mask_offset, mask_blur=args.mask_blur)
+        output=output,
+        color=tuple(args.bgcolor or (255, 255, 255, 255)),
+        backdrop=read_image(args.background) if args.background else None,
+        blur_background=args.blur,
+        matting=matting,
+        threshold=args.threshold,
+        fill_holes=args.fill_holes,
+        min_object=args.min_object,
+        mask_offset=args.mask_offset,
+        mask_blur=args.mask_blur,
+    )
 
 
-# --- Which pictures ---------------------------------------------------------------------------------------------------
+def network_options_of(args: argparse.Namespace) -> NetworkOptions:
+    return NetworkOptions(
+        model=args.model,
+        tile_order=args.tile_order,
+        resolution=args.resolution,
+        device=args.device,
+        dtype=args.dtype,
+        compile=args.compile,
+    )
+
+
+def run_options_of(args: argparse.Namespace) -> RunOptions:
+    return RunOptions(
+        box=args.box,
+        max_pixels=args.max_pixels,
+        keep_metadata=args.keep_metadata,
+        suffix=f'.{args.format}',
+        workers=args.workers,
+        batch=args.batch,
+        skip_existing=args.skip_existing,
+        watch=args.watch,
+    )
+
+
+# --- Which images ---------------------------------------------------------------------------------
 
 
 def find_jobs(source: str, output: str | None, suffix: str) -> list[Job]:
@@ -189,19 +330,19 @@ def _file_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
 
 
 def _tree_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
-    """Jobs for a folder and the folders in it."""
+    """Finds the images in a folder and its subfolders."""
     _check_folder(output)
     target = Path(output or f'{path.resolve()}_out')
-    files = sorted(_pictures_below(path, target))
+    files = sorted(_images_below(path, target))
     return _folder_jobs(path, files, target, suffix)
 
 
 def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
-    """Jobs for a list of images, whose names are relative to the list's folder."""
+    """Reads a list of images, whose paths are relative to the list's folder."""
     names = [line.strip() for line in _read_list(path)]
     files = [path.parent / name for name in names if name]
     if not files or not all(_absolute(file).name for file in files):
-        raise ValueError(f'{path}: not a list of pictures')
+        raise ValueError(f'{path}: not a list of images')
     return _several_jobs(str(path), files, output, suffix)
 
 
@@ -209,23 +350,23 @@ def _pattern_jobs(pattern: str, output: str | None, suffix: str) -> list[Job]:
     files = [Path(name) for name in glob.glob(pattern, recursive=True)]
     files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        raise ValueError(f'{pattern}: no picture matches')
+        raise ValueError(f'{pattern}: no image matches')
     return _several_jobs(pattern, files, output, suffix)
 
 
 def _several_jobs(source: str, files: list[Path], output: str | None, suffix: str) -> list[Job]:
-    """Jobs for files in several folders, whose tree is kept below the nearest common one."""
+    """Makes jobs of files in several folders, whose tree is kept below the nearest common one."""
     _check_folder(output)
     files = sorted(_absolute(file) for file in files)
     try:
         root = Path(os.path.commonpath([file.parent for file in files]))
-        return _folder_jobs(root, files, Path(output or 'predictions'), suffix)
     except ValueError as error:  # on several drives
-        raise ValueError(f'{source}: the pictures have no folder in common ({error})') from error
+        raise ValueError(f'{source}: the images have no folder in common ({error})') from error
+    return _folder_jobs(root, files, Path(output or 'predictions'), suffix)
 
 
 def _absolute(file: Path) -> Path:
-    """`file` without '..', so that its result stays below the output folder."""
+    """Removes '..' from a path, so that its result stays below the output folder."""
     return Path(os.path.abspath(file))
 
 
@@ -233,78 +374,114 @@ def _read_list(path: Path) -> list[str]:
     try:
         return path.read_text(encoding='utf-8').split('\n')
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: not a list of pictures: not UTF-8 ({error.reason})') from error
+        raise ValueError(f'{path}: not a list of images: not UTF-8 ({error.reason})') from error
 
 
 def _check_folder(output: str | None) -> None:
     if output == '-' or (output and Path(output).is_file()):
-        raise ValueError(f'{output}: several pictures go to a folder; name one')
+        raise ValueError(f'{output}: several images go to a folder; name one')
 
 
-def _pictures_below(folder: Path, output: Path) -> Iterator[Path]:
-    """Pictures by suffix, broken links among them, which are to be named as failures; nothing hidden, no results."""
+def _images_below(folder: Path, output: Path) -> Iterator[Path]:
+    """Yields image files by suffix, without hidden ones and earlier results.
+
+    Broken links are among them, so that they are reported as failures.
+    """
+    results = output.resolve()
     for path in folder.rglob('*'):
-        hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not path.is_dir() and \
-                output.resolve() not in path.absolute().parents:
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+        is_hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
+        is_result = results in path.absolute().parents
+        if is_image and not is_hidden and not is_result:
             yield path
 
 
 def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> list[Job]:
-    """Results under the pictures' names with the new suffix; behind the old one where two would be the same."""
-    plain = [file.relative_to(root).with_suffix(suffix) for file in files]
-    clashes = {name for name, count in Counter(plain).items() if count > 1}
-    return [Job(file, output / (name.with_name(file.name + suffix) if name in clashes else name))
-            for file, name in zip(files, plain, strict=True)]
+    """Names each result after its image below `root`, with the new suffix.
+
+    Where two names would be equal, the new suffix comes after the old one.
+    """
+    names = [file.relative_to(root).with_suffix(suffix) for file in files]
+    counts = Counter(names)
+    jobs = []
+    for file, name in zip(files, names, strict=True):
+        if counts[name] > 1:
+            name = name.with_name(file.name + suffix)
+        jobs.append(Job(file, output / name))
+    return jobs
 
 
 def missing(jobs: list[Job]) -> list[Job]:
-    """Those whose result is not there yet."""
+    """Selects the jobs whose result does not exist."""
     return [job for job in jobs if job.target is None or not job.target.exists()]
 
 
 def check_targets(jobs: list[Job], transparent: bool) -> None:
-    """Raises ValueError naming all formats that cannot hold results, and all folders that cannot be written to."""
-    problems = []
+    """Checks that results can be written.
+
+    Raises:
+        ValueError: names all formats that cannot hold results, and all folders that are not
+            writable.
+    """
     targets = [job.target for job in jobs if job.target is not None]
-    for suffix in sorted({target.suffix.lower() for target in targets}):
-        try:
-            check_format(suffix, transparent)
-        except ValueError as error:
-            problems.append(str(error))
-    for folder in sorted({target.parent for target in targets}):
-        nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            problems.append(f'{nearest}: not a folder that can be written to')
+    problems = [*_format_problems(targets, transparent), *_folder_problems(targets)]
     if problems:
         raise ValueError('\n  '.join(dict.fromkeys(problems)))
 
 
-# --- Work -------------------------------------------------------------------------------------------------------------
+def _format_problems(targets: list[Path], transparent: bool) -> Iterator[str]:
+    for suffix in sorted({target.suffix.lower() for target in targets}):
+        try:
+            check_format(suffix, transparent)
+        except ValueError as error:
+            yield str(error)
+
+
+def _folder_problems(targets: list[Path]) -> Iterator[str]:
+    for folder in sorted({target.parent for target in targets}):
+        existing = _nearest_existing(folder)
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            yield f'{existing}: not a folder that can be written to'
+
+
+def _nearest_existing(folder: Path) -> Path:
+    """Returns the folder, or the first of its parents that exists."""
+    candidates = (folder, *folder.absolute().parents)
+    return next(path for path in candidates if path.exists())
+
+
+# --- Work -----------------------------------------------------------------------------------------
+
+
+def load_network(options: NetworkOptions) -> tuple[Predictor, SizeRule]:
+    """Loads the network, and returns it with the rule for the size of its input."""
+    choose_device(options.device)  # a missing device is reported before the network is loaded
+    overrides = {'tile_order': options.tile_order} if options.tile_order else {}
+    model = load_model(options.model, **overrides)
+
+    trained, dynamic = published_sizes(options.model)
+    size_of = size_rule(model, options.resolution, trained, dynamic)
+    device = prepare_device(options.device, fixed_size=is_fixed_size(size_of))
+    network = optimize(model.to(device), DTYPES[options.dtype], options.compile)
+    return Predictor(network, device), size_of
 
 
 def run_jobs(
     jobs: Iterable[Job],
     network: Callable[[list[np.ndarray]], np.ndarray],
-    size_of: Callable[[Size], Size],
+    size_of: SizeRule,
     style: Style,
-    *,
-    box: tuple[int, ...] | None = None,
-    max_pixels: int = MAX_PIXELS,
-    keep_metadata: bool = False,
-    default_suffix: str = '.png',
-    workers: int = DEFAULT_WORKERS,
-    batch: int = 1,
+    options: RunOptions,
 ) -> list[str]:
-    """Makes every result, with a progress bar, and returns one line for each that failed."""
-    def load(job: Job) -> tuple[np.ndarray, Loaded]:
-        picture = read_picture(job.source, max_pixels)
-        return prepare(picture, size_of, box)
+    """Makes all results, with a progress bar, and returns one line for each job that failed."""
+    def load(job: Job) -> tuple[np.ndarray, PreparedImage]:
+        image = decode_image(job.source, options.max_pixels)
+        return prepare(image, size_of, options.box)
 
-    def save(job: Job, loaded: Loaded, probability: np.ndarray) -> None:
-        result = finish(loaded, probability, style)
-        suffix = job.target.suffix if job.target else default_suffix
-        data = encode(result, suffix, loaded.picture, keep_metadata)
+    def save(job: Job, prepared: PreparedImage, probability: np.ndarray) -> None:
+        result = finish(prepared, probability, style)
+        suffix = job.target.suffix if job.target else options.suffix
+        data = encode(result, suffix, prepared.image, options.keep_metadata)
         if job.target is None:
             sys.stdout.buffer.write(data)
         else:
@@ -312,8 +489,9 @@ def run_jobs(
 
     failures = []
     jobs = list(jobs)
-    outcomes = run_pipeline(jobs, load, network, save, workers=workers, batch=batch)
-    # A bar for several pictures on a terminal (None: tqdm decides by that), never for a single one.
+    outcomes = run_pipeline(
+        jobs, load, network, save, workers=options.workers, batch=options.batch)
+    # A bar for several images on a terminal (None: tqdm decides by that), never for a single one.
     disable_bar = None if len(jobs) > 1 else True
     with tqdm(total=len(jobs), unit='image', disable=disable_bar) as bar:
         for outcome in outcomes:
@@ -328,53 +506,94 @@ def run_jobs(
 
 
 def _failure(name: str, error: Exception) -> str:
-    """One line that names the picture and says why."""
+    """One line that names the image and says why it failed."""
     if isinstance(error, TooManyPixels):
         return f'{error}; --max-pixels raises it'
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.filename not in (None, name):
-        reason += f': {error.filename}'
+    reason = str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        reason = error.strerror or reason
+        if error.filename not in (None, name):
+            reason += f': {error.filename}'
     return reason if reason.startswith(name) else f'{name}: {reason}'
 
 
-def is_video(source: str, output: str | None) -> bool:
-    """Whether one of the names is a video's. An animated picture is one if its result is to be."""
-    target = Path(output or '')
-    suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
-    return not suffixes.isdisjoint(VIDEO_SUFFIXES) or is_sequence(target)
+def run_images(
+    source: str,
+    output: str | None,
+    style: Style,
+    options: RunOptions,
+    network_options: NetworkOptions,
+) -> Summary:
+    """Segments the images that INPUT means.
 
-
-def video_target(source: str, output: str | None, style: Style) -> Path:
-    """Where a video's result goes. Raises ValueError where that cannot be."""
-    target = Path(output or Path(source).with_suffix('.out.webm' if style.transparent else '.out.mp4'))
-    check_video_target(target, style.transparent)
-    return target
-
-
-def watch(find: Callable[[], list[Job]], run: Callable[[list[Job]], list[str]]) -> tuple[int, list[str]]:
-    """Runs what `find` gives, again and again, until interrupted; returns how many it ran, and what failed.
-
-    Each picture is run once it has not changed for a second, and again when it has changed since: a slow copy may
-    have stood still.
+    Raises:
+        ValueError: an argument is wrong; if possible, before the network is loaded.
     """
-    before: dict[Job, Any] = {}
+    def find() -> list[Job]:
+        return find_jobs(source, output, options.suffix)
+
+    def unfinished(jobs: list[Job]) -> list[Job]:
+        return missing(jobs) if options.skip_existing else jobs
+
+    if options.watch and not Path(source).is_dir():
+        raise ValueError(f'--watch {source}: give a folder')
+    jobs = find()
+    check_targets(jobs, style.transparent)
+    todo = unfinished(jobs)
+    if not todo and not options.watch:
+        if not jobs:
+            raise ValueError(f'{source}: holds no images')
+        return Summary(0, len(jobs), [], 0)
+
+    network, size_of = load_network(network_options)
+    run = partial(run_jobs, network=network, size_of=size_of, style=style, options=options)
+    start = time.perf_counter()
+    if options.watch:
+        print(f'predict: watching {source}; Ctrl-C ends it', file=sys.stderr)
+        count, failures = watch(lambda: unfinished(find()), run)
+    else:
+        count = len(todo)
+        failures = run(todo)
+    seconds = time.perf_counter() - start
+    return Summary(count, len(jobs) - len(todo), failures, seconds)
+
+
+def watch(
+    find: Callable[[], list[Job]],
+    run: Callable[[list[Job]], list[str]],
+) -> tuple[int, list[str]]:
+    """Runs the jobs that `find` returns, again and again, until interrupted.
+
+    A job is run once its image has not changed for a second, and again after each change: a slow
+    copy may have paused.
+
+    Returns:
+        The number of jobs that were run, and one line for each that failed.
+    """
+    previous: dict[Job, Any] = {}
     done: dict[Job, Any] = {}
-    count, failures = 0, []
+    count = 0
+    failures: list[str] = []
     try:
         while True:
-            now = {job: _state(job.source) for job in find()}
-            ready = [job for job, state in now.items() if state and state == before.get(job) and state != done.get(job)]
+            states = {job: _file_state(job.source) for job in find()}
+            ready = []
+            for job, state in states.items():
+                is_stable = state is not None and state == previous.get(job)
+                if is_stable and state != done.get(job):
+                    ready.append(job)
+
             failures += run(ready)
             count += len(ready)
-            done |= {job: now[job] for job in ready}
-            before = now
+            done |= {job: states[job] for job in ready}
+            previous = states
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         return count, failures
 
 
-def _state(path: Path) -> tuple[int, int] | None:
-    """What changes when a file does; None for a file that is not there."""
+def _file_state(path: Path) -> tuple[int, int] | None:
+    """What changes with a file: size and time. None if the file is missing."""
     try:
         stat = path.stat()
     except OSError:
@@ -382,70 +601,52 @@ def _state(path: Path) -> tuple[int, int] | None:
     return stat.st_size, stat.st_mtime_ns
 
 
-def load_network(args: argparse.Namespace) -> tuple[Predictor, Callable[[Size], Size]]:
-    """The network, ready, and the size at which it sees a picture of a given size."""
-    choose_device(args.device)  # a device that is missing is told before the network is loaded
-    overrides = {'tile_order': args.tile_order} if args.tile_order else {}
-    model = load_model(args.model, **overrides)
-    size_of = sizes_of(model, args.resolution, *published_sizes(args.model))
-    device = prepare_device(args.device, fixed_size=one_size(size_of))
-    fast = optimize(model.to(device), DTYPES[args.dtype], args.compile)
-    return Predictor(fast, device), size_of
+def is_video(source: str, output: str | None) -> bool:
+    """Whether INPUT is a video, or an animated image whose result is to be a video."""
+    target = Path(output or '')
+    suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
+    return not suffixes.isdisjoint(VIDEO_SUFFIXES) or is_sequence(target)
 
 
-def run_pictures(args: argparse.Namespace, style: Style) -> Summary:
-    """Does the work for pictures."""
-    def find() -> list[Job]:
-        return find_jobs(args.input, args.output, f'.{args.format}')
+def video_target(source: str, output: str | None, style: Style) -> Path:
+    """Names the file of a video's result. Errors as `check_video_target`."""
+    suffix = '.out.webm' if style.transparent else '.out.mp4'
+    target = Path(output or Path(source).with_suffix(suffix))
+    check_video_target(target, style.transparent)
+    return target
 
-    def wanted(jobs: list[Job]) -> list[Job]:
-        return missing(jobs) if args.skip_existing else jobs
 
-    def run(jobs: list[Job]) -> list[str]:
-        return run_jobs(
-            jobs,
+def run_video(
+    source: str,
+    output: str | None,
+    style: Style,
+    options: RunOptions,
+    network_options: NetworkOptions,
+) -> Summary:
+    """Segments the frames of a video.
+
+    Raises:
+        ValueError: an argument is wrong, or the video cannot be decoded.
+        OSError: the video is missing; before the network is loaded.
+    """
+    target = video_target(source, output, style)
+    os.stat(source)
+    network, size_of = load_network(network_options)
+
+    def render(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        results = render_frames(
+            frames,
             network,
             size_of,
             style,
-            box=args.box,
-            max_pixels=args.max_pixels,
-            keep_metadata=args.keep_metadata,
-            default_suffix=f'.{args.format}',
-            workers=args.workers,
-            batch=args.batch,
+            options.box,
+            workers=options.workers,
+            batch=options.batch,
         )
-
-    if args.watch and not Path(args.input).is_dir():
-        raise ValueError(f'--watch {args.input}: give a folder')
-    jobs = find()
-    check_targets(jobs, style.transparent)
-    todo = wanted(jobs)
-    if not args.watch and not todo:
-        if not jobs:
-            raise ValueError(f'{args.input}: holds no pictures')
-        return Summary(0, len(jobs), [], 0)
-    network, size_of = load_network(args)
-    start = time.perf_counter()
-    if args.watch:
-        print(f'predict: watching {args.input}; Ctrl-C ends it', file=sys.stderr)
-        count, failures = watch(lambda: wanted(find()), run)
-    else:
-        count, failures = len(todo), run(todo)
-    return Summary(count, len(jobs) - len(todo), failures, time.perf_counter() - start)
-
-
-def run_video(args: argparse.Namespace, style: Style) -> Summary:
-    """Does the work for a video."""
-    target = video_target(args.input, args.output, style)
-    os.stat(args.input)  # a missing file is told before the network is loaded
-    network, size_of = load_network(args)
-
-    def render(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        yield from tqdm(render_frames(frames, network, size_of, style, args.box, workers=args.workers,
-                                      batch=args.batch), unit='frame')
+        yield from tqdm(results, unit='frame')
 
     start = time.perf_counter()
-    count = convert_video(args.input, target, render, args.max_pixels)
+    count = convert_video(source, target, render, options.max_pixels)
     return Summary(count, 0, [], time.perf_counter() - start)
 
 
@@ -453,17 +654,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if anything failed."""
     args = parse_arguments(arguments)
     try:
-        network_size(args.resolution, (32, 32), (32, 32))
-        work = run_video if is_video(args.input, args.output) else run_pictures
-        count, skipped, failures, seconds = work(args, style_of(args))
+        network_size(args.resolution, (32, 32), (32, 32))  # a wrong one is reported at once
+        run = run_video if is_video(args.input, args.output) else run_images
+        summary = run(
+            args.input,
+            args.output,
+            style_of(args),
+            run_options_of(args),
+            network_options_of(args),
+        )
     except (ValueError, OSError) as error:
         print(f'predict: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('predict: interrupted', file=sys.stderr)
         return 130
-    print(f'{count - len(failures)} done, {skipped} skipped, {len(failures)} failed in {seconds:.1f} s '
-          f'({count / max(seconds, 1e-9):.2f} a second)', file=sys.stderr)
+
+    count, skipped, failures, seconds = summary
+    per_second = count / max(seconds, 1e-9)
+    print(f'{count - len(failures)} done, {skipped} skipped, {len(failures)} failed '
+          f'in {seconds:.1f} s ({per_second:.2f} a second)', file=sys.stderr)
     return 1 if failures else 0
 
 

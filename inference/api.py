@@ -1,8 +1,9 @@
-"""Pictures of any kind to masks and cut-outs: the steps, and `predict`, which takes and gives what you have."""
+"""Image -> mask or composite: the single steps, and `predict`, which returns its input's type."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,70 +14,131 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from inference.compose import Style, compose
-from inference.images import Picture, Size, encode, from_pil, network_size, read_picture
+from inference.images import (
+    DecodedImage,
+    Size,
+    SizeRule,
+    decode_image,
+    encode,
+    from_pil,
+    network_size,
+)
 from inference.masks import to_mask
 from inference.network import Predictor
-from inference.pipeline import DEFAULT_WORKERS, run_pipeline
+from inference.pipeline import DEFAULT_WORKERS, run_pipeline, values_of
 
-# Published weights tell only by a part of their name that they were trained at another size, or at many.
+# Published weights that were trained at another size than 1024x1024, or at many sizes, say so
+# in a part of their name alone.
 PUBLISHED_SIZES = {'512x512': (512, 512), 'lite-2k': (2560, 1440), '_hr': (2048, 2048)}
 PUBLISHED_DYNAMIC = ((256, 2304), (256, 2304))
-BOX_MARGIN = .1  # of the box's sides, added all round: the network wants to see what the object stands before
+BOX_MARGIN = .1  # of the box's sides, added all round: the network needs the object's surroundings
 Box = tuple[int, int, int, int]
 
 
-class Loaded(NamedTuple):
-    """A picture, and the part of it, (x1, y1, x2, y2), that the network sees."""
+class PreparedImage(NamedTuple):
+    """An image, and its part that the network sees: `crop` (x1, y1, x2, y2), in pixels."""
 
-    picture: Picture
+    image: DecodedImage
     crop: Box
 
 
-def prepare(picture: Picture, size_of: Callable[[Size], Size], box: Box | None = None) -> tuple[np.ndarray, Loaded]:
-    """What the network sees of a picture, uint8 (h, w, 3), and what `finish` needs.
+def prepare(
+    image: DecodedImage,
+    size_of: SizeRule,
+    box: Box | None = None,
+) -> tuple[np.ndarray, PreparedImage]:
+    """Crops an image and resizes it to the size of the network's input.
 
-    `size_of` gives the network's width and height for a picture's. `box` (x1, y1, x2, y2), in pixels, is the part to
-    segment. Raises ValueError if it lies outside.
+    Args:
+        image: the decoded image, of H x W pixels.
+        size_of: the rule for the size of the network's input.
+        box: (x1, y1, x2, y2), in pixels, the part of the image to segment; default: all of it.
+
+    Returns:
+        The network's input, uint8 RGB (h, w, 3), and what `finish` needs.
+
+    Raises:
+        ValueError: the box is not within the image.
     """
-    height, width = picture.pixels.shape[:2]
-    crop = (0, 0, width, height) if box is None else _with_margin(box, width, height)
+    height, width = image.pixels.shape[:2]
+    if box is None:
+        crop = 0, 0, width, height
+    else:
+        crop = _with_margin(box, width, height)
+
     x1, y1, x2, y2 = crop
-    seen = picture.pixels[y1:y2, x1:x2]
+    visible = image.pixels[y1:y2, x1:x2]
     size = size_of((x2 - x1, y2 - y1))
-    return cv2.resize(seen, size), Loaded(picture, crop)
+    return cv2.resize(visible, size), PreparedImage(image, crop)
 
 
 def _with_margin(box: Box, width: int, height: int) -> Box:
     x1, y1, x2, y2 = box
-    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-        raise ValueError(f'box {x1},{y1},{x2},{y2} is not within the image of {width}x{height} pixels: '
-                         'give x1,y1,x2,y2 with x1 < x2 and y1 < y2')
+    is_within = 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
+    if not is_within:
+        raise ValueError(f'box {x1},{y1},{x2},{y2} is not within the image of {width}x{height} '
+                         'pixels: give x1,y1,x2,y2 with x1 < x2 and y1 < y2')
     dx = round(BOX_MARGIN * (x2 - x1))
     dy = round(BOX_MARGIN * (y2 - y1))
     return max(x1 - dx, 0), max(y1 - dy, 0), min(x2 + dx, width), min(y2 + dy, height)
 
 
-def finish(loaded: Loaded, probability: np.ndarray, style: Style) -> np.ndarray:
-    """The result, uint8 (see `compose`), from the network's probability (h, w)."""
-    x1, y1, x2, y2 = loaded.crop
+def finish(prepared: PreparedImage, probability: np.ndarray, style: Style) -> np.ndarray:
+    """Turns the network's output into a result of the image's size.
+
+    Args:
+        prepared: from `prepare`.
+        probability: float32 (h, w), 0..1, of the cropped part.
+        style: what to make of image and mask.
+
+    Returns:
+        A mask (H, W), RGB (H, W, 3) or RGBA (H, W, 4), uint8, as `compose`.
+    """
+    x1, y1, x2, y2 = prepared.crop
     mask = to_mask(probability, y2 - y1, x2 - x1)
-    if mask.shape != loaded.picture.pixels.shape[:2]:
-        whole = np.zeros(loaded.picture.pixels.shape[:2], np.uint8)
-        whole[y1:y2, x1:x2] = mask
-        mask = whole
-    return compose(loaded.picture, mask, style)
+    full_shape = prepared.image.pixels.shape[:2]
+    if mask.shape != full_shape:
+        full_mask = np.zeros(full_shape, np.uint8)
+        full_mask[y1:y2, x1:x2] = mask
+        mask = full_mask
+    return compose(prepared.image, mask, style)
 
 
-def render_frames(frames: Iterable[np.ndarray], network: Callable[[list[np.ndarray]], np.ndarray],
-                  size_of: Callable[[Size], Size], style: Style, box: Box | None = None, *,
-                  workers: int = DEFAULT_WORKERS, batch: int = 1) -> Iterator[np.ndarray]:
-    """The result, uint8 (see `compose`), for each of `frames`, uint8 (H, W, 3), in order; stops at the first error."""
-    for outcome in run_pipeline(frames, lambda frame: prepare(to_picture(frame), size_of, box), network,
-                                lambda _, loaded, probability: finish(loaded, probability, style),
-                                workers=workers, batch=batch):
-        if outcome.error is not None:
-            raise outcome.error
-        yield outcome.value
+def render_frames(
+    frames: Iterable[np.ndarray],
+    network: Callable[[list[np.ndarray]], np.ndarray],
+    size_of: SizeRule,
+    style: Style,
+    box: Box | None = None,
+    *,
+    workers: int = DEFAULT_WORKERS,
+    batch: int = 1,
+) -> Iterator[np.ndarray]:
+    """Renders each frame of a video, in order.
+
+    Args:
+        frames: RGB (H, W, 3) or RGBA (H, W, 4), uint8.
+        network: a `Predictor`, or a function like it.
+        size_of: the rule for the size of the network's input.
+        style: what to make of image and mask.
+        box: (x1, y1, x2, y2), in pixels, the part of each frame to segment; default: all of it.
+        workers: threads that prepare frames and compose results.
+        batch: how many frames go through the network together.
+
+    Yields:
+        For each frame a result, uint8, as `compose`.
+
+    Raises:
+        Exception: the first error of any frame.
+    """
+    def load(frame: np.ndarray) -> tuple[np.ndarray, PreparedImage]:
+        return prepare(decode_any(frame), size_of, box)
+
+    def save(_: np.ndarray, prepared: PreparedImage, probability: np.ndarray) -> np.ndarray:
+        return finish(prepared, probability, style)
+
+    outcomes = run_pipeline(frames, load, network, save, workers=workers, batch=batch)
+    yield from values_of(outcomes)
 
 
 def predict(
@@ -89,108 +151,157 @@ def predict(
     batch: int = 1,
     style: Style | None = None,
 ) -> Any:
-    """Segments one image or a list of them, and returns masks or composites in the kind that was given.
+    """Segments one image or a list of images, and returns masks or composites of the same type.
 
     Safe to call from several threads.
 
     Args:
         model: a network from `load_model`, or `optimize` of one, on any device.
-        images: an image or a list of images, which may mix kinds and sizes. An image is a PIL image; an array,
-            uint8 (H, W), (H, W, 3) or (H, W, 4); a tensor (3, H, W), uint8 or float in 0..1; the bytes of a file;
-            or a path.
-        output: one of `inference.compose.OUTPUTS`.
-        resolution: of the network's input, 'WxH', 'native' or a long side; default: as trained.
-        box: (x1, y1, x2, y2), in pixels, the part of the image to segment.
-        batch: how many images of one size go through the network together.
-        style: refines `output`.
+        images: an image or a list of images, which may mix types and sizes. An image is a PIL
+            image; an array, uint8 (H, W), (H, W, 3) or (H, W, 4); a tensor (1, H, W), (3, H, W)
+            or (4, H, W), uint8 or float in 0..1; the bytes of a file; or a path.
+        output: 'mask', or one of the composites 'cutout', 'color', 'picture', 'blur' and
+            'side-by-side' (see `inference.compose.Style`).
+        resolution: size of the network's input, 'WxH' in multiples of 32, 'native' for the
+            image's own size, or a long side in pixels; default: the training size.
+        box: (x1, y1, x2, y2), in pixels, the part of the image to segment; default: all of it.
+        batch: how many consecutive images go through the network together, if their inputs have
+            equal sizes.
+        style: options of `output`, and of the mask's refinement.
 
     Returns:
-        For each image a result of the image's size: a PIL image for PIL images and paths; an array (H, W) or
-        (H, W, C), uint8; a tensor (1, H, W) or (C, H, W) of the same dtype and device; or the bytes of a PNG.
+        For each image a result of its height and width (twice the width for 'side-by-side'):
+        a PIL image for a PIL image or a path; an array, uint8 (H, W) or (H, W, C), for an array;
+        a tensor (1, H, W) or (C, H, W) of the same dtype and device for a tensor; the bytes of a
+        PNG file for bytes. C is 3 (RGB), or 4 (RGBA) where the result is transparent.
 
     Raises:
-        ValueError: an image cannot be read, which the message names, or the box or resolution is wrong.
-        TypeError: an image is of another kind.
+        ValueError: an image cannot be read, which the message names; `output`, the box or the
+            resolution is wrong; or the input would not fit into the free memory.
+        TypeError: an image is of another type.
 
-    >>> mask = predict(model, Image.open('photo.jpg'))                            # PIL image, mode 'L'
-    >>> cutout = predict(model, 'photo.jpg', 'cutout', resolution='2048x2048')    # PIL image, mode 'RGBA'
-    >>> masks = predict(model, [array, other_array], batch=2)                     # list of uint8 arrays (H, W)
+    >>> mask = predict(model, Image.open('photo.jpg'))          # PIL image, mode 'L'
+    >>> cutout = predict(model, 'photo.jpg', 'cutout', resolution='2048x2048')    # mode 'RGBA'
+    >>> masks = predict(model, [array, other_array], batch=2)   # list of arrays, uint8 (H, W)
     """
-    single = not isinstance(images, list | tuple)
     style = replace(style or Style(), output=output)
-    size_of = sizes_of(model, resolution)
-
-    def load(image: Any) -> tuple[np.ndarray, Loaded]:
-        return prepare(to_picture(image), size_of, box)
-
-    def save(image: Any, loaded: Loaded, probability: np.ndarray) -> Any:
-        return _like(image, finish(loaded, probability, style), loaded.picture)
-
+    size_of = size_rule(model, resolution)
     network = Predictor(model, _device(model))
-    if single:
-        array, loaded = load(images)
-        return save(images, loaded, network([array])[0])
-    results = []
-    for outcome in run_pipeline(images, load, network, save, workers=min(DEFAULT_WORKERS, len(images) or 1),
-                                batch=batch):
-        if outcome.error is not None:
-            raise outcome.error
-        results.append(outcome)
-    return [outcome.value for outcome in results]
+
+    def load(image: Any) -> tuple[np.ndarray, PreparedImage]:
+        return prepare(decode_any(image), size_of, box)
+
+    def save(image: Any, prepared: PreparedImage, probability: np.ndarray) -> Any:
+        result = finish(prepared, probability, style)
+        return _as_type_of(image, result, prepared.image)
+
+    # A single image needs no threads.
+    is_single = not isinstance(images, list | tuple)
+    if is_single:
+        pixels, prepared = load(images)
+        probability = network([pixels])[0]
+        return save(images, prepared, probability)
+
+    workers = min(DEFAULT_WORKERS, len(images) or 1)
+    outcomes = run_pipeline(images, load, network, save, workers=workers, batch=batch)
+    return list(values_of(outcomes))
 
 
-def sizes_of(model: nn.Module, resolution: str, trained: Size | None = None,
-             dynamic: tuple[Size, Size] | None = None) -> Callable[[Size], Size]:
-    """The network's size for an image's, by `resolution` and the model's config; `trained`, or a `dynamic` range,
-    overrule what that says."""
+def size_rule(
+    model: nn.Module,
+    resolution: str,
+    trained: Size | None = None,
+    dynamic: tuple[Size, Size] | None = None,
+) -> SizeRule:
+    """Builds the rule for the size of the network's input.
+
+    Args:
+        model: a network, whose `config` gives the training size and the range of a dynamic one.
+        resolution: as for `network_size`.
+        trained: overrules the config's training size, (width, height).
+        dynamic: overrules the config's range, ((w_min, w_max), (h_min, h_max)).
+
+    Returns:
+        A function from an image's (width, height) to that of the network's input.
+
+    Raises:
+        ValueError: the resolution is wrong.
+    """
     config = getattr(model, 'config', None)
     size = trained or (config.size if config else (1024, 1024))
-    dynamic = dynamic or (config.dynamic_size if config else None)
-    network_size(resolution, (32, 32), size)  # a wrong resolution is told before any image is read
-    return lambda image: network_size(resolution, image, size, dynamic)
+    sizes = dynamic or (config.dynamic_size if config else None)
+    network_size(resolution, (32, 32), size)  # raises before any image is read
+    return lambda image_size: network_size(resolution, image_size, size, sizes)
 
 
-def published_sizes(model: str) -> tuple[Size | None, tuple[Size, Size] | None]:
-    """The size at which published weights of this name were trained, and the range of a dynamic one, or None."""
-    name = Path(model).name.lower()
-    size = next((size for part, size in PUBLISHED_SIZES.items() if part in name), None)
-    return size, PUBLISHED_DYNAMIC if 'dynamic' in name else None
+def published_sizes(name: str) -> tuple[Size | None, tuple[Size, Size] | None]:
+    """Looks up the training size of published weights by their name, which may be a path.
+
+    Returns:
+        The training size, (width, height), and the range of a dynamic one, ((w_min, w_max),
+        (h_min, h_max)); each None where the name does not say.
+    """
+    name = Path(name).name.lower()
+    dynamic = PUBLISHED_DYNAMIC if 'dynamic' in name else None
+    for part, size in PUBLISHED_SIZES.items():
+        if part in name:
+            return size, dynamic
+    return None, dynamic
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device('cpu'))
+    tensors = chain(model.parameters(), model.buffers())
+    first = next(tensors, None)
+    return torch.device('cpu') if first is None else first.device
 
 
-def to_picture(image: Any) -> Picture:
-    """A Picture of anything that `predict` takes."""
+# --- Types of images ------------------------------------------------------------------------------
+
+
+def decode_any(image: Any) -> DecodedImage:
+    """Decodes an image of any type that `predict` takes. Raises ValueError and TypeError as it."""
     if isinstance(image, Image.Image):
         return from_pil(ImageOps.exif_transpose(image))
     if isinstance(image, bytes | str | os.PathLike):
-        return read_picture(image)
+        return decode_image(image)
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-            raise ValueError(f'a tensor of shape {tuple(image.shape)} is not an image: give (3, H, W)')
-        values = image.detach().cpu()
-        values = (values.float() * 255).round().clamp(0, 255).to(torch.uint8) if image.is_floating_point() else values
-        image = np.ascontiguousarray(values.permute(1, 2, 0).numpy())
-        image = image[..., 0] if image.shape[2] == 1 else image
+        image = _array_of(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError(f'{type(image).__name__} is not an image: give a PIL image, array, tensor, path or bytes')
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)) or not image.size:
-        raise ValueError(f'an array of {image.dtype} and shape {image.shape} is not an image: give uint8 (H, W, 3)')
+        raise TypeError(f'{type(image).__name__} is not an image: '
+                        'give a PIL image, array, tensor, path or bytes')
+
+    is_grey = image.ndim == 2
+    is_color = image.ndim == 3 and image.shape[2] in (3, 4)
+    if image.dtype != np.uint8 or not (is_grey or is_color) or not image.size:
+        raise ValueError(f'an array of {image.dtype} and shape {image.shape} is not an image: '
+                         'give uint8 (H, W, 3)')
     return from_pil(Image.fromarray(image))
 
 
-def _like(given: Any, result: np.ndarray, picture: Picture) -> Any:
-    """`result` in the kind of `given`."""
+def _array_of(image: Tensor) -> np.ndarray:
+    """(C, H, W), any dtype -> (H, W) or (H, W, C), uint8 if it was uint8 or float in 0..1."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        raise ValueError(f'a tensor of shape {tuple(image.shape)} is not an image: give (3, H, W)')
+    values = image.detach().cpu()
+    if image.is_floating_point():
+        levels = (values.float() * 255).round()
+        values = levels.clamp(0, 255).to(torch.uint8)
+    array = np.ascontiguousarray(values.permute(1, 2, 0).numpy())
+    return array[..., 0] if array.shape[2] == 1 else array
+
+
+def _as_type_of(given: Any, result: np.ndarray, image: DecodedImage) -> Any:
+    """Converts `result` to the type of `given`, of which `image` was decoded."""
     if isinstance(given, bytes):
-        return encode(result, '.png', picture)
+        return encode(result, '.png', image)
     if isinstance(given, np.ndarray):
         return result
     if isinstance(given, Tensor):
-        tensor = torch.from_numpy(np.atleast_3d(result)).permute(2, 0, 1).contiguous().to(given.device)
+        channels_last = torch.from_numpy(np.atleast_3d(result))
+        tensor = channels_last.permute(2, 0, 1).contiguous().to(given.device)
         return tensor.to(given.dtype) / 255 if given.is_floating_point() else tensor
-    image = Image.fromarray(result)
-    if picture.profile and result.ndim == 3:
-        image.info['icc_profile'] = picture.profile
-    return image
+
+    picture = Image.fromarray(result)
+    if image.profile and result.ndim == 3:
+        picture.info['icc_profile'] = image.profile
+    return picture

@@ -1,4 +1,4 @@
-"""What is made of a picture and its mask: cut-outs, masks, other backgrounds."""
+"""Compositing: cut-outs, masks and other backgrounds from an image and its mask."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from inference.edges import estimate_foreground, refine_mask
-from inference.images import Picture
+from inference.images import DecodedImage
 
 OUTPUTS = ('cutout', 'mask', 'color', 'picture', 'blur', 'side-by-side')
 SQUARE = 16  # pixels of the chequered pattern that stands for transparency
@@ -14,11 +14,23 @@ SQUARE = 16  # pixels of the chequered pattern that stands for transparency
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """What to make, and how masks and edges are refined (see inference.edges).
+    """What to make of an image and its mask, and how mask and edges are refined.
 
-    `output` is one of OUTPUTS; 'color' takes `color` (R, G, B, A), 'picture' takes `backdrop`, uint8 (H, W, 3) and cut
-    to the picture's aspect, 'blur' a Gaussian of `blur_background` pixels. `matting` names the method that estimates
-    the foreground's colour at soft edges, '' none.
+    Attributes:
+        output: one of OUTPUTS: 'cutout', the object on a transparent background; 'mask'; 'color',
+            'picture' or 'blur', the object on a colour, on another image or on its own
+            background, blurred; 'side-by-side', the image beside the cut-out on a chequered
+            pattern.
+        color: (R, G, B, A), 0..255, the background of 'color'. With A < 255 results are RGBA.
+        backdrop: the background of 'picture', uint8 RGB (H, W, 3), scaled to cover the image.
+        blur_background: standard deviation, in pixels, of the Gaussian of 'blur'.
+        matting: the method that estimates the foreground's colour at soft edges, one of
+            `inference.edges.MATTING`; '' for none.
+        threshold, fill_holes, min_object, mask_offset, mask_blur: see
+            `inference.edges.refine_mask`.
+
+    Raises:
+        ValueError: the output is none of OUTPUTS, or the backdrop of 'picture' is missing.
     """
 
     output: str = 'cutout'
@@ -32,50 +44,89 @@ class Style:
     mask_offset: int = 0
     mask_blur: float = 0
 
+    def __post_init__(self) -> None:
+        if self.output not in OUTPUTS:
+            raise ValueError(f'output {self.output}: take one of {", ".join(OUTPUTS)}')
+        if self.output == 'picture' and self.backdrop is None:
+            raise ValueError('output picture: give a backdrop')
+
     @property
     def transparent(self) -> bool:
         """Whether results are RGBA."""
-        return self.output == 'cutout' or (self.output == 'color' and self.color[3] < 255)
+        if self.output == 'color':
+            return self.color[3] < 255
+        return self.output == 'cutout'
 
 
-def compose(picture: Picture, mask: np.ndarray, style: Style) -> np.ndarray:
-    """The result for a picture and its mask (H, W), uint8: a mask (H, W), RGB (H, W, 3) or RGBA (H, W, 4), uint8.
+def compose(image: DecodedImage, mask: np.ndarray, style: Style) -> np.ndarray:
+    """Makes the result of `style` from an image and its mask.
 
-    The picture's own transparency multiplies the mask.
+    The image's own transparency multiplies the mask.
+
+    Args:
+        image: of H x W pixels.
+        mask: uint8 (H, W).
+        style: what to make.
+
+    Returns:
+        A mask (H, W), RGB (H, W, 3) or RGBA (H, W, 4), uint8; (H, 2 * W, 3) for 'side-by-side'.
     """
-    mask = refine_mask(mask, style.threshold, style.fill_holes, style.min_object, style.mask_offset, style.mask_blur)
-    if picture.alpha is not None:
-        mask = cv2.multiply(mask, picture.alpha, scale=1 / 255)
+    mask = refine_mask(
+        mask,
+        style.threshold,
+        style.fill_holes,
+        style.min_object,
+        style.mask_offset,
+        style.mask_blur,
+    )
+    if image.alpha is not None:
+        mask = cv2.multiply(mask, image.alpha, scale=1 / 255)
     if style.output == 'mask':
         return mask
-    colour = estimate_foreground(picture.pixels, mask, style.matting) if style.matting else picture.pixels
+
+    foreground = image.pixels
+    if style.matting:
+        foreground = estimate_foreground(image.pixels, mask, style.matting)
     if style.output == 'cutout':
-        return np.dstack((colour, mask))
+        return np.dstack((foreground, mask))
     if style.output == 'color':
-        return _over_color(colour, mask, style.color)
+        return _over_color(foreground, mask, style.color)
+    if style.output == 'side-by-side':
+        cutout = over(foreground, mask, chequered(*mask.shape))
+        return np.hstack((image.pixels, cutout))
+
     if style.output == 'picture':
-        return over(colour, mask, _cover(style.backdrop, *mask.shape))
-    if style.output == 'blur':
-        return over(colour, mask, _blurred_background(picture.pixels, mask, style.blur_background))
-    return np.hstack((picture.pixels, over(colour, mask, chequered(*mask.shape))))
+        background = _cover(style.backdrop, *mask.shape)
+    else:
+        background = _blurred_background(image.pixels, mask, style.blur_background)
+    return over(foreground, mask, background)
 
 
-def over(colour: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """`colour` over `background`, both uint8 (H, W, 3), by the mask."""
+def over(foreground: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Blends two images, uint8 (H, W, 3), by a mask, uint8 (H, W): 255 shows the foreground."""
     alpha = mask.astype(np.float32) * np.float32(1 / 255)
-    return cv2.blendLinear(colour, background, alpha, 1 - alpha)
+    return cv2.blendLinear(foreground, background, alpha, 1 - alpha)
 
 
-def _over_color(colour: np.ndarray, mask: np.ndarray, color: tuple[int, int, int, int]) -> np.ndarray:
-    """RGB over an opaque colour; RGBA over one that lets through."""
-    flat = np.empty_like(colour)
-    flat[:] = color[:3]
+def _over_color(
+    foreground: np.ndarray,
+    mask: np.ndarray,
+    color: tuple[int, int, int, int],
+) -> np.ndarray:
+    """RGB over an opaque colour, RGBA over a translucent one."""
+    background = np.empty_like(foreground)
+    background[:] = color[:3]
     if color[3] == 255:
-        return over(colour, mask, flat)
+        return over(foreground, mask, background)
+
+    # Porter and Duff's "over": the colours are weighted by their shares of the total opacity.
     front = mask.astype(np.float32) / 255
-    total = front + (1 - front) * (color[3] / 255)
+    back = (1 - front) * (color[3] / 255)
+    total = front + back
     share = front / np.maximum(total, 1e-6)
-    return np.dstack((cv2.blendLinear(colour, flat, share, 1 - share), np.rint(255 * total).astype(np.uint8)))
+    pixels = cv2.blendLinear(foreground, background, share, 1 - share)
+    alpha = np.rint(255 * total).astype(np.uint8)
+    return np.dstack((pixels, alpha))
 
 
 def _cover(backdrop: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -95,24 +146,31 @@ def _cover(backdrop: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _blurred_background(pixels: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
-    """Blurred without the foreground, whose colour would spread as a halo. Computed at a fraction of the size: what is
-    so smooth has no details to lose."""
+    """Blurs the background without the foreground, whose colour would spread as a halo.
+
+    The blur is computed at a fraction of the size, because its result has no fine details.
+    """
     height, width = mask.shape
     factor = max(int(sigma / 4), 1)
-    size = max(width // factor, 1), max(height // factor, 1)
+    small_size = max(width // factor, 1), max(height // factor, 1)
 
     def blurred(values: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(cv2.resize(values, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / factor)
+        small = cv2.resize(values, small_size, interpolation=cv2.INTER_AREA)
+        return cv2.GaussianBlur(small, (0, 0), sigma / factor)
 
+    # A mean that is weighted by the background's share of each pixel.
     weight = 1 - mask.astype(np.float32) / 255
     total = blurred(weight)[..., None]
-    colour = blurred(pixels * weight[..., None]) / np.maximum(total, .01)
-    small = np.where(total > .01, np.clip(colour, 0, 255), blurred(pixels)).astype(np.uint8)
+    weighted = blurred(pixels * weight[..., None])
+    mean = np.clip(weighted / np.maximum(total, .01), 0, 255)
+
+    # Deep inside the object there is no background to average, and none that is seen.
+    small = np.where(total > .01, mean, blurred(pixels)).astype(np.uint8)
     return cv2.resize(small, (width, height))
 
 
 def chequered(height: int, width: int) -> np.ndarray:
-    """The pattern that stands for transparency, uint8 (H, W, 3)."""
+    """Draws the pattern that stands for transparency, uint8 (H, W, 3)."""
     row = np.arange(height)[:, None] // SQUARE
     column = np.arange(width) // SQUARE
     is_dark = (row + column) % 2

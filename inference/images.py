@@ -1,4 +1,4 @@
-"""Pictures of any kind in: pixels, transparency and profile; sizes for the network; results out as files."""
+"""Decodes images of any kind, sizes the network's input, and encodes results as files."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from inference.masks import encode_png
 from utils import MAX_PIXELS, STRIDE, atomic_write, open_image, read_image, to_rgb
@@ -21,14 +21,34 @@ except ImportError:
     pass
 
 Size = tuple[int, int]  # width, height
-FORMATS = {'.png': 'PNG', '.webp': 'WEBP', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.tif': 'TIFF', '.tiff': 'TIFF'}
-LONGEST = {'WEBP': 16_383, 'JPEG': 65_500}  # sides, in pixels
-ENCODING = {'PNG': {'compress_level': 1}, 'WEBP': {'quality': 90, 'method': 2}, 'JPEG': {'quality': 95}}
+SizeRule = Callable[[Size], Size]  # from an image's size to that of the network's input
+
+JPEG_START = b'\xff\xd8'
+FORMATS = {
+    '.png': 'PNG',
+    '.webp': 'WEBP',
+    '.jpg': 'JPEG',
+    '.jpeg': 'JPEG',
+    '.tif': 'TIFF',
+    '.tiff': 'TIFF',
+}
+LONGEST_SIDE = {'WEBP': 16_383, 'JPEG': 65_500}  # in pixels
+ENCODER_OPTIONS = {
+    'PNG': {'compress_level': 1},
+    'WEBP': {'quality': 90, 'method': 2},
+    'JPEG': {'quality': 95},
+}
 
 
-class Picture(NamedTuple):
-    """`pixels` (H, W, 3), uint8 RGB, upright; `alpha` (H, W), uint8, or None if opaque; `profile`, the ICC profile of
-    the pixels, and `exif`, with no orientation left, as bytes or None."""
+class DecodedImage(NamedTuple):
+    """An image, upright, with what its file says of it.
+
+    Attributes:
+        pixels: uint8 RGB (H, W, 3).
+        alpha: uint8 (H, W); None if the image is opaque.
+        profile: the ICC profile of the pixels, or None.
+        exif: the EXIF data without the orientation, or None.
+    """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
@@ -36,68 +56,116 @@ class Picture(NamedTuple):
     exif: bytes | None = None
 
 
-def read_picture(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Reads a picture; of an animation the first frame. Errors as `utils.open_image`."""
+# --- Decoding -------------------------------------------------------------------------------------
+
+
+def decode_image(
+    source: str | os.PathLike | bytes,
+    max_pixels: int = MAX_PIXELS,
+) -> DecodedImage:
+    """Decodes an image, of an animation the first frame.
+
+    Args:
+        source: a path, or the bytes of a file.
+        max_pixels: larger images are refused.
+
+    Raises:
+        ValueError: not an image, damaged or too large; the message names the source.
+        OSError: the file is missing or not readable.
+    """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if data.startswith(b'\xff\xd8') and (header := _header(data)) is not None and header.mode == 'RGB':
-        pixels = read_image(source, max_pixels)  # twice as fast, and no JPEG is transparent
-        return Picture(pixels, None, header.info.get('icc_profile'), _upright_exif(header))
-    return from_pil(open_image(source, max_pixels))
+    header = _open_header(data) if data.startswith(JPEG_START) else None
+    if header is None or header.mode != 'RGB':
+        return from_pil(open_image(source, max_pixels))
+
+    # A JPEG has no transparency, and `read_image` takes half of Pillow's time.
+    pixels = read_image(source, max_pixels)
+    profile = header.info.get('icc_profile')
+    return DecodedImage(pixels, None, profile, _exif_without_orientation(header))
 
 
-def _header(data: bytes) -> Image.Image | None:
+def _open_header(data: bytes) -> Image.Image | None:
     try:
         return Image.open(io.BytesIO(data))
     except Exception:  # decoding will say what is wrong
         return None
 
 
-def _upright_exif(image: Image.Image) -> bytes | None:
+def _exif_without_orientation(image: Image.Image) -> bytes | None:
     try:
         exif = image.getexif()
-        exif.pop(0x0112, None)  # the orientation has been applied
+        exif.pop(ExifTags.Base.Orientation, None)  # it has been applied
         return exif.tobytes() if len(exif) else None
-    except Exception:  # Pillow raises many kinds on damaged EXIF data, which say nothing then
+    except Exception:  # Pillow raises errors of many types on damaged EXIF data, which is dropped
         return None
 
 
-def from_pil(image: Image.Image) -> Picture:
-    """A Picture of an upright image of any mode. Colours of CMYK and grey profiles become sRGB's."""
+def from_pil(image: Image.Image) -> DecodedImage:
+    """Converts an upright PIL image of any mode.
+
+    Colours of CMYK and Lab images become sRGB, by their profile. Other profiles are kept where
+    they describe RGB.
+    """
     alpha = None
     if image.has_transparency_data:
-        image = image if image.mode in ('LA', 'PA') else image.convert('RGBA')
-        alpha = np.asarray(image.getchannel('A'))
-        alpha = None if alpha.min() == 255 else alpha
+        if image.mode not in ('LA', 'PA'):
+            image = image.convert('RGBA')
+        values = np.asarray(image.getchannel('A'))
+        is_opaque = values.min() == 255
+        alpha = None if is_opaque else values
+
     profile = image.info.get('icc_profile')
     if image.mode in ('CMYK', 'LAB') and profile:
-        image, profile = _to_srgb(image, profile), None
+        image = _to_srgb(image, profile)
+        profile = None
     elif image.mode not in ('RGB', 'RGBA', 'P'):
-        profile = None  # a profile for grey values does not fit the RGB written
-    return Picture(to_rgb(image), alpha, profile, _upright_exif(image))
+        profile = None  # a profile for grey values does not describe the RGB written
+    return DecodedImage(to_rgb(image), alpha, profile, _exif_without_orientation(image))
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    srgb = ImageCms.createProfile('sRGB')
     try:
-        return ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                                         ImageCms.createProfile('sRGB'), outputMode='RGB')
-    except ImageCms.PyCMSError:  # a damaged profile says nothing
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
+    except ImageCms.PyCMSError:  # the profile is damaged
         return image
 
 
-def network_size(resolution: str, image: Size, trained: Size, dynamic: Sequence[Sequence[int]] | None = None) -> Size:
-    """Width and height, multiples of 32, at which the network sees an image of size `image`.
+# --- Size of the network's input ------------------------------------------------------------------
 
-    `resolution` is 'WxH', 'native' (the image's own), a long side in pixels (the aspect is kept), or '' for what the
-    weights were trained at: `trained`, to which images are squashed (padding to keep the aspect measures worse), or,
-    for weights of a `dynamic` size ((w_min, w_max), (h_min, h_max)), the aspect at as many pixels as `trained` has.
-    Raises ValueError for anything else.
+
+def network_size(
+    resolution: str,
+    image: Size,
+    trained: Size,
+    dynamic: Sequence[Sequence[int]] | None = None,
+) -> Size:
+    """Computes the size of the network's input for an image. All sizes are (width, height).
+
+    Args:
+        resolution: 'WxH'; 'native', the image's own size; a long side in pixels, which keeps the
+            aspect ratio; or '' for the training size.
+        image: size of the image, in pixels.
+        trained: the training size. Images are resized to it without keeping the aspect ratio,
+            because padding scores lower.
+        dynamic: the range of sizes of weights that were trained at many, ((w_min, w_max),
+            (h_min, h_max)). They keep the aspect ratio, at as many pixels as `trained` has.
+
+    Returns:
+        Width and height, multiples of 32.
+
+    Raises:
+        ValueError: the resolution is none of these, or WxH has sides that are not multiples of 32.
     """
     width, height = image
-    if match := re.fullmatch(r'(\d+)x(\d+)', resolution):
-        size = int(match[1]), int(match[2])
-        if size != _rounded(*size):
-            nearest = 'x'.join(map(str, _rounded(*size)))
-            raise ValueError(f'resolution {resolution}: sides must be multiples of {STRIDE}; nearest: {nearest}')
+    exact = re.fullmatch(r'(\d+)x(\d+)', resolution)
+    if exact:
+        size = int(exact[1]), int(exact[2])
+        nearest = _rounded(*size)
+        if size != nearest:
+            raise ValueError(f'resolution {resolution}: sides must be multiples of {STRIDE}; '
+                             f'nearest: {nearest[0]}x{nearest[1]}')
         return size
     if resolution == 'native':
         return _rounded(width, height)
@@ -108,50 +176,98 @@ def network_size(resolution: str, image: Size, trained: Size, dynamic: Sequence[
         raise ValueError(f"resolution {resolution}: give WxH, 'native' or a long side in pixels")
     if dynamic is None:
         return trained
+    return _dynamic_size(image, trained, dynamic)
+
+
+def _dynamic_size(image: Size, trained: Size, dynamic: Sequence[Sequence[int]]) -> Size:
+    width, height = image
+    (min_width, max_width), (min_height, max_height) = dynamic
     scale = (trained[0] * trained[1] / (width * height)) ** .5
-    return _rounded(*(min(max(side * scale, low), high)
-                      for side, (low, high) in zip(image, dynamic, strict=True)))
+    return _rounded(
+        min(max(width * scale, min_width), max_width),
+        min(max(height * scale, min_height), max_height),
+    )
 
 
-def one_size(size_of: Callable[[Size], Size]) -> bool:
-    """Whether `size_of`, which gives the network's size for an image's, gives all images the same."""
+def _rounded(width: float, height: float) -> Size:
+    return _round_to_stride(width), _round_to_stride(height)
+
+
+def _round_to_stride(side: float) -> int:
+    strides = int(side / STRIDE + .5)
+    return max(strides, 1) * STRIDE
+
+
+def is_fixed_size(size_of: SizeRule) -> bool:
+    """Whether a rule gives all images the same size."""
     return size_of((1024, 512)) == size_of((512, 1024))
 
 
-def _rounded(*sides: float) -> Size:
-    width, height = (max(STRIDE, int(side / STRIDE + .5) * STRIDE) for side in sides)
-    return width, height
+# --- Encoding -------------------------------------------------------------------------------------
 
 
 def check_format(suffix: str, transparent: bool) -> None:
-    """Raises ValueError if no file of this suffix can hold results, or none that are `transparent`."""
+    """Checks that results can be written to a file with this suffix.
+
+    Raises:
+        ValueError: the suffix is of no known format, or results are `transparent` and the format
+            has no alpha channel.
+    """
     if suffix.lower() not in FORMATS:
-        raise ValueError(f'{suffix or "no suffix"}: no format for results; take .png, .webp, .jpg or .tif')
+        raise ValueError(f'{suffix or "no suffix"}: no format for results; '
+                         'take .png, .webp, .jpg or .tif')
     if transparent and FORMATS[suffix.lower()] == 'JPEG':
-        raise ValueError(f'{suffix}: JPEG holds no transparency; take .png or .webp, or a background')
+        raise ValueError(f'{suffix}: JPEG holds no transparency; '
+                         'take .png or .webp, or a background')
 
 
-def encode(pixels: np.ndarray, suffix: str, picture: Picture, keep_exif: bool = False) -> bytes:
-    """A file of `pixels`, uint8 (H, W), (H, W, 3) or (H, W, 4), in the format of `suffix`, with the picture's profile
-    and, if asked for, its EXIF data. Raises ValueError as `check_format`, and for sizes that the format cannot hold."""
-    check_format(suffix, pixels.shape[2:] == (4,))
+def encode(
+    pixels: np.ndarray,
+    suffix: str,
+    image: DecodedImage,
+    keep_exif: bool = False,
+) -> bytes:
+    """Encodes a result, with the ICC profile of the image that it was made of.
+
+    Args:
+        pixels: uint8 (H, W), RGB (H, W, 3) or RGBA (H, W, 4).
+        suffix: of the file, one of FORMATS.
+        image: the decoded image.
+        keep_exif: write the image's EXIF data as well.
+
+    Raises:
+        ValueError: as `check_format`, and for sizes that the format does not allow.
+    """
+    is_mask = pixels.ndim == 2
+    is_transparent = pixels.shape[2:] == (4,)
+    check_format(suffix, is_transparent)
     kind = FORMATS[suffix.lower()]
+
     height, width = pixels.shape[:2]
-    if max(height, width) > LONGEST.get(kind, height + width):
+    if kind in LONGEST_SIDE and max(height, width) > LONGEST_SIDE[kind]:
         raise ValueError(f'{suffix}: {width}x{height} pixels are more than {kind} holds; take .png')
-    info = {'icc_profile': picture.profile if pixels.ndim == 3 else None, 'exif': picture.exif if keep_exif else None}
-    info = {key: value for key, value in info.items() if value}
-    if kind == 'PNG' and not info:
-        return encode_png(pixels) if pixels.ndim == 2 else _plain_png(pixels)
-    options = {'lossless': True} if kind == 'WEBP' and pixels.ndim == 2 else ENCODING.get(kind, {})
+
+    metadata = {}
+    if image.profile and not is_mask:
+        metadata['icc_profile'] = image.profile
+    if image.exif and keep_exif:
+        metadata['exif'] = image.exif
+    if kind == 'PNG' and not metadata:
+        return encode_png(pixels) if is_mask else _encode_color_png(pixels)
+
+    options = ENCODER_OPTIONS.get(kind, {})
+    if kind == 'WEBP' and is_mask:
+        options = {'lossless': True}
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options, **info)
+    Image.fromarray(pixels).save(buffer, kind, **options, **metadata)
     return buffer.getvalue()
 
 
-def _plain_png(pixels: np.ndarray) -> bytes:
-    order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[pixels.shape[2]]
-    return cv2.imencode('.png', cv2.cvtColor(pixels, order))[1].tobytes()
+def _encode_color_png(pixels: np.ndarray) -> bytes:
+    has_alpha = pixels.shape[2] == 4
+    order = cv2.COLOR_RGBA2BGRA if has_alpha else cv2.COLOR_RGB2BGR
+    _, data = cv2.imencode('.png', cv2.cvtColor(pixels, order))
+    return data.tobytes()
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -1,4 +1,7 @@
-"""Decoding, network and encoding at the same time: threads load ahead and save behind the one thread of the network."""
+"""Runs decoding, network and encoding at the same time.
+
+Threads load ahead of the one thread that runs the network, and save behind it.
+"""
 
 import os
 from collections import deque
@@ -10,100 +13,159 @@ DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
 
 
 class Outcome(NamedTuple):
-    """What became of an item: `value` is what `save` returned, or `error` what went wrong with this one."""
+    """What became of an item: the `value` that `save` returned, or the `error` of any step."""
 
     item: Any
     value: Any = None
     error: Exception | None = None
 
 
+class _Pending(NamedTuple):
+    """An item that is being loaded or saved in a thread."""
+
+    item: Any
+    future: Future
+
+    def wait(self) -> Outcome:
+        try:
+            return Outcome(self.item, self.future.result())
+        except Exception as error:
+            return Outcome(self.item, error=error)
+
+
 class _Sample(NamedTuple):
+    """A loaded item."""
+
     item: Any
     array: Any
-    note: Any
+    context: Any
 
 
-def run_pipeline(items: Iterable[Any], load: Callable[[Any], tuple[Any, Any]],
-                 network: Callable[[list[Any]], Sequence[Any]], save: Callable[[Any, Any, Any], Any], *,
-                 workers: int = DEFAULT_WORKERS, batch: int = 1) -> Iterator[Outcome]:
-    """Yields one Outcome for each item, soon after it is saved or has failed; stop early by closing the generator.
+class _Batch(NamedTuple):
+    """Samples of one shape, and the items before them that failed to load."""
 
-    `load(item)`, in `workers` threads, gives an array with a `shape` and a note of any kind. `network(arrays)`, in the
-    calling thread and in the order of the items, takes up to `batch` arrays of one shape that follow each other and
-    gives as many outputs. `save(item, note, output)` runs in the threads again. An exception in any of them belongs to
-    its item, others go on; a batch that fails is tried again one by one, for it may only be too large for the memory.
-    Up to 2 * workers + batch items are between `load` and `network`, and 2 * workers between `network` and caller.
+    samples: list[_Sample]
+    failures: list[Outcome]
+
+
+class _Output(NamedTuple):
+    """A sample with the network's output, or with the error of the network."""
+
+    sample: _Sample
+    value: Any = None
+    error: Exception | None = None
+
+
+def run_pipeline(
+    items: Iterable[Any],
+    load: Callable[[Any], tuple[Any, Any]],
+    network: Callable[[list[Any]], Sequence[Any]],
+    save: Callable[[Any, Any, Any], Any],
+    *,
+    workers: int = DEFAULT_WORKERS,
+    batch: int = 1,
+) -> Iterator[Outcome]:
+    """Loads items, runs a network on them in batches, and saves its outputs.
+
+    Up to 2 * workers + batch items are between `load` and `network`, and 2 * workers between
+    `network` and the caller. A batch that fails is tried again one by one, because it may only be
+    too large for the memory. To stop early, close the generator.
+
+    Args:
+        items: what to load, in order.
+        load: called in the threads as load(item); returns an array with a `shape`, and a context
+            of any type for `save`.
+        network: called in the calling thread, in the order of the items, with up to `batch`
+            consecutive arrays of one shape; returns as many outputs.
+        save: called in the threads as save(item, context, output).
+        workers: threads.
+        batch: arrays that go through the network together.
+
+    Yields:
+        One Outcome for each item, soon after it is saved or has failed. An error in any step
+        belongs to its item, and the other items go on.
     """
     pool = ThreadPoolExecutor(workers, 'pipeline')
-    saving: deque[tuple[Any, Future]] = deque()
+    saving: deque[_Pending] = deque()
     try:
-        for samples, failures in _batches(_submit_ahead(pool, load, items, 2 * workers + batch), batch):
+        loading = _submit_ahead(pool, load, items, count=2 * workers + batch)
+        for samples, failures in _batches(loading, batch):
             yield from failures
-            for sample, output, error in _run(network, samples):
+            for sample, value, error in _run(network, samples):
                 if error is None:
-                    saving.append((sample.item, pool.submit(save, sample.item, sample.note, output)))
+                    future = pool.submit(save, sample.item, sample.context, value)
+                    saving.append(_Pending(sample.item, future))
                 else:
                     yield Outcome(sample.item, error=error)
-            while saving and (len(saving) > 2 * workers or saving[0][1].done()):
-                yield _outcome(*saving.popleft())
+            while saving and (len(saving) > 2 * workers or saving[0].future.done()):
+                yield saving.popleft().wait()
         while saving:
-            yield _outcome(*saving.popleft())
+            yield saving.popleft().wait()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _submit_ahead(pool: ThreadPoolExecutor, load: Callable[[Any], Any], items: Iterable[Any],
-                  most: int) -> Iterator[tuple[Any, Future]]:
-    """Items with their futures, in order, `most` of them submitted before the first is needed."""
-    pending: deque[tuple[Any, Future]] = deque()
+def values_of(outcomes: Iterable[Outcome]) -> Iterator[Any]:
+    """Yields the value of each outcome, and raises the first error."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+        yield outcome.value
+
+
+def _submit_ahead(
+    pool: ThreadPoolExecutor,
+    load: Callable[[Any], Any],
+    items: Iterable[Any],
+    count: int,
+) -> Iterator[_Pending]:
+    """Yields the items being loaded, in order, `count` of them submitted ahead."""
+    pending: deque[_Pending] = deque()
     for item in items:
-        pending.append((item, pool.submit(load, item)))
-        if len(pending) == most:
+        pending.append(_Pending(item, pool.submit(load, item)))
+        if len(pending) == count:
             yield pending.popleft()
     while pending:
         yield pending.popleft()
 
 
-def _batches(loading: Iterator[tuple[Any, Future]], most: int) -> Iterator[tuple[list[_Sample], list[Outcome]]]:
-    """Samples of one shape that follow each other, up to `most`, with the items that failed to load on the way."""
+def _batches(loading: Iterator[_Pending], max_samples: int) -> Iterator[_Batch]:
+    """Gathers up to `max_samples` consecutive samples of one shape."""
     samples: list[_Sample] = []
     failures: list[Outcome] = []
-    for item, future in loading:
-        loaded = _outcome(item, future)
+    for pending in loading:
+        loaded = pending.wait()
         if loaded.error is not None:
             failures.append(loaded)
             continue
-        sample = _Sample(item, *loaded.value)
-        if samples and samples[0].array.shape != sample.array.shape:
-            yield samples, failures
+
+        array, context = loaded.value
+        if samples and samples[0].array.shape != array.shape:
+            yield _Batch(samples, failures)
             samples, failures = [], []
-        samples.append(sample)
-        if len(samples) == most:
-            yield samples, failures
+        samples.append(_Sample(loaded.item, array, context))
+        if len(samples) == max_samples:
+            yield _Batch(samples, failures)
             samples, failures = [], []
-    yield samples, failures
+    yield _Batch(samples, failures)
 
 
-def _run(network: Callable[[list[Any]], Sequence[Any]],
-         samples: list[_Sample]) -> Iterator[tuple[_Sample, Any, Exception | None]]:
-    """Each sample with its output, or with what went wrong."""
+def _run(
+    network: Callable[[list[Any]], Sequence[Any]],
+    samples: list[_Sample],
+) -> Iterator[_Output]:
+    """Runs the network on all samples together or, if that fails, on each alone."""
     if not samples:
         return
+    arrays = [sample.array for sample in samples]
     try:
-        outputs = network([sample.array for sample in samples])
+        outputs = network(arrays)
     except Exception as error:
         if len(samples) == 1:
-            yield samples[0], None, error
-        else:
-            for sample in samples:
-                yield from _run(network, [sample])
+            yield _Output(samples[0], error=error)
+            return
+        for sample in samples:
+            yield from _run(network, [sample])
         return
     for sample, output in zip(samples, outputs, strict=True):
-        yield sample, output, None
-
-
-def _outcome(item: Any, future: Future) -> Outcome:
-    try:
-        return Outcome(item, future.result())
-    except Exception as error:
-        return Outcome(item, error=error)
+        yield _Output(sample, output)

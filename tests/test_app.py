@@ -35,5 +35,5 @@ def test_limits_come_from_the_command_line():
 
 
 @pytest.mark.parametrize('toy', [True, False])
-def test_examples_are_pictures(toy):
-    assert min(Image.open(io.BytesIO(app.example_picture(toy))).size) > 300
+def test_examples_are_images(toy):
+    assert min(Image.open(io.BytesIO(app.example_image(toy))).size) > 300

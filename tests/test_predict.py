@@ -1,7 +1,8 @@
-"""predict.py as it is typed: inputs of every kind, every flag, damaged files, exit codes."""
+"""predict.py as users call it: inputs of every kind, all flags, damaged files, exit codes."""
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,10 +30,10 @@ def load_network():
     """predict.load_network, which makes the network of each dtype once."""
     real, networks = predict.load_network, {}
 
-    def load(args):
-        if args.dtype not in networks:
-            networks[args.dtype] = real(args)
-        return networks[args.dtype]
+    def load(options):
+        if options.dtype not in networks:
+            networks[options.dtype] = real(options)
+        return networks[options.dtype]
     return load
 
 
@@ -41,23 +42,35 @@ def run(model, load_network, tmp_path, monkeypatch):
     """Runs predict.py in tmp_path and returns its exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predict, 'load_network', load_network)
-    return lambda *arguments: predict.main([*arguments, '-m', model, '--resolution', '64x32', '--device', 'cpu'])
+    common = ['-m', model, '--resolution', '64x32', '--device', 'cpu']
+    return lambda *arguments: predict.main([*arguments, *common])
 
 
 def write(name, pixels=RGB):
-    predict.Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(name)
 
 
+def images_below(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.png'))
+
+
 @pytest.mark.parametrize(('flags', 'mode', 'size'), [
-    ((), 'RGBA', (60, 40)), (('-om',), 'L', (60, 40)), (('-bgc', '1', '2', '3', '255'), 'RGB', (60, 40)),
-    (('-bgc', '1', '2', '3', '0'), 'RGBA', (60, 40)), (('--background', 'in.png'), 'RGB', (60, 40)),
-    (('--blur-background',), 'RGB', (60, 40)), (('--side-by-side',), 'RGB', (120, 40)),
-    (('-a', '--threshold', '100', '--fill-holes', '9', '--min-object', '9', '--mask-offset', '-1', '--mask-blur', '1'),
-     'RGBA', (60, 40)), (('--box', '5,5,30,30'), 'RGBA', (60, 40)), (('--dtype', 'bfloat16'), 'RGBA', (60, 40))])
-def test_one_picture(run, flags, mode, size):
+    ('', 'RGBA', (60, 40)),
+    ('-om', 'L', (60, 40)),
+    ('-bgc 1 2 3 255', 'RGB', (60, 40)),
+    ('-bgc 1 2 3 0', 'RGBA', (60, 40)),
+    ('--background in.png', 'RGB', (60, 40)),
+    ('--blur-background', 'RGB', (60, 40)),
+    ('--side-by-side', 'RGB', (120, 40)),
+    ('-a --threshold 100 --fill-holes 9', 'RGBA', (60, 40)),
+    ('--min-object 9 --mask-offset -1 --mask-blur 1', 'RGBA', (60, 40)),
+    ('--box 5,5,30,30', 'RGBA', (60, 40)),
+    ('--dtype bfloat16', 'RGBA', (60, 40)),
+])
+def test_one_image(run, flags, mode, size):
     write('in.png')
-    assert run('in.png', 'out.png', *flags) == 0
+    assert run('in.png', 'out.png', *flags.split()) == 0
     image = Image.open('out.png')
     assert (image.mode, image.size) == (mode, size)
 
@@ -73,14 +86,14 @@ def test_folder_keeps_its_tree_and_names_what_failed(run, tmp_path, capsys):
     write('in/a.jpg')
     write('in/sub/b.jpg', RGB[:20])
     write('in/.hidden.png')
-    predict.Path('in/text.jpg').write_text('hello')
-    predict.Path('in/broken.png').symlink_to('nowhere.png')
+    Path('in/text.jpg').write_text('hello')
+    Path('in/broken.png').symlink_to('nowhere.png')
     write('in/huge.png', np.zeros((60, 60, 3), np.uint8))
     assert run('in', 'in/out', '--max-pixels', '3000', '--batch', '2') == 1
-    made = {p.relative_to(tmp_path / 'in/out').as_posix() for p in (tmp_path / 'in/out').rglob('*.png')}
-    assert made == {'a.jpg.png', 'a.png.png', 'sub/b.png'}
+    assert images_below(tmp_path / 'in/out') == ['a.jpg.png', 'a.png.png', 'sub/b.png']
     text = capsys.readouterr().err
-    assert all(name in text for name in ('text.jpg', 'broken.png', 'huge.png', 'limit of 3000', '3 done', '3 failed'))
+    for words in ('text.jpg', 'broken.png', 'huge.png', 'limit of 3000', '3 done', '3 failed'):
+        assert words in text
     assert run('in/sub', 'in/out/sub', '--skip-existing') == 0
     assert '1 skipped' in capsys.readouterr().err
 
@@ -88,12 +101,11 @@ def test_folder_keeps_its_tree_and_names_what_failed(run, tmp_path, capsys):
 def test_list_and_pattern(run, tmp_path):
     write('in/a.png')
     write('in/x/b.png')
-    predict.Path('list.txt').write_text('in/a.png\nin/x/b.png\n')
+    Path('list.txt').write_text('in/a.png\nin/x/b.png\n')
     assert run('list.txt', 'one') == 0
     assert run('in/**/*.png', 'two') == 0
     for folder in ('one', 'two'):
-        assert sorted(p.relative_to(folder).as_posix() for p in predict.Path(folder).rglob('*.png')) == \
-            ['a.png', 'x/b.png']
+        assert images_below(Path(folder)) == ['a.png', 'x/b.png']
 
 
 def test_standard_input_and_output(run, monkeypatch):
@@ -112,33 +124,45 @@ def test_standard_input_and_output(run, monkeypatch):
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (('missing.png',), 'missing.png: No such file'), (('missing*.png',), 'no picture matches'),
-    (('in.png', '--device', 'cuda:99'), 'cuda:99'), (('in.png', '--resolution', '50x50'), '64x64'),
-    (('in.png', '--box', '0,0,100,10'), '60x40'), (('in.png', '--watch'), 'give a folder'),
-    (('in.png', 'out.jpg'), 'transparency'), (('in.png', '-m', 'none.pth'), 'none.pth'), (('.', '-'), 'name one'),
-    (('.', 'in.png'), 'name one'), (('in.png', 'in.png/out.png'), 'not a folder that can be written to'),
-    (('in.png', 'out.bmp'), '.bmp: no format'), (('in.mp4', 'out.webm'), 'in.mp4'), (('in.mp4', 'x.mp4'), 'transp'),
-    (('in.png', '--max-pixels', '2399', '--resolution', '32x32'), 'limit of 2399; --max-pixels raises it')])
+    ('missing.png', 'missing.png: No such file'),
+    ('missing*.png', 'no image matches'),
+    ('in.png --device cuda:99', 'cuda:99'),
+    ('in.png --resolution 50x50', '64x64'),
+    ('in.png --box 0,0,100,10', '60x40'),
+    ('in.png --watch', 'give a folder'),
+    ('in.png out.jpg', 'transparency'),
+    ('in.png -m none.pth', 'none.pth'),
+    ('. -', 'name one'),
+    ('. in.png', 'name one'),
+    ('in.png in.png/out.png', 'not a folder that can be written to'),
+    ('in.png out.bmp', '.bmp: no format'),
+    ('in.mp4 out.webm', 'in.mp4'),
+    ('in.mp4 x.mp4', 'transparency'),
+    ('in.png --max-pixels 2399 --resolution 32x32', 'limit of 2399; --max-pixels raises it'),
+])
 def test_mistakes_are_named(model, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     write('in.png')
-    assert predict.main(['-m', model, '--resolution', '64x32', *arguments]) == 1
+    assert predict.main(['-m', model, '--resolution', '64x32', *arguments.split()]) == 1
     assert message in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ['in.png']
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (('--threshold', '256'), '256 is not within 0..255'), (('--batch', '0'), '0 is not 1 or more'),
-    (('--mask-blur', '-1'), '-1 is not 0 or more'), (('--box', '1,2,3'), 'X1,Y1,X2,Y2'),
-    (('-om', '--side-by-side'), 'not allowed with'),
-    (('--fill-holes', 'x'), "invalid whole number value: 'x'")])
+    ('--threshold 256', '256 is not within 0..255'),
+    ('--batch 0', '0 is not 1 or more'),
+    ('--mask-blur -1', '-1 is not 0 or more'),
+    ('--box 1,2,3', 'X1,Y1,X2,Y2'),
+    ('-om --side-by-side', 'not allowed with'),
+    ('--fill-holes x', "invalid whole number value: 'x'"),
+])
 def test_wrong_flags_are_named(capsys, arguments, message):
     with pytest.raises(SystemExit, match='2'):
-        predict.parse_arguments(['in.png', '-m', 'x', *arguments])
+        predict.parse_arguments(['in.png', '-m', 'x', *arguments.split()])
     assert message in capsys.readouterr().err
 
 
-def test_flags_take_no_picture_for_their_value():
+def test_flags_take_no_image_for_their_value():
     args = predict.parse_arguments(['-m', 'x', '-a', '--blur-background', 'in.png', 'out.png'])
     assert (args.input, args.output) == ('in.png', 'out.png')
     assert predict.style_of(args).matting == 'blur-fusion'
@@ -150,29 +174,33 @@ def test_nothing_to_do_needs_no_network(tmp_path, monkeypatch, capsys):
     write('in_out/a.png')
     assert predict.main(['in', '-m', 'none', '--skip-existing']) == 0
     assert '0 done, 1 skipped' in capsys.readouterr().err
-    predict.Path('empty').mkdir()
+    Path('empty').mkdir()
     assert predict.main(['empty', '-m', 'none']) == 1
-    assert 'empty: holds no pictures' in capsys.readouterr().err
+    assert 'empty: holds no images' in capsys.readouterr().err
 
 
-def test_watching_takes_each_picture_once_it_is_whole(tmp_path, monkeypatch):
-    """`b` is whole at once, `a` grows, `c` stands still while it is copied, and `d` is a broken link."""
-    sizes, ran, rounds = {'a': [5, 9, 9, 9, 9], 'b': [3] * 5, 'c': [2, 2, 7, 7, 7]}, [], iter(range(1, 6))
+def test_watching_takes_each_image_once_it_is_whole(tmp_path, monkeypatch):
+    """`b` is whole at once, `a` grows, `c` pauses while it is copied, `d` is a broken link."""
+    sizes = {'a': [5, 9, 9, 9, 9], 'b': [3, 3, 3, 3, 3], 'c': [2, 2, 7, 7, 7]}
+    rounds = iter(range(1, 6))
+    ran = []
     jobs = [predict.Job(tmp_path / name, None) for name in 'abcd']
 
     def write_sizes(number):
         for name, grown in sizes.items():
-            if (size := grown[number]) != (grown[number - 1] if number else None):
-                (tmp_path / name).write_bytes(bytes(size))
+            has_changed = number == 0 or grown[number] != grown[number - 1]
+            if has_changed:
+                (tmp_path / name).write_bytes(bytes(grown[number]))
 
     def next_round(_):
-        if (number := next(rounds)) == 5:
+        number = next(rounds)
+        if number == 5:
             raise KeyboardInterrupt
         write_sizes(number)
 
     def run(ready):
         ran.append([job.source.name for job in ready])
-        return ['b: broken'] * ('b' in ran[-1])
+        return ['b: broken'] if 'b' in ran[-1] else []
 
     write_sizes(0)
     monkeypatch.setattr(predict.time, 'sleep', next_round)
@@ -180,12 +208,12 @@ def test_watching_takes_each_picture_once_it_is_whole(tmp_path, monkeypatch):
     assert ran == [[], ['b', 'c'], ['a'], ['c'], []]
 
 
-def test_animated_picture_as_video(run):
+def test_animated_image_as_video(run):
     pytest.importorskip('av')
     frames = [Image.fromarray(np.roll(RGB, i, 0)) for i in range(3)]
     frames[0].save('in.gif', save_all=True, append_images=frames[1:], duration=[100, 300, 100])
     assert run('in.gif', 'out/f-%d.png') == 0
-    assert len(list(predict.Path('out').iterdir())) == 3
+    assert len(list(Path('out').iterdir())) == 3
     assert run('in.gif', 'out.webm', '-bgc', '0', '0', '0', '255') == 0
     assert run('in.gif') == 0
     assert Image.open('in.out.png').size == (60, 40)

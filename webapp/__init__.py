@@ -1,1 +1,1 @@
-"""The page behind app.py: its files, what it makes of pictures and videos, the gate before it, and its look."""
+"""The web page behind app.py: its layout, its jobs, its files, and the gate before Gradio."""

@@ -1,4 +1,4 @@
-"""What stands between the network and Gradio: only addresses that the page needs, and no more data than it takes."""
+"""ASGI middleware before Gradio that admits only the routes and the data that the page needs."""
 
 import json
 import re
@@ -11,62 +11,116 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from webapp.storage import Storage
 
-# Gradio has many more: some fetch addresses, some write to accounts elsewhere, none is of use here.
-PATHS = re.compile(r'/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static)/.+|'
-                   r'gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|queue/(join|data)|cancel|'
-                   r'reset|run/\w+|heartbeat/\w+|call/(v2/)?\w+(/\w+)?|file=.+))?/?')
-FILE, UPLOAD = '/gradio_api/file=', '/gradio_api/upload'
-FORM_BYTES = 1_000_000  # of a request that is no upload; and what an upload's form may add to its files
-# The page is its own: a browser is to ask nobody else for anything, whatever a script of Gradio's tries.
-POLICY = ("default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-          "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'")
+# The routes of Gradio that the page uses. Of the others, some fetch addresses and some write to
+# accounts elsewhere.
+ROUTES = '|'.join((
+    r'config',
+    r'theme\.css',
+    r'favicon\.ico',
+    r'robots\.txt',
+    r'manifest\.json',
+    r'(assets|static)/.+',
+    r'gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|cancel|reset)',
+    r'gradio_api/queue/(join|data)',
+    r'gradio_api/(run|heartbeat)/\w+',
+    r'gradio_api/call/(v2/)?\w+(/\w+)?',
+    r'gradio_api/file=.+',
+))
+PATHS = re.compile(rf'/({ROUTES})?/?')
+FILE = '/gradio_api/file='
+UPLOAD = '/gradio_api/upload'
+FORM_BYTES = 1_000_000  # of a request without an upload; and what a form may add to its files
+# Scripts of the page may contact no other machine, whatever Gradio's try.
+POLICY = '; '.join((
+    "default-src 'self' data: blob:",
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+    "style-src 'self' 'unsafe-inline'",
+    "object-src 'none'",
+    "base-uri 'self'",
+    "form-action 'self'",
+))
 
 
 class Gate:
-    """ASGI middleware. Other addresses than PATHS are answered by 404, and so are files outside the storage, whatever
-    Gradio would say; calls that name such a file, or an address to fetch, by 403; a request of more than `upload_bytes`
-    by 413, and uploads by 507 while the storage holds more than `stored_bytes`."""
+    """ASGI middleware that refuses what the page does not need.
 
-    def __init__(self, app: ASGIApp, storage: Storage, upload_bytes: int, stored_bytes: int) -> None:
-        self.app, self.storage = app, storage
-        self.upload_bytes, self.stored_bytes = upload_bytes, stored_bytes
+    Answers 404 to other routes than PATHS and to files outside the storage; 403 to calls that
+    name such a file, or an address to fetch; 413 to requests of too many bytes; and 507 to
+    uploads while the storage is full.
+
+    Args:
+        app: the application behind the gate.
+        storage: the files of visitors.
+        upload_bytes: of the files of one upload, at most.
+        stored_bytes: of all files in the storage, at most.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        storage: Storage,
+        upload_bytes: int,
+        stored_bytes: int,
+    ) -> None:
+        self.app = app
+        self.storage = storage
+        self.upload_bytes = upload_bytes
+        self.stored_bytes = stored_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
             await self.app(scope, receive, send)
             return
-        refused = self._refusal(scope)
-        if refused is None and scope['method'] == 'POST' and not scope['path'].startswith(UPLOAD):
-            body = await _body(receive)
-            receive = _replay(body, receive)
-            if not self._names_only_ours(body):
-                refused = PlainTextResponse('Upload the file itself: none is read or fetched by its name.', 403)
-        await (refused or self.app)(scope, receive, send if refused else _with_policy(send))
 
-    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
-        path = scope['path']
-        name = path.removeprefix(FILE)
-        if not PATHS.fullmatch(path) or (name != path and not (self._is_ours(name) and Path(name).is_file())):
-            return PlainTextResponse('There is nothing here.', 404)  # as for what was deleted a moment ago
-        if scope['method'] != 'POST':
-            return None
+        refused = self._refused_path(scope['path'])
+        if refused is None and scope['method'] == 'POST':
+            refused = self._refused_length(scope)
+            is_call = not scope['path'].startswith(UPLOAD)
+            if refused is None and is_call:
+                body = await _read_body(receive)
+                receive = _replay(body, receive)
+                refused = self._refused_call(body)
+
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        await self.app(scope, receive, _with_policy(send))
+
+    def _refused_path(self, path: str) -> PlainTextResponse | None:
+        is_known = PATHS.fullmatch(path) is not None
+        if is_known and path.startswith(FILE):
+            name = path.removeprefix(FILE)
+            is_known = self._is_ours(name) and Path(name).is_file()
+        # A file that was deleted a moment ago gets the same answer.
+        return None if is_known else PlainTextResponse('There is nothing here.', 404)
+
+    def _refused_length(self, scope: Scope) -> PlainTextResponse | None:
         length = Headers(scope=scope).get('content-length', '')
         if not length.isdecimal():
             return PlainTextResponse('Say how long the data is (Content-Length).', 411)
-        if int(length) > FORM_BYTES + self.upload_bytes * path.startswith(UPLOAD):
+
+        is_upload = scope['path'].startswith(UPLOAD)
+        allowed = FORM_BYTES
+        if is_upload:
+            allowed += self.upload_bytes
+        if int(length) > allowed:
             return PlainTextResponse('That is more than this page takes.', 413)
-        if path.startswith(UPLOAD) and self.storage.size() + int(length) > self.stored_bytes:
-            return PlainTextResponse('This page is full at the moment. Please try again in half an hour.', 507)
+        if is_upload and self.storage.size() + int(length) > self.stored_bytes:
+            return PlainTextResponse(
+                'This page is full at the moment. Please try again in half an hour.', 507)
         return None
 
-    def _is_ours(self, name: str) -> bool:
-        try:
-            return Path(name).resolve().is_relative_to(self.storage.folder)
-        except (OSError, ValueError):
-            return False
+    def _refused_call(self, body: bytes) -> PlainTextResponse | None:
+        if self._names_only_ours(body):
+            return None
+        return PlainTextResponse(
+            'Upload the file itself: none is read or fetched by its name.', 403)
 
     def _names_only_ours(self, body: bytes) -> bool:
-        """Whether all files that a call names, as `path` of a JSON object at any depth, lie in the storage."""
+        """Whether all files that a call names lie in the storage.
+
+        Gradio takes the `path` of a JSON object, at any depth, for a file's.
+        """
         try:
             values: list[Any] = [json.loads(body or b'null')]
         except (ValueError, RecursionError):
@@ -82,9 +136,16 @@ class Gate:
                 values += value
         return True
 
+    def _is_ours(self, name: str) -> bool:
+        try:
+            return Path(name).resolve().is_relative_to(self.storage.folder)
+        except (OSError, ValueError):
+            return False
 
-async def _body(receive: Receive) -> bytes:
-    body, more = b'', True
+
+async def _read_body(receive: Receive) -> bytes:
+    body = b''
+    more = True
     while more:
         message = await receive()
         body += message.get('body', b'')
@@ -93,7 +154,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """`receive` as if `body` had not been read yet."""
+    """Returns a `receive` that delivers the body, which has been read, once more."""
     messages = [{'type': 'http.request', 'body': body, 'more_body': False}]
 
     async def receiving() -> Message:
@@ -103,6 +164,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_policy(send: Send) -> Send:
+    """Returns a `send` that adds security headers to each response."""
     async def sending(message: Message) -> None:
         if message['type'] == 'http.response.start':
             headers = MutableHeaders(scope=message)

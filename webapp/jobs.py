@@ -1,9 +1,9 @@
-"""What the page does with pictures and videos; nothing of Gradio in here."""
+"""The page's jobs on images and videos, without Gradio."""
 
 import re
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,57 +12,71 @@ import cv2
 import numpy as np
 from torch import nn
 
-from inference.api import Loaded, prepare, published_sizes, render_frames, sizes_of
+from inference.api import PreparedImage, prepare, published_sizes, render_frames, size_rule
 from inference.compose import Style, chequered, compose, over
-from inference.images import Size, encode, read_picture, write_bytes
+from inference.images import Size, SizeRule, decode_image, encode, write_bytes
 from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video
-from utils import read_mask
+from utils import STRIDE, read_mask
 
-PREVIEW = 1400   # long side, in pixels, of what the page shows
-WORKERS = 2      # threads that decode and encode: at most seven pictures are in memory at once
-NO_PICTURE = 'this is not an image that can be read. JPEG, PNG, WebP, TIFF, BMP, GIF and the like can.'
+PREVIEW_SIDE = 1400  # long side, in pixels, of what the page shows
+WORKERS = 2  # threads that decode and encode: at most seven images are in memory at once
+NO_IMAGE = ('this is not an image that can be read. '
+            'JPEG, PNG, WebP, TIFF, BMP, GIF and the like can.')
+NO_VIDEO = 'this is not a video that can be read. MP4, MOV, WebM, MKV and AVI can.'
+HEX_COLOR = re.compile(r'#([0-9a-fA-F]{6}|[0-9a-fA-F]{8})')
+NUMBER = r'(\d+(?:\.\d+)?)'
+RGB_COLOR = re.compile(rf'rgba?\({NUMBER}, *{NUMBER}, *{NUMBER}(?:, *{NUMBER})?\)')
 
-Report = Callable[[int, int | None], object]  # told how many are done, of how many if that is known
+Network = Callable[[list[np.ndarray]], np.ndarray]
+Report = Callable[[int, int | None], object]  # takes the number done, and that of all or None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one visitor may ask of the machine."""
 
-    pixels: int = 50_000_000           # of a picture, and of a frame
-    network_pixels: int = 2560 * 2560  # at which the network sees it
+    pixels: int = 50_000_000           # of an image, and of a video frame
+    network_pixels: int = 2560 * 2560  # of the network's input
     file_mb: int = 100                 # of an upload
-    files: int = 20                    # at once
-    queue: int = 20                    # jobs that wait
+    files: int = 20                    # in one job
+    queue: int = 20                    # waiting jobs
     seconds: int = 300                 # of a job
-    keep_minutes: int = 30             # from an upload's last use until it is deleted
+    keep_minutes: int = 30             # from a file's last use until it is deleted
     stored_mb: int = 10_000            # of all uploads and results together
 
 
-class Weights(NamedTuple):
-    """A network, and the name or path that its weights were given by."""
+class LoadedModel(NamedTuple):
+    """A network that the page offers.
 
-    model: nn.Module
-    network: Predictor
+    Attributes:
+        module: the optimized network.
+        predictor: runs it.
+        source: the name or path by which its weights were given.
+    """
+
+    module: nn.Module
+    predictor: Predictor
     source: str
 
-    def sizes(self, resolution: str) -> Callable[[Size], Size]:
-        """The network's size for an image's, see inference.images.network_size."""
-        return sizes_of(self.model, resolution, *published_sizes(self.source))
+    def size_rule(self, resolution: str) -> SizeRule:
+        """Builds the rule for the size of the network's input, as `inference.api.size_rule`."""
+        return size_rule(self.module, resolution, *published_sizes(self.source))
 
-    def sizes_within(self, limits: Limits, resolution: str) -> Callable[[Size], Size]:
-        """As `sizes`, but raises ValueError where either size is beyond the limits."""
-        size_of = self.sizes(resolution)
+    def limited_size_rule(self, resolution: str, limits: Limits) -> SizeRule:
+        """Builds a rule that raises ValueError where the image or the input exceeds the limits."""
+        size_of = self.size_rule(resolution)
 
         def limited(image: Size) -> Size:
-            if image[0] * image[1] > limits.pixels:
-                raise ValueError(f'{image[0]}x{image[1]} pixels are more than the limit of {limits.pixels}')
+            width, height = image
+            if width * height > limits.pixels:
+                raise ValueError(f'{width}x{height} pixels are more than the limit of '
+                                 f'{limits.pixels}')
             width, height = size_of(image)
             if width * height > limits.network_pixels:
-                side = int(limits.network_pixels ** .5) // 32 * 32
+                side = int(limits.network_pixels ** .5) // STRIDE * STRIDE
                 raise ValueError(f'a resolution of {width}x{height} is more than this page offers; '
                                  f'take {side}x{side} or less')
             return width, height
@@ -70,15 +84,22 @@ class Weights(NamedTuple):
         return limited
 
 
-class Cut(NamedTuple):
-    """An upload, and its mask (H, W) as the network gave it, in files."""
+class Segmentation(NamedTuple):
+    """The files of an upload and of its mask (H, W), as the network predicted it."""
 
     source: Path
     mask: Path
 
 
 class Result(NamedTuple):
-    """What came of a Cut, in files: the result and the mask in full size, and previews of before and after."""
+    """The files made of a Segmentation.
+
+    Attributes:
+        file: the result, in full size.
+        mask: the refined mask, in full size.
+        before: a preview of the upload.
+        after: a preview of the result.
+    """
 
     file: Path
     mask: Path
@@ -87,117 +108,182 @@ class Result(NamedTuple):
 
 
 class Deadline:
-    """Ends a job that takes too long, between two steps of it."""
+    """Ends a job that takes too long, between two of its steps."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.end = seconds, time.monotonic() + seconds
+        self.seconds = seconds
+        self.end = time.monotonic() + seconds
 
     def check(self) -> None:
         """Raises TimeoutError once the time is up."""
         if time.monotonic() > self.end:
-            raise TimeoutError(f'this took longer than {self.seconds:.0f} seconds. Try fewer pictures, a shorter '
-                               'video, or a lower resolution.')
+            raise TimeoutError(f'this took longer than {self.seconds:.0f} seconds. '
+                               'Try fewer pictures, a shorter video, or a lower resolution.')
 
-    def before(self, network: Callable[[list[np.ndarray]], np.ndarray]) -> Callable[[list[np.ndarray]], np.ndarray]:
-        """`network`, checked before each call."""
-        def checked(images: list[np.ndarray]) -> np.ndarray:
+    def guard(self, network: Network) -> Network:
+        """Returns `network` with a check before each call."""
+        def guarded(images: list[np.ndarray]) -> np.ndarray:
             self.check()
             return network(images)
 
-        return checked
+        return guarded
 
 
 def is_video(file: Path) -> bool:
-    """Whether a file's name is a video's."""
+    """Whether a file is a video, by its suffix."""
     return file.suffix.lower() in VIDEO_SUFFIXES
 
 
-def segment(files: Sequence[Path], weights: Weights, resolution: str, limits: Limits, folder: Path,
-            report: Report) -> tuple[list[Cut], list[str]]:
-    """The masks of pictures, in `folder`, and a line for each file that was refused, which says why.
+# --- Images ---------------------------------------------------------------------------------------
 
-    Raises ValueError for a wrong resolution or too many files, and TimeoutError.
+
+class _Upload(NamedTuple):
+    number: int
+    file: Path
+
+
+def segment(
+    files: Sequence[Path],
+    model: LoadedModel,
+    resolution: str,
+    limits: Limits,
+    folder: Path,
+    report: Report,
+) -> tuple[list[Segmentation], list[str]]:
+    """Segments images.
+
+    Args:
+        files: the uploads.
+        model: the network.
+        resolution: of its input, as for `inference.images.network_size`.
+        limits: of files, pixels and seconds.
+        folder: where the masks go.
+        report: called after each image.
+
+    Returns:
+        The segmentations, in the order of the files, and one line for each file that was refused,
+        with the reason.
+
+    Raises:
+        ValueError: the resolution is wrong, or there are too many files.
+        TimeoutError: the job took too long.
     """
     if len(files) > limits.files:
-        raise ValueError(f'{len(files)} pictures are too many at once: up to {limits.files} can be given.')
-    size_of, deadline = weights.sizes_within(limits, resolution), Deadline(limits.seconds)
+        raise ValueError(f'{len(files)} pictures are too many at once: '
+                         f'up to {limits.files} can be given.')
+    size_of = model.limited_size_rule(resolution, limits)
+    network = Deadline(limits.seconds).guard(model.predictor)
 
-    def load(item: tuple[int, Path]) -> tuple[np.ndarray, Loaded]:
-        return prepare(read_picture(item[1].read_bytes(), limits.pixels), size_of)
+    def load(upload: _Upload) -> tuple[np.ndarray, PreparedImage]:
+        image = decode_image(upload.file.read_bytes(), limits.pixels)
+        return prepare(image, size_of)
 
-    def save(item: tuple[int, Path], loaded: Loaded, probability: np.ndarray) -> Cut:
-        cut = Cut(item[1], folder / f'{item[0]}.png')
-        write_mask(cut.mask, to_mask(probability, *loaded.picture.pixels.shape[:2]))
-        return cut
+    def save(upload: _Upload, prepared: PreparedImage, probability: np.ndarray) -> Segmentation:
+        height, width = prepared.image.pixels.shape[:2]
+        mask_file = folder / f'{upload.number}.png'
+        write_mask(mask_file, to_mask(probability, height, width))
+        return Segmentation(upload.file, mask_file)
 
-    cuts, refused = [], []
+    segmentations: list[Segmentation] = []
+    refused: list[str] = []
+    uploads = [_Upload(number, file) for number, file in enumerate(files)]
     report(0, len(files))
-    for done, outcome in enumerate(run_pipeline(enumerate(files), load, deadline.before(weights.network), save,
-                                                workers=WORKERS), 1):
+    outcomes = run_pipeline(uploads, load, network, save, workers=WORKERS)
+    for done, outcome in enumerate(outcomes, 1):
         report(done, len(files))
         if outcome.error is None:
-            cuts.append(outcome.value)
+            segmentations.append(outcome.value)
         elif isinstance(outcome.error, TimeoutError):
             raise outcome.error
         else:
-            refused.append(refusal(outcome.item[1], outcome.error))
-    return sorted(cuts, key=lambda cut: files.index(cut.source)), refused
+            refused.append(refusal(outcome.item.file, outcome.error))
+    return segmentations, refused
 
 
 def refusal(file: Path, error: Exception) -> str:
-    """Why a file was refused, in words for people, with no path of this machine."""
+    """Says to a visitor why a file was refused, without a path of this machine."""
     if isinstance(error, OSError):
         return f'{file.name}: the file is no longer here. Please give it again.'
     reason = str(error).removeprefix('image data: ').removeprefix(f'{file}: ')
     if reason.startswith('unreadable image'):
-        reason = NO_PICTURE
+        reason = NO_IMAGE
     elif reason.startswith(('unreadable video', 'holds no')):
-        reason = 'this is not a video that can be read. MP4, MOV, WebM, MKV and AVI can.'
+        reason = NO_VIDEO
     return f'{file.name}: {reason}'
 
 
-def render(cuts: Sequence[Cut], style: Style, limits: Limits, folder: Path, report: Report) -> list[Result]:
-    """The results of `cuts` as full-size PNG named after the uploads, in `folder`. Raises OSError where an upload is
-    gone, and TimeoutError."""
+def render(
+    segmentations: Sequence[Segmentation],
+    style: Style,
+    limits: Limits,
+    folder: Path,
+    report: Report,
+) -> list[Result]:
+    """Makes the results of segmentations, as PNG files in full size.
+
+    Args:
+        segmentations: uploads and masks.
+        style: what to make of them.
+        limits: of seconds.
+        folder: where the files go, named after the uploads.
+        report: called before each image.
+
+    Raises:
+        OSError: an upload has been deleted.
+        TimeoutError: the job took too long.
+    """
     deadline = Deadline(limits.seconds)
+    names = result_names([segmentation.source for segmentation in segmentations])
     results = []
-    for number, (cut, name) in enumerate(zip(cuts, result_names([cut.source for cut in cuts]), strict=True)):
-        report(number, len(cuts))
+    for segmentation, name in zip(segmentations, names, strict=True):
+        report(len(results), len(segmentations))
         deadline.check()
-        results.append(_render_one(cut, name, style, folder))
+        results.append(_render_one(segmentation, name, style, folder))
     return results
 
 
-def _render_one(cut: Cut, name: str, style: Style, folder: Path) -> Result:
-    picture, mask = read_picture(cut.source.read_bytes()), read_mask(cut.mask)
-    pixels = compose(picture, mask, style)
-    result = Result(folder / f'{name}.png', folder / 'masks' / f'{name}-mask.png',
-                    folder / 'before' / f'{name}.webp', folder / 'after' / f'{name}.webp')
-    write_bytes(result.file, encode(pixels, '.png', picture))
-    write_mask(result.mask, compose(picture, mask, replace(style, output='mask')))
-    for path, full in ((result.before, picture.pixels), (result.after, pixels)):
-        write_bytes(path, encode(_preview(full), '.webp', picture))
+def _render_one(segmentation: Segmentation, name: str, style: Style, folder: Path) -> Result:
+    image = decode_image(segmentation.source.read_bytes())
+    mask = read_mask(segmentation.mask)
+    pixels = compose(image, mask, style)
+    refined_mask = compose(image, mask, replace(style, output='mask'))
+
+    result = Result(
+        file=folder / f'{name}.png',
+        mask=folder / 'masks' / f'{name}-mask.png',
+        before=folder / 'before' / f'{name}.webp',
+        after=folder / 'after' / f'{name}.webp',
+    )
+    write_bytes(result.file, encode(pixels, '.png', image))
+    write_mask(result.mask, refined_mask)
+    write_bytes(result.before, encode(_preview(image.pixels), '.webp', image))
+    write_bytes(result.after, encode(_preview(pixels), '.webp', image))
     return result
 
 
 def _preview(pixels: np.ndarray) -> np.ndarray:
-    """Small, and over a chequered pattern where it is transparent."""
+    """Reduces a result, and lays it on a chequered pattern where it is transparent."""
     height, width = pixels.shape[:2]
-    if max(height, width) > PREVIEW:
-        scale = PREVIEW / max(height, width)
-        pixels = cv2.resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale))),
-                            interpolation=cv2.INTER_AREA)
-    if pixels.shape[2:] != (4,):
+    scale = PREVIEW_SIDE / max(height, width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+    is_transparent = pixels.shape[2:] == (4,)
+    if not is_transparent:
         return pixels
-    return over(np.ascontiguousarray(pixels[..., :3]), pixels[..., 3], chequered(*pixels.shape[:2]))
+    colour = np.ascontiguousarray(pixels[..., :3])
+    alpha = pixels[..., 3]
+    return over(colour, alpha, chequered(*alpha.shape))
 
 
 def result_names(files: Sequence[Path]) -> list[str]:
-    """Stems of the files, numbered where two would be the same."""
+    """Names results after the files' stems, with a number where two would be equal."""
     taken: set[str] = set()
     names = []
     for file in files:
-        name, number = file.stem, 1
+        name = file.stem
+        number = 1
         while name in taken:
             number += 1
             name = f'{file.stem} ({number})'
@@ -207,46 +293,89 @@ def result_names(files: Sequence[Path]) -> list[str]:
 
 
 def pack(results: Sequence[Result], archive: Path) -> Path:
-    """All results in one zip archive."""
-    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_STORED) as file:  # PNG does not shrink further
+    """Writes all results to one zip archive, and returns its path."""
+    # Uncompressed, because PNG does not shrink further.
+    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_STORED) as file:
         for result in results:
             file.write(result.file, result.file.name)
     return archive
 
 
-def convert(file: Path, weights: Weights, resolution: str, style: Style, limits: Limits, folder: Path,
-            report: Report) -> Path:
-    """A video with every frame cut out: WebM if it is transparent, else MP4, in `folder`, named after the upload.
+# --- Videos ---------------------------------------------------------------------------------------
 
-    Raises ValueError saying what is wrong with it, and TimeoutError.
+
+def convert(
+    file: Path,
+    model: LoadedModel,
+    resolution: str,
+    style: Style,
+    limits: Limits,
+    folder: Path,
+    report: Report,
+) -> Path:
+    """Segments every frame of a video.
+
+    Args:
+        file: the upload.
+        model: the network.
+        resolution: of its input, as for `inference.images.network_size`.
+        style: what to make of each frame.
+        limits: of pixels and seconds.
+        folder: where the result goes, named after the upload.
+        report: called after each frame.
+
+    Returns:
+        The result: WebM if it is transparent, else MP4.
+
+    Raises:
+        ValueError: the video cannot be decoded or exceeds the limits, or the resolution is wrong.
+        TimeoutError: the job took too long.
     """
     suffix = '.webm' if style.transparent else '.mp4'
     target = folder / f'{file.stem}{suffix}'
     check_video_target(target, style.transparent)
-    network = Deadline(limits.seconds).before(weights.network)
-    size_of = weights.sizes_within(limits, resolution)
+    network = Deadline(limits.seconds).guard(model.predictor)
+    size_of = model.limited_size_rule(resolution, limits)
 
-    def counted(frames: Callable) -> Callable:
-        for done, frame in enumerate(render_frames(frames, network, size_of, style, workers=WORKERS), 1):
+    def render_and_report(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        results = render_frames(frames, network, size_of, style, workers=WORKERS)
+        for done, result in enumerate(results, 1):
             report(done, None)
-            yield frame
+            yield result
 
-    convert_video(file, target, counted)
+    convert_video(file, target, render_and_report)
     return target
 
 
-def parse_color(text: str) -> tuple[int, int, int, int]:
-    """R, G, B, A in 0..255 of '#rrggbb', '#rrggbbaa', 'rgb(r, g, b)' or 'rgba(r, g, b, a)', a in 0..1.
+# --- Colours --------------------------------------------------------------------------------------
 
-    Raises ValueError for anything else.
+
+def parse_color(text: str) -> tuple[int, int, int, int]:
+    """Reads a colour of CSS.
+
+    Args:
+        text: '#rrggbb', '#rrggbbaa', 'rgb(r, g, b)' or 'rgba(r, g, b, a)', with r, g and b in
+            0..255 and a in 0..1.
+
+    Returns:
+        R, G, B, A in 0..255.
+
+    Raises:
+        ValueError: the text is no such colour.
     """
     text = text.strip()
-    if re.fullmatch(r'#([0-9a-fA-F]{6}|[0-9a-fA-F]{8})', text):
-        values = [*bytes.fromhex(text[1:])]
-    elif match := re.fullmatch(r'rgba?\(N, *N, *N(?:, *N)?\)'.replace('N', r'(\d+(?:\.\d+)?)'), text):
-        *values, alpha = (float(value or 1) for value in match.groups())
-        values.append(255 * alpha)
+    match = RGB_COLOR.fullmatch(text)
+    if HEX_COLOR.fullmatch(text):
+        red, green, blue, *rest = bytes.fromhex(text[1:])
+        alpha = rest[0] if rest else 255
+    elif match:
+        red, green, blue = (float(value) for value in match.groups()[:3])
+        opacity = float(match[4] or 1)
+        alpha = 255 * opacity
     else:
         raise ValueError(f'color {text}: give #rrggbb')
-    red, green, blue, alpha = (min(255, round(value)) for value in (*values, 255)[:4])
-    return red, green, blue, alpha
+    return _level(red), _level(green), _level(blue), _level(alpha)
+
+
+def _level(value: float) -> int:
+    return min(255, round(value))

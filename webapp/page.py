@@ -1,4 +1,4 @@
-"""The page's layout and what its controls do, in Gradio, and its HTTP API."""
+"""The page's layout, the handlers of its controls, and its HTTP API, in Gradio."""
 
 import html
 import time
@@ -15,11 +15,11 @@ from inference.images import write_bytes
 from utils import read_image
 from webapp.gate import Gate
 from webapp.jobs import (
-    Cut,
     Limits,
+    LoadedModel,
     Report,
     Result,
-    Weights,
+    Segmentation,
     convert,
     is_video,
     pack,
@@ -31,37 +31,119 @@ from webapp.jobs import (
 from webapp.storage import Storage
 
 FOLDER = Path(__file__).parent
-BACKGROUNDS = [('Transparent', 'cutout'), ('Colour', 'color'), ('Picture', 'picture'), ('Blurred', 'blur'),
-               ('Mask only', 'mask')]
-EDGES = [('As photographed', ''), ('Clean, fast', 'blur-fusion'), ('Clean, thorough', 'multi-level')]
+BACKGROUNDS = [
+    ('Transparent', 'cutout'),
+    ('Colour', 'color'),
+    ('Picture', 'picture'),
+    ('Blurred', 'blur'),
+    ('Mask only', 'mask'),
+]
+EDGES = [
+    ('As photographed', ''),
+    ('Clean, fast', 'blur-fusion'),
+    ('Clean, thorough', 'multi-level'),
+]
+RESOLUTIONS = [
+    ('As trained', ''),
+    '512',
+    '1024',
+    '1024x1024',
+    '2048',
+    '2048x2048',
+    ('The picture’s own', 'native'),
+]
 WHITE = '#ffffff'
-DROP = {'upload_text.drop_file': 'Drop or paste here', 'upload_text.click_to_upload': 'choose files'}
+DROP = {
+    'upload_text.drop_file': 'Drop or paste here',
+    'upload_text.click_to_upload': 'choose files',
+}
 FILE_TYPES = ['image', 'video', '.heic', '.heif', '.mkv']  # the last are unknown to some browsers
+MB = 1_000_000
+# Of handlers that no program calls, and of those that wait for their turn on the network.
+PRIVATE: dict[str, Any] = {'api_visibility': 'private'}
+AT_ONCE: dict[str, Any] = {**PRIVATE, 'queue': False}
+ON_NETWORK: dict[str, Any] = {**PRIVATE, 'concurrency_id': 'network'}
 
 
-class Work(NamedTuple):
-    """A visitor's pictures: what the network made of them, their results, and a line for each that was refused."""
+class Session(NamedTuple):
+    """A visitor's images: the network's masks, the results, and one line for each refused file."""
 
-    cuts: Sequence[Cut] = ()
+    segmentations: Sequence[Segmentation] = ()
     results: Sequence[Result] = ()
     refused: Sequence[str] = ()
 
 
+class Inputs(NamedTuple):
+    """The controls on the left."""
+
+    files: Any
+    example: Any
+    background: Any
+    color: Any
+    backdrop: Any
+    weights: Any
+    resolution: Any
+    edges: Any
+    cut: Any
+
+    @property
+    def style(self) -> list[Any]:
+        """The controls that describe results, in the order of the handlers' arguments."""
+        return [self.background, self.color, self.backdrop, self.edges]
+
+
+class Outputs(NamedTuple):
+    """What the page shows on the right: its components, or a new value for each of them."""
+
+    session: Any
+    empty: Any
+    pictures: Any
+    compare: Any
+    mask: Any
+    thumbs: Any
+    one: Any
+    everything: Any
+    film: Any
+    video: Any
+    one_video: Any
+    status: Any
+
+
 class Page:
-    """The page: `weights` by the names that visitors see, an `example` picture, JPEG, and a `notice`, or ''."""
+    """The page.
 
-    def __init__(self, weights: Mapping[str, Weights], storage: Storage, limits: Limits, example: bytes,
-                 notice: str = '') -> None:
-        self.weights, self.storage, self.limits = weights, storage, limits
-        self.example, self.notice = example, notice
+    Args:
+        models: the networks, by the names that visitors see.
+        storage: the files of visitors.
+        limits: what a visitor may ask for.
+        example: an image to try the page with, JPEG.
+        notice: shown at the top; '' for none.
+    """
 
-    # --- Layout -------------------------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        models: Mapping[str, LoadedModel],
+        storage: Storage,
+        limits: Limits,
+        example: bytes,
+        notice: str = '',
+    ) -> None:
+        self.models = models
+        self.storage = storage
+        self.limits = limits
+        self.example = example
+        self.notice = notice
+
+    # --- Layout -----------------------------------------------------------------------------------
 
     def build(self) -> gr.Blocks:
-        """The whole page, ready to be launched (see `launch`)."""
+        """Builds the whole page, ready for `launch`."""
         with gr.Blocks(title='BiRefNet: cut out pictures', analytics_enabled=False) as page:
-            gr.HTML('<h1>Cut it out</h1><p>Pictures and videos in, the object alone out: down to hair, spokes and '
-                    'wires.</p>', elem_id='head')
+            gr.HTML(
+                '<h1>Cut it out</h1><p>Pictures and videos in, the object alone out: down to hair, '
+                'spokes and wires.</p>',
+                elem_id='head',
+            )
             if self.notice:
                 gr.HTML(f'<p>{html.escape(self.notice)}</p>', elem_id='notice')
             with gr.Row(equal_height=False, elem_id='columns'):
@@ -77,45 +159,97 @@ class Page:
 
     def _limits_in_words(self) -> str:
         limits = self.limits
-        return (f'Up to {limits.files} pictures at once, {limits.pixels / 1e6:g} megapixels and {limits.file_mb} MB '
-                'each. Files are deleted when you leave.')
+        megapixels = limits.pixels / 1e6
+        return (f'Up to {limits.files} pictures at once, {megapixels:g} megapixels and '
+                f'{limits.file_mb} MB each. Files are deleted when you leave.')
 
-    def _inputs(self) -> dict[str, Any]:
-        files = gr.File(file_count='multiple', file_types=FILE_TYPES, height=190, elem_id='files',
-                        label='Pictures, or a video')
+    def _inputs(self) -> Inputs:
+        files = gr.File(
+            file_count='multiple',
+            file_types=FILE_TYPES,
+            height=190,
+            elem_id='files',
+            label='Pictures, or a video',
+        )
         gr.HTML(f'<p>{self._limits_in_words()}</p>', elem_id='limits')
-        example = gr.Button('No picture at hand? Try an example.', size='sm', variant='secondary', elem_id='example')
+        example = gr.Button(
+            'No picture at hand? Try an example.',
+            size='sm',
+            variant='secondary',
+            elem_id='example',
+        )
+
+        # What goes behind the object. Two controls appear only with the choice that needs them.
         background = gr.Radio(BACKGROUNDS, value='cutout', label='Background', elem_id='background')
         color = gr.ColorPicker(WHITE, label='Colour', visible=False, elem_id='color')
-        backdrop = gr.File(file_types=['image'], height=120, visible=False, elem_id='backdrop',
-                           label='The picture behind the object')
+        backdrop = gr.File(
+            file_types=['image'],
+            height=120,
+            visible=False,
+            elem_id='backdrop',
+            label='The picture behind the object',
+        )
         with gr.Accordion('More: weights, resolution, edges', open=False, elem_id='more'):
-            weights = gr.Dropdown(list(self.weights), value=next(iter(self.weights)), label='Weights',
-                                  elem_id='weights')
-            resolution = gr.Dropdown(
-                [('As trained', ''), '512', '1024', '1024x1024', '2048', '2048x2048', ('The picture’s own', 'native')],
-                value='', allow_custom_value=True, label='Resolution', elem_id='resolution',
-                info='Of the network: WxH, by multiples of 32, or a long side in pixels')
-            edges = gr.Radio(EDGES, value='', label='Colour of soft edges', elem_id='edges',
-                             info='Clean edges lose the old background’s colour')
+            weights, resolution, edges = self._more_inputs()
         cut = gr.Button('Cut out', variant='primary', size='lg', elem_id='cut')
-        return {'files': files, 'example': example, 'background': background, 'color': color, 'backdrop': backdrop,
-                'weights': weights, 'resolution': resolution, 'edges': edges, 'cut': cut}
+        return Inputs(
+            files=files,
+            example=example,
+            background=background,
+            color=color,
+            backdrop=backdrop,
+            weights=weights,
+            resolution=resolution,
+            edges=edges,
+            cut=cut,
+        )
 
-    def _outputs(self) -> dict[str, Any]:
-        work = gr.State(Work())
+    def _more_inputs(self) -> tuple[Any, Any, Any]:
+        """Builds the controls of weights, resolution and edges."""
+        names = list(self.models)
+        weights = gr.Dropdown(names, value=names[0], label='Weights', elem_id='weights')
+        resolution = gr.Dropdown(
+            RESOLUTIONS,
+            value='',
+            allow_custom_value=True,
+            label='Resolution',
+            elem_id='resolution',
+            info='Of the network: WxH, by multiples of 32, or a long side in pixels',
+        )
+        edges = gr.Radio(
+            EDGES,
+            value='',
+            label='Colour of soft edges',
+            elem_id='edges',
+            info='Clean edges lose the old background’s colour',
+        )
+        return weights, resolution, edges
+
+    def _outputs(self) -> Outputs:
+        session = gr.State(Session())
         empty = gr.HTML('<div class="box"><p>The result appears here</p></div>', elem_id='empty')
         with gr.Column(visible=False, elem_id='pictures') as pictures:
             with gr.Tabs():
                 with gr.Tab('Before and after'):
-                    compare = gr.ImageSlider(type='filepath', show_label=False, interactive=False, max_height=560,
-                                             elem_id='compare', buttons=['fullscreen'])
+                    compare = gr.ImageSlider(
+                        type='filepath',
+                        show_label=False,
+                        interactive=False,
+                        max_height=560,
+                        elem_id='compare',
+                        buttons=['fullscreen'],
+                    )
                 with gr.Tab('Mask'):
-                    mask = gr.Image(type='filepath', show_label=False, interactive=False, height=560, elem_id='mask',
-                                    buttons=['download', 'fullscreen'], alt_text='The mask: white is the object')
-            thumbs = gr.Gallery(label='Results', show_label=False, columns=6, fit_columns=False, height=None,
-                                allow_preview=False, object_fit='contain', interactive=False, visible=False, buttons=[],
-                                elem_id='thumbs')
+                    mask = gr.Image(
+                        type='filepath',
+                        show_label=False,
+                        interactive=False,
+                        height=560,
+                        elem_id='mask',
+                        buttons=['download', 'fullscreen'],
+                        alt_text='The mask: white is the object',
+                    )
+            thumbs = _build_thumbs()
             with gr.Row():
                 one = gr.DownloadButton('Download', variant='primary', elem_id='one')
                 everything = gr.DownloadButton('Download all (zip)', visible=False, elem_id='all')
@@ -123,96 +257,178 @@ class Page:
             video = gr.Video(show_label=False, interactive=False, buttons=[], elem_id='video')
             one_video = gr.DownloadButton('Download', variant='primary', elem_id='one-video')
         status = gr.Markdown(elem_id='status')
-        return {'work': work, 'empty': empty, 'pictures': pictures, 'compare': compare, 'mask': mask, 'thumbs': thumbs,
-                'one': one, 'all': everything, 'film': film, 'video': video, 'one_video': one_video, 'status': status}
+        return Outputs(
+            session=session,
+            empty=empty,
+            pictures=pictures,
+            compare=compare,
+            mask=mask,
+            thumbs=thumbs,
+            one=one,
+            everything=everything,
+            film=film,
+            video=video,
+            one_video=one_video,
+            status=status,
+        )
 
-    def _connect(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        private: dict[str, Any] = {'api_visibility': 'private', 'concurrency_id': 'network'}
-        style = [inputs[name] for name in ('background', 'color', 'backdrop', 'edges')]
-        settings = [outputs['work'], inputs['files'], inputs['weights'], inputs['resolution'], *style]
-        shown = list(outputs.values())
-        progress_on = [outputs['empty'], outputs['compare'], outputs['video']]
-        inputs['files'].upload(self.note_uploads, inputs['files'], None, queue=False, api_visibility='private')
-        inputs['cut'].click(self.cut, settings, shown, show_progress_on=progress_on, scroll_to_output=True, **private)
-        inputs['example'].click(self.take_example, None, inputs['files'], queue=False,
-                                api_visibility='private').then(
-            self.cut, settings, shown, show_progress_on=progress_on, scroll_to_output=True, **private)
-        inputs['background'].input(
-            lambda background: (gr.update(visible=background == 'color'), gr.update(visible=background == 'picture')),
-            inputs['background'], [inputs['color'], inputs['backdrop']], queue=False, show_progress='hidden',
-            api_visibility='private')
-        gr.on([inputs['background'].input, inputs['color'].input, inputs['edges'].input, inputs['backdrop'].upload],
-              self.restyle, [outputs['work'], *style], shown, show_progress_on=progress_on,
-              trigger_mode='always_last', **private)
-        outputs['thumbs'].select(self.choose, outputs['work'], [outputs['compare'], outputs['mask'], outputs['one']],
-                                 queue=False, show_progress='hidden', api_visibility='private')
+    def _connect(self, inputs: Inputs, outputs: Outputs) -> None:
+        """Connects the controls to their handlers."""
+        shown = list(outputs)
+        progress_on = [outputs.empty, outputs.compare, outputs.video]
+        cut: dict[str, Any] = {
+            'fn': self.cut,
+            'inputs': [
+                outputs.session,
+                inputs.files,
+                inputs.weights,
+                inputs.resolution,
+                *inputs.style,
+            ],
+            'outputs': shown,
+            'show_progress_on': progress_on,
+            'scroll_to_output': True,
+            **ON_NETWORK,
+        }
+        inputs.files.upload(self.note_uploads, inputs.files, None, **AT_ONCE)
+        inputs.cut.click(**cut)
+        inputs.example.click(self.take_example, None, inputs.files, **AT_ONCE).then(**cut)
 
-    # --- What the controls do -----------------------------------------------------------------------------------------
+        # A change of the style uses the network's masks again.
+        inputs.background.input(
+            _show_style_inputs,
+            inputs.background,
+            [inputs.color, inputs.backdrop],
+            show_progress='hidden',
+            **AT_ONCE,
+        )
+        style_changes = [
+            inputs.background.input,
+            inputs.color.input,
+            inputs.edges.input,
+            inputs.backdrop.upload,
+        ]
+        gr.on(
+            style_changes,
+            self.restyle,
+            [outputs.session, *inputs.style],
+            shown,
+            show_progress_on=progress_on,
+            trigger_mode='always_last',
+            **ON_NETWORK,
+        )
+        outputs.thumbs.select(
+            self.choose,
+            outputs.session,
+            [outputs.compare, outputs.mask, outputs.one],
+            show_progress='hidden',
+            **AT_ONCE,
+        )
+
+    # --- Handlers ---------------------------------------------------------------------------------
 
     def note_uploads(self, files: list[str], request: gr.Request) -> None:
-        """The visitor's, from the moment they are here."""
-        self.storage.use(request.session_hash, map(Path, files or []))
+        """Assigns uploads to the visitor as soon as they arrive."""
+        paths = [Path(file) for file in files or []]
+        self.storage.use(request.session_hash, paths)
 
     def leave(self, request: gr.Request) -> None:
-        """Deletes what the visitor had here."""
+        """Deletes the visitor's files."""
         self.storage.leave(request.session_hash)
 
     def take_example(self, request: gr.Request) -> list[str]:
-        """The example, as if the visitor had uploaded it."""
+        """Provides the example as if the visitor had uploaded it."""
         path = self.storage.new_folder(request.session_hash) / 'example.jpg'
         write_bytes(path, self.example)
         return [str(path)]
 
-    def cut(self, work: Work, files: list[str] | None, weights: str, resolution: str, background: str, color: str,
-            backdrop: str | None, edges: str, request: gr.Request,
-            progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
-        """All that the page shows, for new files or settings."""
+    def cut(
+        self,
+        session: Session,
+        files: list[str] | None,
+        weights: str,
+        resolution: str,
+        background: str,
+        color: str,
+        backdrop: str | None,
+        edges: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Outputs:
+        """Shows the results of new files or settings."""
         start = time.perf_counter()
         with in_words():
             style = self._style(background, color, backdrop, edges)
             paths = self._given(files, request)
             if any(map(is_video, paths)):
-                shown = self._show_video(self._convert(paths, weights, resolution, style, request, progress), start)
+                film = self._convert(paths[0], weights, resolution, style, request, progress)
+                shown = _film_shown(film, start)
             else:
-                cuts, refused = self._segment(paths, weights, resolution, request, progress)
-                shown = self._show(Work(cuts, self._render(cuts, style, request, progress), refused), start)
-            self._forget(work, request)
+                segmentations, refused = self._segment(
+                    paths, weights, resolution, request, progress)
+                results = self._render(segmentations, style, request, progress)
+                shown = _results_shown(Session(segmentations, results, refused), start)
+            self._forget(session.segmentations, session.results, request)
             return shown
 
-    def restyle(self, work: Work, background: str, color: str, backdrop: str | None, edges: str, request: gr.Request,
-                progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
-        """All that the page shows, for another background or other edges: the network is not asked again."""
-        if not work.cuts or (background == 'picture' and not backdrop):
+    def restyle(
+        self,
+        session: Session,
+        background: str,
+        color: str,
+        backdrop: str | None,
+        edges: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        """Shows the results with another background or other edges, without the network."""
+        needs_backdrop = background == 'picture' and not backdrop
+        if not session.segmentations or needs_backdrop:
             return gr.skip()
         start = time.perf_counter()
         with in_words():
             style = self._style(background, color, backdrop, edges)
-            shown = self._show(work._replace(results=self._render(work.cuts, style, request, progress)), start)
-            self._forget(Work(results=work.results), request)
+            results = self._render(session.segmentations, style, request, progress)
+            shown = _results_shown(session._replace(results=results), start)
+            self._forget((), session.results, request)
             return shown
 
-    def choose(self, work: Work, event: gr.SelectData) -> tuple:
-        """Another picture of several comes to the front."""
-        result = work.results[event.index]
-        return (str(result.before), str(result.after)), str(result.mask), _download(result.file)
+    def choose(self, session: Session, event: gr.SelectData) -> tuple[Any, str, Any]:
+        """Shows another of several results."""
+        result = session.results[event.index]
+        return _before_and_after(result), str(result.mask), _download(result.file)
 
     def _style(self, output: str, color: str, backdrop: str | None, edges: str) -> Style:
-        """What the controls say about results. Raises ValueError where they do not say enough."""
-        if output == 'picture' and not backdrop:
-            raise ValueError('Choose the picture that goes behind the object first.')
-        try:
-            picture = read_image(Path(backdrop).read_bytes(), self.limits.pixels) if output == 'picture' else None
-        except (ValueError, OSError) as error:
-            raise ValueError(refusal(Path(backdrop), error)) from error
-        return Style(output=output, color=parse_color(color) if output == 'color' else (255,) * 4, backdrop=picture,
-                     matting=edges)
+        """Reads the style from the controls. Raises ValueError where something is missing."""
+        pixels = None
+        if output == 'picture':
+            if not backdrop:
+                raise ValueError('Choose the picture that goes behind the object first.')
+            try:
+                pixels = read_image(Path(backdrop).read_bytes(), self.limits.pixels)
+            except (ValueError, OSError) as error:
+                raise ValueError(refusal(Path(backdrop), error)) from error
+        return Style(
+            output=output,
+            color=parse_color(color) if output == 'color' else (255, 255, 255, 255),
+            backdrop=pixels,
+            matting=edges,
+        )
 
-    def _forget(self, work: Work, request: gr.Request) -> None:
-        """Deletes the files of results, and masks if there are any, which others have taken the place of."""
-        made = [*(cut.mask for cut in work.cuts[:1]), *(result.file for result in work.results[:1])]
-        self.storage.delete(request.session_hash, [path.parent for path in made])
+    def _forget(
+        self,
+        segmentations: Sequence[Segmentation],
+        results: Sequence[Result],
+        request: gr.Request,
+    ) -> None:
+        """Deletes the masks and results that others have replaced."""
+        # Those of one job lie in one folder.
+        files = [segmentation.mask for segmentation in segmentations[:1]]
+        files += [result.file for result in results[:1]]
+        self.storage.delete(request.session_hash, [file.parent for file in files])
 
     def _given(self, files: list[str] | None, request: gr.Request) -> list[Path]:
+        """Checks the files of a job, and keeps them for the visitor."""
         paths = [Path(file) for file in files or []]
         if not paths:
             raise ValueError('Drop, choose or paste a picture first.')
@@ -221,117 +437,286 @@ class Page:
         self.storage.use(request.session_hash, paths)
         return paths
 
-    def _segment(self, paths: list[Path], weights: str, resolution: str, request: gr.Request,
-                 progress: gr.Progress) -> tuple[list[Cut], list[str]]:
-        cuts, refused = segment(paths, self.weights[weights], resolution, self.limits,
-                                self.storage.new_folder(request.session_hash), _report(progress, 'Looking', 'pictures'))
-        if not cuts:
+    def _segment(
+        self,
+        paths: list[Path],
+        weights: str,
+        resolution: str,
+        request: gr.Request,
+        progress: gr.Progress,
+    ) -> tuple[list[Segmentation], list[str]]:
+        """Segments images. Raises ValueError where all are refused."""
+        segmentations, refused = segment(
+            paths,
+            self.models[weights],
+            resolution,
+            self.limits,
+            self.storage.new_folder(request.session_hash),
+            _report(progress, 'Looking', 'pictures'),
+        )
+        if not segmentations:
             raise ValueError('\n'.join(refused))
-        return cuts, refused
+        return segmentations, refused
 
-    def _render(self, cuts: Sequence[Cut], style: Style, request: gr.Request, progress: gr.Progress) -> list[Result]:
-        self.storage.use(request.session_hash, [path for cut in cuts for path in cut])
-        return render(cuts, style, self.limits, self.storage.new_folder(request.session_hash),
-                      _report(progress, 'Cutting', 'pictures'))
+    def _render(
+        self,
+        segmentations: Sequence[Segmentation],
+        style: Style,
+        request: gr.Request,
+        progress: gr.Progress,
+    ) -> list[Result]:
+        used = []
+        for segmentation in segmentations:
+            used += [segmentation.source, segmentation.mask]
+        self.storage.use(request.session_hash, used)
+        folder = self.storage.new_folder(request.session_hash)
+        report = _report(progress, 'Cutting', 'pictures')
+        return render(segmentations, style, self.limits, folder, report)
 
-    def _convert(self, paths: list[Path], weights: str, resolution: str, style: Style, request: gr.Request,
-                 progress: gr.Progress) -> Path:
+    def _convert(
+        self,
+        path: Path,
+        weights: str,
+        resolution: str,
+        style: Style,
+        request: gr.Request,
+        progress: gr.Progress,
+    ) -> Path:
+        """Segments a video. Raises ValueError, in words for the visitor, where it is refused."""
+        folder = self.storage.new_folder(request.session_hash)
+        report = _report(progress, 'Cutting', 'frames')
+        model = self.models[weights]
         try:
-            return convert(paths[0], self.weights[weights], resolution, style, self.limits,
-                           self.storage.new_folder(request.session_hash), _report(progress, 'Cutting', 'frames'))
+            return convert(path, model, resolution, style, self.limits, folder, report)
         except ValueError as error:
-            raise ValueError(refusal(paths[0], error)) from error
+            raise ValueError(refusal(path, error)) from error
 
-    def _show(self, work: Work, start: float) -> tuple:
-        first, several = work.results[0], len(work.results) > 1
-        count = f'{len(work.results)} pictures' if several else 'Done'
-        status = [f'{count} in {time.perf_counter() - start:.1f} s.', *(f'Left out: {line}' for line in work.refused)]
-        archive = pack(work.results, first.file.parent / 'cutouts.zip') if several else None
-        return (work, gr.update(visible=False), gr.update(visible=True), (str(first.before), str(first.after)),
-                str(first.mask), gr.update(value=[str(result.after) for result in work.results], visible=several,
-                                           selected_index=0 if several else None),
-                _download(first.file), gr.update(value=archive and str(archive), visible=several),
-                gr.update(visible=False), None, None, _plain('\n\n'.join(status)))
-
-    def _show_video(self, film: Path, start: float) -> tuple:
-        return (Work(), gr.update(visible=False), gr.update(visible=False), None, None, None, gr.skip(), gr.skip(),
-                gr.update(visible=True), str(film), _download(film), f'Done in {time.perf_counter() - start:.1f} s.')
-
-    # --- HTTP API -----------------------------------------------------------------------------------------------------
+    # --- HTTP API ---------------------------------------------------------------------------------
 
     def _add_api(self) -> None:
-        """`/cut_out` and `/weights` (docs/app.md); their controls are on no screen."""
+        """Adds `/cut_out` and `/weights` (docs/app.md), whose controls are on no screen."""
+        names = list(self.models)
+        edges = [value for _, value in EDGES]
         with gr.Column(visible=False):
             inputs = [
                 gr.File(file_count='multiple', label='Pictures, or one video'),
-                gr.Dropdown(list(self.weights), value=next(iter(self.weights)), label='Weights: a name from /weights'),
+                gr.Dropdown(names, value=names[0], label='Weights: a name from /weights'),
                 gr.Textbox('', label="Resolution: WxH, a long side, 'native', or '' as trained"),
                 gr.Dropdown(list(OUTPUTS), value='cutout', label='Output'),
                 gr.Textbox(WHITE, label="Color, for output 'color': #rrggbb or #rrggbbaa"),
-                gr.Dropdown([value for _, value in EDGES], value='', label='Colour of soft edges'),
-                gr.File(label="Backdrop, for output 'picture'")]
+                gr.Dropdown(edges, value='', label='Colour of soft edges'),
+                gr.File(label="Backdrop, for output 'picture'"),
+            ]
             outputs = [gr.File(file_count='multiple', label='Results'), gr.JSON(label='Refused')]
-            gr.Button().click(self.api_cut_out, inputs, outputs, api_name='cut_out', concurrency_id='network')
-            gr.Button().click(self.api_weights, None, gr.JSON(label='Weights'), api_name='weights', queue=False)
+            gr.Button().click(
+                self.api_cut_out,
+                inputs,
+                outputs,
+                api_name='cut_out',
+                concurrency_id='network',
+            )
+            gr.Button().click(
+                self.api_weights,
+                None,
+                gr.JSON(label='Weights'),
+                api_name='weights',
+                queue=False,
+            )
 
-    def api_cut_out(self, request: gr.Request, files: list[str] | None, weights: str, resolution: str, output: str,
-                    color: str, edges: str, backdrop: str | None = None,
-                    progress: gr.Progress = gr.Progress()) -> tuple[list[str], list[str]]:  # noqa: B008
-        """Cuts the objects out of pictures or of one video. Gives the results, PNG (videos WebM or MP4) named after
-        the uploads, and a line for each file that was refused."""
+    def api_cut_out(
+        self,
+        request: gr.Request,
+        files: list[str] | None,
+        weights: str,
+        resolution: str,
+        output: str,
+        color: str,
+        edges: str,
+        backdrop: str | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[list[str], list[str]]:
+        """Cuts the objects out of images or of one video. Returns the results, PNG (of a video
+        WebM or MP4) named after the uploads, and one line for each file that was refused."""
         with in_words():
             style = self._style(output, color, backdrop, edges)
             paths = self._given(files, request)
             if any(map(is_video, paths)):
-                return [str(self._convert(paths, weights, resolution, style, request, progress))], []
-            cuts, refused = self._segment(paths, weights, resolution, request, progress)
-            return [str(result.file) for result in self._render(cuts, style, request, progress)], refused
+                film = self._convert(paths[0], weights, resolution, style, request, progress)
+                return [str(film)], []
+            segmentations, refused = self._segment(paths, weights, resolution, request, progress)
+            results = self._render(segmentations, style, request, progress)
+            return [str(result.file) for result in results], refused
 
     def api_weights(self) -> dict[str, str]:
-        """The names of the weights, the first one first, each with the size it was trained at, WxH."""
-        return {name: 'x'.join(map(str, weights.sizes('')((1024, 1024))))
-                for name, weights in self.weights.items()}
+        """Returns the names of the weights, the preselected one first, with their training sizes,
+        WxH."""
+        sizes = {}
+        for name, model in self.models.items():
+            width, height = model.size_rule('')((1024, 1024))
+            sizes[name] = f'{width}x{height}'
+        return sizes
+
+
+def _build_thumbs() -> gr.Gallery:
+    return gr.Gallery(
+        label='Results',
+        show_label=False,
+        columns=6,
+        fit_columns=False,
+        height=None,
+        allow_preview=False,
+        object_fit='contain',
+        interactive=False,
+        visible=False,
+        buttons=[],
+        elem_id='thumbs',
+    )
+
+
+# --- What handlers return -------------------------------------------------------------------------
 
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Shows the errors that are a visitor's business in the page, and in answers of the API."""
+    """Shows a visitor's mistakes in the page, and in answers of the API."""
     try:
         yield
     except (ValueError, TimeoutError) as error:
         raise gr.Error(_plain(str(error)), duration=None, print_exception=False) from error
     except FileNotFoundError as error:
-        raise gr.Error('Your files are no longer here. Please give them again.', duration=None,
-                       print_exception=False) from error
+        message = 'Your files are no longer here. Please give them again.'
+        raise gr.Error(message, duration=None, print_exception=False) from error
 
 
-def _plain(text: str) -> str:
-    """Text, file names in it, that the page shows as it is."""
-    return html.escape(text, quote=False)
+def _results_shown(session: Session, start: float) -> Outputs:
+    """Shows the first result and, of several, all as thumbnails and as an archive."""
+    first = session.results[0]
+    several = len(session.results) > 1
+    archive = None
+    if several:
+        archive = str(pack(session.results, first.file.parent / 'cutouts.zip'))
+
+    seconds = time.perf_counter() - start
+    count = f'{len(session.results)} pictures' if several else 'Done'
+    status = [f'{count} in {seconds:.1f} s.']
+    status += [f'Left out: {line}' for line in session.refused]
+    return Outputs(
+        session=session,
+        empty=gr.update(visible=False),
+        pictures=gr.update(visible=True),
+        compare=_before_and_after(first),
+        mask=str(first.mask),
+        thumbs=gr.update(
+            value=[str(result.after) for result in session.results],
+            visible=several,
+            selected_index=0 if several else None,
+        ),
+        one=_download(first.file),
+        everything=gr.update(value=archive, visible=several),
+        film=gr.update(visible=False),
+        video=None,
+        one_video=None,
+        status=_plain('\n\n'.join(status)),
+    )
+
+
+def _film_shown(film: Path, start: float) -> Outputs:
+    """Shows the result of a video."""
+    seconds = time.perf_counter() - start
+    return Outputs(
+        session=Session(),
+        empty=gr.update(visible=False),
+        pictures=gr.update(visible=False),
+        compare=None,
+        mask=None,
+        thumbs=None,
+        one=gr.skip(),
+        everything=gr.skip(),
+        film=gr.update(visible=True),
+        video=str(film),
+        one_video=_download(film),
+        status=f'Done in {seconds:.1f} s.',
+    )
+
+
+def _show_style_inputs(background: str) -> tuple[Any, Any]:
+    """Shows the colour or the backdrop, where the background needs one."""
+    color = gr.update(visible=background == 'color')
+    backdrop = gr.update(visible=background == 'picture')
+    return color, backdrop
+
+
+def _before_and_after(result: Result) -> tuple[str, str]:
+    return str(result.before), str(result.after)
 
 
 def _download(file: Path) -> Any:
     return gr.update(value=str(file), label=f'Download {file.name}')
 
 
+def _plain(text: str) -> str:
+    """Escapes text that may contain file names, so that the page shows it as it is."""
+    return html.escape(text, quote=False)
+
+
 def _report(progress: gr.Progress, verb: str, unit: str) -> Report:
     return lambda done, total: progress((done, total), desc=verb, unit=unit)
 
 
+# --- Serving --------------------------------------------------------------------------------------
+
+
 def launch(page: gr.Blocks, storage: Storage, limits: Limits, host: str, port: int | None) -> str:
-    """Starts serving in the background and returns the address. Raises OSError where the port is taken."""
-    upload = limits.files * limits.file_mb * 1_000_000
-    gate = Middleware(Gate, storage=storage, upload_bytes=upload, stored_bytes=limits.stored_mb * 1_000_000)
-    fonts = ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif']  # the visitor's own: none is fetched
-    theme = gr.themes.Base(primary_hue='teal', neutral_hue='slate', radius_size='lg', font=fonts,
-                           font_mono=['ui-monospace', 'monospace']).set(
-        button_primary_background_fill='*primary_600', button_primary_background_fill_hover='*primary_700',
-        button_primary_background_fill_dark='*primary_600', button_primary_background_fill_hover_dark='*primary_500',
-        block_info_text_color='*neutral_500', block_info_text_color_dark='*neutral_400')
+    """Starts serving in the background, and returns the address.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    gate = Middleware(
+        Gate,
+        storage=storage,
+        upload_bytes=limits.files * limits.file_mb * MB,
+        stored_bytes=limits.stored_mb * MB,
+    )
     _, address, _ = page.launch(
-        server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, inbrowser=False,
-        theme=theme, css_paths=FOLDER / 'page.css', js=(FOLDER / 'page.js').read_text(encoding='utf-8'),
-        i18n=gr.I18n(en=DROP), footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
-        enable_monitoring=False, allowed_paths=[], blocked_paths=[], max_file_size=limits.file_mb * 1_000_000,
-        app_kwargs={'middleware': [gate], 'docs_url': None, 'redoc_url': None})
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        theme=_theme(),
+        css_paths=FOLDER / 'page.css',
+        js=(FOLDER / 'page.js').read_text(encoding='utf-8'),
+        i18n=gr.I18n(en=DROP),
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        allowed_paths=[],
+        blocked_paths=[],
+        max_file_size=limits.file_mb * MB,
+        app_kwargs={'middleware': [gate], 'docs_url': None, 'redoc_url': None},
+    )
     return address
+
+
+def _theme() -> gr.themes.Base:
+    theme = gr.themes.Base(
+        primary_hue='teal',
+        neutral_hue='slate',
+        radius_size='lg',
+        # The visitor's own fonts: none is fetched.
+        font=['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif'],
+        font_mono=['ui-monospace', 'monospace'],
+    )
+    return theme.set(
+        button_primary_background_fill='*primary_600',
+        button_primary_background_fill_hover='*primary_700',
+        button_primary_background_fill_dark='*primary_600',
+        button_primary_background_fill_hover_dark='*primary_500',
+        block_info_text_color='*neutral_500',
+        block_info_text_color_dark='*neutral_400',
+    )

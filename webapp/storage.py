@@ -1,4 +1,4 @@
-"""The files of the page's visitors: all in one temporary folder, none of them longer there than is needed."""
+"""The files of the page's visitors, in one temporary folder, deleted as soon as possible."""
 
 import os
 import shutil
@@ -17,67 +17,79 @@ SWEEP_SECONDS = 60.
 
 
 class Storage:
-    """Uploads and results in `folder`: deleted when their visitor leaves, and once unused for `keep_seconds`.
+    """Uploads and results, deleted when their visitor leaves, and after a time without use.
 
-    An upload lies under the hash of its content, so that two visitors may have it in common.
+    Gradio names an upload by the hash of its content, so that two visitors may share it.
+
+    Args:
+        folder: where the files are.
+        keep_seconds: from a file's last use until it is deleted.
     """
 
     def __init__(self, folder: Path, keep_seconds: float) -> None:
-        self.folder, self.keep_seconds = folder, keep_seconds
+        self.folder = folder
+        self.keep_seconds = keep_seconds
         self._used: dict[str, set[Path]] = defaultdict(set)  # visitor -> files and folders
         self._lock = Lock()
 
     def new_folder(self, visitor: str) -> Path:
-        """An empty folder for results, which is the visitor's."""
+        """Makes an empty folder for a visitor's results."""
         folder = Path(tempfile.mkdtemp(prefix='job-', dir=self.folder))
         with self._lock:
             self._used[visitor].add(folder)
         return folder
 
     def use(self, visitor: str, files: Iterable[Path]) -> None:
-        """Notes that a visitor needs these files, from now on for `keep_seconds`."""
+        """Keeps files for a visitor, for `keep_seconds` from now on."""
         files = list(files)
         for file in files:
-            with suppress(FileNotFoundError):  # what reads it will say so
+            with suppress(FileNotFoundError):  # whoever reads it will say so
                 os.utime(file)
         with self._lock:
             self._used[visitor].update(files)
 
     def delete(self, visitor: str, folders: Iterable[Path]) -> None:
-        """Deletes folders that are the visitor's alone."""
+        """Deletes those of the folders that belong to the visitor."""
         with self._lock:
-            folders = self._used[visitor].intersection(folders)
-            self._used[visitor] -= folders
-        for folder in folders:
+            own = self._used[visitor].intersection(folders)
+            self._used[visitor] -= own
+        for folder in own:
             _delete(folder)
 
     def leave(self, visitor: str) -> None:
-        """Deletes the files of a visitor that no other one uses."""
+        """Deletes the files of a visitor that no other visitor uses."""
         with self._lock:
-            files = self._used.pop(visitor, set()) - set().union(*self._used.values())
-        for file in files:
+            own = self._used.pop(visitor, set())
+            shared = set().union(*self._used.values())
+        for file in own - shared:
             _delete(file)
 
     def size(self) -> int:
-        """Bytes of all files."""
+        """Counts the bytes of all files."""
         return sum(status.st_size for _, status in self._files())
 
     def sweep(self) -> None:
         """Deletes files, and empty folders, that have not been used for `keep_seconds`."""
-        latest = time.time() - self.keep_seconds
+        oldest = time.time() - self.keep_seconds
         for path, status in self._files():
-            if status.st_mtime < latest:
+            if status.st_mtime < oldest:
                 path.unlink(missing_ok=True)
-        for path, folders, files in os.walk(self.folder, topdown=False):
-            if not folders and not files and Path(path) != self.folder:
-                with suppress(OSError):  # something has come into it
-                    if os.stat(path).st_mtime < latest:
-                        os.rmdir(path)
+        self._delete_empty_folders(oldest)
+
+        # Visitors need not be remembered with files that are gone.
         with self._lock:
             for visitor, used in list(self._used.items()):
                 used -= {path for path in used if not path.exists()}
                 if not used:
                     del self._used[visitor]
+
+    def _delete_empty_folders(self, oldest: float) -> None:
+        for path, folders, files in os.walk(self.folder, topdown=False):
+            if folders or files or Path(path) == self.folder:
+                continue
+            with suppress(OSError):  # a file has come into it
+                if os.stat(path).st_mtime < oldest:
+                    os.rmdir(path)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for folder, _, names in os.walk(self.folder):
@@ -96,17 +108,17 @@ def _delete(path: Path) -> None:
 
 @contextmanager
 def temporary_storage(keep_seconds: float) -> Iterator[Storage]:
-    """A Storage in a new temporary folder, swept each minute, and deleted at the end.
+    """Makes a Storage in a new temporary folder, swept each minute and deleted at the end.
 
-    What a killed process has left is deleted too: the lock on its folder is free.
+    Folders that killed processes have left are deleted as well.
     """
-    for left in Path(tempfile.gettempdir()).glob(f'{PREFIX}*/'):
-        with suppress(Timeout, OSError), FileLock(left / 'lock', blocking=False):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as root, FileLock(Path(root, 'lock')):
+    _delete_abandoned()
+    temporary = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+    with temporary as root, FileLock(Path(root, 'lock')):
         folder = Path(root, 'files').resolve()
         folder.mkdir()
-        storage, done = Storage(folder, keep_seconds), Event()
+        storage = Storage(folder, keep_seconds)
+        done = Event()
         sweeper = Thread(target=_sweep_until, args=(storage, done), name='sweeper', daemon=True)
         sweeper.start()
         try:
@@ -114,6 +126,13 @@ def temporary_storage(keep_seconds: float) -> Iterator[Storage]:
         finally:
             done.set()
             sweeper.join()
+
+
+def _delete_abandoned() -> None:
+    """Deletes the folders of processes that have ended, whose locks are free."""
+    for folder in Path(tempfile.gettempdir()).glob(f'{PREFIX}*/'):
+        with suppress(Timeout, OSError), FileLock(folder / 'lock', blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep_until(storage: Storage, done: Event) -> None:

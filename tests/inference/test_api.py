@@ -1,4 +1,4 @@
-"""`predict`: kinds in are kinds out, sizes, threads, examples, memory."""
+"""`predict`: types of inputs and results, sizes, threads, examples, memory."""
 
 import doctest
 import io
@@ -33,7 +33,7 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def test_gives_what_it_was_given(model, tmp_path):
+def test_returns_the_type_of_its_input(model, tmp_path):
     Image.fromarray(RGB).save(tmp_path / 'a.png')
     expected = predict(model, RGB)
     assert expected.shape == (40, 60)
@@ -46,7 +46,7 @@ def test_gives_what_it_was_given(model, tmp_path):
     floats = predict(model, tensor / 255)
     assert floats.dtype == torch.float32
     assert torch.equal((floats * 255).round().byte()[0], torch.from_numpy(expected))
-    assert np.asarray(predict(model, png(RGB), 'cutout')[:4] == b'\x89PNG')
+    assert predict(model, png(RGB), 'cutout').startswith(b'\x89PNG')
     assert predict(model, Image.fromarray(RGB), 'cutout').mode == 'RGBA'
 
 
@@ -68,18 +68,37 @@ def test_box_and_resolution(model):
         predict(model, RGB, box=(10, 10, 61, 30))
 
 
-@pytest.mark.parametrize('image', [RGB.astype(float), np.zeros((0, 5, 3), np.uint8), torch.zeros(5, 5), b'no image'])
+@pytest.mark.parametrize('image', [
+    RGB.astype(float), np.zeros((0, 5, 3), np.uint8), torch.zeros(5, 5), b'no image',
+])
 def test_what_is_no_image_is_refused(model, image):
     with pytest.raises(ValueError, match='image'):
         predict(model, image)
+
+
+def test_another_type_is_refused(model):
     with pytest.raises(TypeError, match='int'):
         predict(model, 3)
+
+
+@pytest.mark.parametrize(('output', 'words'), [
+    ('masks', 'output masks: take one of'), ('picture', 'give a backdrop'),
+])
+def test_wrong_outputs_are_named(model, output, words):
+    with pytest.raises(ValueError, match=words):
+        predict(model, RGB, output)
 
 
 def test_documented_examples_run(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(RGB).save('photo.jpg')
-    names = {'predict': predict, 'model': model, 'Image': Image, 'array': RGB, 'other_array': RGB[:9]}
+    names = {
+        'predict': predict,
+        'model': model,
+        'Image': Image,
+        'array': RGB,
+        'other_array': RGB[:9],
+    }
     examples = doctest.DocTestParser().get_examples(predict.__doc__)
     assert len(examples) == 3
     for example in examples:
@@ -93,7 +112,8 @@ def test_threads_do_not_disturb_each_other(model):
     images = [np.roll(RGB, i, 0) for i in range(8)]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda image: predict(model, image), images))
-    assert all(np.array_equal(a, predict(model, b)) for a, b in zip(together, images, strict=True))
+    for result, image in zip(together, images, strict=True):
+        assert np.array_equal(result, predict(model, image))
 
 
 @pytest.mark.slow
@@ -109,20 +129,23 @@ def test_memory_does_not_grow(model):
     assert peak() - before < 20  # MiB
 
 
-def test_values_that_are_no_numbers_are_an_error():
+def test_an_output_that_is_not_finite_is_an_error():
     def network(batch):
         return [batch[:, :1] * torch.nan]
     with pytest.raises(ValueError, match='float32'):
         Predictor(network)([RGB])
 
 
-def test_too_little_memory_is_told_before_the_work():
+def test_too_little_memory_is_an_error_before_the_work():
     with pytest.raises(ValueError, match=r'GiB.*resolution of at most'):
         check_memory((10 ** 6, 10 ** 6), 1, torch.device('cpu'))
 
 
 @pytest.mark.parametrize(('name', 'expected'), [
-    ('ZhengPeng7/BiRefNet_HR', ((2048, 2048), None)), ('BiRefNet_lite-2K', ((2560, 1440), None)),
-    ('x/BiRefNet_dynamic', (None, PUBLISHED_DYNAMIC)), ('ckpts/run/epoch_3.pth', (None, None))])
+    ('ZhengPeng7/BiRefNet_HR', ((2048, 2048), None)),
+    ('BiRefNet_lite-2K', ((2560, 1440), None)),
+    ('x/BiRefNet_dynamic', (None, PUBLISHED_DYNAMIC)),
+    ('ckpts/run/epoch_3.pth', (None, None)),
+])
 def test_sizes_of_published_weights(name, expected):
     assert published_sizes(name) == expected

@@ -1,4 +1,4 @@
-"""Masks: the values of F.interpolate to a rounding, and PNG files that anything reads."""
+"""Masks: the values of F.interpolate, to rounding, and PNG files that any decoder reads."""
 
 import io
 
@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import inference.masks
 from inference.masks import encode_png, to_mask, write_mask
 
 SIDES = st.integers(1, 90)
@@ -18,14 +17,16 @@ SIDES = st.integers(1, 90)
 
 def expected(probability, height, width):
     tensor = torch.from_numpy(probability)[None, None]
-    return F.interpolate(tensor, (height, width), mode='bilinear', align_corners=True)[0, 0].mul(255).byte().numpy()
+    resized = F.interpolate(tensor, (height, width), mode='bilinear', align_corners=True)
+    return resized[0, 0].mul(255).byte().numpy()
 
 
 @settings(max_examples=50, deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 99))
 def test_same_as_torch(h, w, height, width, seed):
     probability = np.random.default_rng(seed).random((h, w), np.float32)
-    assert np.abs(to_mask(probability, height, width).astype(int) - expected(probability, height, width)).max() <= 1
+    mask = to_mask(probability, height, width).astype(int)
+    assert np.abs(mask - expected(probability, height, width)).max() <= 1
 
 
 @pytest.mark.parametrize('size', [(700, 1100), (64, 33_000), (33_000, 64)])
@@ -36,15 +37,24 @@ def test_truncated_alike_nearly_everywhere(size):
 
 
 @pytest.mark.parametrize(('kind', 'size'), [
-    ('object', (700, 1100)), ('object', (50, 70)), ('object', (64, 20_000)), ('frame', (301, 203)),
-    ('empty', (70, 80))])
-def test_even_areas_are_filled_as_they_would_be_resized(kind, size):
+    ('object', (700, 1100)),
+    ('object', (50, 70)),
+    ('object', (64, 20_000)),
+    ('frame', (301, 203)),
+    ('empty', (70, 80)),
+])
+def test_uniform_areas_are_filled_as_they_would_be_resized(kind, size):
     y, x = np.mgrid[:160, :224]
-    logit = {'object': (40 - np.hypot(y - 80, x - 100)) / 2, 'frame': np.abs(x - 112) - 100.,
-             'empty': np.full(x.shape, -20.)}[kind]
+    logits = {
+        'object': (40 - np.hypot(y - 80, x - 100)) / 2,
+        'frame': np.abs(x - 112) - 100.,
+        'empty': np.full(x.shape, -20.),
+    }
+    logit = logits[kind]
     noise = np.random.default_rng(0).standard_normal(logit.shape)
     probability = torch.from_numpy(logit + .5 * noise).float().sigmoid().numpy()
-    mask, truth = to_mask(probability, *size), expected(probability, *size)
+    mask = to_mask(probability, *size)
+    truth = expected(probability, *size)
     assert np.abs(mask.astype(int) - truth).max() <= 1
     assert (mask != truth).mean() < 1e-3
 
@@ -54,10 +64,10 @@ def test_truncates_and_keeps_the_extremes():
     assert set(np.unique(to_mask(np.ones((5, 7), np.float32), 61, 83))) == {255}
 
 
-def test_older_opencv_gives_the_same(monkeypatch):
+def test_older_opencv_gives_the_same():
     probability = np.random.default_rng(0).random((9, 7), np.float32)
-    monkeypatch.setattr(inference.masks, 'EXACT_WARP', False)
-    assert np.array_equal(to_mask(probability, 30, 20), expected(probability, 30, 20))
+    mask = to_mask(probability, 30, 20, exact_warp=False)
+    assert np.array_equal(mask, expected(probability, 30, 20))
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 9), (9, 1), (37, 53)])

@@ -2,44 +2,51 @@
 
 import pytest
 
-from inference.memory import _left_in_groups
+from inference.memory import free_in_cgroups
 
 GIB = 2 ** 30
 
 
-def left(tmp_path, membership: str, groups: dict[str, dict[str, object]]) -> list[int]:
-    """Under a tree of control groups: name of a folder -> file -> content."""
+def free(tmp_path, membership: str, groups: dict[str, dict[str, object]]) -> list[int]:
+    """Returns the free bytes under a tree of control groups: folder -> file -> content."""
     for group, files in groups.items():
         (tmp_path / group).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (tmp_path / group / name).write_text(f'{content}\n')
     (tmp_path / 'membership').write_text(membership)
-    return list(_left_in_groups(tmp_path / 'membership', tmp_path))
+    return list(free_in_cgroups(tmp_path / 'membership', tmp_path))
 
 
 def test_version_2_own_group_and_those_above(tmp_path):
-    assert left(tmp_path, '0::/job/step\n', {
-        'job/step': {'memory.max': 'max', 'memory.current': GIB},
-        'job': {'memory.max': 4 * GIB, 'memory.current': 3 * GIB, 'memory.stat': f'anon 7\ninactive_file {GIB // 2}'},
-        '.': {'cgroup.procs': ''}}) == [GIB + GIB // 2]
+    step = {'memory.max': 'max', 'memory.current': GIB}
+    job = {
+        'memory.max': 4 * GIB,
+        'memory.current': 3 * GIB,
+        'memory.stat': f'anon 7\ninactive_file {GIB // 2}',
+    }
+    groups = {'job/step': step, 'job': job, '.': {'cgroup.procs': ''}}
+    assert free(tmp_path, '0::/job/step\n', groups) == [GIB + GIB // 2]
 
 
 def test_version_2_in_a_container_that_sees_its_group_as_the_root(tmp_path):
-    assert left(tmp_path, '0::/../outside\n', {
-        '.': {'memory.max': GIB, 'memory.current': 0, 'memory.stat': 'inactive_file 0'}}) == [GIB]
+    root = {'memory.max': GIB, 'memory.current': 0, 'memory.stat': 'inactive_file 0'}
+    assert free(tmp_path, '0::/../outside\n', {'.': root}) == [GIB]
 
 
 def test_version_1(tmp_path):
-    stat = f'inactive_file 5\ntotal_inactive_file {GIB}'
-    assert left(tmp_path, '9:name=systemd:/\n4:memory:/docker/c3b4\n1:cpu,cpuacct:/\n', {
-        'memory': {'memory.limit_in_bytes': 8 * GIB, 'memory.usage_in_bytes': 3 * GIB, 'memory.stat': stat}},
-    ) == [6 * GIB]
+    membership = '9:name=systemd:/\n4:memory:/docker/c3b4\n1:cpu,cpuacct:/\n'
+    memory = {
+        'memory.limit_in_bytes': 8 * GIB,
+        'memory.usage_in_bytes': 3 * GIB,
+        'memory.stat': f'inactive_file 5\ntotal_inactive_file {GIB}',
+    }
+    assert free(tmp_path, membership, {'memory': memory}) == [6 * GIB]
 
 
 @pytest.mark.parametrize('membership', ['', '1:cpu:/\n', '0::/gone\n'])
 def test_no_limit(tmp_path, membership):
-    assert left(tmp_path, membership, {}) == []
+    assert free(tmp_path, membership, {}) == []
 
 
 def test_not_linux(tmp_path):
-    assert list(_left_in_groups(tmp_path / 'missing', tmp_path)) == []
+    assert list(free_in_cgroups(tmp_path / 'missing', tmp_path)) == []

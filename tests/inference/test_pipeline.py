@@ -1,4 +1,4 @@
-"""The pipeline: order, batches of one shape, failures that stay with their item, bounded memory, overlap."""
+"""The pipeline: order, batches of one shape, errors of single items, bounded memory, overlap."""
 
 import threading
 
@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.pipeline import run_pipeline
+from inference.pipeline import Outcome, run_pipeline
 
 
 def load(item):
-    return np.full(item % 3 + 1, item), f'note {item}'
+    """Loads arrays of three shapes in turn."""
+    return np.full(item % 3 + 1, item), f'context {item}'
 
 
 @settings(max_examples=12, deadline=None)
@@ -20,14 +21,16 @@ def test_every_item_comes_out_in_order_with_its_own_output(items, workers, batch
     shapes = []
 
     def network(arrays):
-        shapes.append({a.shape for a in arrays})
+        shapes.append({array.shape for array in arrays})
         assert len(arrays) <= batch
-        return [a * 2 for a in arrays]
+        return [array * 2 for array in arrays]
 
-    outcomes = list(run_pipeline(items, load, network, lambda item, note, output: (note, output[0]),
-                                 workers=workers, batch=batch))
-    assert [(o.item, o.value, o.error) for o in outcomes] == [(i, (f'note {i}', 2 * i), None) for i in items]
-    assert all(len(s) == 1 for s in shapes)
+    def save(item, context, output):
+        return context, output[0]
+
+    outcomes = list(run_pipeline(items, load, network, save, workers=workers, batch=batch))
+    assert outcomes == [Outcome(item, (f'context {item}', 2 * item)) for item in items]
+    assert all(len(together) == 1 for together in shapes)
 
 
 @pytest.mark.parametrize('stage', ['load', 'network', 'save'])
@@ -36,7 +39,7 @@ def test_a_failure_stays_with_its_item(stage):
         if at == stage and value == 4:
             raise ValueError('four')
 
-    def guarded_load(item):
+    def load(item):
         fail('load', item)
         return np.array(item), None
 
@@ -45,9 +48,20 @@ def test_a_failure_stays_with_its_item(stage):
             fail('network', array)
         return arrays
 
-    outcomes = list(run_pipeline(range(9), guarded_load, network, lambda item, *_: fail('save', item), batch=3))
+    def save(item, *_):
+        fail('save', item)
+
+    outcomes = list(run_pipeline(range(9), load, network, save, batch=3))
     assert {o.item: str(o.error) for o in outcomes if o.error} == {4: 'four'}
     assert sorted(o.item for o in outcomes) == list(range(9))
+
+
+def load_number(item):
+    return np.array(item), None
+
+
+def discard(*_):
+    """Saves nothing."""
 
 
 def test_a_batch_too_large_is_tried_one_by_one():
@@ -56,7 +70,7 @@ def test_a_batch_too_large_is_tried_one_by_one():
             raise RuntimeError('out of memory')
         return arrays
 
-    outcomes = list(run_pipeline(range(4), lambda item: (np.array(item), None), network, lambda *_: None, batch=4))
+    outcomes = list(run_pipeline(range(4), load_number, network, discard, batch=4))
     assert [o.error for o in outcomes] == [None] * 4
 
 
@@ -66,9 +80,10 @@ def test_items_are_not_loaded_far_ahead_and_nothing_runs_after_closing():
     def count(item):
         with lock:
             loaded.append(item)
-        return np.array(item), None
+        return load_number(item)
 
-    outcomes = run_pipeline(range(10_000), count, lambda arrays: arrays, lambda *_: None, workers=2, batch=3)
+    outcomes = run_pipeline(
+        range(10_000), count, lambda arrays: arrays, discard, workers=2, batch=3)
     next(outcomes)
     outcomes.close()
     assert len(loaded) < 40
@@ -76,13 +91,17 @@ def test_items_are_not_loaded_far_ahead_and_nothing_runs_after_closing():
 
 
 def test_decoding_network_and_encoding_overlap():
-    """Item 0 is saved and item 7 loaded while the network works on item 1: one at a time, each would wait in vain."""
+    """Item 0 is saved and item 7 loaded while the network works on item 1.
+
+    One at a time, each would wait for the others in vain.
+    """
     together = threading.Barrier(3, timeout=60)
 
     def load(item):
-        if item == 7:  # the first that is loaded when item 0 has left: workers load 2 * 3 + 1 items ahead
+        # Workers load 2 * 3 + 1 items ahead: item 7 is loaded when item 0 has left.
+        if item == 7:
             together.wait()
-        return np.array(item), None
+        return load_number(item)
 
     def network(arrays):
         if arrays[0] == 1:

@@ -28,12 +28,15 @@ def source(tmp_path):
             pixels = np.full((HEIGHT, WIDTH, 3), (20, 200, 20), np.uint8)
             pixels[:, :WIDTH // 2] = (200, 20, 20)
             frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            frame.pts = time
+            frame.time_base = Fraction(1, 1000)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         for i in range(40):
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
-            frame.sample_rate, frame.pts, frame.time_base = 44100, i * 1024, Fraction(1, 44100)
+            frame.sample_rate = 44100
+            frame.pts = i * 1024
+            frame.time_base = Fraction(1, 44100)
             container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
     return path
@@ -49,7 +52,11 @@ def with_alpha(frames):
 
 
 @pytest.mark.parametrize(('name', 'render'), [
-    ('out.mp4', unchanged), ('out.webm', unchanged), ('out.webm', with_alpha), ('out.mov', with_alpha)])
+    ('out.mp4', unchanged),
+    ('out.webm', unchanged),
+    ('out.webm', with_alpha),
+    ('out.mov', with_alpha),
+])
 def test_times_colours_and_sound_are_kept(source, tmp_path, name, render):
     assert convert_video(source, tmp_path / name, render) == len(TIMES)
     with av.open(str(tmp_path / name)) as container:
@@ -77,13 +84,17 @@ def test_transparency_is_in_the_file(source, tmp_path):
 
 def test_picture_sequence(source, tmp_path):
     assert convert_video(source, tmp_path / 'frames' / 'f-%02d.png', with_alpha) == len(TIMES)
-    assert sorted(p.name for p in (tmp_path / 'frames').iterdir()) == [f'f-{i:02}.png' for i in range(1, 7)]
+    names = sorted(path.name for path in (tmp_path / 'frames').iterdir())
+    assert names == [f'f-{number:02}.png' for number in range(1, 7)]
 
 
 @pytest.mark.parametrize('suffix', ['.gif', '.webp', '.png'])
 def test_animated_pictures_keep_all_frames_their_times_and_transparency(tmp_path, suffix):
     durations = [100, 250, 60, 800]
-    frames = [Image.new('RGBA', (WIDTH, HEIGHT), (60 * i, 200, 20, 255 if i else 0)) for i in range(len(durations))]
+    frames = []
+    for number in range(len(durations)):
+        alpha = 255 if number else 0
+        frames.append(Image.new('RGBA', (WIDTH, HEIGHT), (60 * number, 200, 20, alpha)))
     source = tmp_path / f'in{suffix}'
     frames[0].save(source, save_all=True, append_images=frames[1:], duration=durations, disposal=2)
     seen = []

@@ -1,4 +1,7 @@
-"""Draws docs/app.png: `python -m tests.webapp.screenshot ADDRESS [FILE]`, of a page with the demo's weights there."""
+"""Takes docs/app.png: `python -m tests.webapp.screenshot ADDRESS [FILE]`.
+
+The page at ADDRESS is to serve the demo's weights.
+"""
 
 import sys
 from pathlib import Path
@@ -8,10 +11,11 @@ from playwright.sync_api import expect, sync_playwright
 from tests.webapp.server import BROWSER_ARGUMENTS, find_browser
 
 
-def draw(address: str, file: Path) -> None:
-    """The page after a visitor has tried the example."""
+def take_screenshot(address: str, file: Path) -> None:
+    """Takes the page after a visitor has tried the example."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=BROWSER_ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=find_browser(), args=BROWSER_ARGUMENTS)
         page = browser.new_page(viewport={'width': 1200, 'height': 800})
         page.goto(address)
         page.click('#example')
@@ -23,4 +27,4 @@ def draw(address: str, file: Path) -> None:
 
 
 if __name__ == '__main__':
-    draw(sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else 'docs/app.png'))
+    take_screenshot(sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else 'docs/app.png'))

@@ -1,4 +1,4 @@
-"""app.py in a process of its own with two small networks, a browser before it, and pictures to give it."""
+"""Runs app.py in a process with two small networks, finds a browser, and makes images."""
 
 import os
 import shutil
@@ -19,10 +19,21 @@ from models import build_birefnet, save_checkpoint
 from utils import write_json
 
 ROOT = Path(__file__).parents[2]
-BROWSER_ARGUMENTS = ('--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
-                     '--disable-sync', '--no-first-run')
-LIMITS = ('--max-files', '4', '--max-file-mb', '1', '--max-pixels', '40000', '--max-network-pixels', '16384',
-          '--max-seconds', '60')
+BROWSER_ARGUMENTS = (
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+    '--no-first-run',
+)
+LIMITS = (
+    '--max-files=4',
+    '--max-file-mb=1',
+    '--max-pixels=40000',
+    '--max-network-pixels=16384',
+    '--max-seconds=60',
+)
 
 
 @dataclass
@@ -41,7 +52,7 @@ class Server:
 
 
 def make_weights(folder: Path) -> dict[str, str]:
-    """Two networks of random weights, trained, as their config says, at 64x64."""
+    """Saves two networks of random weights, with a training size of 64x64 in their config."""
     config = Config(bb='pvt_v2_b0', dec_att='', size=(64, 64))
     write_json(folder / 'config.json', asdict(config))
     weights = {}
@@ -54,13 +65,18 @@ def make_weights(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    """The page, with temporary files in `folder`, until the block ends."""
+    """Serves the page, with temporary files in `folder`, until the block ends."""
     weights = make_weights(folder)
     models = [argument for path in weights.values() for argument in ('-m', path)]
     temporary = folder / 'tmp'
     temporary.mkdir()
-    process = subprocess.Popen([sys.executable, 'app.py', *models, *LIMITS, '--device', 'cpu'], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, env={**os.environ, 'TMPDIR': str(temporary)})
+    process = subprocess.Popen(
+        [sys.executable, 'app.py', *models, *LIMITS, '--device', 'cpu'],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, 'TMPDIR': str(temporary)},
+    )
     try:
         words = process.stdout.readline().split()
         address = next(word for word in words if word.startswith('http'))
@@ -72,13 +88,18 @@ def serving(folder: Path) -> Iterator[Server]:
 
 
 def find_browser() -> str | None:
-    """The executable of Chromium or Chrome: CHROMIUM, else what the path has."""
-    names = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
-    return os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, names)), None)
+    """Returns the executable of Chromium or Chrome: CHROMIUM, or the first on the path."""
+    if os.environ.get('CHROMIUM'):
+        return os.environ['CHROMIUM']
+    for name in ('chromium', 'chromium-browser', 'google-chrome', 'chrome'):
+        executable = shutil.which(name)
+        if executable:
+            return executable
+    return None
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (120, 80)) -> Path:
-    """A picture of coloured noise in blocks, of `size` (width, height)."""
+    """Writes an image of smooth coloured noise, of `size` (width, height)."""
     values = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8)
     Image.fromarray(values).resize(size, Image.Resampling.BICUBIC).save(path)
     return path

@@ -43,7 +43,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, server):
-    """Opens the page in a browser of one's own; at the end, nothing may have been asked of other machines."""
+    """Opens the page in a new context. In the end no other machine may have been contacted."""
     contexts, asked = [], []
 
     def open_page(**options) -> Page:
@@ -56,7 +56,9 @@ def visit(browser, server):
     yield open_page
     for context in contexts:
         context.close()
-    assert [url for url in asked if not url.startswith((server.address, 'data:', 'blob:'))] == []
+    own = (server.address, 'data:', 'blob:')
+    assert asked
+    assert [url for url in asked if not url.startswith(own)] == []
 
 
 @pytest.fixture(scope='module')
@@ -69,10 +71,10 @@ def loaded_once():
     """predict.py loads each network once for all tests."""
     load, loaded = predict.load_network, {}
 
-    def load_once(args):
-        key = args.model, args.resolution
+    def load_once(options):
+        key = options.model, options.resolution
         if key not in loaded:
-            loaded[key] = load(args)
+            loaded[key] = load(options)
         return loaded[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +103,8 @@ def download(page: Page, button: str = '#one') -> tuple[str, bytes]:
 def predicted(server, file: Path, *flags: str, weights: str = 'one') -> bytes:
     """What predict.py makes of a picture, in the page's default resolution."""
     output = file.with_name('predicted.png')
-    assert predict.main([str(file), str(output), *flags, '-m', server.weights[weights], '--device', 'cpu']) == 0
+    arguments = [str(file), str(output), *flags, '-m', server.weights[weights], '--device', 'cpu']
+    assert predict.main(arguments) == 0
     return output.read_bytes()
 
 
@@ -124,7 +127,8 @@ def test_from_picture_to_download(visit, server, tmp_path):
     assert page.request.get(mask.get_attribute('src')).body() == predicted(server, file, '-om')
     page.get_by_label('Mask only').check(force=True)
     expect(page.locator('#one')).to_be_visible()
-    page.wait_for_function("src => document.querySelector('#mask img').src != src", arg=mask.get_attribute('src'))
+    page.wait_for_function(
+        "src => document.querySelector('#mask img').src != src", arg=mask.get_attribute('src'))
     assert download(page)[1] == predicted(server, file, '-om')
     assert len(list(server.files.rglob('my cup.png'))) == 1, 'what has been replaced is deleted'
 
@@ -147,16 +151,24 @@ def test_weights_resolution_background_and_edges(visit, server, tmp_path):
 
 def test_several_pictures_of_which_one_is_none(visit, server, tmp_path):
     (tmp_path / 'other').mkdir()
-    files = [picture(tmp_path / 'a.jpg', 3), picture(tmp_path / 'other/a.png', 4, (60, 90)), tmp_path / 'text.png']
+    files = [
+        picture(tmp_path / 'a.jpg', 3),
+        picture(tmp_path / 'other/a.png', 4, (60, 90)),
+        tmp_path / 'text.png',
+    ]
     files[2].write_text('hello')
     page = visit()
     cut_out(page, *files)
-    expect(page.locator('#status')).to_contain_text('text.png: this is not an image that can be read')
+    refusal = 'text.png: this is not an image that can be read'
+    expect(page.locator('#status')).to_contain_text(refusal)
     name, data = download(page, '#all')
     assert name == 'cutouts.zip'
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert {name: archive.read(name) for name in archive.namelist()} == \
-            {'a.png': predicted(server, files[0]), 'a (2).png': predicted(server, files[1])}
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    assert contents == {
+        'a.png': predicted(server, files[0]),
+        'a (2).png': predicted(server, files[1]),
+    }
     page.locator('#thumbs button img').nth(1).click()
     expect(page.locator('#one')).to_contain_text('a (2).png')
     assert download(page)[1] == predicted(server, files[1])
@@ -194,8 +206,10 @@ def test_phone_paste_and_example(visit):
 
 
 @pytest.mark.parametrize(('name', 'words'), [
-    ('text.png', 'this is not an image that can be read'), ('huge.png', '300x200 pixels are more than the limit'),
-    ('film.mp4', 'this is not a video that can be read')])
+    ('text.png', 'this is not an image that can be read'),
+    ('huge.png', '300x200 pixels are more than the limit'),
+    ('film.mp4', 'this is not a video that can be read'),
+])
 def test_refusals_are_in_words(visit, tmp_path, name, words):
     file = tmp_path / name
     if name == 'huge.png':
@@ -230,9 +244,11 @@ def test_video(api, tmp_path):
         stream = container.add_stream('libx264', rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
         for value in (0, 100, 200):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), value, np.uint8), 'rgb24')))
+            pixels = np.full((48, 64, 3), value, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, 'rgb24')))
         container.mux(stream.encode(None))
-    results, refused = api.predict([handle_file(tmp_path / 'clip.mp4')], output='blur', api_name='/cut_out')
+    clip = handle_file(tmp_path / 'clip.mp4')
+    results, refused = api.predict([clip], output='blur', api_name='/cut_out')
     assert [Path(result).name for result in results] == ['clip.mp4']
     assert not refused
     with av.open(results[0]) as container:
@@ -244,35 +260,49 @@ def test_api(api, server, tmp_path):
     assert api.predict(api_name='/weights') == {'one': '64x64', 'two': '64x64'}
     files = [picture(tmp_path / 'a.jpg', 5), picture(tmp_path / 'b.png', 6), tmp_path / 'c.gif']
     files[2].write_bytes(b'GIF89a')
-    results, refused = api.predict([handle_file(file) for file in files], weights='two', resolution='96',
-                                   output='picture', backdrop=handle_file(files[1]), api_name='/cut_out')
+    results, refused = api.predict(
+        [handle_file(file) for file in files],
+        weights='two',
+        resolution='96',
+        output='picture',
+        backdrop=handle_file(files[1]),
+        api_name='/cut_out',
+    )
     assert [Path(result).name for result in results] == ['a.png', 'b.png']
     assert [line.split(':')[0] for line in refused] == ['c.gif']
-    for result, file in zip(results, files, strict=False):
-        assert Path(result).read_bytes() == predicted(server, file, '--background', str(files[1]), '--resolution',
-                                                      '96', weights='two')
+    flags = ('--background', str(files[1]), '--resolution', '96')
+    for result, file in zip(results, files[:2], strict=True):
+        assert Path(result).read_bytes() == predicted(server, file, *flags, weights='two')
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [
-    ({'resolution': '100x100'}, 'nearest: 96x96'), ({'resolution': '4096x4096'}, 'take 128x128 or less'),
-    ({'output': 'picture'}, 'Choose the picture'), ({'output': 'color', 'color': 'red;'}, 'give #rrggbb'),
+    ({'resolution': '100x100'}, 'nearest: 96x96'),
+    ({'resolution': '4096x4096'}, 'take 128x128 or less'),
+    ({'output': 'picture'}, 'Choose the picture'),
+    ({'output': 'color', 'color': 'red;'}, 'give #rrggbb'),
     ({'output': 'picture', 'backdrop': (300, 200)}, '300x200 pixels are more'),
-    ({'files': []}, 'a picture first'), ({'weights': '/etc/passwd'}, 'not in the list'),
-    ({'files': 5}, '5 pictures are too many at once')])
+    ({'files': 0}, 'a picture first'),
+    ({'weights': '/etc/passwd'}, 'not in the list'),
+    ({'files': 5}, '5 pictures are too many at once'),
+])
 def test_mistakes_of_callers_are_named(api, tmp_path, arguments, words):
-    file = picture(tmp_path / 'a.png', 7)
-    files = arguments.get('files', 1)
-    arguments = {**arguments, 'files': [handle_file(file)] * files if isinstance(files, int) else files}
+    file = handle_file(picture(tmp_path / 'a.png', 7))
+    arguments = {**arguments, 'files': [file] * arguments.get('files', 1)}
     if 'backdrop' in arguments:
-        arguments['backdrop'] = handle_file(picture(tmp_path / 'b.png', 7, arguments['backdrop']))
+        backdrop = picture(tmp_path / 'b.png', 7, arguments['backdrop'])
+        arguments['backdrop'] = handle_file(backdrop)
     with pytest.raises(AppError, match=words):
         api.predict(**arguments, api_name='/cut_out')
 
 
-@pytest.mark.parametrize('path', ['/etc/passwd', 'app.py', 'http://127.0.0.1/x.png', 'https://example.com/x.png'])
+@pytest.mark.parametrize('path', [
+    '/etc/passwd', 'app.py', 'http://127.0.0.1/x.png', 'https://example.com/x.png',
+])
 def test_no_path_that_a_visitor_names_is_read(server, path):
     for file in ({'path': path, 'meta': {'_type': 'gradio.FileData'}}, {'path': path}):
-        for data in ([[file], 'one', '', 'mask', '', ''], [[], 'one', '', 'picture', '', '', file]):
+        as_image = [[file], 'one', '', 'mask', '', '']
+        as_backdrop = [[], 'one', '', 'picture', '', '', file]
+        for data in (as_image, as_backdrop):
             answer = httpx.post(f'{server.address}/gradio_api/call/cut_out', json={'data': data})
             assert answer.status_code == 403, answer.text
     assert httpx.get(f'{server.address}/gradio_api/file={path}').status_code == 404
@@ -280,17 +310,27 @@ def test_no_path_that_a_visitor_names_is_read(server, path):
 
 def test_a_deleted_file_is_not_found(server, tmp_path):
     upload = f'{server.address}/gradio_api/upload'
-    [path] = httpx.post(upload, files={'files': ('a.png', picture(tmp_path / 'a.png', 8).read_bytes())}).json()
+    data = picture(tmp_path / 'a.png', 8).read_bytes()
+    path, = httpx.post(upload, files={'files': ('a.png', data)}).json()
     address = f'{server.address}/gradio_api/file={path}'
     assert httpx.get(address).status_code == 200
     Path(path).unlink()
     assert httpx.get(address).status_code == 404
 
 
-def test_only_what_the_page_needs_is_there(server):
-    for address in ('/monitoring/summary', '/gradio_api/proxy=https://example.com', '/gradio_api/run-history/buckets',
-                    '/docs', '/gradio_api/deep_link?session_hash=a', '/gradio_api/vibe-code'):
-        assert httpx.get(server.address + address).status_code == 404, address
+@pytest.mark.parametrize('address', [
+    '/monitoring/summary',
+    '/gradio_api/proxy=https://example.com',
+    '/gradio_api/run-history/buckets',
+    '/docs',
+    '/gradio_api/deep_link?session_hash=a',
+    '/gradio_api/vibe-code',
+])
+def test_routes_that_the_page_does_not_need_are_not_there(server, address):
+    assert httpx.get(server.address + address).status_code == 404
+
+
+def test_the_page_names_no_other_host(server):
     answer = httpx.get(server.address)
     assert answer.status_code == 200
     assert "default-src 'self'" in answer.headers['content-security-policy']
