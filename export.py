@@ -27,6 +27,7 @@ from inference.images import network_size
 from models import BiRefNet, load_model, save_checkpoint, zoo
 from models.checkpoints.tile_order import ORDERS
 from models.loading import resolve
+from runtime.messages import print_messages
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 EXTRAS = 'needs what `pip install ".[export]"` installs'
@@ -123,6 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == 'zoo':
         print(zoo.table())
         return 0
+    print_messages('export', load_model)
     try:
         order = args.input_tile_order
         overrides: dict[str, Any] = {'tile_order': order} if order else {}
