@@ -35,6 +35,7 @@ test-all: test .venv-rembg/requirements
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m tools.contracts
+	$(BIN)/python -m mypy
 
 # The web page's tests run in it; without one they are skipped.
 browser:

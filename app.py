@@ -21,7 +21,7 @@ from demo.make_data import SEED, sample
 from inference.network import DTYPES, Predictor
 from models import load_model, optimize
 from runtime.device import prepare_device
-from runtime.messages import print_messages
+from runtime.log import print_messages
 from webapp.jobs import Limits, LoadedModel
 from webapp.storage import temporary_storage
 

@@ -197,7 +197,7 @@ class Config(Settings):
     )
     validation_set: str = option(
         '',
-        "sets to validate on, joined by '+'; empty: a held-out share of the training set",
+        "sets to validate on, joined by '+'; empty: a validation split of the training set",
         pattern=SETS_PATTERN,
     )
     validation_share: float = option(
@@ -205,13 +205,14 @@ class Config(Settings):
     size: tuple[int, int] = option(AUTO, 'network input (width, height)')
     dynamic_size: tuple[tuple[int, int], tuple[int, int]] | None = option(
         None,
-        '((w_min, w_max), (h_min, h_max)): each training batch draws its own size; None: always `size`',
+        '((w_min, w_max), (h_min, h_max)): each training batch draws its own size; '
+        'None: always `size`',
     )
     preproc_methods: tuple[Augmentation, ...] = option(
         ('flip', 'rotate', 'enhance', 'pepper'), "training augmentation; also 'crop'")
     background_color_synthesis: bool = option(False, 'train on objects over flat colours')
     load_all: bool = option(
-        False, 'keep resized pairs in one memory-mapped cache, shared by all processes')
+        False, 'keep resized pairs in a memory-mapped cache that all ranks of a machine share')
     cache_dir: str = option('', 'where load_all keeps its files; empty: .cache in data_root')
     num_workers: int = option(
         AUTO, 'loader processes per rank; 0: load in the training process', minimum=0)
@@ -285,16 +286,16 @@ class Config(Settings):
         (), 'epochs where lr falls by lr_decay_rate; negative: from the end')
     lr_decay_rate: float = option(.5, 'factor of the step schedule', minimum=0)
     grad_clip: float = option(0., 'largest norm of the gradient; 0: no clipping', minimum=0)
-    ema_decay: float = option(0., 'decay of the moving average of weights; 0: none', minimum=0)
+    ema_decay: float = option(0., 'decay of the EMA of the weights; 0: none', minimum=0)
     mixed_precision: Literal['no', 'bf16', 'fp16'] = option(
         'no', 'autocast of training and testing')
     compile: bool = option(False, 'torch.compile of backbone and decoder')
     grad_checkpointing: bool = option(
         False, 'recompute activations of backbone and decoder blocks: less memory')
     channels_last: bool = option(AUTO, 'memory format of the network')
-    sync_bn: bool = option(False, 'BatchNorm statistics over all processes')
+    sync_bn: bool = option(False, 'BatchNorm statistics over all ranks')
     sharding: Literal['', 'fsdp'] = option(
-        '', "'fsdp': weights, gradients and optimizer divided among the processes; '': all on each")
+        '', "'fsdp': weights, gradients and optimizer sharded over the ranks; '': all on each")
 
     # --- Run --------------------------------------------------------------------------------------
     seed: int = option(7, 'seed; each rank adds its number', minimum=0)
@@ -319,7 +320,7 @@ class Config(Settings):
     val_metric: Literal['sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'] = option(
         'sm', 'what best.pth is best on: a metric of the validation, or its loss')
     val_ema: bool = option(
-        True, 'validate the moving average of weights, where there is one, and keep its best')
+        True, 'validate the EMA of the weights, where there is one, and keep its best')
     early_stop: int = option(
         0, 'stop after so many validations without a better one; 0: never', minimum=0)
     deterministic: bool = option(
@@ -458,7 +459,7 @@ def test_sets(cfg: Config) -> list[str]:
     return [name for name in _folder_sets(cfg) if name.startswith('TE-')]
 
 
-test_sets.__test__ = False  # pytest would take it for a test by its name
+test_sets.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test by its name
 
 
 def _folder_sets(cfg: Config) -> list[str]:

@@ -47,7 +47,7 @@ from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
 from models import load_model, optimize
 from runtime.device import choose_device, prepare_device
-from runtime.messages import print_messages
+from runtime.log import print_messages
 from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
 
 WATCH_SECONDS = 1.

@@ -20,6 +20,6 @@ while [ $# -gt 0 ]; do
 done
 # shellcheck disable=SC2206 # resolutions are words on purpose
 sizes=($resolutions)
-source ./launch.sh
+source ./runtime/launch.sh
 (launch "$gpus" test.py "${overrides[@]}" "pred_root=$pred_root" "${folder[@]}" --resolution "${sizes[@]}")
 python eval_existingOnes.py --pred_root "$pred_root" "${folder[@]}" "${overrides[@]}"

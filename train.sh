@@ -10,5 +10,5 @@ fi
 cd "$(dirname "$0")"
 run=$1 gpus=$2
 shift 2
-source ./launch.sh
+source ./runtime/launch.sh
 launch "$gpus" train.py --ckpt_dir "ckpts/$run" "$@"

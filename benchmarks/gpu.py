@@ -24,8 +24,9 @@ from dataset import Batch
 from loss import Criterion
 from models import build_birefnet, optimize
 from runtime.device import prepare_device
-from training.distributed import World
-from training.loop import Options, Trainer
+from runtime.distributed import World
+from training.networks import TrainedNetwork
+from training.trainer import StepOptions, Trainer
 
 DTYPES = {'float32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 WARM_UP = 2  # runs that are not counted, of which the first compiles and chooses algorithms
@@ -132,9 +133,10 @@ def _prepare_training(
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
     weights = {'bce': 30., 'iou': .5, 'ssim': 10.}
     criterion = Criterion(weights, 500, 40, TASKS['DIS5K'].tail_factors)
-    options = Options(mixed_precision=case.dtype)
+    options = StepOptions(mixed_precision=case.dtype)
     world = World(0, 1, device)
-    trainer = Trainer(model, optimizer, criterion, lambda step: 1., options, world)
+    network = TrainedNetwork(model, optimizer, world)
+    trainer = Trainer(network, criterion, lambda step: 1., options, world)
 
     width, height = size
     image_shape = (case.batch, 3, height, width)
@@ -144,7 +146,12 @@ def _prepare_training(
     names = [''] * case.batch
     class_ids = torch.full((case.batch,), -1)
     batch = Batch(image, mask, names, class_ids, [])
-    return lambda: trainer.rehearse(batch)
+
+    def run() -> None:
+        trainer.step(batch)
+        trainer.take_means()  # waits for the device
+
+    return run
 
 
 def measure(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.inference import build
 from exporting.onnx import bytes_of, operators, run_onnx, save_onnx
-from exporting.program import Deployed, trace
+from exporting.program import ExportWrapper, trace
 
 Network = Callable[[Tensor], Tensor]
 
@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def write_network(file: Path, overrides: list[str], size: tuple[int, int], dynamic: bool) -> None:
     """Writes the network as ONNX, and prints times and sizes; `size` is (width, height)."""
-    model = Deployed(build(overrides, 'plain'))
+    model = ExportWrapper(build(overrides, 'plain'))
     start = time.perf_counter()
     traced = trace(model, size, dynamic)
     middle = time.perf_counter()

@@ -75,7 +75,7 @@ def _facts_of_run(checkpoint: str | os.PathLike, results: str | os.PathLike,
         return _RunFacts({}, {}, {})
     run = Path(checkpoint).parent
     epoch = epoch_of(Path(checkpoint))
-    training = {}
+    training: dict[str, Any] = {}
     config = run / 'config.json'
     if config.is_file():
         saved = json.loads(config.read_text(encoding='utf-8'))

@@ -11,8 +11,11 @@ from utils import UMASK
 
 @contextmanager
 def staged(target: str | os.PathLike) -> Iterator[Path]:
-    """A path of the target's name in a temporary folder beside it. What lies in that folder when the block ends
-    without error moves beside the target, over files of the same name, the target itself last."""
+    """Yields a path of the target's name in a temporary folder beside it.
+
+    When the block ends without error, the files in that folder move beside the target, over files
+    of the same name, the target itself last.
+    """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as folder:

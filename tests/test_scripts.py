@@ -18,8 +18,9 @@ case "$*" in *"$FAIL"*) [ -z "$FAIL" ] || exit "$CODE" ;; esac
 @pytest.fixture
 def shell(tmp_path):
     """Runs a script in a copy of the project's; returns its exit code and what it called."""
-    for name in ('sub.sh', 'train.sh', 'test.sh', 'launch.sh', 'train_test.sh'):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / 'runtime').mkdir()
+    for name in ('sub.sh', 'train.sh', 'test.sh', 'runtime/launch.sh', 'train_test.sh'):
+        shutil.copy(ROOT / name, tmp_path / name)
     tools = tmp_path / 'tools'
     tools.mkdir()
 
@@ -51,7 +52,7 @@ def test_several_gpus_use_torchrun(shell):
     code, calls, _ = shell('train.sh', 'r', '0,2,5', 'task=COD')
     assert (code, len(calls)) == (0, 1)
     assert calls[0].startswith(
-        'python CUDA=0,2,5 -m training.launch --standalone --nproc-per-node 3 train.py --ckpt_dir ckpts/r')
+        'python CUDA=0,2,5 -m runtime.launch --standalone --nproc-per-node 3 train.py --ckpt_dir ckpts/r')
 
 
 def test_several_nodes_need_a_rendezvous(shell):
@@ -67,7 +68,7 @@ def test_several_nodes_need_a_rendezvous(shell):
 def test_cpu_takes_no_gpu(shell):
     assert shell('train.sh', 'r', 'cpu')[1] == ['python CUDA= train.py --ckpt_dir ckpts/r device=cpu']
     two = shell('train.sh', 'r', 'cpu', CPU_PROCESSES='2')[1][0]
-    assert two.startswith('python CUDA= -m training.launch --standalone --nproc-per-node 2')
+    assert two.startswith('python CUDA= -m runtime.launch --standalone --nproc-per-node 2')
 
 
 def test_test_passes_resolutions_on(shell):
@@ -113,7 +114,7 @@ def test_a_job_of_several_nodes(shell):
     code, calls, error = shell('sub.sh', 'my run', '0,1', '0', 'task=COD', extra=slurm, NNODES='2')
     assert code == 0, error
     assert calls == [
-        'python CUDA=4,5 -m training.launch --nnodes 2 --node-rank 1 --master-addr n1 --master-port 23456 '
+        'python CUDA=4,5 -m runtime.launch --nnodes 2 --node-rank 1 --master-addr n1 --master-port 23456 '
         '--nproc-per-node 2 train.py --ckpt_dir ckpts/my run task=COD resume=auto device=cuda',
         'python CUDA=4 test.py task=COD pred_root=e_preds --ckpt_folder ckpts/my run --resolution config device=cuda',
         'python CUDA=4,5,6,7 eval_existingOnes.py --pred_root e_preds --ckpt_folder ckpts/my run task=COD']

@@ -3,14 +3,14 @@
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
-from skimage import data
 
 import config
-import transforms
-from transforms import AUGMENTATIONS, augment
+from data import transforms
+from data.transforms import AUGMENTATIONS, augment
 
 PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'rocket')
 OLD_OPENCV = int(cv2.__version__.split('.')[0]) < 5
@@ -19,7 +19,7 @@ FACTORS = [step / 10 for step in range(31)]
 
 @pytest.fixture(params=PHOTOGRAPHS)
 def photograph(request) -> np.ndarray:
-    return getattr(data, request.param)()
+    return getattr(skimage.data, request.param)()
 
 
 def text_mask(height: int, width: int) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_the_mask_moves_with_its_image(seed, height, width, methods):
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), synthesis=st.booleans())
 def test_draws_come_from_the_generator_and_inputs_stay(seed, synthesis):
-    image = data.astronaut()[::8, ::8]
+    image = skimage.data.astronaut()[::8, ::8]
     mask = text_mask(64, 64)
     image.flags.writeable = mask.flags.writeable = False
     first, again = (augment(image, mask, np.random.default_rng(seed), tuple(AUGMENTATIONS), synthesis)
@@ -91,7 +91,7 @@ def test_draws_come_from_the_generator_and_inputs_stay(seed, synthesis):
 
 
 def shares(augmentation, changed, draws=2000) -> float:
-    image, mask = data.astronaut()[::16, ::16], text_mask(32, 32)
+    image, mask = skimage.data.astronaut()[::16, ::16], text_mask(32, 32)
     rng = np.random.default_rng(0)
     return np.mean([changed(*augmentation(image, mask, rng), image, mask) for _ in range(draws)])
 
@@ -115,7 +115,7 @@ def test_pepper_sets_its_share_of_the_image_and_leaves_the_mask():
 
 
 def test_background_synthesis_keeps_the_foreground_and_flattens_the_rest():
-    image, mask = data.astronaut()[::8, ::8], text_mask(64, 64)
+    image, mask = skimage.data.astronaut()[::8, ::8], text_mask(64, 64)
     foreground = image[mask == 255].astype(float)
     mean = image[mask > 127].mean(axis=0)
     colours = []
@@ -151,7 +151,7 @@ def test_a_name_is_registered_once():
 
 
 def test_order_is_fixed_whatever_the_order_of_names():
-    image, mask = data.astronaut()[::4, ::4], text_mask(128, 128)
+    image, mask = skimage.data.astronaut()[::4, ::4], text_mask(128, 128)
     one, other = (augment(image, mask, np.random.default_rng(5), names)
                   for names in (('flip', 'rotate', 'enhance'), ('enhance', 'flip', 'rotate')))
     assert (one[0] == other[0]).all()

@@ -1,8 +1,10 @@
-"""The state of a run on disk: written durably, the previous one kept until the new one is complete."""
+"""The state of a run on disk. The previous one is kept until the new one is complete."""
 
 import logging
 import os
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,88 @@ from models.checkpoints.files import save_atomically
 
 logger = logging.getLogger(__name__)
 
-LAST, PREVIOUS = 'last.pt', 'last.previous.pt'
-# Fields that a resumed run may change: where things lie and what is reported, not what is computed.
-FREE_FIELDS = frozenset(
-    'data_root cache_dir ckpt_root pred_root save_dir num_workers skip_bad resume weights device save_last save_step '
-    'save_every log_step load_all testsets val_metric val_ema early_stop dry_run'.split())
+LAST = 'last.pt'
+PREVIOUS = 'last.previous.pt'
+MESSAGE_LENGTH = 100
+# Fields that a resumed run may change: where files are and what is reported, not what is computed.
+FREE_FIELDS = frozenset([
+    'cache_dir', 'ckpt_root', 'data_root', 'device', 'dry_run', 'early_stop', 'load_all',
+    'log_step', 'num_workers', 'pred_root', 'resume', 'save_dir', 'save_every', 'save_last',
+    'save_step', 'skip_bad', 'testsets', 'val_ema', 'val_metric', 'weights',
+])
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a run needs to go on exactly: what last.pt holds.
+
+    Args:
+        trainer: `Trainer.state_dict()`, whose entries lie beside the other fields in the file.
+        best: `Best.state_dict()`.
+        log_position: where log.jsonl ended.
+        config: every field of the run's config.
+        world_size: the number of ranks, on which the order of images depends.
+    """
+
+    trainer: dict[str, Any]
+    best: dict[str, Any]
+    log_position: int
+    config: dict[str, Any]
+    world_size: int
+
+    def save(self, folder: Path) -> None:
+        """Writes the state of the run in `folder`; errors as of `save_state`."""
+        own = {name: getattr(self, name) for name in _RUN_KEYS}
+        save_state(folder, {**self.trainer, **own})
+
+    @classmethod
+    def load(cls, folder: Path) -> 'RunState | None':
+        """Reads the run's newest state that is whole, as of `load_state`.
+
+        Raises ValueError if it is not the state of a run.
+        """
+        saved = load_state(folder)
+        if saved is None:
+            return None
+        missing = [name for name in _RUN_KEYS if name not in saved]
+        if missing:
+            raise ValueError(f'{folder / LAST} is not the state of a run: '
+                             f'it holds no {", ".join(missing)}')
+        own = {name: saved.pop(name) for name in _RUN_KEYS}
+        return cls(trainer=saved, **own)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epoch and batch."""
+        return self.trainer['epoch'], self.trainer['batch']
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Raises ValueError that lists the fields in which the run's config and `config` differ.
+
+        Fields that do not change what is computed may differ.
+        """
+        conflicts = []
+        for name, value in config.items():
+            if name in FREE_FIELDS or name not in self.config:
+                continue
+            before = self.config[name]
+            if before != value:
+                conflicts.append(
+                    f'{name}: the run was started with {before!r}, now it is {value!r}')
+        if conflicts:
+            raise ValueError(
+                'the run to resume contradicts this config (resume=force goes on all the same):\n  '
+                + '\n  '.join(conflicts))
+
+    def check_world_size(self, size: int) -> None:
+        """Raises ValueError if the run had another number of ranks."""
+        if self.world_size != size:
+            raise ValueError(
+                f'the run to resume had {self.world_size} processes, now there are {size}: '
+                'the order of its images depends on their number')
+
+
+_RUN_KEYS = [spec.name for spec in fields(RunState) if spec.name != 'trainer']
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
@@ -29,46 +108,51 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     if (folder / LAST).exists():
         os.replace(folder / LAST, folder / PREVIOUS)
     os.replace(new, folder / LAST)
-    _sync(folder)
+    _sync_folder(folder)
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Makes renames in `folder` durable, where the system allows it."""
-    if os.name == 'posix':
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    if os.name != 'posix':
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state of a run that is whole, on the CPU; None if the run has none.
+    """Returns the newest state of a run that is whole, on the CPU; None if the run has none.
 
-    A damaged last.pt is told of and the previous one taken. Raises ValueError if none that is there can be read.
+    A damaged last.pt is reported and the previous one is taken. Raises ValueError if there are
+    states but none can be read.
     """
     problems = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
             continue
         try:
-            with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
-                if bad := archive.testzip():
-                    raise ValueError(f'wrong checksum of {bad}')
-            # Mapped, not read: the processes of a machine share the page cache, and each takes its part.
-            state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-        except Exception as error:  # torch's reader raises many kinds on damaged files
-            problems.append(f'{path}: damaged ({str(error).splitlines()[0][:100]})')
+            state = _read_state(path)
+        except Exception as error:  # torch raises many kinds on damaged files
+            reason = str(error).splitlines()[0][:MESSAGE_LENGTH]
+            problems.append(f'{path}: damaged ({reason})')
             continue
         if problems:
             logger.warning('%s; going on from %s', problems[0], path)
         return state
     if problems:
-        raise ValueError('\n'.join([*problems, 'no state to resume from: start the run anew under another name']))
+        advice = 'no state to resume from: start the run again under another name'
+        raise ValueError('\n'.join([*problems, advice]))
     return None
 
 
-def contradictions(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Fields in which a run's saved config and the current one differ, and may not."""
-    return [f'{name}: the run was started with {saved[name]!r}, now it is {value!r}' for name, value in current.items()
-            if name not in FREE_FIELDS and name in saved and saved[name] != value]
+def _read_state(path: Path) -> dict[str, Any]:
+    # torch writes checksums, and does not check them when it reads.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f'wrong checksum of {damaged}')
+    # Mapped instead of read: the processes of a machine share the page cache, and each takes its
+    # part.
+    return torch.load(path, map_location='cpu', weights_only=True, mmap=True)

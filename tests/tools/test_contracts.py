@@ -28,6 +28,7 @@ def test_the_contracts_are_kept():
     ('models/decoder.py', 'config', 'Config is read by'),
     ('utils.py', 'loss', 'evaluation and the demo'),          # evaluation reaches torch by way of utils
     ('inference/compose.py', 'dataset', 'inference runs any network'),
+    ('data/cache.py', 'models', 'data knows neither the network'),
     ('webapp/storage.py', 'models.zoo', 'the web page gets its networks'),
     ('exporting/hub.py', 'exporting.modeling', 'exporting.modeling is read'),
     ('training/meter.py', 'predict', 'entry scripts are not imported'),

@@ -21,7 +21,7 @@ launch() {
                         --master-addr "${MASTER_ADDR:?set MASTER_ADDR to the first node}"
                         --master-port "${MASTER_PORT:-29500}")
         fi
-        exec python -m training.launch "${rendezvous[@]}" --nproc-per-node "$processes" "$@" "device=$device"
+        exec python -m runtime.launch "${rendezvous[@]}" --nproc-per-node "$processes" "$@" "device=$device"
     fi
     exec python "$@" "device=$device"
 }

@@ -1,9 +1,10 @@
-"""What a run tells: log.txt to read, log.jsonl for programs, TensorBoard."""
+"""Where a run reports: the terminal and log.txt, log.jsonl for programs, TensorBoard."""
 
 import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,65 +22,85 @@ class _BarHandler(logging.Handler):
 
 
 def setup_logging(folder: Path | None = None, level: int = logging.INFO) -> None:
-    """Messages of `level` and above to the terminal and, with `folder`, appended to its log.txt."""
+    """Sends messages of `level` and above to the terminal and, with `folder`, to its log.txt."""
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)
         handler.close()
+
     handlers: list[logging.Handler] = [_BarHandler()]
     if folder:
         handlers.append(logging.FileHandler(folder / 'log.txt', encoding='utf-8'))
+    formatter = logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S')
     for handler in handlers:
-        handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S'))
+        handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(level)
 
 
+def print_messages(program: str, function: Callable) -> None:
+    """Prints what the package of `function` reports, as lines of a program, to standard error.
+
+    For programs: a library leaves this to those who use it.
+    """
+    package = function.__module__.rpartition('.')[0]
+    logging.basicConfig(format=f'{program}: %(message)s')
+    logging.getLogger(package).setLevel(logging.INFO)
+
+
 def _open_board(folder: Path, purge_step: int) -> Any:
-    """A writer for TensorBoard; None, with one warning, where that is not installed."""
+    """Opens TensorBoard's writer; returns None, with a warning, where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        logger.warning('tensorboard is not installed: the run is logged in log.txt and log.jsonl alone')
+        logger.warning('tensorboard is not installed: '
+                       'the run is logged in log.txt and log.jsonl only')
         return None
     return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 class RunLog:
-    """log.jsonl, one JSON object a line and nothing in it that depends on the clock, and TensorBoard.
+    """Writes log.jsonl, one JSON object a line, and TensorBoard.
 
-    `position` is saved with the run's state; opening the log there drops what a killed run had written after it, and
-    after `step` in TensorBoard.
+    log.jsonl holds no times, so that a resumed run reproduces it byte for byte.
+
+    Args:
+        folder: the run's folder.
+        position: `position` as it was when the state to resume from was saved. Opening the log
+            drops what a killed run wrote after it.
+        step: the optimizer step of that state, after which TensorBoard drops the same.
     """
 
     def __init__(self, folder: Path, position: int = 0, step: int = 0) -> None:
         self.path = folder / 'log.jsonl'
         self._file = open(self.path, 'ab')  # noqa: SIM115 the log outlives this function
-        self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
+        length = self._file.seek(0, os.SEEK_END)
+        self._file.truncate(min(position, length))
         self._file.seek(0, os.SEEK_END)
         self._board = _open_board(folder / 'tensorboard', step + 1)
 
     @property
     def position(self) -> int:
-        """Bytes written so far, safely on disk."""
+        """Bytes written so far, after they have reached the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def write(self, **values: Any) -> None:
         """Appends one line."""
-        self._file.write((json.dumps(values) + '\n').encode())
+        line = json.dumps(values) + '\n'
+        self._file.write(line.encode())
         self._file.flush()
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
-        """Draws values over steps in TensorBoard."""
+        """Adds a point to the curve of each value in TensorBoard."""
         if self._board is None:
             return
         for name, value in values.items():
             self._board.add_scalar(f'{group}/{name}', value, step)
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Shows a picture, uint8 (H, W, 3), in TensorBoard."""
+    def image(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Adds an image, uint8 (H, W, 3), to TensorBoard."""
         if self._board is not None:
             self._board.add_image(f'pictures/{name}', pixels, step, dataformats='HWC')
 
