@@ -223,7 +223,7 @@ class Config(Settings):
     bb: Backbone | str = option(
         AUTO, 'backbone; timm/<name> for any of timm', pattern=r'timm/[\w.\-]+')
     bb_weights: str = option(
-        '', "pretrained backbone: a local file in the official format, 'hub', or '' random")
+        '', "pretrained backbone: a local file in the official format, or 'hub'; 'none': random")
     freeze_bb: bool = option(AUTO, 'train only what follows the backbone (default for dino_v3_*)')
     mul_scl_ipt: Literal['', 'add', 'cat'] = option(
         'cat', "image pyramid: the half-size image's features join by 'cat', 'add', or not")

@@ -93,7 +93,6 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     Returns the network in training mode, and the config with the architecture of those weights.
     """
     if not cfg.weights:
-        warn_of_random_backbone(cfg)
         return build_birefnet(cfg), replace(cfg, tile_order='row')
     overrides = {'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
     model = load_model(cfg.weights, **overrides)
@@ -108,11 +107,12 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
 
 
 def warn_of_random_backbone(cfg: Config) -> None:
-    """Reports a backbone that is to be trained from random weights, which takes far more images."""
-    if not cfg.bb_weights:
-        logger.warning('bb_weights: %s starts from random weights; for pretrained ones give '
-                       'bb_weights=<file in its official format>%s, or weights=<checkpoint>', cfg.bb,
-                       '' if cfg.bb.startswith('swin') else ' or bb_weights=hub')
+    """Reports a backbone that starts from random weights, which is seldom meant."""
+    if cfg.weights or cfg.bb_weights:
+        return
+    logger.warning('the backbone starts from random weights and needs far more images than a '
+                   'pretrained one: give bb_weights=<file of %s in its official format>, or '
+                   'weights=<checkpoint>; bb_weights=none if this is meant', cfg.bb)
 
 
 def _hidden_architecture(cfg: Config) -> dict[str, str]:
@@ -302,6 +302,8 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     """Builds a run with all its parts."""
     # Every rank draws the same weights.
     seed_everything(cfg.seed)
+    if world.is_main:
+        warn_of_random_backbone(cfg)
     model, cfg = build_model(cfg)
 
     training, validation = find_data(cfg)

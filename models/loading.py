@@ -48,7 +48,7 @@ def build_birefnet(config: Config | None = None) -> BiRefNet:
     architecture = Architecture.from_config(config)
     from_hub = config.bb_weights == 'hub'
     backbone = build_backbone(config.bb, config.size, architecture.scales, pretrained=from_hub)
-    if config.bb_weights and not from_hub:
+    if config.bb_weights not in ('', 'none', 'hub'):
         load_backbone(backbone, config.bb_weights)
     return _assemble(backbone, config)
 
