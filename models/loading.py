@@ -170,9 +170,9 @@ def load_model(
 
 
 def _with_official_names(state: State, bb: str) -> State:
-    """A state dict in the official layout from one in that or in our names, which a run's state has.
+    """A state dict in the official layout from one in that or in our names.
 
-    Without `bb` the backbone follows from the keys.
+    A run's state has our names. Without `bb` the backbone follows from the keys.
     """
     if not any(key.startswith(OUR_PREFIX) for key in state):
         return dict(state)
