@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import skimage.data
 from PIL import Image
@@ -97,7 +98,7 @@ def load_models(
         ValueError: weights or device are missing, or cannot be used.
     """
     device = prepare_device(device_name)
-    overrides = {'tile_order': tile_order} if tile_order else {}
+    overrides: dict[str, Any] = {'tile_order': tile_order} if tile_order else {}
     if not sources:
         if not DEMO.exists():
             raise ValueError('there are no weights: give some with -m, or run `make demo`, '

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def seed_everything(seed: int) -> None:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """Every random state of this process, of types that torch loads without unpickling code."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     state = {
         'python': random.getstate(),
         'numpy': (name, keys.tolist(), *rest),
