@@ -224,7 +224,7 @@ class Config(Settings):
     bb: Backbone | str = option(
         AUTO, 'backbone; timm/<name> for any of timm', pattern=r'timm/[\w.\-]+')
     bb_weights: str = option(
-        '', "pretrained backbone: a local file in the official format, 'hub', or '' random")
+        '', "pretrained backbone: a local file in the official format, or 'hub'; 'none': random")
     freeze_bb: bool = option(AUTO, 'train only what follows the backbone (default for dino_v3_*)')
     mul_scl_ipt: Literal['', 'add', 'cat'] = option(
         'cat', "image pyramid: the half-size image's features join by 'cat', 'add', or not")
@@ -250,8 +250,6 @@ class Config(Settings):
         True, 'inward reference as tiles of the full-resolution image, else resized')
     dec_ipt_levels: tuple[Literal[5, 4, 3, 2, 1], ...] = option(
         (5, 4, 3, 2, 1), 'levels with inward reference (2024-03: 4,3,2,1)')
-    tile_order: Literal['row', 'column'] = option(
-        'row', "tiles on channels: channel-row-column, or column-row-channel before 2024-11")
     ms_supervision: bool = option(True, 'multi-stage supervision: side outputs at levels 4, 3, 2')
     out_ref: bool = option(
         True, 'outward reference: gradient attention; needs ms_supervision, off without it')
@@ -303,6 +301,8 @@ class Config(Settings):
     # --- Run --------------------------------------------------------------------------------------
     seed: int = option(7, 'seed; each rank adds its number', minimum=0)
     weights: str = option('', 'start from this checkpoint, counting epochs from 1')
+    tile_order: Literal['row', 'column'] = option(
+        'row', "of `weights` that do not show it: 'column' before 2024-11; inside it is 'row'")
     resume: Literal['', 'auto', 'force'] = option(
         '', "'auto': go on from the run's last state; 'force': even if the config has changed")
     ckpt_root: str = option('ckpts', 'runs are saved in <ckpt_root>/<run>')
@@ -415,7 +415,7 @@ def _training_problems(cfg: Config) -> Iterator[str]:
 ARCHITECTURE = (
     'bb', 'mul_scl_ipt', 'cxt_num', 'squeeze_block', 'auxiliary_classification', 'num_classes',
     'dec_blk', 'dec_att', 'dec_channels_inter', 'dec_ipt', 'dec_ipt_split', 'dec_ipt_levels',
-    'tile_order', 'ms_supervision', 'out_ref', 'out_ref_levels', 'deform_kernels')
+    'ms_supervision', 'out_ref', 'out_ref_levels', 'deform_kernels')
 
 
 def task_defaults(task: str) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from inference.api import (
     PreparedImage,
     finish,
     prepare,
-    published_sizes,
     render_frames,
     size_rule,
 )
@@ -48,6 +47,7 @@ from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
 from models import load_model, optimize
 from runtime.device import choose_device, prepare_device
+from runtime.log import print_messages
 from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
 
 WATCH_SECONDS = 1.
@@ -458,9 +458,7 @@ def load_network(options: NetworkOptions) -> tuple[Predictor, SizeRule]:
     choose_device(options.device)  # a missing device is reported before the network is loaded
     overrides = {'tile_order': options.tile_order} if options.tile_order else {}
     model = load_model(options.model, **overrides)
-
-    trained, dynamic = published_sizes(options.model)
-    size_of = size_rule(model, options.resolution, trained, dynamic)
+    size_of = size_rule(model, options.resolution)
     device = prepare_device(options.device, fixed_size=is_fixed_size(size_of))
     network = optimize(model.to(device), DTYPES[options.dtype], options.compile)
     return Predictor(network, device), size_of
@@ -653,6 +651,7 @@ def run_video(
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if anything failed."""
     args = parse_arguments(arguments)
+    print_messages('predict', load_model)
     try:
         network_size(args.resolution, (32, 32), (32, 32))  # a wrong one is reported at once
         run = run_video if is_video(args.input, args.output) else run_images

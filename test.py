@@ -28,7 +28,7 @@ from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import load_model, optimize
-from models.loading import find_checkpoint
+from models.loading import Source, resolve
 from runtime.device import prepare_device
 from runtime.distributed import World, gather, join_world
 from runtime.log import setup_logging
@@ -71,20 +71,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Path]:
+def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Source]:
     """Finds the checkpoints to test, in the order of their epochs.
 
     Raises ValueError if there are none.
     """
     if options.ckpt:
-        return [Path(name) if Path(name).exists() else find_checkpoint(name)
-                for name in options.ckpt]
+        return [resolve(name) for name in options.ckpt]
     folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
     found = sorted(folder.glob('epoch_*.pth'), key=lambda path: epoch_of(path) or 0)
     if not found:
         raise ValueError(f'{folder}: holds no epoch_<N>.pth; '
-                         'train the run first, or name a file with --ckpt')
-    return found
+                         'train the run first, or name a file or folder with --ckpt')
+    return [resolve(path) for path in found]
 
 
 def _newest_run(root: Path) -> Path:
@@ -95,12 +94,13 @@ def _newest_run(root: Path) -> Path:
     return max(runs, key=lambda path: path.stat().st_mtime)
 
 
-def run_config(path: Path, overrides: list[str]) -> Config:
-    """Reads the config saved beside a checkpoint, if there is one, and applies overrides."""
-    saved = path.with_name('config.json')
-    if saved.is_file():
-        return Config.load(saved, overrides)
-    return Config.from_overrides(overrides)
+def run_config(source: Source, overrides: list[str]) -> Config:
+    """Returns the config that is known of a checkpoint, with overrides."""
+    try:
+        return Config.from_overrides(overrides, source.fields)
+    except ConfigError as error:
+        origin = ' over '.join([*overrides, str(source.file)])
+        raise ConfigError(f'{origin}: {error}') from error
 
 
 def parse_resolution(text: str, cfg: Config) -> tuple[str, str]:
@@ -159,10 +159,14 @@ class Target:
 
 
 def run_of(path: Path) -> str:
-    """The run of a checkpoint: its folder's name for ours, else its own name without the epoch."""
-    if path.is_dir():
-        return path.name
-    if re.fullmatch(r'epoch_\d+|best', path.stem):
+    """The run of a checkpoint: its folder's name for ours, else its own name without the epoch.
+
+    Of a file in the hub's cache, which has the folder of a commit, it is the repository's name.
+    """
+    folder = path.absolute().parent
+    if folder.parent.name == 'snapshots':
+        return folder.parents[1].name.rpartition('--')[2]
+    if re.fullmatch(r'epoch_\d+|best|model|last(\.previous)?', path.stem):
         return path.resolve().parent.name
     without_epoch = re.sub(r'[-_]?ep(?:och_)?\d+', '', path.stem)
     return without_epoch or path.stem
@@ -235,12 +239,12 @@ def predict_set(
     return len(remaining)
 
 
-def write_masks(path: Path, options: argparse.Namespace, world: World) -> None:
+def write_masks(source: Source, options: argparse.Namespace, world: World) -> None:
     """Writes the masks of one checkpoint over all test sets, at all resolutions."""
-    cfg = run_config(path, options.overrides)
-    predictor = build_predictor(path, cfg, options.overrides, world.device)
+    cfg = run_config(source, options.overrides)
+    predictor = build_predictor(source.file, cfg, options.overrides, world.device)
     for resolution in options.resolution:
-        target = Target.of(path, cfg, resolution)
+        target = Target.of(source.file, cfg, resolution)
         if world.is_main:
             prepare_folder(target.folder, target.manifest())
         # No rank writes before the folder is ready.
@@ -264,8 +268,8 @@ def build_predictor(
 ) -> Predictor:
     """Loads a checkpoint; fields of its architecture that `overrides` set overrule its own."""
     given = {text.split('=')[0] for text in overrides}
-    architecture = {name: getattr(cfg, name) for name in ARCHITECTURE if name in given}
-    model = load_model(path, device, **architecture)
+    names = [name for name in (*ARCHITECTURE, 'tile_order') if name in given]
+    model = load_model(path, device, **{name: getattr(cfg, name) for name in names})
     return Predictor(optimize(model, DTYPES[cfg.mixed_precision]), device)
 
 
@@ -290,8 +294,8 @@ def main(arguments: list[str] | None = None) -> int:
         mixed_precision=cfg.mixed_precision,
     )
     with join_world(device) as world:
-        for path in checkpoints:
-            write_masks(path, options, world)
+        for source in checkpoints:
+            write_masks(source, options, world)
     return 0
 
 

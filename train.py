@@ -93,16 +93,26 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     Returns the network in training mode, and the config with the architecture of those weights.
     """
     if not cfg.weights:
-        return build_birefnet(cfg), cfg
+        return build_birefnet(cfg), replace(cfg, tile_order='row')
     overrides = {'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
     model = load_model(cfg.weights, **overrides)
     found = {name: getattr(model.config, name) for name in ARCHITECTURE}
     for name, value in found.items():
         if value != getattr(cfg, name):
             logger.info('%s=%r, as %s has it', name, value, cfg.weights)
-    cfg = replace(cfg, **found)
+    # `tile_order` is that of the weights given: what the run writes is in row order.
+    cfg = replace(cfg, **found, tile_order='row')
     model.config = replace(cfg, bb_weights='')
     return model.train(), cfg
+
+
+def warn_of_random_backbone(cfg: Config) -> None:
+    """Reports a backbone that starts from random weights, which is seldom meant."""
+    if cfg.weights or cfg.bb_weights:
+        return
+    logger.warning('the backbone starts from random weights and needs far more images than a '
+                   'pretrained one: give bb_weights=<file of %s in its official format>, or '
+                   'weights=<checkpoint>; bb_weights=none if this is meant', cfg.bb)
 
 
 def _hidden_architecture(cfg: Config) -> dict[str, str]:
@@ -292,6 +302,8 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     """Builds a run with all its parts."""
     # Every rank draws the same weights.
     seed_everything(cfg.seed)
+    if world.is_main:
+        warn_of_random_backbone(cfg)
     model, cfg = build_model(cfg)
 
     training, validation = find_data(cfg)

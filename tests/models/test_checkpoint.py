@@ -34,7 +34,6 @@ SWITCHES = {
     'dec_ipt_split': (True, False), 'dec_ipt_levels': ((5, 4, 3, 2, 1), (4, 3, 2, 1), (5, 1), (1,)),
     'ms_supervision': (True, True, False), 'out_ref': (True, False), 'out_ref_levels': ((4, 3, 2), (3, 2), (4,)),
     'deform_kernels': ((1, 3, 7), (3,), (1, 5)), 'auxiliary_classification': (False, True), 'num_classes': (219, 10),
-    'tile_order': ('row', 'column'),
 }
 
 
@@ -50,7 +49,6 @@ def visible(cfg: Config) -> dict:
     fields['out_ref'] = cfg.out_ref and cfg.ms_supervision
     hidden = {'dec_ipt_levels': not cfg.dec_ipt, 'out_ref_levels': not fields['out_ref'],
               'dec_ipt_split': not cfg.dec_ipt or cfg.dec_ipt_levels == (1,),
-              'tile_order': not (cfg.dec_ipt and cfg.dec_ipt_split) or cfg.dec_ipt_levels == (1,),
               'deform_kernels': 'ASPPDeformable' not in (cfg.dec_att, cfg.squeeze_block[:-3]),
               'num_classes': not cfg.auxiliary_classification}
     return {name: value for name, value in fields.items() if not hidden.get(name)}
@@ -95,8 +93,8 @@ def test_switches_follow_from_keys(seed):
     shapes = shapes_of(cfg)
     assert infer_backbone(shapes) == cfg.bb
     channels = channels_of(cfg.bb)
-    # The two that keys do not settle come from the config saved with a run.
-    unseen = {'tile_order': cfg.tile_order, **({'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {})}
+    # What keys do not settle comes from the config saved with a run.
+    unseen = {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
     found = Config(bb=cfg.bb, **{**infer_architecture(shapes, channels), **unseen})
     assert visible(found) == visible(cfg)
 
@@ -108,7 +106,7 @@ def test_files_alone_give_the_network_back(tmp_path, seed, suffix):
     original = build(**random_switches(100 + seed))
     save_checkpoint(original, path)
     cfg = original.config
-    unseen = {'tile_order': cfg.tile_order, **({'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {})}
+    unseen = {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
     loaded = load_model(path, **unseen)
     assert visible(loaded.config) == visible(cfg)
     assert not any(module.training for module in loaded.modules())
@@ -156,20 +154,15 @@ def test_the_largest_backbones_are_told_apart(bb):
 
 
 def test_generations(tmp_path):
-    old = {'dec_ipt_levels': (4, 3, 2, 1), 'out_ref_levels': (3, 2), 'deform_kernels': (3,), 'tile_order': 'column'}
+    old = {'dec_ipt_levels': (4, 3, 2, 1), 'out_ref_levels': (3, 2), 'deform_kernels': (3,)}
     original = build(**old)
-    save_checkpoint(original, tmp_path / 'BiRefNet_DIS_ep580.pth')
-    keys = read_state(tmp_path / 'BiRefNet_DIS_ep580.pth')
+    path = tmp_path / 'BiRefNet_DIS_ep580.pth'
+    save_checkpoint(original, path, tile_order='column')
+    keys = read_state(path)
     assert not any(key.startswith(('decoder.ipt_blk5', 'decoder.gdt_convs_4')) for key in keys)
-    loaded = load_model(tmp_path / 'BiRefNet_DIS_ep580.pth')
+    loaded = load_model(path)
     assert {name: getattr(loaded.config, name) for name in old} == old
     assert torch.equal(output(loaded), output(original))
-
-    column = build(tile_order='column')  # 2024-05: as the current one, but for an option
-    save_checkpoint(column, tmp_path / 'epoch_244.pth')
-    assert load_model(tmp_path / 'epoch_244.pth').config.tile_order == 'row'
-    assert torch.equal(output(load_model(tmp_path / 'epoch_244.pth', tile_order='column')), output(column))
-    assert not torch.allclose(output(load_model(tmp_path / 'epoch_244.pth')), output(column))
 
 
 # --- Names ------------------------------------------------------------------------------------------------------------
@@ -312,7 +305,7 @@ def test_hugging_face_folder(tmp_path, model, foreign, expected):
 
 
 def test_run_folder(tmp_path):
-    original = build(mul_scl_ipt='add', tile_order='column', task='COD', batch_size=3, dec_att='')
+    original = build(mul_scl_ipt='add', task='COD', batch_size=3, dec_att='')
     (tmp_path / 'config.json').write_text(json.dumps(original.config.as_dict()))
     for epoch in (2, 10, 9):
         weakened = copy.deepcopy(original)
@@ -328,7 +321,7 @@ def test_run_folder(tmp_path):
     assert torch.allclose(output(second), output(original) + 2, atol=1e-5)
     save_checkpoint(original, tmp_path / 'best.pth')
     assert torch.equal(output(load_model(tmp_path)), output(original))
-    assert load_model(tmp_path, tile_order='row', seed=3).config.tile_order == 'row'
+    assert load_model(tmp_path, seed=3).config.seed == 3
 
 
 def test_a_timm_backbone_needs_its_name_once(tmp_path):
