@@ -35,7 +35,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     lists = [module for module in model.modules() if _is_list(module)]
     blocks = []
     for members in reversed(lists):
-        for member in members:
+        for member in members.children():
             is_container = isinstance(member, (nn.ModuleList, nn.ModuleDict))
             if any(member.children()) and not is_container:
                 blocks.append(member)

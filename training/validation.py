@@ -14,7 +14,7 @@ from dataset import Pair, Size, load_pair, normalize, to_tensor, with_path
 from evaluation import GroundTruth
 from evaluation.metrics import SCORES, VALIDATION_SCORES, higher_is_better
 from inference.masks import to_mask
-from loss import pixel_terms
+from loss import add_losses, pixel_terms
 from runtime.distributed import World, gather, share_buffers
 from utils import read_mask, round_up
 
@@ -139,7 +139,7 @@ class Validator:
             pixels = read_pair(pair, self.size, self.on_error) if pair else None
             image, mask = self._to_device(pixels or self._blank())
             logit = model(normalize(image))[-1].float()
-            if pixels is not None:
+            if pair is not None and pixels is not None:
                 rows.append(self._score_pair(logit, mask, pair))
         return rows
 
@@ -156,7 +156,7 @@ class Validator:
     def _score_pair(self, logit: Tensor, mask: Tensor, pair: Pair) -> list[float]:
         """The loss at the network's size, then VALIDATION_SCORES at the mask's own."""
         terms = pixel_terms([logit], mask.float() / 255, self.pixel_weights)
-        loss = sum(terms.values()).item()
+        loss = add_losses(terms.values()).item()
         truth = read_mask(pair.mask)
         probability = logit.sigmoid()[0, 0].cpu().numpy()
         prediction = to_mask(probability, *truth.shape)
