@@ -95,8 +95,10 @@ class Metric:
         found = {}
         for score in self.scores:
             if score.source == 'measure':
+                assert self.measure is not None, self.name
                 found[score.name] = float(self.measure(pair))
             elif score.source == 'adaptive':
+                assert self.curve is not None, self.name
                 found[score.name] = float(self.curve(pair.adaptive_counts))
         return found
 
@@ -114,11 +116,13 @@ def _s_measure(pair: PreparedPrediction) -> float:
 
 
 def _absolute_error(pair: PreparedPrediction) -> float:
-    return histograms.absolute_error(*pair.histogram, pair.levels.p)
+    inside, outside = pair.histogram
+    return histograms.absolute_error(inside, outside, pair.levels.p)
 
 
 def _squared_error(pair: PreparedPrediction) -> float:
-    return histograms.squared_error(*pair.histogram, pair.levels.p)
+    inside, outside = pair.histogram
+    return histograms.squared_error(inside, outside, pair.levels.p)
 
 
 def _weighted_f(pair: PreparedPrediction) -> float:

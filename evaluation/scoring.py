@@ -9,7 +9,7 @@ metrics but HCE and mBA), masks are cut above 128.
 """
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class GroundTruth(PreparedMask):
             ValueError: As `score`.
         """
         pair = PreparedPrediction(pred, self)
-        values = {}
+        values: dict[str, float] = {}
         counts = {'pixels': pair.pixel_counts}
         for name in metrics:
             metric = METRICS[name]
@@ -133,6 +133,7 @@ def average(measurements: Sequence[Measurement], metrics: Collection[str]) -> Av
     for metric in records:
         for score in metric.scores:
             if score.source == 'curve':
+                assert score.reduce is not None, score.name
                 values[score.name] = score.reduce(stacked[metric.name])
             else:
                 values[score.name] = np.array([m.values[score.name] for m in measurements])
@@ -189,7 +190,7 @@ class Accumulator:
                  for score in metric.scores}
         if metric.curve is None:
             return {self.metric: means['measure']}
-        result = {'curve': averages.curves[self.metric]}
+        result: dict[str, Any] = {'curve': averages.curves[self.metric]}
         if 'adaptive' in means:
             result['adp'] = means['adaptive']
         return {self.metric: result}
