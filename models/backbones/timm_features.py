@@ -28,8 +28,8 @@ STRIDES = (4, 8, 16, 32)
 class _RatesWithValues(TorchFunctionMode):
     """Keeps drop path rates off the meta device: older timm reads them while it builds a network.
 
-    It makes them by a `linspace` that names neither device nor type, unlike that of positions, which
-    belong where the network is.
+    It makes them by a `linspace` that names neither device nor type, unlike that of positions,
+    which belong where the network is.
     """
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (),
