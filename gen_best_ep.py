@@ -6,8 +6,8 @@
     python gen_best_ep.py --weights sm=1+wfm=2+hce=.5   by the weighted sum of standardised scores
 
 Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .md and .csv) and <save_dir>/report.html
-with curves and images. Reports ties, and whether the lead over the runner-up is more than chance (paired
-bootstrap over images).
+with curves and images. Reports ties, and whether the lead over the runner-up is more than chance
+(paired bootstrap over images).
 """
 
 import argparse

@@ -69,13 +69,13 @@ class Summary(NamedTuple):
     """The outcome of a run.
 
     Attributes:
-        count: images or frames that were processed, those that failed among them.
+        processed: images or frames that were processed, those that failed among them.
         skipped: images whose result existed.
         failures: one line for each image that failed.
         seconds: duration without loading the network.
     """
 
-    count: int
+    processed: int
     skipped: int
     failures: list[str]
     seconds: float
@@ -456,7 +456,9 @@ def _nearest_existing(folder: Path) -> Path:
 def load_network(options: NetworkOptions) -> tuple[Predictor, SizeRule]:
     """Loads the network, and returns it with the rule for the size of its input."""
     choose_device(options.device)  # a missing device is reported before the network is loaded
-    overrides = {'tile_order': options.tile_order} if options.tile_order else {}
+    overrides: dict[str, Any] = {}
+    if options.tile_order:
+        overrides['tile_order'] = options.tile_order
     model = load_model(options.model, **overrides)
     size_of = size_rule(model, options.resolution)
     device = prepare_device(options.device, fixed_size=is_fixed_size(size_of))
@@ -574,7 +576,10 @@ def watch(
     failures: list[str] = []
     try:
         while True:
-            states = {job: _file_state(job.source) for job in find()}
+            states = {}
+            for job in find():
+                assert isinstance(job.source, Path)  # not standard input
+                states[job] = _file_state(job.source)
             ready = []
             for job, state in states.items():
                 is_stable = state is not None and state == previous.get(job)

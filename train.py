@@ -15,6 +15,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,7 +95,8 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     """
     if not cfg.weights:
         return build_birefnet(cfg), replace(cfg, tile_order='row')
-    overrides = {'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
+    overrides: dict[str, Any] = {
+        'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
     model = load_model(cfg.weights, **overrides)
     found = {name: getattr(model.config, name) for name in ARCHITECTURE}
     for name, value in found.items():
@@ -117,7 +119,7 @@ def warn_of_random_backbone(cfg: Config) -> None:
 
 def _hidden_architecture(cfg: Config) -> dict[str, str]:
     """Fields of `cfg` to load weights by, because keys and shapes do not show them."""
-    fields = {}
+    fields: dict[str, str] = {}
     if cfg.tile_order == 'column':
         fields['tile_order'] = cfg.tile_order
     if cfg.mul_scl_ipt == 'add':
@@ -235,7 +237,7 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
     )
 
 
-def prepare_model(cfg: Config, model: BiRefNet, world: World) -> nn.Module:
+def prepare_model(cfg: Config, model: BiRefNet, world: World) -> BiRefNet:
     """Sets up checkpointing, compiling and synchronised BatchNorm, as `cfg` asks for them."""
     if cfg.compile:
         # What cannot be compiled runs as it is, and torch says so.
@@ -256,7 +258,8 @@ def place_on_device(cfg: Config, model: nn.Module, world: World) -> None:
         shard(model, world)
         return
     layout = torch.channels_last if cfg.channels_last else torch.preserve_format
-    model.to(world.device, memory_format=layout)
+    # Torch's types do not know of this argument together with a device.
+    model.to(world.device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def build_network(cfg: Config, model: BiRefNet, world: World) -> TrainedNetwork:
@@ -283,10 +286,15 @@ def build_discriminator(cfg: Config, world: World) -> TrainedNetwork:
     return TrainedNetwork(module, optimizer, world, **KEEP_BUFFERS)
 
 
+def pixel_weights(cfg: Config) -> dict[str, float]:
+    """Returns the weights of the pixel losses by name."""
+    return dict(cfg.lambdas_pix_last.items())
+
+
 def build_criterion(cfg: Config) -> Criterion:
     """Builds the losses with their weights."""
     return Criterion(
-        cfg.lambdas_pix_last,
+        pixel_weights(cfg),
         cfg.epochs,
         cfg.tail_epochs,
         task_record(cfg.task).tail_factors,
@@ -315,7 +323,7 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
 
     on_error = skip_into(trainer.skipped) if cfg.skip_bad else raise_error
     validator = Validator(
-        validation, cfg.size, cfg.lambdas_pix_last, world, on_error, metric=cfg.val_metric)
+        validation, cfg.size, pixel_weights(cfg), world, on_error, metric=cfg.val_metric)
     previews = read_previews(validation or training, cfg.size, on_error)
 
     # From here on random numbers do not depend on how the parts were built.

@@ -21,7 +21,7 @@ from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, write_png
 try:
     import av
 except ImportError:
-    av = None
+    av = None  # type: ignore[assignment]  # a module has no type that admits None
 
 VIDEO_SUFFIXES = frozenset(
     '.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ts .mts .m2ts .ogv .3gp'.split())
@@ -302,8 +302,8 @@ class _VideoWriter:
         self.container = container
         self.codec = codec
         self.source = source
-        self.video = None
-        self.audio = None
+        self.video: Any = None  # streams of av
+        self.audio: Any = None
         # By the start of frames. Encoders drop the last frame's duration.
         self.durations: dict[int, int] = {}
         # Packets of sound that came before the frame that is now being rendered.
@@ -320,9 +320,10 @@ class _VideoWriter:
         height, width = pixels.shape[:2]
         bottom = self.video.height - height
         right = self.video.width - width
-        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        filled: Any = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
 
-        frame = av.VideoFrame.from_ndarray(pixels, 'rgba' if pixels.shape[2] == 4 else 'rgb24')
+        layout = 'rgba' if pixels.shape[2] == 4 else 'rgb24'
+        frame = av.VideoFrame.from_ndarray(filled, layout)
         frame = frame.reformat(format=self.video.pix_fmt, dst_colorspace='ITU709')
         frame.pts = time.start
         frame.duration = time.duration

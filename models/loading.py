@@ -250,7 +250,8 @@ def _build_inferred(shapes: Shapes, source: Source, overrides: Mapping[str, Any]
     config = Config(**{**saved, **found, 'bb': bb, 'bb_weights': '', **overrides})
 
     scales = Architecture.from_config(config).scales
-    if find_family(bb).built_for_size and (config.size != size or scales != (1.,)):
+    family = find_family(bb)
+    if family and family.built_for_size and (config.size != size or scales != (1.,)):
         backbone = _build_without_values(bb, config.size, scales)
     with torch.device('meta'):
         return _assemble(backbone, config)

@@ -41,7 +41,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     lists = [module for module in model.modules() if isinstance(module, LISTS)]
     blocks: list[nn.Module] = []
     for members in reversed(lists):
-        for member in members:
+        for member in members.children():
             parts = member.children() if _has_no_forward(member) else [member]
             blocks += [part for part in parts if _is_block(part)]
     # A stage's parts may also be members of a list.

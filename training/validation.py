@@ -16,7 +16,7 @@ from evaluation import GroundTruth
 from evaluation.measuring import mean_of_present
 from evaluation.metrics import VALIDATION_SCORES, higher_is_better, image_score
 from inference.masks import to_mask
-from loss import pixel_terms
+from loss import add_losses, pixel_terms
 from runtime.distributed import World, gather, share_buffers
 from utils import read_mask, round_up
 
@@ -152,7 +152,7 @@ class Validator:
             pixels = read_pair(pair, self.size, self.on_error) if pair else None
             image, mask = self._to_device(pixels or self._blank())
             logit = model(normalize(image))[-1].float()
-            if pixels is not None:
+            if pair is not None and pixels is not None:
                 rows.append(self._score_pair(logit, mask, pair))
         return rows
 
@@ -169,7 +169,7 @@ class Validator:
     def _score_pair(self, logit: Tensor, mask: Tensor, pair: Pair) -> list[float]:
         """The loss at the network's size, then the scores at the mask's own."""
         terms = pixel_terms([logit], mask.float() / 255, self.pixel_weights)
-        loss = sum(terms.values()).item()
+        loss = add_losses(terms.values()).item()
         truth = read_mask(pair.mask)
         probability = logit.sigmoid()[0, 0].cpu().numpy()
         prediction = to_mask(probability, *truth.shape)

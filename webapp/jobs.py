@@ -234,7 +234,7 @@ def render(
     """
     deadline = Deadline(limits.seconds)
     names = result_names([segmentation.source for segmentation in segmentations])
-    results = []
+    results: list[Result] = []
     for segmentation, name in zip(segmentations, names, strict=True):
         report(len(results), len(segmentations))
         deadline.check()
@@ -366,8 +366,8 @@ def parse_color(text: str) -> tuple[int, int, int, int]:
     text = text.strip()
     match = RGB_COLOR.fullmatch(text)
     if HEX_COLOR.fullmatch(text):
-        red, green, blue, *rest = bytes.fromhex(text[1:])
-        alpha = rest[0] if rest else 255
+        red, green, blue, *rest = map(float, bytes.fromhex(text[1:]))
+        alpha = rest[0] if rest else 255.
     elif match:
         red, green, blue = (float(value) for value in match.groups()[:3])
         opacity = float(match[4] or 1)

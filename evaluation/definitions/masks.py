@@ -6,6 +6,7 @@ from scipy.ndimage import binary_dilation, convolve, distance_transform_edt, lab
 from skimage.morphology import skeletonize
 
 EPS = 2.0 ** -52
+Pixel = tuple[int, int]
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
 
 
@@ -156,7 +157,7 @@ def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
     touching = binary_dilation(other_side, CROSS)
     contours, _ = cv2.findContours(
         region.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
-    seen = set()
+    seen: set[Pixel] = set()
     total = 0
     for contour in contours:
         lines = _split(contour[:, 0].tolist(), touching, seen)
@@ -171,9 +172,9 @@ def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
     return total + number - len(touched)
 
 
-def _split(points: list, touching: np.ndarray, seen: set) -> list[list]:
+def _split(points: list[Pixel], touching: np.ndarray, seen: set[Pixel]) -> list[list[Pixel]]:
     """Splits a contour into polylines of touching pixels that no contour has had before."""
-    lines = [[]]
+    lines: list[list[Pixel]] = [[]]
     for x, y in points:
         if touching[y, x] and (y, x) not in seen:
             seen.add((y, x))
@@ -183,7 +184,7 @@ def _split(points: list, touching: np.ndarray, seen: set) -> list[list]:
     return [line for line in lines if line]
 
 
-def _are_neighbours(first: tuple[int, int], second: tuple[int, int]) -> bool:
+def _are_neighbours(first: Pixel, second: Pixel) -> bool:
     return max(abs(first[0] - second[0]), abs(first[1] - second[1])) <= 1
 
 

@@ -122,7 +122,7 @@ def _attention_kind(layers: _Layers, attention: str) -> str:
 def _infer_inward_reference(layers: _Layers) -> dict[str, Any]:
     levels = tuple(n for n in REFERENCE_LEVELS if layers.has(f'decoder.ipt_blk{n}.conv1'))
     tiled = [layers.weight(f'decoder.ipt_blk{n}.conv1')[1] for n in levels if n > 1]
-    found = {
+    found: dict[str, Any] = {
         'dec_ipt': bool(levels),
         'dec_ipt_split': any(channels != 3 for channels in tiled) or not tiled,
     }
@@ -133,7 +133,7 @@ def _infer_inward_reference(layers: _Layers) -> dict[str, Any]:
 
 def _infer_supervision(layers: _Layers) -> dict[str, Any]:
     levels = tuple(n for n in OUTWARD_LEVELS if layers.has(f'decoder.gdt_convs_{n}.0'))
-    found = {'ms_supervision': layers.has('decoder.conv_ms_spvn_4'), 'out_ref': bool(levels)}
+    found: dict[str, Any] = {'ms_supervision': layers.has('decoder.conv_ms_spvn_4'), 'out_ref': bool(levels)}
     if levels:
         found['out_ref_levels'] = levels
     return found

@@ -21,21 +21,25 @@ from evaluation.summary import Method, MethodScores, describe_method, sort_metho
 COLUMNS = ('Smeasure', 'wFmeasure', 'MAE')
 
 @pytest.mark.parametrize(('score', 'value', 'text'), [
-    ('sm', .8619, '.862'), ('sm', .9994, '.999'), ('sm', .9995, '1.000'), ('maxEm', 1.0000517, '1.000'),
+    ('sm', .8619, '.862'), ('sm', .9994, '.999'), ('sm', .9995, '1.000'),
+    ('maxEm', 1.0000517, '1.000'),
     ('mae', 0, '.000'), ('hce', 1234.4, '1234'), ('mba', math.nan, '-')])
 def test_formats(score, value, text):
     assert tables.format_score(score, value) == text
 
 
 @pytest.mark.parametrize(('score', 'value', 'text'), [
-    ('sm', .02971, '.0297'), ('sm', -.0012, '-.0012'), ('sm', 0, '.0000'), ('hce', 28.48, '28.5'), ('hce', -3, '-3.0')])
+    ('sm', .02971, '.0297'), ('sm', -.0012, '-.0012'), ('sm', 0, '.0000'), ('hce', 28.48, '28.5'),
+    ('hce', -3, '-3.0')])
 def test_differences(score, value, text):
     assert tables.format_difference(score, value) == text
 
 
 @pytest.mark.parametrize(('task', 'start'), [
-    ('DIS5K', ['maxFm', 'wfm', 'mae', 'sm', 'meanEm', 'hce']), ('General-2K', ['maxFm', 'wfm', 'mae']),
-    ('COD', ['sm', 'wfm', 'meanFm', 'meanEm', 'maxEm', 'mae']), ('HRSOD', ['sm', 'maxFm', 'meanEm', 'mae']),
+    ('DIS5K', ['maxFm', 'wfm', 'mae', 'sm', 'meanEm', 'hce']),
+    ('General-2K', ['maxFm', 'wfm', 'mae']),
+    ('COD', ['sm', 'wfm', 'meanFm', 'meanEm', 'maxEm', 'mae']),
+    ('HRSOD', ['sm', 'maxFm', 'meanEm', 'mae']),
     ('Matting', ['sm', 'maxFm', 'meanEm', 'mse']), ('Mine', ['sm', 'mae', 'maxEm'])])
 def test_columns(task, start):
     shown = tables.shown_scores(task_record(task).columns, SCORES)
@@ -83,7 +87,8 @@ def test_overall_leaves_out_what_is_not_there(tmp_path):
     ([.3, .1, .2], True, {1: 'worst', 2: 'median', 0: 'best'}),
     ([.3, .1, .2], False, {0: 'worst', 2: 'median', 1: 'best'}),
     ([math.nan, .5, .4, math.nan, .6], True, {2: 'worst', 1: 'median', 4: 'best'}),
-    ([.5, .7], True, {0: 'worst', 1: 'median and best'}), ([.5], False, {0: 'worst and median and best'})])
+    ([.5, .7], True, {0: 'worst', 1: 'median and best'}),
+    ([.5], False, {0: 'worst and median and best'})])
 def test_images_of_the_report(values, higher, picks):
     assert picked(np.array(values), higher) == picks
 

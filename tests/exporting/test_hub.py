@@ -65,7 +65,8 @@ def aligned(network: torch.nn.Module) -> torch.nn.Module:
 
 def test_what_a_folder_holds(folder, model):
     assert {file.name for file in folder.iterdir()} == {
-        'README.md', 'config.json', 'model.safetensors', 'modeling_birefnet.py', 'preprocessor_config.json'}
+        'README.md', 'config.json', 'model.safetensors', 'modeling_birefnet.py',
+        'preprocessor_config.json'}
     assert load_file(folder / 'model.safetensors').keys() == to_official(model.state_dict(), 'swin_v1_t').keys()
     config = json.loads((folder / 'config.json').read_text())
     assert json.loads(FAMILY_CONFIG).keys() - config.keys() == {'_name_or_path'}
@@ -206,7 +207,7 @@ def test_pushing(model, monkeypatch):
     assert '# some-body/net' in done[3]
 
 
-# --- The card ---------------------------------------------------------------------------------------------------------
+# --- The card -------------------------------------------------------------------------------------
 
 
 def card_of(folder: Path) -> tuple[dict, str]:

@@ -27,13 +27,17 @@ from models.checkpoints.names import DERIVED, from_official, to_official
 from tests.models.small import build, image, output
 
 SWITCHES = {
-    'mul_scl_ipt': ('', 'add', 'cat'), 'cxt_num': (0, 1, 2, 3), 'dec_blk': ('BasicDecBlk', 'ResBlk'),
+    'mul_scl_ipt': ('', 'add', 'cat'), 'cxt_num': (0, 1, 2, 3),
+    'dec_blk': ('BasicDecBlk', 'ResBlk'),
     'squeeze_block': ('', 'BasicDecBlk_x1', 'BasicDecBlk_x3', 'ResBlk_x1', 'ResBlk_x2', 'ASPP_x1', 'ASPP_x2',
                       'ASPPDeformable_x1'),
-    'dec_att': ('', 'ASPP', 'ASPPDeformable'), 'dec_channels_inter': ('fixed', 'adap'), 'dec_ipt': (True, True, False),
+    'dec_att': ('', 'ASPP', 'ASPPDeformable'), 'dec_channels_inter': ('fixed', 'adap'),
+    'dec_ipt': (True, True, False),
     'dec_ipt_split': (True, False), 'dec_ipt_levels': ((5, 4, 3, 2, 1), (4, 3, 2, 1), (5, 1), (1,)),
-    'ms_supervision': (True, True, False), 'out_ref': (True, False), 'out_ref_levels': ((4, 3, 2), (3, 2), (4,)),
-    'deform_kernels': ((1, 3, 7), (3,), (1, 5)), 'auxiliary_classification': (False, True), 'num_classes': (219, 10),
+    'ms_supervision': (True, True, False), 'out_ref': (True, False),
+    'out_ref_levels': ((4, 3, 2), (3, 2), (4,)),
+    'deform_kernels': ((1, 3, 7), (3,), (1, 5)), 'auxiliary_classification': (False, True),
+    'num_classes': (219, 10),
 }
 
 
@@ -84,7 +88,7 @@ def official(model) -> dict[str, torch.Tensor]:
     return to_official(model.state_dict(), 'pvt_v2_b0')
 
 
-# --- The architecture from keys and shapes --------------------------------------------------------------------------
+# --- The architecture from keys and shapes --------------------------------------------------------
 
 
 @pytest.mark.parametrize('seed', range(40))
@@ -136,7 +140,8 @@ def test_loading_builds_one_network(tmp_path, model, monkeypatch):
 
 
 @pytest.mark.parametrize('bb', [
-    'swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l', 'pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2', 'pvt_v2_b5', 'vgg16',
+    'swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l', 'pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2',
+    'pvt_v2_b5', 'vgg16',
     'vgg16bn', 'resnet50', 'dino_v3_s', 'dino_v3_s_plus', 'dino_v3_b', 'dino_v3_l'])
 @pytest.mark.parametrize('pyramid', ['cat', ''])
 def test_every_backbone_is_told_apart(bb, pyramid):
@@ -165,13 +170,14 @@ def test_generations(tmp_path):
     assert torch.equal(output(loaded), output(original))
 
 
-# --- Names ------------------------------------------------------------------------------------------------------------
+# --- Names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('switches', [
     {}, {'squeeze_block': 'ASPPDeformable_x2', 'dec_blk': 'ResBlk'},
     {'dec_att': 'ASPP', 'auxiliary_classification': True},
-    {'bb': 'swin_v1_t'}, {'bb': 'resnet50'}, {'bb': 'vgg16bn'}, {'bb': 'dino_v3_s'}, {'bb': 'timm/resnet18'},
+    {'bb': 'swin_v1_t'}, {'bb': 'resnet50'}, {'bb': 'vgg16bn'}, {'bb': 'dino_v3_s'},
+    {'bb': 'timm/resnet18'},
     {'squeeze_block': 'ResBlk_x12'}, {'deform_kernels': (1, 3, 5, 7, 9, 3, 3, 3, 3)}])
 def test_names_go_both_ways(switches):
     cfg = Config(**{'bb': 'pvt_v2_b0', **switches})
@@ -234,7 +240,7 @@ def test_swin_index_is_written_as_published(tmp_path):
     assert first.data_ptr() != second.data_ptr()
 
 
-# --- What people wrap weights in ------------------------------------------------------------------------------------
+# --- What people wrap weights in ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'module._orig_mod.', '_orig_mod.module.',
@@ -247,7 +253,8 @@ def test_prefixes(tmp_path, official, prefix, suffix):
 
 def test_prefixes_inside_and_names_that_look_like_them():
     keys = {'bb._orig_mod.stages_0.x': 'bb.stages_0.x', 'squeeze_module.0.conv_in.x': 'squeeze_module.0.conv_in.x',
-            'decoder.module.head': 'decoder.head', '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a'}
+            'decoder.module.head': 'decoder.head',
+            '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a'}
     assert list(strip_prefixes(dict.fromkeys(keys, torch.zeros(())))) == list(keys.values())
 
 
@@ -291,11 +298,12 @@ def test_loading_draws_no_weights(tmp_path, model):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# --- Folders ----------------------------------------------------------------------------------------------------------
+# --- Folders --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('foreign', [
-    {'architectures': ['BiRefNet'], 'model_type': 'x', 'size': 'large', 'task': None}, {'bb_pretrained': False},
+    {'architectures': ['BiRefNet'], 'model_type': 'x', 'size': 'large', 'task': None},
+    {'bb_pretrained': False},
     [1, 2], 'text', None,
     {'embed_dim': 192, 'depths': [2, 2, 18, 2], 'dec_channels_inter': 'wide', 'mul_scl_ipt': 'none'}])
 def test_hugging_face_folder(tmp_path, model, foreign, expected):
@@ -372,7 +380,7 @@ def test_a_repository_of_the_hub(tmp_path, model, monkeypatch, expected):
     assert asked == [('some-body/Net_lite-2K', 'model.safetensors'), ('some-body/Net_lite-2K', 'config.json')]
 
 
-# --- Files that fit nothing -------------------------------------------------------------------------------------------
+# --- Files that fit nothing -----------------------------------------------------------------------
 
 
 class Bomb:
@@ -452,7 +460,8 @@ def test_a_swin_of_another_depth_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(('overrides', 'words'), [
-    ({'dec_att': 'ASPP'}, "dec_att='ASPP' as given"), ({'bb': 'pvt_v2_b2'}, "bb='pvt_v2_b2' as given"),
+    ({'dec_att': 'ASPP'}, "dec_att='ASPP' as given"),
+    ({'bb': 'pvt_v2_b2'}, "bb='pvt_v2_b2' as given"),
     ({'mul_scl_ipt': 'cat'}, "mul_scl_ipt='cat' as given"),
     ({'squeeze_block': 'BasicDecBlk_x2'}, 'as given: .*missing')])
 def test_overrides_that_contradict_the_keys(tmp_path, model, overrides, words):
@@ -470,7 +479,7 @@ def test_wrong_overrides(tmp_path, model, overrides):
     assert isinstance(caught.value, ConfigError) or 'timm' in str(overrides)
 
 
-# --- Writing ----------------------------------------------------------------------------------------------------------
+# --- Writing --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
