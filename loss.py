@@ -248,7 +248,7 @@ def structure(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
 # ---- the terms of the total ----
 
 
-def _sum(losses: Iterable[Tensor]) -> Tensor:
+def add_losses(losses: Iterable[Tensor]) -> Tensor:
     """Adds scalars, one at least, in their order."""
     first, *others = losses
     return sum(others, start=first)
@@ -279,7 +279,7 @@ def pixel_terms(
         if not weight:
             continue
         function = PIXEL_LOSSES[name].function
-        terms[name] = weight * _sum(function(*output) for output in outputs)
+        terms[name] = weight * add_losses(function(*output) for output in outputs)
     return terms
 
 
@@ -301,7 +301,7 @@ def edge_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         label = _full_precision(label)
         resized = _resize(prediction, label.shape[-2:])
         losses.append(F.binary_cross_entropy_with_logits(resized, label.sigmoid()))
-    return _sum(losses)
+    return add_losses(losses)
 
 
 def class_loss(class_logits: Tensor, class_ids: Tensor) -> Tensor:

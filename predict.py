@@ -28,7 +28,6 @@ from inference.api import (
     PreparedImage,
     finish,
     prepare,
-    published_sizes,
     render_frames,
     size_rule,
 )
@@ -48,6 +47,7 @@ from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
 from models import load_model, optimize
 from runtime.device import choose_device, prepare_device
+from runtime.log import print_messages
 from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
 
 WATCH_SECONDS = 1.
@@ -69,13 +69,13 @@ class Summary(NamedTuple):
     """The outcome of a run.
 
     Attributes:
-        count: images or frames that were processed, those that failed among them.
+        processed: images or frames that were processed, those that failed among them.
         skipped: images whose result existed.
         failures: one line for each image that failed.
         seconds: duration without loading the network.
     """
 
-    count: int
+    processed: int
     skipped: int
     failures: list[str]
     seconds: float
@@ -456,11 +456,11 @@ def _nearest_existing(folder: Path) -> Path:
 def load_network(options: NetworkOptions) -> tuple[Predictor, SizeRule]:
     """Loads the network, and returns it with the rule for the size of its input."""
     choose_device(options.device)  # a missing device is reported before the network is loaded
-    overrides = {'tile_order': options.tile_order} if options.tile_order else {}
+    overrides: dict[str, Any] = {}
+    if options.tile_order:
+        overrides['tile_order'] = options.tile_order
     model = load_model(options.model, **overrides)
-
-    trained, dynamic = published_sizes(options.model)
-    size_of = size_rule(model, options.resolution, trained, dynamic)
+    size_of = size_rule(model, options.resolution)
     device = prepare_device(options.device, fixed_size=is_fixed_size(size_of))
     network = optimize(model.to(device), DTYPES[options.dtype], options.compile)
     return Predictor(network, device), size_of
@@ -576,7 +576,10 @@ def watch(
     failures: list[str] = []
     try:
         while True:
-            states = {job: _file_state(job.source) for job in find()}
+            states = {}
+            for job in find():
+                assert isinstance(job.source, Path)  # not standard input
+                states[job] = _file_state(job.source)
             ready = []
             for job, state in states.items():
                 is_stable = state is not None and state == previous.get(job)
@@ -653,6 +656,7 @@ def run_video(
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if anything failed."""
     args = parse_arguments(arguments)
+    print_messages('predict', load_model)
     try:
         network_size(args.resolution, (32, 32), (32, 32))  # a wrong one is reported at once
         run = run_video if is_video(args.input, args.output) else run_images

@@ -22,14 +22,14 @@ import cv2
 import numpy as np
 import torch
 
-from config import ARCHITECTURE, Config, test_sets
+from config import ARCHITECTURE, Config, ConfigError, test_sets
 from dataset import check_images, find_images_in_set
 from inference.images import network_size
 from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import load_model, optimize
-from models.loading import find_checkpoint
+from models.loading import Source, resolve
 from runtime.command import explain_interrupt, run_command
 from runtime.device import prepare_device
 from runtime.distributed import World, gather, join_world, refuse_separate_tasks
@@ -47,7 +47,7 @@ LOCK = '.lock'
 # Raise it whenever masks change: those of another version are made again.
 VERSION = 1
 # Names of checkpoints that do not tell one run from another. The folder's name does.
-GENERIC_NAMES = r'epoch_\d+|best|last|model|pytorch_model|checkpoint|weights'
+GENERIC_NAMES = r'epoch_\d+|best|last(\.previous)?|model|pytorch_model|checkpoint|weights'
 DTYPES = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -80,20 +80,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Path]:
+def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Source]:
     """Finds the checkpoints to test, in the order of their epochs.
 
     Raises ValueError if there are none.
     """
     if options.ckpt:
-        return [Path(name) if Path(name).exists() else find_checkpoint(name)
-                for name in options.ckpt]
+        return [resolve(name) for name in options.ckpt]
     folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
     found = sorted(folder.glob('epoch_*.pth'), key=lambda path: epoch_of(path) or 0)
     if not found:
         raise ValueError(f'{folder}: holds no epoch_<N>.pth; '
-                         'train the run first, or name a file with --ckpt')
-    return found
+                         'train the run first, or name a file or folder with --ckpt')
+    return [resolve(path) for path in found]
 
 
 def _newest_run(root: Path) -> Path:
@@ -104,12 +103,13 @@ def _newest_run(root: Path) -> Path:
     return max(runs, key=lambda path: path.stat().st_mtime)
 
 
-def run_config(path: Path, overrides: list[str]) -> Config:
-    """Reads the config saved beside a checkpoint, if there is one, and applies overrides."""
-    saved = path.with_name('config.json')
-    if saved.is_file():
-        return Config.load(saved, overrides)
-    return Config.from_overrides(overrides)
+def run_config(source: Source, overrides: list[str]) -> Config:
+    """Returns the config that is known of a checkpoint, with overrides."""
+    try:
+        return Config.from_overrides(overrides, source.fields)
+    except ConfigError as error:
+        origin = ' over '.join([*overrides, str(source.file)])
+        raise ConfigError(f'{origin}: {error}') from error
 
 
 def parse_resolution(text: str, cfg: Config) -> tuple[str, str]:
@@ -177,9 +177,13 @@ class Target:
 
 
 def run_of(path: Path) -> str:
-    """The run of a checkpoint: its folder's name for ours, else its own name without the epoch."""
-    if path.is_dir():
-        return path.resolve().name
+    """The run of a checkpoint: its folder's name for ours, else its own name without the epoch.
+
+    Of a file in the hub's cache, which has the folder of a commit, it is the repository's name.
+    """
+    folder = path.absolute().parent
+    if folder.parent.name == 'snapshots':
+        return folder.parents[1].name.rpartition('--')[2]
     if re.fullmatch(GENERIC_NAMES, path.stem):
         return path.resolve().parent.name
     without_epoch = re.sub(r'[-_]?ep(?:och_)?\d+', '', path.stem)
@@ -306,15 +310,15 @@ def predict_set(
     return len(remaining)
 
 
-def write_masks(path: Path, options: argparse.Namespace, world: World) -> None:
+def write_masks(source: Source, options: argparse.Namespace, world: World) -> None:
     """Writes the masks of one checkpoint over all test sets, at all resolutions."""
-    cfg = run_config(path, options.overrides)
+    cfg = run_config(source, options.overrides)
     architecture = given_architecture(cfg, options.overrides)
-    model = load_model(path, world.device, **architecture)
+    model = load_model(source.file, world.device, **architecture)
     predictor = Predictor(optimize(model, DTYPES[cfg.mixed_precision]), world.device)
     images = {name: find_images_in_set(cfg.data_root, cfg.task, name) for name in test_sets(cfg)}
     for resolution in options.resolution:
-        target = Target.of(path, cfg, resolution)
+        target = Target.of(source.file, cfg, resolution)
         busy = f'{target.folder}: another process is writing its masks; wait until it ends'
         lock = hold_lock(target.folder / LOCK, busy) if world.is_main else contextlib.nullcontext()
         with lock:
@@ -344,7 +348,8 @@ def write_sets(
 def given_architecture(cfg: Config, overrides: list[str]) -> dict[str, Any]:
     """Fields of the architecture that `overrides` set, and which overrule the checkpoint's own."""
     given = {text.split('=')[0] for text in overrides}
-    return {name: getattr(cfg, name) for name in ARCHITECTURE if name in given}
+    names = [name for name in (*ARCHITECTURE, 'tile_order') if name in given]
+    return {name: getattr(cfg, name) for name in names}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -371,16 +376,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     kept = 'the masks written so far are kept, and the same command makes the rest'
     with join_world(device) as world, explain_interrupt(kept):
-        for path in checkpoints:
-            write_masks(path, options, world)
+        for source in checkpoints:
+            write_masks(source, options, world)
     return 0
 
 
-def check_folders(checkpoints: list[Path], options: argparse.Namespace) -> None:
+def check_folders(checkpoints: list[Source], options: argparse.Namespace) -> None:
     """Raises ValueError if two checkpoints would write into one folder, or over masks of others."""
     checkpoint_of: dict[Path, Path] = {}
-    for path in checkpoints:
-        cfg = run_config(path, options.overrides)
+    for source in checkpoints:
+        path = source.file
+        cfg = run_config(source, options.overrides)
         for resolution in options.resolution:
             target = Target.of(path, cfg, resolution)
             other = checkpoint_of.setdefault(target.folder, path)

@@ -16,6 +16,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,21 +100,32 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     Returns the network in training mode, and the config with the architecture of those weights.
     """
     if not cfg.weights:
-        return build_birefnet(cfg), cfg
-    overrides = {'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
+        return build_birefnet(cfg), replace(cfg, tile_order='row')
+    overrides: dict[str, Any] = {
+        'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
     model = load_model(cfg.weights, **overrides)
     found = {name: getattr(model.config, name) for name in ARCHITECTURE}
     for name, value in found.items():
         if value != getattr(cfg, name):
             logger.info('%s=%r, as %s has it', name, value, cfg.weights)
-    cfg = replace(cfg, **found)
+    # `tile_order` is that of the weights given: what the run writes is in row order.
+    cfg = replace(cfg, **found, tile_order='row')
     model.config = replace(cfg, bb_weights='')
     return model.train(), cfg
 
 
+def warn_of_random_backbone(cfg: Config) -> None:
+    """Reports a backbone that starts from random weights, which is seldom meant."""
+    if cfg.weights or cfg.bb_weights:
+        return
+    logger.warning('the backbone starts from random weights and needs far more images than a '
+                   'pretrained one: give bb_weights=<file of %s in its official format>, or '
+                   'weights=<checkpoint>; bb_weights=none if this is meant', cfg.bb)
+
+
 def _hidden_architecture(cfg: Config) -> dict[str, str]:
     """Fields of `cfg` to load weights by, because keys and shapes do not show them."""
-    fields = {}
+    fields: dict[str, str] = {}
     if cfg.tile_order == 'column':
         fields['tile_order'] = cfg.tile_order
     if cfg.mul_scl_ipt == 'add':
@@ -249,7 +261,7 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
     )
 
 
-def prepare_model(cfg: Config, model: BiRefNet, world: World) -> nn.Module:
+def prepare_model(cfg: Config, model: BiRefNet, world: World) -> BiRefNet:
     """Sets up checkpointing, compiling and synchronised BatchNorm, as `cfg` asks for them."""
     if cfg.compile:
         # What cannot be compiled runs as it is, and torch says so.
@@ -270,7 +282,8 @@ def place_on_device(cfg: Config, model: nn.Module, world: World) -> None:
         shard(model, world)
         return
     layout = torch.channels_last if cfg.channels_last else torch.preserve_format
-    model.to(world.device, memory_format=layout)
+    # Torch's types do not know of this argument together with a device.
+    model.to(world.device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def build_network(cfg: Config, model: BiRefNet, world: World) -> TrainedNetwork:
@@ -297,10 +310,15 @@ def build_discriminator(cfg: Config, world: World) -> TrainedNetwork:
     return TrainedNetwork(module, optimizer, world, **KEEP_BUFFERS)
 
 
+def pixel_weights(cfg: Config) -> dict[str, float]:
+    """Returns the weights of the pixel losses by name."""
+    return dict(cfg.lambdas_pix_last.items())
+
+
 def build_criterion(cfg: Config) -> Criterion:
     """Builds the losses with their weights."""
     return Criterion(
-        cfg.lambdas_pix_last,
+        pixel_weights(cfg),
         cfg.epochs,
         cfg.tail_epochs,
         task_record(cfg.task).tail_factors,
@@ -316,6 +334,8 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     """Builds a run with all its parts."""
     # Every rank draws the same weights.
     seed_everything(cfg.seed)
+    if world.is_main:
+        warn_of_random_backbone(cfg)
     model, cfg = build_model(cfg)
 
     training, validation = find_data(cfg)
@@ -326,7 +346,8 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     trainer = build_trainer(cfg, model, steps_per_epoch, world)
 
     on_error = skip_into(trainer.skipped) if cfg.skip_bad else raise_error
-    validator = Validator(validation, cfg.size, cfg.lambdas_pix_last, world, on_error)
+    validator = Validator(
+        validation, cfg.size, pixel_weights(cfg), world, on_error, metric=cfg.val_metric)
     previews = read_previews(validation or training, cfg.size, on_error)
 
     # From here on random numbers do not depend on how the parts were built.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.inference import build
+from benchmarks.inference import Network, build
 from config import TASKS, Config
 from dataset import Batch
 from loss import Criterion
@@ -105,9 +105,10 @@ def prepare(case: Case, size: tuple[int, int], device: torch.device) -> Callable
     if case.variant == 'train':
         return _prepare_training(case, size, device)
     width, height = size
-    network = build([f'bb={case.backbone}', f'size={width}x{height}'], 'plain').to(device)
+    model = build([f'bb={case.backbone}', f'size={width}x{height}']).to(device)
+    network: Network = model
     if case.variant == 'optimize':
-        network = optimize(network, DTYPES[case.dtype], case.compiled)
+        network = optimize(model, DTYPES[case.dtype], case.compiled)
     image = torch.randn(case.batch, 3, height, width, device=device)
 
     def run() -> Tensor:

@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 from config import TASKS, Config
-from loss import Criterion
+from loss import Criterion, add_losses
 from models import build_birefnet
 from models.modules import deform_conv
 from runtime.memory import resident_memory
@@ -85,7 +85,7 @@ def run_steps(case: Case) -> Figures:
             start = time.perf_counter()
             output = model(image, side_outputs=True)
             losses = criterion(output, mask, epoch=1)
-            sum(losses.values()).backward()
+            add_losses(losses.values()).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             seconds.append(time.perf_counter() - start)

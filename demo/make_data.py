@@ -15,13 +15,13 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import PIL
-import skimage
 
 from demo.render import render
 from demo.shapes import SHAPES
@@ -90,7 +90,7 @@ def provenance() -> dict[str, str]:
         'opencv': cv2.__version__,
         'numpy': np.__version__,
         'pillow': PIL.__version__,
-        'scikit-image': skimage.__version__,
+        'scikit-image': version('scikit-image'),
     }
 
 

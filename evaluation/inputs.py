@@ -16,11 +16,12 @@ LISTED_PROBLEMS = 50
 
 
 class ImageFiles(NamedTuple):
-    """The files of one image: its mask, and the predictions of it by method."""
+    """The files of one image: its mask, the predictions of it by method, and its trimap if any."""
 
     name: str
     mask: Path
     predictions: dict[str, Path]
+    trimap: Path | None = None
 
 
 class SetPlan(NamedTuple):
@@ -167,7 +168,10 @@ class _Pairing:
                 f'{self.folder}: no masks; --gt_root should hold <set>/gt/<name>.png')
         headers = {stem: self._header(path) for stem, path in masks.items()}
         self._note_depth(self.folder, headers)
-        images = {stem: ImageFiles(stem, path, {}) for stem, path in masks.items()}
+        trimaps = self._images_by_stem(self.folder.with_name('trimap'))
+        images = {}
+        for stem, path in masks.items():
+            images[stem] = ImageFiles(stem, path, {}, trimaps.get(stem))
 
         progress = tqdm(
             present, f'checking {self.dataset}', unit='method', leave=False, disable=None)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from evaluation import pool
 from evaluation.inputs import SetPlan, fingerprint, read_prediction
 from evaluation.kernels import hce
+from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
-from evaluation.scoring import GroundTruth
 from evaluation.store import ScoreStore, make_row
 from utils import Progress, read_mask
 
@@ -31,6 +31,7 @@ class ScoringJob(NamedTuple):
     name: str
     mask: Path
     requests: list[Request]
+    trimap: Path | None = None
 
 
 def cache_folder() -> Path | None:
@@ -56,7 +57,11 @@ def available_cores() -> int:
 
 def score_image(job: ScoringJob, skeleton_cache: str | os.PathLike | None) -> list[dict]:
     """Scores the predictions of one image; returns their rows."""
-    truth = GroundTruth(read_mask(job.mask), skeleton_cache)
+    trimap = read_mask(job.trimap) if job.trimap else None
+    try:
+        truth = GroundTruth(read_mask(job.mask), skeleton_cache, trimap)
+    except ValueError as error:
+        raise ValueError(f'{job.trimap or job.mask}: {error}') from None
     rows = []
     for method, path, files, metrics in job.requests:
         measured = truth.measure(read_prediction(path, truth.shape), metrics)
@@ -119,13 +124,15 @@ def _missing_jobs(
     """Makes the jobs for the scores that the store lacks."""
     jobs = []
     for image in plan.images:
-        mask = fingerprint(image.mask)
+        truth_files = [path for path in (image.mask, image.trimap) if path]
+        truth = [fingerprint(path) for path in truth_files]
         requests = []
         for method, path in image.predictions.items():
-            files = [fingerprint(path), mask]
+            files = [fingerprint(path), *truth]
             missing = store.missing(method, image.name, files, metrics)
             if missing:
                 requests.append(Request(method, path, files, missing))
         if requests:
-            jobs.append(ScoringJob(plan.dataset, image.name, image.mask, requests))
+            jobs.append(ScoringJob(
+                plan.dataset, image.name, image.mask, requests, image.trimap))
     return jobs

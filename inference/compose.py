@@ -96,6 +96,7 @@ def compose(image: DecodedImage, mask: np.ndarray, style: Style) -> np.ndarray:
         return np.hstack((image.pixels, cutout))
 
     if style.output == 'picture':
+        assert style.backdrop is not None, 'Style asks for it'
         background = _cover(style.backdrop, *mask.shape)
     else:
         background = _blurred_background(image.pixels, mask, style.blur_background)

@@ -5,7 +5,7 @@ Threads load ahead of the one thread that runs the network, and save behind it.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ class _Output(NamedTuple):
 def run_pipeline(
     items: Iterable[Any],
     load: Callable[[Any], tuple[Any, Any]],
-    network: Callable[[list[Any]], Sequence[Any]],
+    network: Callable[[list[Any]], Iterable[Any]],
     save: Callable[[Any, Any, Any], Any],
     *,
     workers: int = DEFAULT_WORKERS,
@@ -151,7 +151,7 @@ def _batches(loading: Iterator[_Pending], max_samples: int) -> Iterator[_Batch]:
 
 
 def _run(
-    network: Callable[[list[Any]], Sequence[Any]],
+    network: Callable[[list[Any]], Iterable[Any]],
     samples: list[_Sample],
 ) -> Iterator[_Output]:
     """Runs the network on all samples together or, if that fails, on each alone."""

@@ -21,7 +21,7 @@ from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, write_png
 try:
     import av
 except ImportError:
-    av = None
+    av = None  # type: ignore[assignment]  # a module has no type that admits None
 
 VIDEO_SUFFIXES = frozenset(
     '.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .flv .ts .mts .m2ts .ogv .3gp'.split())
@@ -243,10 +243,16 @@ def _upright(frame: Any) -> np.ndarray:
     if space == UNSPECIFIED:
         space = 'ITU709' if frame.height >= HIGH_DEFINITION else 'ITU601'
     has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixel_format = 'rgba' if has_alpha else 'rgb24'
-    pixels = frame.reformat(format=pixel_format, src_colorspace=space).to_ndarray()
+    # PyAV before 17 ignores the colour space if the target's, by default the frame's own, is the
+    # same, and it takes every range for the limited one unless one is named.
+    converted = frame.reformat(
+        format='rgba' if has_alpha else 'rgb24',
+        src_colorspace=space,
+        src_color_range=frame.color_range,
+        dst_colorspace='DEFAULT',
+    )
     quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+    return np.ascontiguousarray(np.rot90(converted.to_ndarray(), quarter_turns))
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -296,8 +302,8 @@ class _VideoWriter:
         self.container = container
         self.codec = codec
         self.source = source
-        self.video = None
-        self.audio = None
+        self.video: Any = None  # streams of av
+        self.audio: Any = None
         # By the start of frames. Encoders drop the last frame's duration.
         self.durations: dict[int, int] = {}
         # Packets of sound that came before the frame that is now being rendered.
@@ -314,9 +320,10 @@ class _VideoWriter:
         height, width = pixels.shape[:2]
         bottom = self.video.height - height
         right = self.video.width - width
-        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        filled: Any = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
 
-        frame = av.VideoFrame.from_ndarray(pixels, 'rgba' if pixels.shape[2] == 4 else 'rgb24')
+        layout = 'rgba' if pixels.shape[2] == 4 else 'rgb24'
+        frame = av.VideoFrame.from_ndarray(filled, layout)
         frame = frame.reformat(format=self.video.pix_fmt, dst_colorspace='ITU709')
         frame.pts = time.start
         frame.duration = time.duration

@@ -99,5 +99,6 @@ def _configure_allocator() -> None:
     if sys.platform != 'linux' or is_configured:
         return
     current, older = ALLOCATOR_VARIABLES
-    variable = current if torch.__version__ >= (2, 9) else older
+    # Torch's version compares with tuples, which its types do not say.
+    variable = current if torch.__version__ >= (2, 9) else older  # type: ignore[operator]
     os.environ[variable] = 'expandable_segments:True'

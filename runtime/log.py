@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,16 @@ def setup_logging(folder: Path | None = None, level: int = logging.INFO) -> None
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(level)
+
+
+def print_messages(program: str, function: Callable) -> None:
+    """Prints what the package of `function` reports, as lines of a program, to standard error.
+
+    For programs: a library leaves this to those who use it.
+    """
+    package = function.__module__.rpartition('.')[0]
+    logging.basicConfig(format=f'{program}: %(message)s')
+    logging.getLogger(package).setLevel(logging.INFO)
 
 
 def _open_board(folder: Path, purge_step: int) -> Any:

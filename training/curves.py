@@ -17,8 +17,8 @@ from utils import atomic_write
 Lines = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]  # x and y
 
-FADED = {'lw': .8, 'alpha': .25}
-BEST_MARK = {'color': '#D55E00', 'ms': 14, 'mec': 'white', 'zorder': 5}
+FADED: dict[str, Any] = {'lw': .8, 'alpha': .25}
+BEST_MARK: dict[str, Any] = {'color': '#D55E00', 'ms': 14, 'mec': 'white', 'zorder': 5}
 NOT_TERMS = {'epoch', 'batch', 'step', 'lr', 'lr_backbone', 'gradient_norm', 'loss'}
 COLUMN_WIDTH = 5.2  # inches, as is the height
 HEIGHT = 6.4

@@ -27,7 +27,7 @@ class RunningMeans:
     def add(self, terms: dict[str, Tensor], step: int) -> None:
         """Adds the terms of one step; their names must stay the same until `clear`."""
         values = torch.stack([value.detach().float() for value in terms.values()])
-        if self._sums is None:
+        if self._sums is None or self._first_bad is None:
             self._names = tuple(terms)
             self._sums = torch.zeros_like(values)
             self._first_bad = torch.full_like(values, -1)

@@ -1,9 +1,11 @@
 """The optimizers that `optimizer` names, and the learning rates that they start from."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     'AdamW': torch.optim.AdamW,
     'Adam': torch.optim.Adam,
 }

@@ -123,6 +123,7 @@ class Run:
                              'add resume=auto to go on with it, or choose another name')
 
         state.check_world_size(self.world.size)
+        state.check_tile_order()
         if self.resume != 'force':
             state.check_config(self.config)
         self.trainer.load_state_dict(state.trainer)

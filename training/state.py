@@ -89,6 +89,13 @@ class RunState:
                 'the run to resume contradicts this config (resume=force goes on all the same):\n  '
                 + '\n  '.join(conflicts))
 
+    def check_tile_order(self) -> None:
+        """Raises ValueError for a run of an earlier version whose network was in column order."""
+        if self.config.get('tile_order') == 'column':
+            raise ValueError(
+                'the run to resume has tile_order=column, which networks here no longer have: '
+                'start another run with weights=<folder of this run>, which converts them')
+
     def check_world_size(self, size: int) -> None:
         """Raises ValueError if the run had another number of ranks."""
         if self.world_size != size:

@@ -1,6 +1,6 @@
 """BatchNorm over the global batch."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -8,6 +8,8 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from runtime.distributed import World
+
+ModuleT = TypeVar('ModuleT', bound=nn.Module)
 
 CHANNELS = (1, -1, 1, 1)  # the shape in which one value a channel meets (B, C, H, W)
 
@@ -29,7 +31,7 @@ class _MeanOverRanks(torch.autograd.Function):
         return _MeanOverRanks.apply(gradient)
 
 
-class _SynchronisedOnCpu:
+class _SynchronisedOnCpu(nn.BatchNorm2d):
     """Does what torch's SyncBatchNorm does, which refuses the CPU. Ranks have equal batches."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,12 +60,15 @@ class _SynchronisedOnCpu:
         """Moves the running statistics by those of a global batch of `count` values a channel."""
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None, 'no moving average of all batches'
         unbiased = variance * count / (count - 1)
         self.running_mean.lerp_(mean.detach().flatten(), self.momentum)
         self.running_var.lerp_(unbiased.detach().flatten(), self.momentum)
 
 
-class _BatchNorm2d(_SynchronisedOnCpu, nn.BatchNorm2d):
+class _BatchNorm2d(_SynchronisedOnCpu):
     pass
 
 
@@ -71,7 +76,7 @@ class _BatchNormAct2d(_SynchronisedOnCpu, BatchNormAct2d):
     pass
 
 
-def synchronise(model: nn.Module, world: World) -> nn.Module:
+def synchronise(model: ModuleT, world: World) -> ModuleT:
     """Makes every BatchNorm of `model` one over all ranks; returns the model to use from then on.
 
     On GPUs the layers are torch's, put in place by timm, which keeps what it fused into its own.

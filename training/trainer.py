@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from dataset import Batch, normalize
-from loss import Criterion, discriminator_loss, generator_loss
+from loss import Criterion, add_losses, discriminator_loss, generator_loss
 from runtime.distributed import World, gather, random_state, set_random_state, share_buffers
 from runtime.log import RunLog
 from runtime.memory import memory_in_gigabytes
@@ -65,7 +65,7 @@ class Trainer:
     world: World
     discriminator: TrainedNetwork | None = None
     ema: MovingAverage | None = None
-    scaler: torch.amp.GradScaler | None = None  # default: one that scales under fp16
+    scaler: torch.amp.GradScaler = field(init=False)  # scales under fp16 alone
     epoch: int = 1  # the current epoch, 1-based
     batch: int = 0  # its batches that are done
     steps: int = 0  # optimizer steps of the whole run
@@ -76,9 +76,8 @@ class Trainer:
     def __post_init__(self) -> None:
         device = self.world.device
         self.gradient_norm = torch.zeros((), device=device)
-        if self.scaler is None:
-            is_enabled = self.options.mixed_precision == 'fp16'
-            self.scaler = torch.amp.GradScaler(device.type, enabled=is_enabled)
+        scales = self.options.mixed_precision == 'fp16'
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scales)
 
     @property
     def model(self) -> nn.Module:
@@ -222,12 +221,13 @@ class Trainer:
             if self.discriminator:
                 generator_term = generator_loss(self.discriminator.module, probability, image)
                 terms['adversarial'] = self.options.lambda_adv_g * generator_term
-            loss = sum(terms.values())
+            loss = add_losses(terms.values())
             self.scaler.scale(loss / group_size).backward()
 
         terms = {'loss': loss, **terms}
         if self.discriminator:
-            terms['discriminator'] = self._train_discriminator(probability, mask, image)
+            terms['discriminator'] = self._train_discriminator(
+                self.discriminator, probability, mask, image)
         return terms
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,13 +255,19 @@ class Trainer:
             return ddp.no_sync()
         return nullcontext()
 
-    def _train_discriminator(self, probability: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+    def _train_discriminator(
+        self,
+        discriminator: TrainedNetwork,
+        probability: Tensor,
+        mask: Tensor,
+        image: Tensor,
+    ) -> Tensor:
         """Makes a step of the discriminator; returns its weighted loss, 0 in batches without."""
         if (self.batch + 1) % DISCRIMINATOR_PERIOD:
             return torch.zeros((), device=self.world.device)
-        optimizer = self.discriminator.optimizer
+        optimizer = discriminator.optimizer
         optimizer.zero_grad(set_to_none=True)
-        loss = discriminator_loss(self.discriminator.ddp, probability, mask, image)
+        loss = discriminator_loss(discriminator.ddp, probability, mask, image)
         weighted = self.options.lambda_adv_d * loss
         weighted.backward()
         optimizer.step()

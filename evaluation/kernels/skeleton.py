@@ -63,8 +63,8 @@ def skeletonize(mask: np.ndarray) -> np.ndarray:
             idle_halves = 0 if len(removed) else idle_halves + 1
             upper_left = removed - (stride + 1)
             parts = [border.compress(~is_removed)]
-            for offset, bit in updates:
-                parts.append(_clear_neighbour(codes[offset:], upper_left, bit) + offset)
+            for offset, own_bit in updates:
+                parts.append(_clear_neighbour(codes[offset:], upper_left, own_bit) + offset)
             border = np.concatenate(parts)
     skeleton = codes & STRAIGHT == STRAIGHT
     skeleton[border] = True

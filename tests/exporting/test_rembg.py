@@ -34,7 +34,8 @@ def test_its_mask_is_ours(tmp_path):
     write_png(tmp_path / 'photo.png', photo)
     subprocess.run([PYTHON, Path(__file__).with_name('rembg_mask.py'), tmp_path / 'photo.png', tmp_path / 'mask.png'],
                    check=True, cwd=tmp_path, env={'PATH': os.environ['PATH'], 'HOME': str(tmp_path),
-                                                  'REMBG_HOME': str(tmp_path / 'home'), 'MODEL_CHECKSUM_DISABLED': '1'})
+                                                  'REMBG_HOME': str(tmp_path / 'home'),
+                                                  'MODEL_CHECKSUM_DISABLED': '1'})
     seen = np.asarray(Image.fromarray(photo).resize((1024, 1024), Image.Resampling.LANCZOS))
     with torch.inference_mode():
         expected = model(to_input(seen, (1024, 1024)))[-1].sigmoid()[0, 0].numpy()

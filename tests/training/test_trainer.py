@@ -107,8 +107,8 @@ def fused_adamw(parameters, lr: float) -> torch.optim.Optimizer:
 
 
 def test_scaler_and_optimizer_read_nothing_off_the_device():
-    scaler = torch.amp.GradScaler('cpu')
-    trainer = build_trainer(optimizer=fused_adamw, scaler=scaler)
+    trainer = build_trainer(optimizer=fused_adamw)
+    trainer.scaler = torch.amp.GradScaler('cpu')
     trainer.accumulate_gradients(batch(2))
     with CountReads() as reads:
         trainer.update_weights()
