@@ -24,6 +24,7 @@ from evaluation.report import Choice, write_page
 from evaluation.selection import Comparison, Ranking, compare, rank
 from evaluation.store import ScoreStore, stored_metrics
 from evaluation.summary import MethodScores, collect
+from runtime.command import run_command
 
 DRAWN_METHODS = 5
 
@@ -256,7 +257,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f'error: {error}')
+    sys.exit(run_command('gen_best_ep', lambda: main(sys.argv[1:])))

@@ -411,12 +411,17 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 
     That is: in UTF-8, or in UTF-16 with a byte order mark, with any line ends. Bytes that are not
     UTF-8 stay what they are as names of files.
+
+    Raises:
+        ValueError: the file is no text.
     """
     data = Path(path).read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = data.decode('utf-16')
+        text = data.decode('utf-16', 'replace')
     else:
         text = data.decode('utf-8-sig', 'surrogateescape')
+    if '\0' in text:
+        raise ValueError(f'{path}: no list, as it is no text')
     lines = text.replace('\r\n', '\n').replace('\r', '\n').split('\n')
     return [line for line in lines if line]
 
