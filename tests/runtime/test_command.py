@@ -1,0 +1,71 @@
+"""How commands end, and what importing the library leaves as it was."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.command import INTERRUPTED, explain_interrupt, run_command
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(('error', 'code', 'line'), [
+    (ValueError('lr: not a number'), 1, 'train: lr: not a number\n'),
+    (PermissionError(13, 'Permission denied', '/proc/x'), 1,
+     "train: [Errno 13] Permission denied: '/proc/x'\n"),
+    (MemoryError('8 GB'), 1, 'train: the memory is full (8 GB); use a smaller size or batch\n'),
+    (ZeroDivisionError('its own'), 1, 'train: its own\n'),
+    (KeyboardInterrupt(), INTERRUPTED, 'train: interrupted\n'),
+], ids=lambda value: type(value).__name__)
+def test_what_a_user_can_cause_is_one_line(capsys, error, code, line):
+    def fail():
+        raise error
+
+    assert run_command('train', fail, (ZeroDivisionError,)) == code
+    assert capsys.readouterr().err == line
+
+
+def test_ctrl_c_says_what_was_kept(capsys):
+    def command():
+        with explain_interrupt('three masks are kept'):
+            raise KeyboardInterrupt
+
+    assert run_command('test', command) == INTERRUPTED
+    assert capsys.readouterr().err == 'test: interrupted: three masks are kept\n'
+
+
+def test_errors_of_the_program_keep_their_traceback():
+    with pytest.raises(KeyError):
+        run_command('train', lambda: {}['missing'])
+    assert run_command('train', lambda: None) == 0
+    assert run_command('train', lambda: 75) == 75
+
+
+HOST = """
+import os, signal, threading, warnings
+def state():
+    umask = os.umask(0o022)
+    os.umask(umask)
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    return (dict(os.environ), umask, handlers, os.getcwd(), threading.active_count(),
+            torch.get_num_threads(), cv2.getNumThreads())
+import cv2, torch, timm, numpy
+os.umask(0o027)
+before = state()
+calls = []
+real = os.umask
+os.umask = lambda mask: calls.append(mask) or real(mask)
+import models, inference, exporting, evaluation.runner, train, test, predict
+os.umask = real
+assert not calls, 'the umask was changed'
+for then, now in zip(before, state()):
+    assert then == now, (then, now)
+"""
+
+
+def test_importing_changes_nothing_for_the_host_program():
+    done = subprocess.run([sys.executable, '-c', HOST], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
