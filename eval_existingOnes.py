@@ -26,6 +26,7 @@ from evaluation.metrics import GROUPS, parse_metrics, table_columns
 from evaluation.runner import available_cores, cache_folder, evaluate
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import comparison
+from runtime.command import explain_interrupt, run_command
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -131,10 +132,11 @@ def main(arguments: list[str]) -> None:
         results.write_text(Path(save_dir, 'comparison.tex'), comparison(columns, scores))
 
 
-if __name__ == '__main__':
-    try:
+def run() -> None:
+    """Runs the command, and says after Ctrl-C what it kept."""
+    with explain_interrupt('the scores so far are kept, and the same command computes the rest'):
         main(sys.argv[1:])
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+
+if __name__ == '__main__':
+    sys.exit(run_command('eval_existingOnes', run, (RuntimeError,)))

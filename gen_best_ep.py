@@ -24,6 +24,7 @@ from evaluation.report import Choice, write_page
 from evaluation.selection import Comparison, Ranking, compare, rank
 from evaluation.store import ScoreStore, stored_metrics
 from evaluation.summary import MethodScores, collect
+from runtime.command import run_command
 
 DRAWN_METHODS = 5
 
@@ -88,9 +89,15 @@ def parse_weights(text: str) -> dict[str, float]:
     for pair in text.split('+'):
         name, _, value = pair.partition('=')
         try:
-            weights[name] = float(value or 1)
+            weight = float(value or 1)
         except ValueError:
             raise ValueError(f'--weights {text}: write sm=1+mae=2') from None
+        # A negative one would choose the worst checkpoint, NaN any.
+        if not 0 < weight < math.inf:
+            raise ValueError(f'--weights {text}: {name}={value} is no finite number above 0')
+        if name in weights:
+            raise ValueError(f'--weights {text}: {name} is named twice')
+        weights[name] = weight
     return weights
 
 
@@ -250,7 +257,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f'error: {error}')
+    sys.exit(run_command('gen_best_ep', lambda: main(sys.argv[1:])))

@@ -48,7 +48,7 @@ from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, i
 from models import load_model, optimize
 from runtime.device import choose_device, prepare_device
 from runtime.log import print_messages
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
+from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image, read_lines
 
 WATCH_SECONDS = 1.
 
@@ -339,7 +339,7 @@ def _tree_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
 
 def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     """Reads a list of images, whose paths are relative to the list's folder."""
-    names = [line.strip() for line in _read_list(path)]
+    names = [line.strip() for line in read_lines(path)]
     files = [path.parent / name for name in names if name]
     if not files or not all(_absolute(file).name for file in files):
         raise ValueError(f'{path}: not a list of images')
@@ -368,13 +368,6 @@ def _several_jobs(source: str, files: list[Path], output: str | None, suffix: st
 def _absolute(file: Path) -> Path:
     """Removes '..' from a path, so that its result stays below the output folder."""
     return Path(os.path.abspath(file))
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding='utf-8').split('\n')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: not a list of images: not UTF-8 ({error.reason})') from error
 
 
 def _check_folder(output: str | None) -> None:

@@ -1,6 +1,7 @@
 """Finds, pairs and checks the files to score before anything is computed."""
 
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -228,7 +229,9 @@ class _Pairing:
             return {}
         by_stem: dict[str, list[Path]] = {}
         for path in find_images(folder):
-            by_stem.setdefault(path.stem, []).append(path)
+            # macOS may have stored a name decomposed. Masks are paired as in training.
+            stem = unicodedata.normalize('NFC', path.stem)
+            by_stem.setdefault(stem, []).append(path)
         for stem, paths in by_stem.items():
             if len(paths) > 1:
                 names = ', '.join(path.name for path in paths)

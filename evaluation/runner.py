@@ -12,6 +12,7 @@ from evaluation.kernels import hce
 from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
 from evaluation.store import ScoreStore, make_row
+from runtime.locks import hold_lock
 from utils import Progress, read_mask
 
 
@@ -34,12 +35,18 @@ class ScoringJob(NamedTuple):
     trimap: Path | None = None
 
 
-def cache_folder() -> Path:
-    """Returns where skeletons are kept: BIREFNET_CACHE, or a folder in the user's cache."""
+def cache_folder() -> Path | None:
+    """Returns where skeletons are kept: BIREFNET_CACHE, or a folder in the user's cache.
+
+    None for users who have no home.
+    """
     if 'BIREFNET_CACHE' in os.environ:
         return Path(os.environ['BIREFNET_CACHE'])
     base = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA')
-    return Path(base or Path.home() / '.cache', 'birefnet', 'skeletons')
+    try:
+        return Path(base or Path.home() / '.cache', 'birefnet', 'skeletons')
+    except RuntimeError:
+        return None
 
 
 def available_cores() -> int:
@@ -86,9 +93,23 @@ def evaluate(
 
     Raises:
         ValueError: For a file that cannot be read.
+        ValueError: Another process evaluates into that store.
         RuntimeError: Naming the image at which a worker died.
     """
-    store = ScoreStore(store_path)
+    store_path = Path(store_path)
+    busy = f'{store_path}: another process is writing these scores; wait until it ends'
+    with hold_lock(store_path.with_name(f'.{store_path.name}.lock'), busy):
+        return _evaluate(plan, ScoreStore(store_path), metrics, workers, skeleton_cache)
+
+
+def _evaluate(
+    plan: SetPlan,
+    store: ScoreStore,
+    metrics: Sequence[str],
+    workers: int,
+    skeleton_cache: str | os.PathLike | None,
+) -> dict[str, dict[str, dict]]:
+    """Does what `evaluate` says, while no other process writes the store."""
     jobs = _missing_jobs(plan, store, metrics)
     total = sum(len(job.requests) for job in jobs)
     if 'hce' in metrics and jobs:

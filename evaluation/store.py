@@ -18,7 +18,7 @@ import numpy as np
 from evaluation.kernels.histograms import BINARY
 from evaluation.measuring import Measurement
 from evaluation.metrics import METRICS
-from utils import atomic_write
+from utils import atomic_write, printable
 
 # Raise it whenever a metric's values change: scores of another version are computed again.
 VERSION = 3
@@ -145,4 +145,7 @@ class ScoreStore:
 
 
 def _line(row: dict) -> bytes:
-    return json.dumps(row, ensure_ascii=False, separators=(',', ':')).encode()
+    text = json.dumps(row, ensure_ascii=False, separators=(',', ':'))
+    if printable(text) != text:  # a file's name that is not UTF-8, which escapes give back
+        text = json.dumps(row, separators=(',', ':'))
+    return text.encode()

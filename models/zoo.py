@@ -124,11 +124,18 @@ def _is_of_repository(file: Path, repository: str) -> bool:
     return folders[0] == clone or cached in folders[2:3]
 
 
+# Where nothing can be kept: a download there fails, and BIREFNET_HOME names a better place.
+NO_HOME = Path('/nonexistent')
+
+
 def weights_folder() -> Path:
     """Where weights are kept."""
     if home := os.environ.get('BIREFNET_HOME'):
         return Path(home)
-    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    try:
+        cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    except RuntimeError:  # a user whom the system does not know, as in some containers
+        cache = NO_HOME
     return Path(cache, 'birefnet')
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from utils import printable
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,7 +32,9 @@ def setup_logging(folder: Path | None = None, level: int = logging.INFO) -> None
 
     handlers: list[logging.Handler] = [_BarHandler()]
     if folder:
-        handlers.append(logging.FileHandler(folder / 'log.txt', encoding='utf-8'))
+        # Names of files may hold bytes that are not UTF-8.
+        handlers.append(logging.FileHandler(
+            folder / 'log.txt', encoding='utf-8', errors='backslashreplace'))
     formatter = logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S')
     for handler in handlers:
         handler.setFormatter(formatter)
@@ -102,7 +106,8 @@ class RunLog:
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Adds an image, uint8 (H, W, 3), to TensorBoard."""
         if self._board is not None:
-            self._board.add_image(f'pictures/{name}', pixels, step, dataformats='HWC')
+            tag = printable(f'pictures/{name}')
+            self._board.add_image(tag, pixels, step, dataformats='HWC')
 
     def close(self) -> None:
         """Closes both files."""

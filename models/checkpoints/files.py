@@ -7,7 +7,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -189,12 +189,38 @@ def save_atomically(value: Any, path: str | os.PathLike) -> None:
 
     Raises OSError, leaving what was there, if it cannot be written.
     """
-    try:
-        with atomic_write(path) as file:
-            torch.save(value, file)
-    except RuntimeError as error:  # torch's writer hides the reason
-        reason = str(error).splitlines()[0]
-        raise OSError(f'{path}: not written; is the disk full? ({reason})') from error
+    with atomic_write(path) as file:
+        output = _Output(file)
+        try:
+            torch.save(value, cast('IO[bytes]', output))
+        except RuntimeError:
+            if isinstance(output.error, OSError):
+                raise OSError(f'{path}: not written; is the disk full? '
+                              f'({output.error})') from output.error
+            if output.error:
+                raise output.error from None
+            raise
+
+
+class _Output:
+    """A file that remembers why it could not be written, which torch's writer hides.
+
+    The reason may be Ctrl-C.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def beginnings(keys: Iterable[str]) -> str:
