@@ -16,6 +16,7 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,7 @@ def others(mask: np.ndarray, prediction: np.ndarray, repeats: int) -> dict[str, 
     seconds = {}
     for name in OTHERS:
         truth.score(prediction, (name,))
-        seconds[name] = fastest(lambda name=name: truth.score(prediction, (name,)), repeats)
+        seconds[name] = fastest(partial(truth.score, prediction, (name,)), repeats)
     return seconds
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -64,7 +65,7 @@ class Case:
     data: str = 'photographs'
     start: str = 'random'
     lr: float = 1e-4
-    levels: tuple[int, ...] = (5, 4, 3, 2, 1)
+    levels: tuple[Literal[5, 4, 3, 2, 1], ...] = (5, 4, 3, 2, 1)
     steps: int = 100
     seed: int = 0
 

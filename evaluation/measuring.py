@@ -112,7 +112,7 @@ class GroundTruth(PreparedMask):
 
 def measure_pair(pair: PreparedPrediction, metrics: Sequence[Metric]) -> Measurement:
     """Measures a pair for these metrics."""
-    values = {}
+    values: dict[str, float | list[float]] = {}
     counts = {'pixels': pair.pixel_counts}
     for metric in metrics:
         values |= metric.measured_scores(pair)
@@ -179,9 +179,11 @@ def pool(measurements: Sequence[Measurement], metrics: Collection[str]) -> dict[
     scores = {}
     for metric in records:
         wanted = [score for score in metric.scores if score.pooled_from]
-        if wanted:
-            curve = _pooled_curve(metric.curve, pooled[metric.counts])[None]
+        if metric.curve is None or not wanted:
+            continue
+        curve = _pooled_curve(metric.curve, pooled[metric.counts])[None]
         for score in wanted:
+            assert score.reduce is not None, score.name
             scores[score.name] = float(score.reduce(curve)[0])
     return scores
 

@@ -391,6 +391,7 @@ def _size_invariant(metric: Metric) -> Metric:
     """The metric of each target by itself; pooled, all targets of all images count alike."""
     is_area = metric.scores[0].reduce is total
     name = metric.scores[0].name
+    scores: tuple[Score, ...]
     if is_area:
         suffix = f'si{name[0].upper()}{name[1:]}'
         scores = area_scores(suffix)

@@ -242,11 +242,13 @@ class PreparedPrediction:
 
     def absolute_error(self) -> float:
         """MAE."""
-        return histograms.absolute_error(*self.histogram, self.levels.p)
+        inside, outside = self.histogram
+        return histograms.absolute_error(inside, outside, self.levels.p)
 
     def squared_error(self) -> float:
         """MSE."""
-        return histograms.squared_error(*self.histogram, self.levels.p)
+        inside, outside = self.histogram
+        return histograms.squared_error(inside, outside, self.levels.p)
 
     def size_invariant_error(self) -> float:
         """MAE of the targets."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from operator import methodcaller
+from typing import Any
 
 import numpy as np
 
@@ -156,7 +157,7 @@ class Accumulator:
         for whole in (None, total):
             if whole in means:
                 return {self.metric: means[whole]}
-        result = {'curve': averages.curves[self.metric]}
+        result: dict[str, Any] = {'curve': averages.curves[self.metric]}
         for name, reduce in (('adp', at_adaptive), ('bin', at_half)):
             if reduce in means:
                 result[name] = means[reduce]
@@ -340,7 +341,7 @@ class Handler:
 
     def of(self, counts: ThresholdCounts) -> np.ndarray:
         """Computes the metric from threshold counts."""
-        return type(self).curve(counts)
+        return self.curve(counts)
 
 
 class FmeasureHandler(Handler):
@@ -367,55 +368,55 @@ class FmeasureHandler(Handler):
 class PrecisionHandler(Handler):
     """Precision."""
 
-    curve = confusion.precision
+    curve = staticmethod(confusion.precision)
 
 
 class RecallHandler(Handler):
     """Recall, also called sensitivity and true positive rate."""
 
-    curve = confusion.recall
+    curve = staticmethod(confusion.recall)
 
 
 class SpecificityHandler(Handler):
     """Specificity, also called true negative rate."""
 
-    curve = confusion.specificity
+    curve = staticmethod(confusion.specificity)
 
 
 class FPRHandler(Handler):
     """False positive rate."""
 
-    curve = confusion.false_positive_rate
+    curve = staticmethod(confusion.false_positive_rate)
 
 
 class DICEHandler(Handler):
     """Dice coefficient."""
 
-    curve = confusion.dice
+    curve = staticmethod(confusion.dice)
 
 
 class IOUHandler(Handler):
     """Intersection over union."""
 
-    curve = confusion.iou
+    curve = staticmethod(confusion.iou)
 
 
 class BERHandler(Handler):
     """Balanced error rate."""
 
-    curve = confusion.balanced_error_rate
+    curve = staticmethod(confusion.balanced_error_rate)
 
 
 class OverallAccuracyHandler(Handler):
     """Overall accuracy."""
 
-    curve = confusion.overall_accuracy
+    curve = staticmethod(confusion.overall_accuracy)
 
 
 class KappaHandler(Handler):
     """Kappa, as PySODMetrics computes it."""
 
-    curve = confusion.kappa
+    curve = staticmethod(confusion.kappa)
 
 
 TPRHandler = SensitivityHandler = RecallHandler

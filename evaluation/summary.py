@@ -44,7 +44,7 @@ class MethodScores(NamedTuple):
     def scores(self) -> dict[str, float]:
         """The mean of each score over the images that have it, or its pooled value; NaN if none."""
         means = {score: mean_of_present(values) for score, values in self.values.items()}
-        return means | self.pooled
+        return {**means, **self.pooled}
 
     @property
     def deviations(self) -> dict[str, float]:

@@ -20,7 +20,7 @@ def _kernel(g: np.ndarray) -> np.ndarray:
     rows, columns = np.nonzero(g)
     if len(rows) == 1:
         covariance = np.eye(2) / 4
-        reach = (1, 1)
+        reach = np.array([1, 1])
     else:
         covariance = np.cov(rows, columns) + 2.0 ** -52 * np.eye(2)
         covariance *= 36 / np.trace(covariance)

@@ -16,7 +16,7 @@ def _cells(edges: np.ndarray, size: int) -> np.ndarray:
     height, width = edges.shape
     padded = np.pad(edges, ((-height % size, 0), (-width % size, 0)))
     rows, columns = padded.shape
-    return padded.reshape(rows // size, size, columns // size, size).any(axis=(1, 3))
+    return np.any(padded.reshape(rows // size, size, columns // size, size), axis=(1, 3))
 
 
 def msiou(b: np.ndarray, g: np.ndarray) -> float:

@@ -54,7 +54,7 @@ def scores(p: np.ndarray, q: np.ndarray, g: np.ndarray) -> dict[str, float]:
     result = {'simae': absolute_error(p, g)}
     for name, values in found.items():
         present = [value for value in values if not np.isnan(value)]
-        result[name] = np.mean(present) if present else np.nan
+        result[name] = float(np.mean(present)) if present else np.nan
     for name, several in curves.items():
         curve = np.mean(several, axis=0)
         result[f'maxSi{name}'] = curve.max()

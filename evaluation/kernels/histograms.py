@@ -133,17 +133,17 @@ def pool_counts(images: Sequence[ThresholdCounts]) -> ThresholdCounts:
             np.concatenate([counts.foreground for counts in images]),
             np.concatenate([counts.size for counts in images]))
     return ThresholdCounts(
-        sum(counts.true_positives for counts in images),
-        sum(counts.false_positives for counts in images),
-        sum(counts.foreground for counts in images),
-        sum(counts.size for counts in images))
+        np.sum([counts.true_positives for counts in images], axis=0),
+        np.sum([counts.false_positives for counts in images], axis=0),
+        np.sum([np.asarray(counts.foreground) for counts in images], axis=0),
+        np.sum([np.asarray(counts.size) for counts in images], axis=0))
 
 
 def sum_targets(counts: ThresholdCounts) -> ThresholdCounts:
     """Adds the counts of several targets."""
     return ThresholdCounts(
         counts.true_positives.sum(axis=0), counts.false_positives.sum(axis=0),
-        counts.foreground.sum(), counts.size.sum())
+        np.sum(counts.foreground), np.sum(counts.size))
 
 
 def absolute_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:

@@ -5,7 +5,7 @@ structures", ICIP 2021, as PySODMetrics computes it. Edges of the prediction at 
 sets of 256 bits, one for each grey value, so that one pass serves all thresholds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ def true_edges(mask: np.ndarray) -> TrueEdges:
     binary = (mask > 0).view(np.uint8)
     across = cv2.Sobel(binary, cv2.CV_16S, 1, 0, borderType=cv2.BORDER_CONSTANT)
     down = cv2.Sobel(binary, cv2.CV_16S, 0, 1, borderType=cv2.BORDER_CONSTANT)
-    edges = (across | down) != 0
+    edges = (across != 0) | (down != 0)
     cells = np.zeros(SCALES, np.int64)
     for rows, columns in _tiles(mask.shape):
         codes = np.sort(_codes(np.nonzero(edges[rows, columns][::-1, ::-1])))
@@ -84,7 +84,7 @@ def _tiles(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
                    slice(max(right - LARGEST_CELL, 0), right))
 
 
-def _codes(pixels: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _codes(pixels: Sequence[np.ndarray]) -> np.ndarray:
     """Interleaves the bits of rows and columns, so that each cell is a range of codes."""
     rows, columns = pixels
     return _spread()[rows] << 1 | _spread()[columns]
@@ -109,7 +109,7 @@ def _starts(keys: np.ndarray) -> np.ndarray:
 
 def _count_hits(
     tile: np.ndarray,
-    busy: tuple[np.ndarray, np.ndarray],
+    busy: Sequence[np.ndarray],
     true: np.ndarray,
     hits: np.ndarray,
 ) -> None:

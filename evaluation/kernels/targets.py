@@ -49,7 +49,7 @@ def find_targets(mask: np.ndarray) -> Targets:
     labels = (mask == 0).view(np.uint8)
     for box in boxes:
         labels[box] = IN_A_BOX
-    between = np.count_nonzero(labels != IN_A_BOX)
+    between = int(np.count_nonzero(labels != IN_A_BOX))
     return Targets(boxes, labels, between)
 
 

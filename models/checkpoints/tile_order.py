@@ -126,7 +126,7 @@ def _products(filters: Tensor, distance: int) -> Tensor:
 def _row_contrast(filters: Tensor) -> Tensor:
     """(out, channels, 9) -> (out,)."""
     image = filters.shape[1] // COLOURS
-    contrast = 0
+    contrast = torch.zeros(len(filters), dtype=filters.dtype)
     for distance in (image, 2 * image):
         contrast = contrast + _products(filters, distance).mean(1)
         contrast = contrast - _products(filters, distance - COLOURS).mean(1) / 2
@@ -137,7 +137,7 @@ def _row_contrast(filters: Tensor) -> Tensor:
 def _column_contrast(filters: Tensor) -> Tensor:
     """(out, channels, 9) -> (out,)."""
     side = _grid(filters.shape[1])
-    contrast = 0
+    contrast = torch.zeros(len(filters), dtype=filters.dtype)
     for distance in (1, 2):
         agreement = _products(filters, distance)
         start = torch.arange(agreement.shape[1])
