@@ -151,7 +151,8 @@ def peer_python(given: str | None) -> str:
     """The interpreter of an environment with PySODMetrics, which is made if none is given."""
     if given:
         return given
-    folder = runner.cache_folder().parent / PEER_PACKAGE.replace('==', '-')
+    caches = runner.cache_folder() or Path(tempfile.gettempdir(), 'skeletons')
+    folder = caches.parent / PEER_PACKAGE.replace('==', '-')
     python = folder / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
     if not (folder / 'complete').exists():
         print(f'making {folder} ...', flush=True)

@@ -31,6 +31,8 @@ def run_command(
         # Names of files may hold what the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
+    _allow_many_files()
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
     try:
         return main() or 0
     except KeyboardInterrupt as interrupt:
@@ -42,9 +44,23 @@ def run_command(
     except MemoryError as error:
         print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')
         return 1
-    except (ValueError, OSError, *errors) as error:
+    except expected as error:
         print_error(f'{name}: {error}')
         return 1
+
+
+def _allow_many_files() -> None:
+    """Raises the limit of open files as far as the system lets every user do.
+
+    Loaders hand each batch over as an open file, and some systems start with a limit of 256.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

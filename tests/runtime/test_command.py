@@ -1,14 +1,25 @@
 """How commands end, and what importing the library leaves as it was."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from runtime import command
 from runtime.command import INTERRUPTED, explain_interrupt, run_command
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch):
+    """Keeps the signals of the tests' own process, which a command changes when it ends."""
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(command, '_allow_many_files', lambda: None)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(('error', 'code', 'line'), [
@@ -28,11 +39,11 @@ def test_what_a_user_can_cause_is_one_line(capsys, error, code, line):
 
 
 def test_ctrl_c_says_what_was_kept(capsys):
-    def command():
+    def interrupted():
         with explain_interrupt('three masks are kept'):
             raise KeyboardInterrupt
 
-    assert run_command('test', command) == INTERRUPTED
+    assert run_command('test', interrupted) == INTERRUPTED
     assert capsys.readouterr().err == 'test: interrupted: three masks are kept\n'
 
 
@@ -69,3 +80,12 @@ def test_importing_changes_nothing_for_the_host_program():
     done = subprocess.run([sys.executable, '-c', HOST], cwd=ROOT, capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_limit_of_open_files_is_raised():
+    code = ('import resource; from runtime.command import run_command; '
+            'resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512)); run_command("x", lambda: 0); '
+            'print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])')
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    assert done.stdout == '512\n'
