@@ -33,6 +33,7 @@ FORMATS = {
     '.tiff': 'TIFF',
 }
 LONGEST_SIDE = {'WEBP': 16_383, 'JPEG': 65_500}  # in pixels
+LONGEST_JPEG_EXIF = 65_533  # bytes
 ENCODER_OPTIONS = {
     'PNG': {'compress_level': 1},
     'WEBP': {'quality': 90, 'method': 2},
@@ -219,6 +220,12 @@ def check_format(suffix: str, transparent: bool) -> None:
     if transparent and FORMATS[suffix.lower()] == 'JPEG':
         raise ValueError(f'{suffix}: JPEG holds no transparency; '
                          'take .png or .webp, or a background')
+
+
+def holds_exif(suffix: str, exif: bytes) -> bool:
+    """Whether a file with this suffix, one of FORMATS, can hold EXIF data of this length."""
+    is_limited = FORMATS[suffix.lower()] == 'JPEG'
+    return not is_limited or len(exif) <= LONGEST_JPEG_EXIF
 
 
 def encode(

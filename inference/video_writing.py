@@ -313,7 +313,8 @@ class _VideoWriter:
 
         context = self.video.codec_context
         context.time_base = base
-        context.sample_aspect_ratio = self.source.pixel_aspect
+        if self.source.pixel_aspect != 1:
+            context.sample_aspect_ratio = self.source.pixel_aspect
         context.colorspace = BT709
         context.color_primaries = self.source.primaries
         context.color_trc = self.source.transfer
