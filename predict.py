@@ -43,6 +43,7 @@ from inference.images import (
     holds_exif,
     is_fixed_size,
     network_size,
+    read_backdrop,
     write_bytes,
 )
 from inference.network import DTYPES, Predictor
@@ -57,7 +58,7 @@ from inference.video import (
 )
 from models import load_model, optimize
 from runtime.device import choose_device, prepare_device
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
+from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels
 
 WATCH_SECONDS = 1.
 WATCH_REST = 50  # a folder is looked through during at most one part in so many of the time
@@ -244,7 +245,7 @@ def _box(text: str) -> Box:
 
 
 def style_of(args: argparse.Namespace) -> Style:
-    """Reads the style of results from the options. Errors as `utils.read_image`."""
+    """Reads the style of results from the options. Errors as `read_backdrop`."""
     output = 'cutout'
     if args.only_mask:
         output = 'mask'
@@ -263,7 +264,7 @@ def style_of(args: argparse.Namespace) -> Style:
     return Style(
         output=output,
         color=tuple(args.bgcolor or (255, 255, 255, 255)),
-        backdrop=read_image(args.background) if args.background else None,
+        backdrop=read_backdrop(args.background) if args.background else None,
         blur_background=args.blur,
         matting=matting,
         threshold=args.threshold,

@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb
 from inference.masks import encode_png
 from utils import MAX_PIXELS, STRIDE, atomic_write, open_image, read_image, to_rgb
 
@@ -47,14 +48,21 @@ class DecodedImage(NamedTuple):
     Attributes:
         pixels: uint8 RGB (H, W, 3).
         alpha: uint8 (H, W); None if the image is opaque.
-        profile: the ICC profile of the pixels, or None.
+        profile: the file's ICC profile of the pixels, or None.
         exif: the EXIF data without the orientation, or None.
+        chunks: what a PNG says of its colours beside or instead of a profile.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     profile: bytes | None = None
     exif: bytes | None = None
+    chunks: Chunks = ()
+
+    @property
+    def color_profile(self) -> bytes | None:
+        """An ICC profile of the pixels; None for sRGB."""
+        return profile_of_chunks(self.chunks, self.profile)
 
 
 # --- Decoding -------------------------------------------------------------------------------------
@@ -77,12 +85,22 @@ def decode_image(
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     header = _open_header(data) if data.startswith(JPEG_START) else None
     if header is None or header.mode != 'RGB':
-        return from_pil(open_image(source, max_pixels))
+        image = from_pil(open_image(source, max_pixels))
+        return image._replace(chunks=color_chunks(data))
 
     # A JPEG has no transparency, and `read_image` takes half of Pillow's time.
     pixels = read_image(source, max_pixels)
     profile = header.info.get('icc_profile')
     return DecodedImage(pixels, None, profile, _exif_without_orientation(header))
+
+
+def read_backdrop(
+    source: str | os.PathLike | bytes,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Reads an image as sRGB, uint8 (H, W, 3), without alpha. Errors as `decode_image`."""
+    image = decode_image(source, max_pixels)
+    return to_srgb(image.pixels, image.color_profile)
 
 
 def _open_header(data: bytes) -> Image.Image | None:
@@ -234,7 +252,9 @@ def encode(
     image: DecodedImage,
     keep_exif: bool = False,
 ) -> bytes:
-    """Encodes a result, with the ICC profile of the image that it was made of.
+    """Encodes a result in the colours of the image that it was made of.
+
+    A PNG gets the image's own profile and chunks, other files an ICC profile of the same meaning.
 
     Args:
         pixels: uint8 (H, W), RGB (H, W, 3) or RGBA (H, W, 4).
@@ -254,9 +274,7 @@ def encode(
     if kind in LONGEST_SIDE and max(height, width) > LONGEST_SIDE[kind]:
         raise ValueError(f'{suffix}: {width}x{height} pixels are more than {kind} holds; take .png')
 
-    metadata = {}
-    if image.profile and not is_mask:
-        metadata['icc_profile'] = image.profile
+    metadata = {} if is_mask else _color_metadata(kind, image)
     if image.exif and keep_exif:
         metadata['exif'] = image.exif
     if kind == 'PNG' and not metadata:
@@ -268,6 +286,20 @@ def encode(
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options, **metadata)
     return buffer.getvalue()
+
+
+def _color_metadata(kind: str, image: DecodedImage) -> dict[str, Any]:
+    """Options by which Pillow writes what an image's colours are."""
+    profile = image.profile if kind == 'PNG' else image.color_profile
+    metadata: dict[str, Any] = {}
+    if profile:
+        metadata['icc_profile'] = profile
+    if kind == 'PNG' and image.chunks:
+        chunks = PngImagePlugin.PngInfo()
+        for name, content in image.chunks:
+            chunks.add(name, content)
+        metadata['pnginfo'] = chunks
+    return metadata
 
 
 def _encode_color_png(pixels: np.ndarray) -> bytes:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from inference.color import to_srgb
 from utils import IMAGE_SUFFIXES, TooManyPixels
 
 try:
@@ -94,7 +95,7 @@ def open_source(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
     Raises:
         ValueError: the file cannot be decoded, has no frames, or its frames are too large.
     """
-    is_image = Path(path).suffix.lower() in IMAGE_SUFFIXES
+    is_image = Path(path).suffix.lower() in {*IMAGE_SUFFIXES, '.apng'}
     opened = _open_animation(path, max_pixels) if is_image else _open_video(path, max_pixels, warn)
     with opened as source:
         first = next(source.frames, None)
@@ -152,11 +153,13 @@ def _animation_frames(image: Image.Image, source: Source) -> Iterator[np.ndarray
     start = 0.
     # An APNG may begin with an image for viewers that cannot show its frames.
     number = int(image.info.get('default_image', False))
+    profile = image.info.get('icc_profile')  # of which videos hold none
     while True:
         try:
             image.seek(number)
             mode = 'RGBA' if image.has_transparency_data else 'RGB'
-            pixels = np.asarray(image.convert(mode))
+            pixels = np.array(image.convert(mode))
+            pixels[..., :3] = to_srgb(np.ascontiguousarray(pixels[..., :3]), profile)
         except EOFError:
             return
         except Exception as error:  # Pillow raises errors of many types on damaged data

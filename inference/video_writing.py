@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +225,7 @@ class _AnimationWriter:
         own_duration = last.duration * last.base
         seconds.append(seconds[-1] + (own_duration or 1 / self.source.rate))
         ticks = [round(1000 * second / tick) for second in seconds]
-        return [
-            max(end - start, 1) * tick
-            for start, end in zip(ticks[:-1], ticks[1:], strict=True)
-        ]
+        return [max(end - start, 1) * tick for start, end in pairwise(ticks)]
 
 
 def _with_binary_alpha(pixels: np.ndarray) -> np.ndarray:
