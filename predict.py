@@ -61,7 +61,7 @@ from runtime.device import choose_device, prepare_device
 from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels
 
 WATCH_SECONDS = 1.
-WATCH_REST = 50  # a folder is looked through during at most one part in so many of the time
+WATCH_REST = 30  # a folder is looked through during at most one part in so many of the time
 FileState = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 

@@ -272,17 +272,17 @@ class _VideoReader:
             return []
 
     def _time(self, frame: Any) -> Time:
-        """The frame's time. Times that are missing or do not grow are made up: encoders need them.
-        """
-        base = self.stream.time_base
-        if self.last_start is None:
-            start = 0 if frame.pts is None else frame.pts
-        elif frame.pts is None:
-            start = self.last_start + self.step
-        else:
-            start = max(frame.pts, self.last_start + 1)
+        """The frame's time, or a later one: encoders refuse times that do not grow."""
+        start = frame.pts
+        last = self.last_start
+        if last is None:
+            start = start or 0
+        elif start is None or start <= last - self.step:  # clips in a row each begin at 0
+            start = last + self.step
+        elif start <= last:
+            start = last + 1
         self.last_start = start
-        return Time(start, frame.duration or 0, base)
+        return Time(start, frame.duration or 0, self.stream.time_base)
 
     def _describe(self, frame: Any) -> None:
         """Takes over from the first frame what is true of all."""

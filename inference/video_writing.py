@@ -41,6 +41,7 @@ class _Codec:
     name: str
     opaque_format: str
     alpha_format: str = ''  # '' where there is no transparency
+    holds_aspect: bool = True  # of pixels that are not square
     options: tuple[tuple[str, str], ...] = ()
 
 
@@ -54,6 +55,7 @@ VP9 = _Codec(
     'libvpx-vp9',
     opaque_format='yuv420p',
     alpha_format='yuva420p',
+    holds_aspect=False,
     options=(
         ('crf', '24'),
         ('b', '0'),
@@ -267,6 +269,8 @@ class _VideoWriter:
         """Encodes a frame, uint8 (H, W), (H, W, 3) or (H, W, 4), to be shown at `time`."""
         if pixels.ndim == 2:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+        if not self.codec.holds_aspect:
+            pixels = _with_square_pixels(pixels, self.source.pixel_aspect)
         if self.video is None:
             self._open(pixels, time.base)
 
@@ -311,7 +315,7 @@ class _VideoWriter:
 
         context = self.video.codec_context
         context.time_base = base
-        if self.source.pixel_aspect != 1:
+        if self.codec.holds_aspect and self.source.pixel_aspect != 1:
             context.sample_aspect_ratio = self.source.pixel_aspect
         context.colorspace = BT709
         context.color_primaries = self.source.primaries
