@@ -233,8 +233,9 @@ def check_format(suffix: str, transparent: bool) -> None:
             has no alpha channel.
     """
     if suffix.lower() not in FORMATS:
+        hint = '' if suffix else ', or end the name of a folder with a slash'
         raise ValueError(f'{suffix or "no suffix"}: no format for results; '
-                         'take .png, .webp, .jpg or .tif')
+                         f'take .png, .webp, .jpg or .tif{hint}')
     if transparent and FORMATS[suffix.lower()] == 'JPEG':
         raise ValueError(f'{suffix}: JPEG holds no transparency; '
                          'take .png or .webp, or a background')

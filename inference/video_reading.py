@@ -35,6 +35,8 @@ ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own ones ign
 # FFmpeg's numbers of colour spaces, primaries and transfer functions.
 BT709 = 1
 UNSPECIFIED = 2
+UNNAMED = {0, UNSPECIFIED, 3}  # 0 and 3 are reserved
+TO_BT709 = {'dst_color_primaries': BT709, 'dst_color_trc': BT709}
 WIDE_PRIMARIES = {9, 11, 12}  # BT.2020, DCI-P3, Display P3
 HDR_TRANSFERS = {16, 18}  # PQ, HLG
 
@@ -224,6 +226,7 @@ class _VideoReader:
         self.warn = warn
         self.damaged = 0  # packets of frames
         self.reformatter = VideoReformatter()
+        self.converts = False  # wide gamuts to BT.709
         self.step = max(round(1 / source.rate / stream.time_base), 1)  # between two frames
         self.last_start: int | None = None
 
@@ -289,31 +292,46 @@ class _VideoReader:
         source = self.source
         if _quarter_turns(frame) % 2:
             source.pixel_aspect = 1 / source.pixel_aspect
-        if self._needs_conversion(frame):
+        is_wide = frame.color_primaries in WIDE_PRIMARIES
+        is_hdr = frame.color_trc in HDR_TRANSFERS
+        self.converts = (is_wide or is_hdr) and self._can_convert(frame)
+        if self.converts:
             return
-        if frame.color_primaries != UNSPECIFIED:
+        if frame.color_primaries not in UNNAMED:
             source.primaries = frame.color_primaries
-        if frame.color_trc != UNSPECIFIED:
+        if frame.color_trc not in UNNAMED:
             source.transfer = frame.color_trc
 
-    def _needs_conversion(self, frame: Any) -> bool:
-        is_wide = frame.color_primaries in WIDE_PRIMARIES
-        return is_wide or frame.color_trc in HDR_TRANSFERS
+    def _can_convert(self, frame: Any) -> bool:
+        try:
+            self.reformatter.reformat(frame, format='rgb24', **TO_BT709)
+        except (av.FFmpegError, TypeError):  # TypeError: by the package av before 17
+            self.warn('its wide gamut or high dynamic range is not converted to BT.709; '
+                      'the package av of version 17 and later can convert most videos')
+            return False
+        return True
 
     def _upright(self, frame: Any) -> np.ndarray:
         """Converts a frame to uint8 RGB or RGBA, turned as the video says.
 
         Wide gamuts and high dynamic range become BT.709, which the network knows and every target
         holds.
+
+        Raises:
+            ValueError: FFmpeg cannot convert the frame.
         """
         space = frame.colorspace
         if space == UNSPECIFIED:
             space = 'ITU709' if frame.height >= HIGH_DEFINITION else 'ITU601'
         has_alpha = any(component.is_alpha for component in frame.format.components)
         options = {'format': 'rgba' if has_alpha else 'rgb24', 'src_colorspace': space}
-        if self._needs_conversion(frame):
-            options |= {'dst_color_primaries': BT709, 'dst_color_trc': BT709}
-        pixels = self.reformatter.reformat(frame, **options).to_ndarray()
+        if self.converts:
+            options |= TO_BT709
+        try:
+            pixels = self.reformatter.reformat(frame, **options).to_ndarray()
+        except av.FFmpegError as error:
+            reason = f'frames of {frame.format.name} cannot be converted ({error})'
+            raise ValueError(f'{self.source.name}: {reason}') from error
         return np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
 
 
