@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -423,11 +423,15 @@ def _images_below(folder: Path, output: Path) -> Iterator[Path]:
         yield Path(entry.path)
 
 
-def _image_entries(folder: Path, output: Path) -> Iterator[os.DirEntry]:
-    """Yields the directory entries of `_images_below`, which are cheaper than paths.
+def _image_entries(
+    folder: Path,
+    output: Path,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+) -> Iterator[os.DirEntry]:
+    """Yields the directory entries of files with these suffixes, which are cheaper than paths.
 
-    Linked folders are entered, each folder once: links may lead in circles. Folders that vanish
-    meanwhile are left out.
+    Hidden files and those in the folder `output` are left out, and folders that vanish meanwhile.
+    Linked folders are entered, each folder once: links may lead in circles.
     """
     results = os.path.realpath(output)
     waiting = [os.fspath(folder)]
@@ -443,7 +447,7 @@ def _image_entries(folder: Path, output: Path) -> Iterator[os.DirEntry]:
                 continue
             if entry.is_dir():
                 waiting.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            elif os.path.splitext(entry.name)[1].lower() in suffixes:
                 yield entry
 
 
@@ -596,10 +600,17 @@ def _report(outcome: Outcome) -> list[str]:
     if outcome.error is not None:
         return [_failure(name, outcome.error)]
     notes = list(outcome.value)
-    if not isinstance(source, bytes) and is_animated(source):
-        notes.append('of its frames the first is taken; for all name a file as OUTPUT, '
-                     'such as out.webp or out.webm')
+    if not isinstance(source, bytes):
+        notes += _first_of_several(source)
     return [f'{name}: {note}' for note in notes]
+
+
+def _first_of_several(source: Path) -> Iterator[str]:
+    if is_animated(source):
+        yield ('of its frames the first is taken; for all name a file as OUTPUT, such as out.webp '
+               'or out.webm')
+    elif is_animated(source, formats=('TIFF',)):
+        yield 'of its pages the first is taken'
 
 
 def _failure(name: str, error: Exception) -> str:
@@ -635,6 +646,7 @@ def run_images(
     if options.watch and not Path(source).is_dir():
         raise ValueError(f'--watch {source}: give a folder')
     jobs = find()
+    _announce_videos(source, output)
     check_targets(jobs, style.transparent)
     todo = unfinished(jobs)
     if not todo and not options.watch:
@@ -653,6 +665,17 @@ def run_images(
         failures = run(todo)
     seconds = time.perf_counter() - start
     return Summary(count, len(jobs) - len(todo), failures, seconds)
+
+
+def _announce_videos(source: str, output: str | None) -> None:
+    """Says how many videos of a folder are left out."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    target = _tree_target(folder, output)
+    count = len(list(_image_entries(folder, target, VIDEO_SUFFIXES)))
+    if count:
+        _warn(f'{source}: {count} videos are left out; name each as INPUT')
 
 
 def watch(

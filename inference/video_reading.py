@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -125,10 +125,10 @@ def _check_size(path: str | os.PathLike, width: int, height: int, max_pixels: in
 # --- Animated images ------------------------------------------------------------------------------
 
 
-def is_animated(path: str | os.PathLike) -> bool:
-    """Whether a file is an image with several frames. A file that cannot be read is none."""
+def is_animated(path: str | os.PathLike, formats: Sequence[str] = ANIMATED) -> bool:
+    """Whether a file is an image of these formats with several frames; not if it is unreadable."""
     try:
-        with Image.open(path, formats=ANIMATED) as image:
+        with Image.open(path, formats=formats) as image:
             return getattr(image, 'is_animated', False)
     except Exception:  # Pillow raises errors of many types on damaged data
         return False

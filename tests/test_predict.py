@@ -290,6 +290,44 @@ def test_the_first_of_several_frames_is_announced(run, capsys):
     assert 'a.gif: of its frames the first is taken' in capsys.readouterr().err
 
 
+def test_further_pages_and_videos_are_announced(run, capsys):
+    pages = [Image.fromarray(RGB), Image.fromarray(RGB)]
+    Path('in').mkdir()
+    pages[0].save('in/a.tif', save_all=True, append_images=pages[1:])
+    Path('in/clip.MP4').touch()
+    assert run('in', 'out') == 0
+    error = capsys.readouterr().err
+    assert 'a.tif: of its pages the first is taken' in error
+    assert 'in: 1 videos are left out; name each as INPUT' in error
+
+
+def test_damage_of_a_video_is_a_failure(run, monkeypatch, capsys):
+    def convert_video(*_, report_loss, **__):
+        report_loss('in.mp4: 2 damaged packets were left out')
+        return 7
+
+    monkeypatch.setattr(predict, 'convert_video', convert_video)
+    Path('in.mp4').touch()
+    assert run('in.mp4', 'out.webm') == 1
+    error = capsys.readouterr().err
+    assert 'predict: in.mp4: 2 damaged packets were left out' in error
+    assert '7 done, 0 skipped, 1 failed' in error
+
+
+@pytest.mark.parametrize(('name', 'kept'), [
+    ('out.webm', 'predict: interrupted; nothing was written'),
+    ('f-%d.png', 'predict: interrupted: the frames up to here are written'),
+])
+def test_an_interrupted_video_says_what_is_kept(run, monkeypatch, capsys, name, kept):
+    def convert_video(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, 'convert_video', convert_video)
+    Path('in.mp4').touch()
+    assert run('in.mp4', name) == 130
+    assert capsys.readouterr().err.strip() == kept
+
+
 def test_exif_data_that_a_jpeg_cannot_hold_is_left_out(run, capsys):
     exif = Image.Exif()
     exif[0x010f] = 'm' * 70_000
