@@ -554,13 +554,14 @@ def run_jobs(
             sys.stdout.buffer.write(data)
         else:
             write_bytes(job.target, data)
+        written.append(job)
         return notes
 
     failures: list[str] = []
+    written: list[Job] = []  # by several threads
     jobs = list(jobs)
     outcomes = run_pipeline(
         jobs, load, network, save, workers=options.workers, batch=options.batch)
-    written = 0
     # A bar for several images on a terminal (None: tqdm decides by that), never for a single one.
     disable_bar = None if len(jobs) > 1 else True
     try:
@@ -570,14 +571,13 @@ def run_jobs(
                 lines = _report(outcome)
                 for line in lines:
                     bar.write(f'predict: {line}', file=sys.stderr)
-                if outcome.error is None:
-                    written += 1
-                else:
+                if outcome.error is not None:
                     failures += lines
     except KeyboardInterrupt:
+        outcomes.close()  # waits for what is being written
         raise KeyboardInterrupt(
-            f'{written} of {len(jobs)} results are written; with --skip-existing the same command '
-            'makes those that are missing') from None
+            f'{len(written)} of {len(jobs)} results are written; with --skip-existing the same '
+            'command makes those that are missing') from None
     return failures
 
 

@@ -344,8 +344,9 @@ def test_an_interrupted_run_says_what_is_kept(run, monkeypatch, capsys):
     for number in range(3):
         write(f'in/{number}.png')
 
-    def interrupted(jobs, *_, **__):
-        yield predict.Outcome(jobs[0], [])
+    def interrupted(jobs, load, network, save, **_):
+        pixels, prepared = load(jobs[0])
+        yield predict.Outcome(jobs[0], save(jobs[0], prepared, network([pixels])[0]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predict, 'run_pipeline', interrupted)
