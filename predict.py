@@ -47,8 +47,9 @@ from inference.network import DTYPES, Predictor
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
 from models import load_model, optimize
+from readers import MAX_PIXELS, TooManyPixels, read_image
 from runtime.device import choose_device, prepare_device
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
+from utils import IMAGE_SUFFIXES
 
 WATCH_SECONDS = 1.
 
@@ -233,7 +234,7 @@ def _box(text: str) -> Box:
 
 
 def style_of(args: argparse.Namespace) -> Style:
-    """Reads the style of results from the options. Errors as `utils.read_image`."""
+    """Reads the style of results from the options. Errors as `readers.read_image`."""
     output = 'cutout'
     if args.only_mask:
         output = 'mask'

@@ -29,10 +29,11 @@ from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import load_model, optimize
 from models.loading import find_checkpoint
+from readers import read_image
 from runtime.device import prepare_device
 from runtime.distributed import World, gather, join_world
 from runtime.log import setup_logging
-from utils import STRIDE, Progress, epoch_of, read_image, write_json
+from utils import STRIDE, Progress, epoch_of, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from evaluation.kernels import hce
 from evaluation.metrics import METRICS
 from evaluation.scoring import GroundTruth
 from evaluation.store import ScoreStore, make_row
-from utils import Progress, read_mask
+from readers import read_mask
+from utils import Progress
 
 
 class Request(NamedTuple):

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageSequence
 
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, write_png
+from readers import MAX_PIXELS, TooManyPixels
+from utils import IMAGE_SUFFIXES, write_png
 
 try:
     import av

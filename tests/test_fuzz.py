@@ -28,7 +28,7 @@ from inference.images import decode_image
 from models import load_model
 from models.checkpoints.files import read_state
 from predict import find_jobs
-from utils import TooManyPixels, open_image, read_image, read_mask
+from readers import TooManyPixels, open_image, read_image, read_mask
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 60))
 MAX_PIXELS = 1_000_000

@@ -15,8 +15,9 @@ from evaluation import GroundTruth
 from evaluation.metrics import SCORES, VALIDATION_SCORES, higher_is_better
 from inference.masks import to_mask
 from loss import pixel_terms
+from readers import read_mask
 from runtime.distributed import World, gather, share_buffers
-from utils import read_mask, round_up
+from utils import round_up
 
 logger = logging.getLogger(__name__)
 

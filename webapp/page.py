@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 from inference.compose import OUTPUTS, Style
 from inference.images import write_bytes
-from utils import read_image
+from readers import read_image
 from webapp.gate import Gate
 from webapp.jobs import (
     Limits,
