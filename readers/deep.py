@@ -102,8 +102,10 @@ def with_all_bits(image: Image.Image, data: bytes) -> Image.Image:
     """
     if image.mode not in ('RGB', 'RGBA', 'LA') or not _has_16_bits(image, data):
         return image
-    highest = max(image.getchannel(name).getextrema()[1] for name in image.mode if name != 'A')
-    if highest >= UPPER_BYTE_OF_14_BITS:
+    upper_bytes = np.asarray(image)
+    if image.mode.endswith('A'):
+        upper_bytes = upper_bytes[..., :-1]
+    if upper_bytes.max() >= UPPER_BYTE_OF_14_BITS:
         return image
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.shape[:2] != image.size[::-1]:

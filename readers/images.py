@@ -49,6 +49,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     srgb = ImageCms.createProfile('sRGB')
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
+        converted = ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
     except (ImageCms.PyCMSError, OSError):  # the profile is damaged
         return image
+    return converted or image

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from readers.deep import full_value, grey_values, to_8_bit
+from readers.deep import FULL_VALUES, full_value, grey_values, to_8_bit
 from readers.metadata import JPEG_START, PNG_START
 from readers.opening import MAX_PIXELS, decode, load
 from readers.plain import decode_plain
@@ -131,7 +131,9 @@ def _from_values(values: np.ndarray, is_soft: bool) -> Interpretation:
     full = full_value(values)
     lowest = finite.min(initial=0)
     highest = finite.max(initial=0)
-    if lowest < -full / 2 or highest > 65535 * 1.5:
+    # Interpolation falls short of black by less.
+    is_signed = lowest < -max(highest, 1) / 4
+    if is_signed or highest > 2 * FULL_VALUES[-1]:
         raise ValueError(
             f'a mask of floating point values from {lowest:g} to {highest:g}; '
             'save it as 0..1 (of logits the sigmoid) or as 0..255')
@@ -168,8 +170,9 @@ def _from_palette(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     indices = np.asarray(image.getchannel(0))
     colours = _palette(image)
     is_used = np.bincount(indices.ravel(), minlength=256) > 0
-    is_black = (colours == 0).all(axis=1)
-    is_background = np.arange(256) == 0 if is_black[0] or not is_black.any() else is_black
+    is_background = np.asarray(~colours.any(axis=1))
+    if is_background[0] or not is_background.any():
+        is_background = np.arange(256) == 0
     if tuple(colours[VOID_INDEX]) == VOID_COLOUR:
         is_background[VOID_INDEX] = True
         is_used[VOID_INDEX] = False
@@ -188,10 +191,10 @@ def _from_palette(image: Image.Image) -> tuple[np.ndarray, list[str]]:
 
 def _palette(image: Image.Image) -> np.ndarray:
     """The colours of an image's palette, uint8 (256, 3)."""
-    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-    ramp = Image.frombytes('P', ramp.size, ramp.tobytes())
-    ramp.putpalette(image.getpalette('RGB') or [])
-    return np.array(ramp.convert('RGB'))[0]
+    values = image.getpalette('RGB') or []
+    colours = np.zeros(256 * 3, np.uint8)
+    colours[:len(values)] = values
+    return colours.reshape(256, 3)
 
 
 def _is_coloured(rgb: np.ndarray) -> bool:
@@ -200,14 +203,15 @@ def _is_coloured(rgb: np.ndarray) -> bool:
     lowest = cv2.min(cv2.min(red, green), blue)
     coloured = np.count_nonzero(highest - lowest >= COLOUR_SPREAD)
     visible = np.count_nonzero(highest >= COLOUR_SPREAD)
-    return coloured > COLOUR_SHARE * visible
+    return bool(coloured > COLOUR_SHARE * visible)
 
 
 def _count_colours(rgb: np.ndarray) -> int:
-    red, green, blue = (channel.astype(np.int32) for channel in cv2.split(rgb))
-    seen = np.zeros(1 << 24, bool)
-    seen[(red << 16) | (green << 8) | blue] = True
-    return np.count_nonzero(seen)
+    place_values = np.array([1 << 16, 1 << 8, 1], np.int32)
+    numbers = rgb @ place_values
+    is_seen = np.zeros(1 << 24, bool)
+    is_seen[numbers] = True
+    return int(np.count_nonzero(is_seen))
 
 
 def _from_alpha(grey: np.ndarray, alpha: np.ndarray, is_grey: bool) -> np.ndarray | None:

@@ -37,14 +37,21 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = start + length + 4  # with its checksum
 
 
+def is_whole_png(data: bytes) -> bool:
+    """Whether a PNG has its last chunk. Pillow reads some that are cut off as if nothing were."""
+    return any(kind == b'IEND' for kind, _, _ in png_chunks(data))
+
+
 def _bare_png(data: bytes) -> bytes:
     parts = [PNG_START]
     for kind, start, end in png_chunks(data):
-        checksum = int.from_bytes(data[end:end + 4], 'big')
-        is_short = end - start < MOST_TEXT
-        is_sound = is_short and zlib.crc32(data[start - 4:end]) == checksum
-        if kind in PNG_PIXELS or (kind in PNG_MEANING and is_sound):
-            parts.append(data[start - 8:end + 4])
+        chunk = data[start - 8:end + 4]
+        is_kept = kind in PNG_PIXELS
+        if kind in PNG_MEANING and len(chunk) < MOST_TEXT:
+            checksum = zlib.crc32(chunk[4:-4])
+            is_kept = chunk[-4:] == checksum.to_bytes(4, 'big')
+        if is_kept:
+            parts.append(chunk)
     return b''.join(parts)
 
 

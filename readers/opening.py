@@ -10,14 +10,14 @@ from typing import IO, Any
 from PIL import Image
 
 from readers.deep import with_all_bits
-from readers.metadata import PNG_START, png_chunks, without_metadata
+from readers.metadata import PNG_START, is_whole_png, png_chunks, without_metadata
 from readers.orientation import orientation_of, upright_image
 from readers.tiff import TIFF_STARTS, open_tiff
 
 try:  # where the extra is installed
-    from pillow_heif import HeifImageFile as HeifOpener
+    from pillow_heif import HeifImageFile
 except ImportError:
-    HeifOpener = None
+    HeifImageFile = None  # type: ignore[assignment, misc]
 
 # The limit against decompression bombs. Pillow's own belongs to the program that we are part of:
 # it is neither asked nor changed.
@@ -87,6 +87,8 @@ def decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
     image = identify(io.BytesIO(data))
     check_size(image.size, max_pixels)
+    if image.format == 'PNG' and not is_whole_png(data):
+        raise ValueError('PNG: the file is cut off')
     image.load()
     return upright_image(with_all_bits(image, data))
 
@@ -176,12 +178,12 @@ def _plugins() -> Iterator[tuple[str, Opener, Accepts | None]]:
         for name in [name for name in Image.ID if name not in seen]:
             seen.add(name)
             yield name, *Image.OPEN[name]
-    yield 'HEIF', HeifOpener, _accepts_heif
+    yield 'HEIF', HeifImageFile, _accepts_heif
 
 
 def _accepts_heif(start: bytes) -> bool | str:
     is_heif = start[4:12] in HEIF_STARTS
-    if is_heif and HeifOpener is None:
+    if is_heif and HeifImageFile is None:
         return 'HEIC needs pillow-heif, which is not installed'
     return is_heif
 

@@ -64,9 +64,11 @@ def survey_masks(name: str, files: Sequence[Path], workers: int = 8) -> list[str
 def _parts(files: Sequence[Path]) -> list[Sequence[Path]]:
     """The sample, and the others in parts as large as that."""
     step = max(1, len(files) // SAMPLE)
-    sample = files[::step]
+    parts = [files[::step]]
     rest = [path for number, path in enumerate(files) if number % step]
-    return [sample, *(rest[at:at + SAMPLE] for at in range(0, len(rest), SAMPLE))]
+    for start in range(0, len(rest), SAMPLE):
+        parts.append(rest[start:start + SAMPLE])
+    return parts
 
 
 def _look(path: Path) -> _Look:
