@@ -31,6 +31,7 @@ from dataset import (
     Size,
     TrainSet,
     build_loader,
+    check_masks,
     check_readable,
     class_names,
     find_pairs,
@@ -157,6 +158,7 @@ def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
                 len(training), '+'.join(sets), len(validation))
     if not cfg.skip_bad:
         check_readable([*training, *validation])
+        check_masks([*training, *validation])
     return training, validation
 
 

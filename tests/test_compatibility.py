@@ -17,13 +17,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-import utils
 from evaluation import score_pair
 from evaluation.kernels import bits, hce, weighted_f
 from models.backbones.timm_features import _RatesWithValues
 from models.modules import deform_conv
 from models.modules.tracing import is_exporting
 from models.optimized import algebra
+from readers import plain
 
 ROOT = Path(__file__).parents[1]
 OWN = {path.stem for path in ROOT.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
@@ -142,10 +142,10 @@ def test_pictures_without_decoding_to_rgb(mode, kind, monkeypatch):
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(buffer, kind)
-    before = utils._decode_by_opencv(buffer.getvalue(), mode)
-    monkeypatch.setattr(utils, 'IMREAD_RGB', cv2.IMREAD_COLOR)
-    assert np.array_equal(utils._decode_by_opencv(buffer.getvalue(), mode), before)
-    assert utils._decode_by_opencv(b'damaged', mode) is None
+    before = plain._decode_by_opencv(buffer.getvalue(), mode)
+    monkeypatch.setattr(plain, 'IMREAD_RGB', cv2.IMREAD_COLOR)
+    assert np.array_equal(plain._decode_by_opencv(buffer.getvalue(), mode), before)
+    assert plain._decode_by_opencv(b'damaged', mode) is None
 
 
 @pytest.mark.parametrize(('version', 'warned'), [('4.8.0', 1), ('4.12.0', 1), ('4.13.0-dev', 0), ('5.0.0', 0)])

@@ -8,7 +8,8 @@ import pytest
 from demo import gallery as module
 from demo.gallery import compare, gallery, main, representative
 from demo.make_data import make_data
-from utils import read_image, read_mask, write_png
+from readers import read_image, read_mask
+from utils import write_png
 
 
 def flat(path, grey: int, shape=(40, 60)):

@@ -13,7 +13,7 @@ from demo import render
 from demo.make_data import SEED, SIZE, TEST, make_data, sample
 from demo.shapes import SHAPES
 from evaluation import GroundTruth
-from utils import read_image, read_mask
+from readers import read_image, read_mask
 
 
 def digests(folder: Path) -> dict[str, str]:

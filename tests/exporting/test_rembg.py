@@ -11,8 +11,9 @@ from PIL import Image
 
 from exporting.onnx import OLDEST_TORCH, save_onnx
 from exporting.program import ExportWrapper, photographs, to_input, trace
+from readers import read_mask
 from tests.models.small import build
-from utils import read_mask, write_png
+from utils import write_png
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / '.venv-rembg' / 'bin' / 'python'
