@@ -295,7 +295,8 @@ def test_any_json_gives_a_config_or_one_error(values):
 @pytest.mark.parametrize('overrides', [
     [], ['task=General-2K', 'dynamic_size=((256,512),(256,768))'],
     ['task=Demo', 'compile=1', 'lambdas_pix_last.cnt=3'],
-    ['bb=timm/resnet18', 'squeeze_block=', 'cxt_num=0', 'preproc_methods=', 'lr_decay_epochs=-10,-5'],
+    ['bb=timm/resnet18', 'squeeze_block=', 'cxt_num=0', 'preproc_methods=',
+     'lr_decay_epochs=-10,-5'],
 ])
 def test_round_trip(tmp_path, overrides):
     cfg = Config.from_overrides(overrides)
