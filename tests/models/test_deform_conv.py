@@ -13,7 +13,7 @@ def reference(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> 
 
 
 def inputs(shape=(2, 6, 7, 9), out=4, kernel=3, spread=2., dtype=torch.float32) -> list[Tensor]:
-    """x, offset (standard deviation `spread`), modulation, weight: leaves that require gradients."""
+    """x, offset (deviation `spread`), modulation, weight: leaves that require gradients."""
     generator = torch.Generator().manual_seed(0)
     batch, channels, height, width = shape
     taps = kernel**2
