@@ -96,7 +96,7 @@ def workshop(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('page', EXECUTED, ids=names(EXECUTED))
 def test_examples_run(page, workshop, capsys):
-    """Blocks share their names, as in an interpreter. Comments behind a print are what it prints."""
+    """Blocks share names, as in an interpreter. A comment behind a print is what it prints."""
     blocks = re.findall(r'^```python\n(.*?)^```', page.read_text(encoding='utf-8'), re.M | re.S)
     assert blocks
     scope = {}
