@@ -22,6 +22,7 @@ from demo.make_data import SEED, sample
 from inference.network import DTYPES, Predictor
 from models import load_model, optimize
 from runtime.device import prepare_device
+from runtime.log import print_messages
 from webapp.jobs import Limits, LoadedModel
 from webapp.storage import temporary_storage
 
@@ -175,6 +176,7 @@ def serve(
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if the page could not be served."""
     args = parse_arguments(arguments)
+    print_messages('app', load_model)
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     try:
         models = load_models(args.model, args.device, args.dtype, args.tile_order)

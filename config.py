@@ -55,7 +55,8 @@ HRSOD_COLUMNS = (
     'mBA', 'maxBIoU', 'meanBIoU')
 MATTING_COLUMNS = (
     'Smeasure', 'maxFm', 'meanEm', 'MSE', 'maxEm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
-    'mBA', 'maxBIoU', 'meanBIoU')
+    'mBA', 'maxBIoU', 'meanBIoU', 'SAD', 'MAD', 'alphaMSE', 'Grad', 'Conn', 'SAD-U', 'MAD-U',
+    'alphaMSE-U', 'Grad-U', 'Conn-U')
 OTHER_COLUMNS = (
     'Smeasure', 'MAE', 'maxEm', 'meanEm', 'maxFm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
     'mBA', 'maxBIoU', 'meanBIoU')
@@ -223,7 +224,7 @@ class Config(Settings):
     bb: Backbone | str = option(
         AUTO, 'backbone; timm/<name> for any of timm', pattern=r'timm/[\w.\-]+')
     bb_weights: str = option(
-        '', "pretrained backbone: a local file in the official format, 'hub', or '' random")
+        '', "pretrained backbone: a local file in the official format, or 'hub'; 'none': random")
     freeze_bb: bool = option(AUTO, 'train only what follows the backbone (default for dino_v3_*)')
     mul_scl_ipt: Literal['', 'add', 'cat'] = option(
         'cat', "image pyramid: the half-size image's features join by 'cat', 'add', or not")
@@ -249,8 +250,6 @@ class Config(Settings):
         True, 'inward reference as tiles of the full-resolution image, else resized')
     dec_ipt_levels: tuple[Literal[5, 4, 3, 2, 1], ...] = option(
         (5, 4, 3, 2, 1), 'levels with inward reference (2024-03: 4,3,2,1)')
-    tile_order: Literal['row', 'column'] = option(
-        'row', "tiles on channels: channel-row-column, or column-row-channel before 2024-11")
     ms_supervision: bool = option(True, 'multi-stage supervision: side outputs at levels 4, 3, 2')
     out_ref: bool = option(
         True, 'outward reference: gradient attention; needs ms_supervision, off without it')
@@ -302,6 +301,8 @@ class Config(Settings):
     # --- Run --------------------------------------------------------------------------------------
     seed: int = option(7, 'seed; each rank adds its number', minimum=0)
     weights: str = option('', 'start from this checkpoint, counting epochs from 1')
+    tile_order: Literal['row', 'column'] = option(
+        'row', "of `weights` that do not show it: 'column' before 2024-11; inside it is 'row'")
     resume: Literal['', 'auto', 'force'] = option(
         '', "'auto': go on from the run's last state; 'force': even if the config has changed")
     ckpt_root: str = option('ckpts', 'runs are saved in <ckpt_root>/<run>')
@@ -317,8 +318,11 @@ class Config(Settings):
         form='steps like 200, or minutes like 10min',
     )
     val_step: int = option(AUTO, 'epochs between validations; 0: none', minimum=0)
-    val_metric: Literal['sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'] = option(
-        'sm', 'what best.pth is best on: a metric of the validation, or its loss')
+    val_metric: Literal['sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'] | str = option(
+        'sm',
+        'what best.pth is best on: any score of single images (meanDice), or the loss',
+        pattern=r'\w+',
+    )
     val_ema: bool = option(
         True, 'validate the EMA of the weights, where there is one, and keep its best')
     early_stop: int = option(
@@ -411,7 +415,7 @@ def _training_problems(cfg: Config) -> Iterator[str]:
 ARCHITECTURE = (
     'bb', 'mul_scl_ipt', 'cxt_num', 'squeeze_block', 'auxiliary_classification', 'num_classes',
     'dec_blk', 'dec_att', 'dec_channels_inter', 'dec_ipt', 'dec_ipt_split', 'dec_ipt_levels',
-    'tile_order', 'ms_supervision', 'out_ref', 'out_ref_levels', 'deform_kernels')
+    'ms_supervision', 'out_ref', 'out_ref_levels', 'deform_kernels')
 
 
 def task_defaults(task: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Networks for other programs: `python export.py onnx|pt2|hf -m WEIGHTS -o TARGET`.
+"""Networks for other programs: `python export.py onnx|pt2|hf|weights -m WEIGHTS -o TARGET`.
 
 `python export.py zoo` lists the published weights.
 
@@ -8,6 +8,8 @@ onnx  a file with the operator DeformConv (opset 19), which ONNX Runtime has on 
       been tried.
 pt2   a program of torch.export, for torch and AOTInductor; needs torchvision where it is loaded.
 hf    a folder in Hugging Face's layout, which load_model and transformers load.
+weights  a .safetensors or .pth file in the official layout, for other programs of the family;
+      those that kept the tile order of before November 2024 need `--tile-order column`.
 zoo   lists the published weights that -m takes by name.
 
 Input `input_image` (N, 3, H, W), float32: RGB in 0..1, normalised with ImageNet's mean and standard
@@ -26,8 +28,10 @@ from torch import Tensor
 
 from exporting.hub import save_pretrained
 from inference.images import Size, network_size
-from models import BiRefNet, load_model, zoo
-from models.loading import find_checkpoint
+from models import BiRefNet, load_model, save_checkpoint, zoo
+from models.checkpoints.tile_order import ORDERS
+from models.loading import resolve
+from runtime.log import print_messages
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 EXTRAS = 'needs what `pip install ".[export]"` installs'
@@ -37,8 +41,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='onnx|pt2|hf|zoo')
-    for name in ('onnx', 'pt2', 'hf'):
+    commands = parser.add_subparsers(
+        dest='command', required=True, metavar='onnx|pt2|hf|weights|zoo')
+    for name in ('onnx', 'pt2', 'hf', 'weights'):
         command = commands.add_parser(name, help='see %(prog)s --help')
         _add_common(command)
         if name != 'pt2':
@@ -47,6 +52,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                 help='type of the weights and, in ONNX, of the maps inside')
         if name == 'hf':
             _add_card(command)
+        elif name == 'weights':
+            command.add_argument(
+                '--tile-order', choices=ORDERS, default='row',
+                help='order of the tiles in the file (default: %(default)s)')
         else:
             _add_program(command)
         if name == 'onnx':
@@ -66,7 +75,8 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         '-o', '--output', required=True, type=Path, metavar='TARGET',
         help='file or folder to write')
     command.add_argument(
-        '--tile-order', choices=('row', 'column'), help='for weights of 2024: see README')
+        '--input-tile-order', choices=ORDERS,
+        help='order of the tiles in weights that do not show it (default: row)')
 
 
 def _add_card(command: argparse.ArgumentParser) -> None:
@@ -157,7 +167,7 @@ def _metadata(model: BiRefNet, sigmoid: bool) -> dict[str, str]:
 def export_folder(args: argparse.Namespace, model: BiRefNet) -> None:
     """Writes a folder in Hugging Face's layout."""
     # A file or a folder may belong to a run of ours, whose facts the card shows.
-    checkpoint = find_checkpoint(args.model) if Path(args.model).exists() else ''
+    checkpoint = resolve(args.model).file if Path(args.model).exists() else ''
     save_pretrained(
         model,
         args.output,
@@ -171,19 +181,29 @@ def export_folder(args: argparse.Namespace, model: BiRefNet) -> None:
     print(f'{args.output}: {", ".join(names)}')
 
 
+def export_weights(args: argparse.Namespace, model: BiRefNet) -> None:
+    """Writes the weights alone."""
+    save_checkpoint(model, args.output, dtype=DTYPES[args.dtype], tile_order=args.tile_order)
+    megabytes = args.output.stat().st_size / 1e6
+    print(f'{args.output}: tile order {args.tile_order}, {megabytes:.1f} MB')
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if it could not be done."""
     args = parse_arguments(arguments)
     if args.command == 'zoo':
         print(zoo.table())
         return 0
+    print_messages('export', load_model)
     try:
         overrides: dict[str, Any] = {}
-        if args.tile_order:
-            overrides['tile_order'] = args.tile_order
+        if args.input_tile_order:
+            overrides['tile_order'] = args.input_tile_order
         model = load_model(args.model, **overrides)
         if args.command == 'hf':
             export_folder(args, model)
+        elif args.command == 'weights':
+            export_weights(args, model)
         else:
             export_program(args, model)
     except (ValueError, OSError) as error:

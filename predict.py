@@ -28,7 +28,6 @@ from inference.api import (
     PreparedImage,
     finish,
     prepare,
-    published_sizes,
     render_frames,
     size_rule,
 )
@@ -48,7 +47,8 @@ from inference.pipeline import DEFAULT_WORKERS, run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
 from models import load_model, optimize
 from runtime.device import choose_device, prepare_device
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image
+from runtime.log import print_messages
+from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image, read_lines
 
 WATCH_SECONDS = 1.
 
@@ -339,7 +339,7 @@ def _tree_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
 
 def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     """Reads a list of images, whose paths are relative to the list's folder."""
-    names = [line.strip() for line in _read_list(path)]
+    names = [line.strip() for line in read_lines(path)]
     files = [path.parent / name for name in names if name]
     if not files or not all(_absolute(file).name for file in files):
         raise ValueError(f'{path}: not a list of images')
@@ -368,13 +368,6 @@ def _several_jobs(source: str, files: list[Path], output: str | None, suffix: st
 def _absolute(file: Path) -> Path:
     """Removes '..' from a path, so that its result stays below the output folder."""
     return Path(os.path.abspath(file))
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding='utf-8').split('\n')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: not a list of images: not UTF-8 ({error.reason})') from error
 
 
 def _check_folder(output: str | None) -> None:
@@ -460,9 +453,7 @@ def load_network(options: NetworkOptions) -> tuple[Predictor, SizeRule]:
     if options.tile_order:
         overrides['tile_order'] = options.tile_order
     model = load_model(options.model, **overrides)
-
-    trained, dynamic = published_sizes(options.model)
-    size_of = size_rule(model, options.resolution, trained, dynamic)
+    size_of = size_rule(model, options.resolution)
     device = prepare_device(options.device, fixed_size=is_fixed_size(size_of))
     network = optimize(model.to(device), DTYPES[options.dtype], options.compile)
     return Predictor(network, device), size_of
@@ -658,6 +649,7 @@ def run_video(
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if anything failed."""
     args = parse_arguments(arguments)
+    print_messages('predict', load_model)
     try:
         network_size(args.resolution, (32, 32), (32, 32))  # a wrong one is reported at once
         run = run_video if is_video(args.input, args.output) else run_images

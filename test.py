@@ -4,10 +4,11 @@
 Each checkpoint is run over the test sets. Task, test sets and size are those of the run's saved
 config; key=value overrides them (`testsets=DIS-VD size=2048`). Masks are written to
 <pred_root>/<run>--epoch_<N>[-reso_<W>x<H>]/<set>/<name>.png. Those that exist are kept, unless
-their checkpoint has changed.
+their image, their checkpoint or an option that they depend on has changed.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -28,9 +29,11 @@ from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import load_model, optimize
-from models.loading import find_checkpoint
+from models.loading import Source, resolve
+from runtime.command import explain_interrupt, run_command
 from runtime.device import prepare_device
-from runtime.distributed import World, gather, join_world
+from runtime.distributed import World, gather, join_world, refuse_separate_tasks
+from runtime.locks import hold_lock
 from runtime.log import setup_logging
 from utils import STRIDE, Progress, epoch_of, read_image, write_json
 
@@ -39,6 +42,12 @@ logger = logging.getLogger(__name__)
 Shape = tuple[int, int]  # (height, width)
 
 MANIFEST = 'manifest.json'
+FINGERPRINTS = 'images.json'  # of the images of each set when their masks were made
+LOCK = '.lock'
+# Raise it whenever masks change: those of another version are made again.
+VERSION = 1
+# Names of checkpoints that do not tell one run from another. The folder's name does.
+GENERIC_NAMES = r'epoch_\d+|best|last(\.previous)?|model|pytorch_model|checkpoint|weights'
 DTYPES = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -71,20 +80,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Path]:
+def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Source]:
     """Finds the checkpoints to test, in the order of their epochs.
 
     Raises ValueError if there are none.
     """
     if options.ckpt:
-        return [Path(name) if Path(name).exists() else find_checkpoint(name)
-                for name in options.ckpt]
+        return [resolve(name) for name in options.ckpt]
     folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
     found = sorted(folder.glob('epoch_*.pth'), key=lambda path: epoch_of(path) or 0)
     if not found:
         raise ValueError(f'{folder}: holds no epoch_<N>.pth; '
-                         'train the run first, or name a file with --ckpt')
-    return found
+                         'train the run first, or name a file or folder with --ckpt')
+    return [resolve(path) for path in found]
 
 
 def _newest_run(root: Path) -> Path:
@@ -95,12 +103,13 @@ def _newest_run(root: Path) -> Path:
     return max(runs, key=lambda path: path.stat().st_mtime)
 
 
-def run_config(path: Path, overrides: list[str]) -> Config:
-    """Reads the config saved beside a checkpoint, if there is one, and applies overrides."""
-    saved = path.with_name('config.json')
-    if saved.is_file():
-        return Config.load(saved, overrides)
-    return Config.from_overrides(overrides)
+def run_config(source: Source, overrides: list[str]) -> Config:
+    """Returns the config that is known of a checkpoint, with overrides."""
+    try:
+        return Config.from_overrides(overrides, source.fields)
+    except ConfigError as error:
+        origin = ' over '.join([*overrides, str(source.file)])
+        raise ConfigError(f'{origin}: {error}') from error
 
 
 def parse_resolution(text: str, cfg: Config) -> tuple[str, str]:
@@ -143,39 +152,108 @@ class Target:
             name += f'--epoch_{epoch}'
         return cls(checkpoint, cfg.task, resolution, Path(cfg.pred_root, name + suffix))
 
-    def manifest(self) -> dict[str, Any]:
-        """What is written beside the masks: all that they depend on."""
+    def manifest(self, cfg: Config, architecture: dict[str, Any]) -> dict[str, Any]:
+        """What is written beside the masks: all that all of them depend on.
+
+        Args:
+            cfg: the config of the test.
+            architecture: fields of the network that overrule the checkpoint's.
+        """
         stat = self.checkpoint.stat()
         return {
+            'version': VERSION,
             'run': run_of(self.checkpoint),
             'epoch': epoch_of(self.checkpoint),
             'resolution': self.resolution,
-            'checkpoint': str(self.checkpoint),
+            'checkpoint': str(self.checkpoint.resolve()),
             'checkpoint_size': stat.st_size,
             'checkpoint_mtime': stat.st_mtime_ns,
             'task': self.task,
             'ckpt_dir': str(self.checkpoint.parent),
+            'data_root': str(Path(cfg.data_root).resolve()),
+            'mixed_precision': cfg.mixed_precision,
+            'architecture': json.loads(json.dumps(architecture)),
         }
 
 
 def run_of(path: Path) -> str:
-    """The run of a checkpoint: its folder's name for ours, else its own name without the epoch."""
-    if path.is_dir():
-        return path.name
-    if re.fullmatch(r'epoch_\d+|best', path.stem):
+    """The run of a checkpoint: its folder's name for ours, else its own name without the epoch.
+
+    Of a file in the hub's cache, which has the folder of a commit, it is the repository's name.
+    """
+    folder = path.absolute().parent
+    if folder.parent.name == 'snapshots':
+        return folder.parents[1].name.rpartition('--')[2]
+    if re.fullmatch(GENERIC_NAMES, path.stem):
         return path.resolve().parent.name
     without_epoch = re.sub(r'[-_]?ep(?:och_)?\d+', '', path.stem)
     return without_epoch or path.stem
 
 
-def prepare_folder(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes the manifest; deletes the masks that are there unless they were made under it."""
-    file = folder / MANIFEST
-    if file.is_file() and json.loads(file.read_text(encoding='utf-8')) != manifest:
-        logger.info('%s is of another checkpoint of that name: its masks are made again', folder)
+def check_folder(target: Target) -> None:
+    """Raises ValueError if the target's folder holds masks that are not of its checkpoint."""
+    advice = 'choose another pred_root, or delete the folder'
+    before = _read_json(target.folder / MANIFEST)
+    if before is None:
+        if any(target.folder.glob('*/*.png')):
+            raise ValueError(f'{target.folder}: holds masks that test.py has not written; {advice}')
+        return
+    checkpoint = before.get('checkpoint', '')
+    if Path(checkpoint).resolve() == target.checkpoint.resolve():
+        return
+    stat = target.checkpoint.stat()
+    is_moved = (before.get('checkpoint_size'), before.get('checkpoint_mtime')) == (
+        stat.st_size, stat.st_mtime_ns)
+    if not is_moved:
+        raise ValueError(f'{target.folder}: holds the masks of {checkpoint}, not of '
+                         f'{target.checkpoint}; {advice}')
+
+
+def prepare_folder(folder: Path, manifest: dict[str, Any], images: dict[str, list[Path]]) -> None:
+    """Deletes the masks that would not come out the same, and writes what they depend on.
+
+    Args:
+        folder: of masks.
+        manifest: what all masks depend on.
+        images: those of each test set.
+    """
+    before = _read_json(folder / MANIFEST)
+    if before is not None and before != manifest:
+        changed = [name for name in manifest if manifest[name] != before.get(name)]
+        logger.info('%s: its masks are made again, because %s changed', folder, ', '.join(changed))
         for mask in folder.glob('*/*.png'):
             mask.unlink()
-    write_json(file, manifest)
+    write_json(folder / MANIFEST, manifest)
+
+    # Of other test sets as they were.
+    known = _read_json(folder / FINGERPRINTS) or {}
+    for name, paths in images.items():
+        now = {path.stem: fingerprint(path) for path in paths}
+        of_set = known.get(name, {})
+        for stem, value in now.items():
+            if of_set.get(stem) != value:
+                _mask_path(folder / name, stem).unlink(missing_ok=True)
+        known[name] = now
+    write_json(folder / FINGERPRINTS, known)
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    """What a file of ours holds; None if it is missing or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def fingerprint(path: Path) -> list[int]:
+    """What changes with a file: its size and its modification time."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _mask_path(folder: Path, stem: str) -> Path:
+    return folder / f'{stem}.png'
 
 
 # --- Masks ----------------------------------------------------------------------------------------
@@ -208,9 +286,6 @@ def predict_set(
     Raises:
         ValueError: lists all images that failed, after the others are done.
     """
-    def mask_path(path: Path) -> Path:
-        return folder / f'{path.stem}.png'
-
     def load(path: Path) -> tuple[np.ndarray, Shape]:
         image = read_image(path)
         height, width = image.shape[:2]
@@ -219,9 +294,9 @@ def predict_set(
         return cv2.resize(image, size), (height, width)
 
     def save(path: Path, shape: Shape, probability: np.ndarray) -> None:
-        write_mask(mask_path(path), to_mask(probability, *shape))
+        write_mask(_mask_path(folder, path.stem), to_mask(probability, *shape))
 
-    remaining = [path for path in images if not mask_path(path).is_file()]
+    remaining = [path for path in images if not _mask_path(folder, path.stem).is_file()]
     num_done = len(images) - len(remaining)
     problems = []
     with Progress(len(images), title, 'image', done=num_done, quiet=not world.is_main,
@@ -235,43 +310,52 @@ def predict_set(
     return len(remaining)
 
 
-def write_masks(path: Path, options: argparse.Namespace, world: World) -> None:
+def write_masks(source: Source, options: argparse.Namespace, world: World) -> None:
     """Writes the masks of one checkpoint over all test sets, at all resolutions."""
-    cfg = run_config(path, options.overrides)
-    predictor = build_predictor(path, cfg, options.overrides, world.device)
+    cfg = run_config(source, options.overrides)
+    architecture = given_architecture(cfg, options.overrides)
+    model = load_model(source.file, world.device, **architecture)
+    predictor = Predictor(optimize(model, DTYPES[cfg.mixed_precision]), world.device)
+    images = {name: find_images_in_set(cfg.data_root, cfg.task, name) for name in test_sets(cfg)}
     for resolution in options.resolution:
-        target = Target.of(path, cfg, resolution)
-        if world.is_main:
-            prepare_folder(target.folder, target.manifest())
-        # No rank writes before the folder is ready.
-        gather(None, world)
-        for name in test_sets(cfg):
-            images = find_images_in_set(cfg.data_root, cfg.task, name)
-            own_images = images[world.rank::world.size]
-            folder = target.folder / name
-            title = f'{target.folder.name} {name}'
-            written = predict_set(predictor, own_images, target.resolution, folder, title, world)
-            total = sum(gather(written, world))
-            logger.info('%s: %s: %d masks, %d of them new',
-                        target.folder, name, len(images), total)
+        target = Target.of(source.file, cfg, resolution)
+        busy = f'{target.folder}: another process is writing its masks; wait until it ends'
+        lock = hold_lock(target.folder / LOCK, busy) if world.is_main else contextlib.nullcontext()
+        with lock:
+            if world.is_main:
+                prepare_folder(target.folder, target.manifest(cfg, architecture), images)
+            # No rank writes before the folder is ready.
+            gather(None, world)
+            write_sets(predictor, target, images, world)
 
 
-def build_predictor(
-    path: Path,
-    cfg: Config,
-    overrides: list[str],
-    device: torch.device,
-) -> Predictor:
-    """Loads a checkpoint; fields of its architecture that `overrides` set overrule its own."""
+def write_sets(
+    predictor: Predictor,
+    target: Target,
+    images: dict[str, list[Path]],
+    world: World,
+) -> None:
+    """Writes the masks of a target, for the images of each test set."""
+    for name, paths in images.items():
+        own_images = paths[world.rank::world.size]
+        folder = target.folder / name
+        title = f'{target.folder.name} {name}'
+        written = predict_set(predictor, own_images, target.resolution, folder, title, world)
+        total = sum(gather(written, world))
+        logger.info('%s: %s: %d masks, %d of them new', target.folder, name, len(paths), total)
+
+
+def given_architecture(cfg: Config, overrides: list[str]) -> dict[str, Any]:
+    """Fields of the architecture that `overrides` set, and which overrule the checkpoint's own."""
     given = {text.split('=')[0] for text in overrides}
-    architecture = {name: getattr(cfg, name) for name in ARCHITECTURE if name in given}
-    model = load_model(path, device, **architecture)
-    return Predictor(optimize(model, DTYPES[cfg.mixed_precision]), device)
+    names = [name for name in (*ARCHITECTURE, 'tile_order') if name in given]
+    return {name: getattr(cfg, name) for name in names}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Checks all that can be checked before the first mask, then tests each checkpoint."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    refuse_separate_tasks()
     is_main = os.environ.get('RANK', '0') == '0'
     setup_logging(level=logging.INFO if is_main else logging.WARNING)
 
@@ -279,6 +363,7 @@ def main(arguments: list[str] | None = None) -> int:
     checkpoints = find_checkpoints(options, cfg.ckpt_root)
     cfg = run_config(checkpoints[0], options.overrides)
     resolutions = [parse_resolution(text, cfg)[0] for text in options.resolution]
+    check_folders(checkpoints, options)
     check_data(cfg)
 
     # A resolution that is not WxH follows each image.
@@ -289,10 +374,26 @@ def main(arguments: list[str] | None = None) -> int:
         deterministic=cfg.deterministic,
         mixed_precision=cfg.mixed_precision,
     )
-    with join_world(device) as world:
-        for path in checkpoints:
-            write_masks(path, options, world)
+    kept = 'the masks written so far are kept, and the same command makes the rest'
+    with join_world(device) as world, explain_interrupt(kept):
+        for source in checkpoints:
+            write_masks(source, options, world)
     return 0
+
+
+def check_folders(checkpoints: list[Source], options: argparse.Namespace) -> None:
+    """Raises ValueError if two checkpoints would write into one folder, or over masks of others."""
+    checkpoint_of: dict[Path, Path] = {}
+    for source in checkpoints:
+        path = source.file
+        cfg = run_config(source, options.overrides)
+        for resolution in options.resolution:
+            target = Target.of(path, cfg, resolution)
+            other = checkpoint_of.setdefault(target.folder, path)
+            if other.resolve() != path.resolve():
+                raise ValueError(f'{other} and {path} would both write into {target.folder}; '
+                                 'test each with another pred_root')
+            check_folder(target)
 
 
 def check_data(cfg: Config) -> None:
@@ -307,7 +408,4 @@ def check_data(cfg: Config) -> None:
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except (ConfigError, ValueError, OSError) as error:
-        sys.exit(f'test: {error}')
+    sys.exit(run_command('test', main, (torch.cuda.OutOfMemoryError,)))

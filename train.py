@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from config import ARCHITECTURE, Config, task_record, training_sets
+from data.workers import workers_that_fit
 from dataset import (
     EpochSampler,
     Pair,
@@ -36,8 +38,10 @@ from dataset import (
 from loss import Criterion
 from models import BiRefNet, build_birefnet, load_model
 from models.discriminator import Discriminator
+from runtime.command import run_command
 from runtime.device import prepare_device
-from runtime.distributed import World, join_world, seed_everything
+from runtime.distributed import World, join_world, refuse_separate_tasks, seed_everything
+from runtime.locks import hold_lock
 from runtime.log import setup_logging
 from training.average import MovingAverage
 from training.dry_run import dry_run
@@ -54,6 +58,8 @@ from training.validation import Best, Validator, raise_error, skip_into, split_p
 from utils import STRIDE, ceil_div
 
 logger = logging.getLogger(__name__)
+
+LOCK = '.lock'  # in a run's folder, held while a process trains it
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -94,7 +100,7 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     Returns the network in training mode, and the config with the architecture of those weights.
     """
     if not cfg.weights:
-        return build_birefnet(cfg), cfg
+        return build_birefnet(cfg), replace(cfg, tile_order='row')
     overrides: dict[str, Any] = {
         'size': cfg.size,
         'freeze_bb': cfg.freeze_bb,
@@ -105,9 +111,19 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     for name, value in found.items():
         if value != getattr(cfg, name):
             logger.info('%s=%r, as %s has it', name, value, cfg.weights)
-    cfg = replace(cfg, **found)
+    # `tile_order` is that of the weights given: what the run writes is in row order.
+    cfg = replace(cfg, **found, tile_order='row')
     model.config = replace(cfg, bb_weights='')
     return model.train(), cfg
+
+
+def warn_of_random_backbone(cfg: Config) -> None:
+    """Reports a backbone that starts from random weights, which is seldom meant."""
+    if cfg.weights or cfg.bb_weights:
+        return
+    logger.warning('the backbone starts from random weights and needs far more images than a '
+                   'pretrained one: give bb_weights=<file of %s in its official format>, or '
+                   'weights=<checkpoint>; bb_weights=none if this is meant', cfg.bb)
 
 
 def _hidden_architecture(cfg: Config) -> dict[str, str]:
@@ -136,6 +152,9 @@ def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
     if cfg.val_step and cfg.validation_set:
         validation = find_pairs(cfg.data_root, cfg.task, cfg.validation_set.split('+'))
     elif cfg.val_step:
+        if len(training) < 2:
+            raise ValueError('val_step: a single pair cannot be split into training and '
+                             'validation; name a validation_set, or set val_step=0')
         training, validation = split_pairs(training, cfg.validation_share, cfg.seed)
     logger.info('%d training pairs from %s, %d for validation',
                 len(training), '+'.join(sets), len(validation))
@@ -157,7 +176,7 @@ def build_train_set(cfg: Config, training: list[Pair], validation: list[Pair]) -
         # It holds training and validation pairs, so that changing the split does not rebuild it.
         pairs = sorted([*training, *validation])
         folder = cfg.cache_dir or Path(cfg.data_root, '.cache')
-        cache = PairCache(pairs, cfg.size, folder, skip_bad=cfg.skip_bad)
+        cache = build_cache(pairs, cfg.size, Path(folder), cfg.skip_bad)
     return TrainSet(
         training,
         cfg.size,
@@ -168,6 +187,21 @@ def build_train_set(cfg: Config, training: list[Pair], validation: list[Pair]) -
         cache=cache,
         skip_bad=cfg.skip_bad,
     )
+
+
+def build_cache(
+    pairs: Sequence[Pair],
+    size: Size,
+    folder: Path,
+    skip_bad: bool,
+) -> PairCache | None:
+    """Builds the cache of the pairs; None, with a warning, where no file can be kept or mapped."""
+    try:
+        return PairCache(pairs, size, folder, skip_bad=skip_bad)
+    except OSError as error:
+        logger.warning('load_all: no cache in %s (%s): images are read in each epoch; '
+                       'cache_dir names another folder', folder, error)
+        return None
 
 
 def build_sampler(cfg: Config, train_set: TrainSet, world: World) -> EpochSampler:
@@ -303,6 +337,8 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     """Builds a run with all its parts."""
     # Every rank draws the same weights.
     seed_everything(cfg.seed)
+    if world.is_main:
+        warn_of_random_backbone(cfg)
     model, cfg = build_model(cfg)
 
     training, validation = find_data(cfg)
@@ -313,13 +349,17 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     trainer = build_trainer(cfg, model, steps_per_epoch, world)
 
     on_error = skip_into(trainer.skipped) if cfg.skip_bad else raise_error
-    validator = Validator(validation, cfg.size, pixel_weights(cfg), world, on_error)
+    validator = Validator(
+        validation, cfg.size, pixel_weights(cfg), world, on_error, metric=cfg.val_metric)
     previews = read_previews(validation or training, cfg.size, on_error)
 
     # From here on random numbers do not depend on how the parts were built.
     seed_everything(cfg.seed + world.rank)
     on_gpu = world.device.type == 'cuda'
-    loader = build_loader(train_set, sampler, cfg.num_workers, pin_memory=on_gpu)
+    width, height = largest_size(cfg) or cfg.size
+    batch_bytes = sampler.per_batch * (3 + 1) * width * height  # images and masks, uint8
+    num_workers = workers_that_fit(cfg.num_workers, batch_bytes)
+    loader = build_loader(train_set, sampler, num_workers, pin_memory=on_gpu)
 
     parameters = sum(p.numel() for p in model.parameters())
     logger.info('%s, %.1f M parameters, %d batches of %d each epoch on %d x %s', cfg.bb,
@@ -346,15 +386,23 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
 def main(arguments: list[str] | None = None) -> int:
     """Trains a run; returns the exit code."""
     cfg, folder = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    refuse_separate_tasks()
 
     # Only the main rank writes and reports. A dry run writes nothing.
     is_main = int(os.environ.get('RANK', 0)) == 0
     level = logging.INFO if is_main else logging.WARNING
-    log_folder = folder if is_main and not cfg.dry_run else None
-    if log_folder:
-        log_folder.mkdir(parents=True, exist_ok=True)
-    setup_logging(log_folder, level)
+    if cfg.dry_run or not is_main:
+        setup_logging(None, level)
+        return train(cfg, folder)
+    busy = (f'{folder}: another process is training this run; wait until it ends, '
+            'or choose another --ckpt_dir')
+    with hold_lock(folder / LOCK, busy):
+        setup_logging(folder, level)
+        return train(cfg, folder)
 
+
+def train(cfg: Config, folder: Path) -> int:
+    """Trains a run, or tries it out with `cfg.dry_run`; returns the exit code."""
     device = prepare_device(
         cfg.device,
         fixed_size=cfg.dynamic_size is None,
@@ -370,7 +418,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except (ValueError, OSError, NonFiniteLossError) as error:
-        sys.exit(f'train: {error}')
+    sys.exit(run_command('train', main, (NonFiniteLossError, torch.cuda.OutOfMemoryError)))

@@ -1,16 +1,18 @@
 """Small leaf helpers: reading images, writing files atomically, progress of long loops."""
 
+import codecs
+import errno
 import io
 import json
 import os
 import re
+import secrets
 import signal
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -318,14 +320,10 @@ def read_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -
 # ---- writing files ----
 
 
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
-
-
-UMASK = _umask()  # once, before there are threads: two of them at it could leave a wrong one
+# What file systems answer that lack an operation, as some network shares do.
+LACKING = frozenset([errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP])
+# And what they answer when they do not rename over a file that exists.
+NO_REPLACE = LACKING | {errno.EEXIST, errno.EPERM, errno.EACCES}
 
 
 @contextmanager
@@ -336,24 +334,96 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb') -> Iterator[IO[Any]]
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+    temporary = _temporary_beside(path)
     try:
-        with os.fdopen(handle, mode, encoding=None if 'b' in mode else 'utf-8') as file:
+        # Opened like any other file, so that it has the rights that the user's umask leaves.
+        with open(temporary, mode.replace('w', 'x'), encoding=encoding_of(mode)) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~UMASK)
-        os.replace(temporary, path)
+            sync_file(file.fileno())
+        replace_file(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 
+def encoding_of(mode: str) -> str | None:
+    """The encoding in which files of a mode are written: none if it is binary."""
+    return None if 'b' in mode else 'utf-8'
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A new hidden name in the folder of `path`; short, because names end at 255 bytes."""
+    return path.with_name(f'.{secrets.token_hex(8)}.tmp')
+
+
+def sync_file(handle: int) -> None:
+    """Waits until a file is on the disk, where the file system knows how to."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
+
+
+def replace_file(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Moves a file over another one, in two steps where the file system refuses the one."""
+    target = Path(target)
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno not in NO_REPLACE or not target.is_file():
+            raise
+        _move_aside_and_replace(Path(source), target)
+
+
+def _move_aside_and_replace(source: Path, target: Path) -> None:
+    aside = _temporary_beside(target)
+    os.rename(target, aside)
+    try:
+        os.rename(source, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    aside.unlink()
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
+    """Writes `value` as indented JSON, atomically.
+
+    Names of files that are not UTF-8 are written as escapes, which reading gives back.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if printable(text) != text:
+        text = json.dumps(value, indent=2)
     with atomic_write(path, 'w') as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write('\n')
+        file.write(text + '\n')
+
+
+def printable(text: str) -> str:
+    """Makes of a text what any UTF-8 file takes: bytes of names that are not UTF-8 as escapes."""
+    return text.encode('utf-8', 'backslashreplace').decode()
+
+
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """Reads the lines of a text that any editor or shell has written.
+
+    That is: in UTF-8, or in UTF-16 with a byte order mark, with any line ends. Bytes that are not
+    UTF-8 stay what they are as names of files.
+
+    Raises:
+        ValueError: the file is no text.
+    """
+    data = Path(path).read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode('utf-16', 'replace')
+    else:
+        text = data.decode('utf-8-sig', 'surrogateescape')
+    if '\0' in text:
+        raise ValueError(f'{path}: no list, as it is no text')
+    lines = text.replace('\r\n', '\n').replace('\r', '\n').split('\n')
+    return [line for line in lines if line]
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
@@ -362,7 +432,8 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
         conversions = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
         pixels = cv2.cvtColor(pixels, conversions[pixels.shape[2]])
     ok, data = cv2.imencode('.png', pixels)
-    assert ok, f'{path}: PNG encoding failed for {pixels.shape} {pixels.dtype}'
+    if not ok:
+        raise ValueError(f'{path}: PNG encoding failed for {pixels.shape} {pixels.dtype}')
     with atomic_write(path) as file:
         file.write(data.tobytes())
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
 from data.pairs import Pair, Size, load_pair, raise_all
-from utils import round_up
+from runtime.locks import hold_lock
+from utils import LACKING, replace_file, round_up
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class SharedCache:
                 before anything is made, that the disk has too little space.
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f'{self.file}.lock'):
+        with hold_lock(Path(f'{self.file}.lock'), busy='', wait=True):
             if not self._is_on_disk():
                 self._create()
             table, records = self._open('r+')
@@ -194,9 +194,8 @@ class SharedCache:
                 header = json.dumps(self._header).encode()
                 file.write(header.ljust(PAGE, b'\0'))
                 file.truncate(size)
-                if hasattr(os, 'posix_fallocate'):
-                    os.posix_fallocate(file.fileno(), 0, size)
-            os.replace(part, self.file)
+                _allocate(file.fileno(), size)
+            replace_file(part, self.file)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -213,6 +212,17 @@ class SharedCache:
         with ThreadPoolExecutor(workers) as pool:
             rows = list(pool.map(fingerprint, self.sources))
         return np.array(rows, np.int64)
+
+
+def _allocate(handle: int, size: int) -> None:
+    """Takes the space of a file at once, where the file system can."""
+    if not hasattr(os, 'posix_fallocate'):
+        return
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
 
 
 class PairCache:

@@ -25,6 +25,7 @@ import PIL
 
 from demo.render import render
 from demo.shapes import SHAPES
+from runtime.processes import shorten_socket_paths
 from utils import Progress, atomic_write, write_json, write_png
 
 TASK = 'Demo'
@@ -133,6 +134,7 @@ def make_data(
         made = Path(building) / TASK
         # A forked copy of a process whose OpenCV threads run may hang.
         spawn = multiprocessing.get_context('spawn')
+        shorten_socket_paths()
         with ProcessPoolExecutor(mp_context=spawn) as pool:
             _write_set(pool, made / TRAIN_SET, train, size, seed, train=True)
             _write_set(pool, made / TEST_SET, test, size, seed, train=False)

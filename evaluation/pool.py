@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import cv2
 
+from runtime.processes import blocked_signals, shorten_socket_paths
+
 TaskT = TypeVar('TaskT')
 ResultT = TypeVar('ResultT')
 
@@ -48,11 +50,14 @@ def run(
     connections: dict[Connection, BaseProcess] = {}
     current: dict[Connection, TaskT] = {}
     context = multiprocessing.get_context('spawn')
+    shorten_socket_paths()
     try:
         for _, task in zip(range(workers), pending, strict=False):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-            process.start()
+            # Ctrl-C would end it in the midst of its imports, with a traceback.
+            with blocked_signals([signal.SIGINT]):
+                process.start()
             theirs.close()
             connections[ours] = process
             current[ours] = task

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils import UMASK
+from utils import replace_file
 
 
 @contextmanager
@@ -18,8 +18,7 @@ def staged(target: str | os.PathLike) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix='.', dir=target.parent) as folder:
         yield Path(folder, target.name)
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name):
-            os.chmod(file, 0o666 & ~UMASK)
-            os.replace(file, target.with_name(file.name))
+            replace_file(file, target.with_name(file.name))

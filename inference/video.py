@@ -243,10 +243,16 @@ def _upright(frame: Any) -> np.ndarray:
     if space == UNSPECIFIED:
         space = 'ITU709' if frame.height >= HIGH_DEFINITION else 'ITU601'
     has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixel_format = 'rgba' if has_alpha else 'rgb24'
-    pixels = frame.reformat(format=pixel_format, src_colorspace=space).to_ndarray()
+    # PyAV before 17 ignores the colour space if the target's, by default the frame's own, is the
+    # same, and it takes every range for the limited one unless one is named.
+    converted = frame.reformat(
+        format='rgba' if has_alpha else 'rgb24',
+        src_colorspace=space,
+        src_color_range=frame.color_range,
+        dst_colorspace='DEFAULT',
+    )
     quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+    return np.ascontiguousarray(np.rot90(converted.to_ndarray(), quarter_turns))
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ class Decoder(nn.Module):
     def __init__(self, channels: Sequence[int], reference_channels: Mapping[int, int],
                  architecture: Architecture) -> None:
         super().__init__()
-        self.view = ImageView(architecture.dec_ipt_split, architecture.tile_order)
+        self.view = ImageView(architecture.dec_ipt_split)
         self.grad_checkpointing = False
 
         self.levels = nn.ModuleList()

@@ -37,6 +37,36 @@ class World:
         return self.rank == 0
 
 
+# How launchers of single tasks say how many they have started.
+TASK_COUNTS = {
+    'srun': 'SLURM_STEP_NUM_TASKS',
+    'mpirun': 'OMPI_COMM_WORLD_SIZE',
+    'mpiexec': 'PMI_SIZE',
+}
+
+
+def refuse_separate_tasks() -> None:
+    """Raises ValueError if something else than torchrun has started this command several times.
+
+    Its processes would not know of each other, and each would do all the work.
+    """
+    if 'WORLD_SIZE' in os.environ:
+        return
+    launchers = [name for name, variable in TASK_COUNTS.items() if _number(variable) > 1]
+    if _number('SLURM_PROCID') > 0:
+        launchers.append('srun')
+    if launchers:
+        raise ValueError(
+            f'{launchers[0]} has started this command several times, and each would do all the '
+            'work: let it start one task a node, and torchrun the processes of each, as sub.sh '
+            'and train.sh do')
+
+
+def _number(variable: str) -> int:
+    value = os.environ.get(variable, '')
+    return int(value) if value.isdecimal() else 0
+
+
 @contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
     """Joins the processes that torchrun started, over nccl on GPUs and gloo on CPUs.
@@ -147,7 +177,9 @@ class StopRequest:
     def __enter__(self) -> 'StopRequest':
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error:
+            self._pending = None  # the other ranks may have ended, and would never answer
         self.close()
 
     def _handle(self, number: int, _frame: Any) -> None:

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.run import parse_args, run
 
+from runtime.command import INTERRUPTED
 from runtime.distributed import PREEMPTED
 from utils import STOP_SIGNALS
 
@@ -34,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the processes.
 
     Returns:
-        PREEMPTED if the processes saved their state and ended, 0 if all went well.
+        PREEMPTED if the processes saved their state and ended, INTERRUPTED after Ctrl-C, 0 if all
+        went well.
 
     Raises:
         ChildFailedError: torchrun's; it names the first process that failed, with its traceback.
@@ -46,10 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
             signal.signal(number, _forward_signal)
     try:
         run(parse_args(arguments))
+    except (KeyboardInterrupt, SignalException) as signalled:
+        # The processes got it too, and have said what they kept.
+        if getattr(signalled, 'sigval', signal.SIGINT) == signal.SIGINT:
+            return INTERRUPTED
+        raise
     except ChildFailedError as error:
         exit_codes = {failure.exitcode for failure in error.failures.values()}
-        if PREEMPTED in exit_codes:
-            return PREEMPTED
+        for code in (PREEMPTED, INTERRUPTED):
+            if code in exit_codes:
+                return code
         raise
     return 0
 

@@ -4,11 +4,14 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tqdm
+
+from utils import printable
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +32,24 @@ def setup_logging(folder: Path | None = None, level: int = logging.INFO) -> None
 
     handlers: list[logging.Handler] = [_BarHandler()]
     if folder:
-        handlers.append(logging.FileHandler(folder / 'log.txt', encoding='utf-8'))
+        # Names of files may hold bytes that are not UTF-8.
+        handlers.append(logging.FileHandler(
+            folder / 'log.txt', encoding='utf-8', errors='backslashreplace'))
     formatter = logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S')
     for handler in handlers:
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(level)
+
+
+def print_messages(program: str, function: Callable) -> None:
+    """Prints what the package of `function` reports, as lines of a program, to standard error.
+
+    For programs: a library leaves this to those who use it.
+    """
+    package = function.__module__.rpartition('.')[0]
+    logging.basicConfig(format=f'{program}: %(message)s')
+    logging.getLogger(package).setLevel(logging.INFO)
 
 
 def _open_board(folder: Path, purge_step: int) -> Any:
@@ -91,7 +106,8 @@ class RunLog:
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Adds an image, uint8 (H, W, 3), to TensorBoard."""
         if self._board is not None:
-            self._board.add_image(f'pictures/{name}', pixels, step, dataformats='HWC')
+            tag = printable(f'pictures/{name}')
+            self._board.add_image(tag, pixels, step, dataformats='HWC')
 
     def close(self) -> None:
         """Closes both files."""

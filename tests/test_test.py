@@ -1,6 +1,7 @@
 """test.py: which masks it writes, where, and what it does not do twice."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import test as script
 from config import Config
 from dataset import normalize
 from models import build_birefnet, load_model, save_checkpoint
@@ -109,3 +111,33 @@ def test_bad_requests_are_refused_before_the_first_mask(setting, tmp_path):
         assert finish(start('test', arguments, tmp_path / 'out')) == [1]
         assert words in (tmp_path / 'out').read_text()
     assert not list(tmp_path.glob('*/*'))
+
+
+# --- Which weights, and at which size -------------------------------------------------------------
+
+
+def test_names_and_configs_of_others_do_not_decide(setting, tmp_path):
+    """The size is the saved one, whatever the folder is called; a foreign config is ignored."""
+    _, run = setting
+    misnamed = tmp_path / 'shop_hr'
+    shutil.copytree(run, misnamed)
+    foreign = tmp_path / 'foreign' / 'a.pth'
+    foreign.parent.mkdir()
+    shutil.copy(run / 'epoch_1.pth', foreign)
+    write_json(foreign.with_name('config.json'), {'architectures': ['BiRefNet']})
+
+    options = script.parse_arguments(['--ckpt', str(misnamed), '--ckpt', str(foreign)])
+    found = [(source.file.name, script.run_config(source, []).size)
+             for source in script.find_checkpoints(options, '')]
+    assert found == [('epoch_12.pth', (64, 32)), ('a.pth', (1024, 1024))]
+
+
+@pytest.mark.parametrize(('path', 'run'), [
+    ('ckpts/mine/epoch_3.pth', 'mine'),
+    ('ckpts/mine/last.pt', 'mine'),
+    ('my-net/model.safetensors', 'my-net'),
+    ('hub/models--someone--BiRefNet-ft/snapshots/abc/model.safetensors', 'BiRefNet-ft'),
+    ('BiRefNet-general-epoch_244.pth', 'BiRefNet-general'),
+])
+def test_names_of_runs(path, run):
+    assert script.run_of(Path(path)) == run

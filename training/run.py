@@ -61,6 +61,7 @@ class Run:
     validates_ema: bool = True
     resume: str = ''
     log: RunLog | None = None  # open while the run trains, on the main rank
+    saved: tuple[int, int] | None = None  # epoch and batch of the state on disk
 
     def train(self) -> int:
         """Trains from the last state on, epoch after epoch.
@@ -75,6 +76,8 @@ class Run:
         try:
             with StopRequest(self.world) as stop:
                 is_complete = self._run_epochs(stop)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._describe_kept()) from None
         finally:
             if self.log:
                 self.log.close()
@@ -89,6 +92,14 @@ class Run:
             self._draw_curves()
             logger.info('done: checkpoints in %s', self.folder)
         return 0
+
+    def _describe_kept(self) -> str:
+        """Describes what an interruption leaves, and how to go on."""
+        if self.saved is None:
+            return f'interrupted before a state was saved: {self.folder} has to start again'
+        epoch, batch = self.saved
+        return (f'interrupted: {self.folder} holds the state in epoch {epoch} after {batch} '
+                'batches; the same command with resume=auto goes on from there')
 
     # --- Before the first epoch -------------------------------------------------------------------
 
@@ -112,11 +123,12 @@ class Run:
                              'add resume=auto to go on with it, or choose another name')
 
         state.check_world_size(self.world.size)
+        state.check_tile_order()
         if self.resume != 'force':
             state.check_config(self.config)
         self.trainer.load_state_dict(state.trainer)
         self.best.load_state_dict(state.best)
-        epoch, batch = state.position
+        self.saved = epoch, batch = state.position
         logger.info('resuming in epoch %d after %d batches', epoch, batch)
         return state.log_position
 
@@ -178,6 +190,7 @@ class Run:
         best = self.best.state_dict()
         state = RunState(trainer, best, log_position, self.config, self.world.size)
         state.save(self.folder)
+        self.saved = state.position
 
     def save_checkpoint(self, model: nn.Module, path: Path) -> None:
         """Writes a network's weights. Call on every rank."""

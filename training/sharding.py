@@ -19,6 +19,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from runtime.distributed import World
 
+LISTS = (nn.ModuleList, nn.Sequential)
+
+# FSDP2 records events on streams, also on the CPU, whose streams could not in torch 2.6.
+ON_CPU = hasattr(torch.cpu.Stream, 'record_event')
+
 # Each rank has the whole tensor and takes its shard of it. Before torch 2.7 rank 0 sends the same
 # to all others, which takes longer.
 FROM_OWN_DATA: dict[str, Any] = {}
@@ -30,20 +35,26 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     """Finds the blocks of `model`, inner ones first.
 
     A block is a member of a list that consists of modules itself: a backbone's blocks and the
-    stages around them, the decoder's levels with their branches.
+    stages around them, the decoder's levels with their branches. A stage without a forward pass
+    gives way to its parts, because FSDP2 gathers a block as its forward pass begins.
     """
-    lists = [module for module in model.modules() if _is_list(module)]
-    blocks = []
+    lists = [module for module in model.modules() if isinstance(module, LISTS)]
+    blocks: list[nn.Module] = []
     for members in reversed(lists):
         for member in members.children():
-            is_container = isinstance(member, (nn.ModuleList, nn.ModuleDict))
-            if any(member.children()) and not is_container:
-                blocks.append(member)
-    return blocks
+            parts = member.children() if _has_no_forward(member) else [member]
+            blocks += [part for part in parts if _is_block(part)]
+    # A stage's parts may also be members of a list.
+    return list(dict.fromkeys(blocks))
 
 
-def _is_list(module: nn.Module) -> bool:
-    return isinstance(module, (nn.ModuleList, nn.Sequential))
+def _is_block(module: nn.Module) -> bool:
+    return any(module.children()) and not _has_no_forward(module)
+
+
+def _has_no_forward(module: nn.Module) -> bool:
+    """Whether a module only holds others, as nn.ModuleList does."""
+    return type(module).forward is nn.Module.forward
 
 
 def shard(model: nn.Module, world: World) -> None:
@@ -52,7 +63,13 @@ def shard(model: nn.Module, world: World) -> None:
     Its weights must be the same on all ranks. Every block is a unit, and the modules outside of
     blocks are one more. From then on forward and backward passes are collective, so that each rank
     must make as many as the others. Gradients are averaged over the ranks.
+
+    Raises:
+        ValueError: On CPUs, where this release of torch cannot.
     """
+    if world.device.type == 'cpu' and not ON_CPU:
+        raise ValueError(f"sharding='fsdp' on CPUs needs a newer PyTorch than {torch.__version__}; "
+                         'update it, or train without sharding')
     mesh = init_device_mesh(world.device.type, (world.size,))
     for unit in (*find_blocks(model), model):
         fully_shard(unit, mesh=mesh)

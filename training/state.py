@@ -4,6 +4,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from models.checkpoints.files import save_atomically
+from utils import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,13 @@ class RunState:
                 'the run to resume contradicts this config (resume=force goes on all the same):\n  '
                 + '\n  '.join(conflicts))
 
+    def check_tile_order(self) -> None:
+        """Raises ValueError for a run of an earlier version whose network was in column order."""
+        if self.config.get('tile_order') == 'column':
+            raise ValueError(
+                'the run to resume has tile_order=column, which networks here no longer have: '
+                'start another run with weights=<folder of this run>, which converts them')
+
     def check_world_size(self, size: int) -> None:
         """Raises ValueError if the run had another number of ranks."""
         if self.world_size != size:
@@ -106,8 +115,8 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     new = folder / f'{LAST}.new'
     save_atomically(state, new)
     if (folder / LAST).exists():
-        os.replace(folder / LAST, folder / PREVIOUS)
-    os.replace(new, folder / LAST)
+        replace_file(folder / LAST, folder / PREVIOUS)
+    replace_file(new, folder / LAST)
     _sync_folder(folder)
 
 
@@ -115,44 +124,75 @@ def _sync_folder(folder: Path) -> None:
     """Makes renames in `folder` durable, where the system allows it."""
     if os.name != 'posix':
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    # The files themselves are on the disk: a refusal loses nothing but a rename.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
     """Returns the newest state of a run that is whole, on the CPU; None if the run has none.
 
-    A damaged last.pt is reported and the previous one is taken. Raises ValueError if there are
-    states but none can be read.
+    A damaged last.pt is reported and the previous one is taken.
+
+    Raises:
+        ValueError: there are states, but all are damaged or not of this program.
+        OSError: the file system does not give a state, which may be whole.
     """
     problems = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
             continue
-        try:
-            state = _read_state(path)
-        except Exception as error:  # torch raises many kinds on damaged files
-            reason = str(error).splitlines()[0][:MESSAGE_LENGTH]
-            problems.append(f'{path}: damaged ({reason})')
+        if damage := _find_damage(path):
+            problems.append(f'{path}: damaged ({damage})')
             continue
         if problems:
             logger.warning('%s; going on from %s', problems[0], path)
-        return state
+        return _read_state(path)
     if problems:
-        advice = 'no state to resume from: start the run again under another name'
+        advice = ('no state to resume from: put one back from a copy, or train on from the '
+                  'weights of a checkpoint with weights=FILE and another --ckpt_dir')
         raise ValueError('\n'.join([*problems, advice]))
     return None
 
 
+def _find_damage(path: Path) -> str:
+    """Compares a file with its checksums, which torch writes and does not check itself.
+
+    Returns what is damaged, '' if nothing is. Raises OSError if the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises many kinds on damaged files
+        return _first_line(error)
+    return f'wrong checksum of {damaged}' if damaged else ''
+
+
 def _read_state(path: Path) -> dict[str, Any]:
-    # torch writes checksums, and does not check them when it reads.
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise ValueError(f'wrong checksum of {damaged}')
-    # Mapped instead of read: the processes of a machine share the page cache, and each takes its
-    # part.
-    return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    """Reads a state that is whole.
+
+    Mapped, because the processes of a machine then share the page cache and each takes its part;
+    read, where the file system does not map files.
+    """
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except Exception as error:  # torch hides what the system has answered
+        logger.info('%s: read instead of mapped (%s)', path, _first_line(error))
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f'{path}: its checksums are right, but this version of PyTorch does not '
+                         f'load it ({_first_line(error)})') from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:MESSAGE_LENGTH]

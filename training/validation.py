@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from dataset import Pair, Size, load_pair, normalize, to_tensor, with_path
 from evaluation import GroundTruth
-from evaluation.metrics import SCORES, VALIDATION_SCORES, higher_is_better
+from evaluation.measuring import mean_of_present
+from evaluation.metrics import VALIDATION_SCORES, higher_is_better, image_score
 from inference.masks import to_mask
 from loss import add_losses, pixel_terms
 from runtime.distributed import World, gather, share_buffers
@@ -90,6 +92,7 @@ class Validator:
         pixel_weights: weights of the pixel losses, by name.
         world: the ranks.
         on_error: gets pairs that cannot be read, see `read_pair`.
+        metric: a score of the evaluator besides VALIDATION_SCORES, or 'loss' for none.
     """
 
     pairs: Sequence[Pair]
@@ -97,6 +100,14 @@ class Validator:
     pixel_weights: Mapping[str, float]
     world: World
     on_error: ErrorHandler = raise_error
+    metric: str = 'loss'
+
+    @property
+    def names(self) -> list[str]:
+        """The scores that are computed, without the loss."""
+        if self.metric in ('loss', *VALIDATION_SCORES):
+            return list(VALIDATION_SCORES)
+        return [*VALIDATION_SCORES, self.metric]
 
     @torch.no_grad()
     def score(self, model: nn.Module, autocast: AbstractContextManager) -> dict[str, float]:
@@ -107,8 +118,8 @@ class Validator:
             autocast: the context in which it computes.
 
         Returns:
-            'loss', the weighted pixel losses at `size`, and VALIDATION_SCORES at each mask's own
-            size.
+            'loss', the weighted pixel losses at `size`, and the scores at each mask's own size.
+            A score that no mask has, such as mBA without boundaries, is NaN.
 
         Raises:
             ValueError: no pair can be read.
@@ -123,8 +134,10 @@ class Validator:
         rows = [row for share in gather(rows, self.world) for row in share]
         if not rows:
             raise ValueError(f'not one of the {len(self.pairs)} validation pairs can be read')
-        means = np.mean(rows, axis=0).tolist()
-        return dict(zip(('loss', *VALIDATION_SCORES), means, strict=True))
+        losses, *columns = np.transpose(rows)
+        means = {name: mean_of_present(values)
+                 for name, values in zip(self.names, columns, strict=True)}
+        return {'loss': float(losses.mean()), **means}
 
     def _score_own_pairs(self, model: nn.Module) -> list[list[float]]:
         """A row of scores for each pair of this rank.
@@ -154,14 +167,14 @@ class Validator:
         return to_tensor(image)[None].to(device), to_tensor(mask)[None].to(device)
 
     def _score_pair(self, logit: Tensor, mask: Tensor, pair: Pair) -> list[float]:
-        """The loss at the network's size, then VALIDATION_SCORES at the mask's own."""
+        """The loss at the network's size, then the scores at the mask's own."""
         terms = pixel_terms([logit], mask.float() / 255, self.pixel_weights)
         loss = add_losses(terms.values()).item()
         truth = read_mask(pair.mask)
         probability = logit.sigmoid()[0, 0].cpu().numpy()
         prediction = to_mask(probability, *truth.shape)
-        scores = GroundTruth(truth).score(prediction, VALIDATION_SCORES)
-        return [loss, *(scores[name] for name in VALIDATION_SCORES)]
+        scores = GroundTruth(truth).score(prediction, self.names)
+        return [loss, *(scores[name] for name in self.names)]
 
 
 @dataclass
@@ -173,6 +186,9 @@ class Best:
         value: the best value; None before the first validation.
         epoch: its epoch, 1-based.
         validations_since: how many validations have passed since.
+
+    Raises:
+        ValueError: a metric that no single image has.
     """
 
     metric: str
@@ -181,7 +197,8 @@ class Best:
     validations_since: int = 0
 
     def __post_init__(self) -> None:
-        assert self.metric in SCORES or self.metric == 'loss', self.metric
+        if self.metric != 'loss':
+            image_score(self.metric)
 
     def update(self, scores: Mapping[str, float], epoch: int) -> bool:
         """Compares a validation with the best; returns whether it is better (equal is not)."""
@@ -195,7 +212,7 @@ class Best:
         return False
 
     def _is_better(self, value: float) -> bool:
-        if self.value is None:
+        if self.value is None or isnan(self.value):
             return True
         if self.metric != 'loss' and higher_is_better(self.metric):
             return value > self.value

@@ -132,7 +132,7 @@ def temporary_storage(keep_seconds: float) -> Iterator[Storage]:
 def _delete_abandoned() -> None:
     """Deletes the folders of processes that have ended, whose locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f'{PREFIX}*/'):
-        with suppress(Timeout, OSError), FileLock(folder / 'lock', blocking=False):
+        with suppress(Timeout, OSError), FileLock(folder / 'lock', timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
 
 

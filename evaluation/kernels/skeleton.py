@@ -7,6 +7,7 @@ correction effort is defined on that skeleton.
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
 
 import cv2
@@ -108,6 +109,14 @@ def cached_skeleton(mask: np.ndarray, folder: str | os.PathLike | None) -> np.nd
         skeleton.reshape(-1)[np.load(path, allow_pickle=False)] = True
     except (OSError, ValueError, IndexError, EOFError):
         skeleton = skeletonize(mask)
+        _keep(path, skeleton)
+    return skeleton
+
+
+def _keep(path: Path, skeleton: np.ndarray) -> None:
+    """Writes a skeleton, or warns once that there is no place for it."""
+    try:
         with atomic_write(path) as file:
             np.save(file, np.flatnonzero(skeleton).astype(np.int32))
-    return skeleton
+    except OSError as error:
+        warnings.warn(f'skeletons are not kept for the next run, which takes longer ({error})')

@@ -49,9 +49,8 @@ class _Layers:
 def infer_architecture(shapes: Shapes, channels: tuple[int, ...]) -> dict[str, Any]:
     """Config fields that official keys and shapes settle.
 
-    `channels` are those of the backbone's x1..x4 before any doubling. 'add' against '' and the tile
-    order of the full decoder cannot be seen: these fields stay at their defaults, which the caller
-    may override.
+    `channels` are those of the backbone's x1..x4 before any doubling. 'add' against '' cannot be
+    seen: `mul_scl_ipt` is '' for both.
     """
     layers = _Layers(shapes)
     is_doubled = _is_doubled(layers, channels)
@@ -129,8 +128,6 @@ def _infer_inward_reference(layers: _Layers) -> dict[str, Any]:
     }
     if levels:
         found['dec_ipt_levels'] = levels
-    if is_generation_2024_03(layers.shapes):
-        found['tile_order'] = 'column'
     return found
 
 

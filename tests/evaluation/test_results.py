@@ -7,7 +7,14 @@ import pytest
 
 from config import task_record
 from evaluation import figures, results, selection, tables
-from evaluation.metrics import METRICS, SCORES, parse_metrics
+from evaluation.metrics import (
+    GROUPS,
+    METRICS,
+    SCORES,
+    USUAL,
+    parse_metrics,
+    table_columns,
+)
 from evaluation.report import picked
 from evaluation.summary import Method, MethodScores, describe_method, sort_methods
 
@@ -37,7 +44,8 @@ def test_differences(score, value, text):
 def test_columns(task, start):
     shown = tables.shown_scores(task_record(task).columns, SCORES)
     assert shown[:len(start)] == start
-    assert len(shown) == 13
+    # Mattes have five errors more, on the whole image and in the trimap's unknown part.
+    assert len(shown) == (23 if task == 'Matting' else 13)
 
 
 def test_columns_of_a_subset():
@@ -204,5 +212,26 @@ def test_metric_names():
     assert parse_metrics('S+MAE+wF+BIoU') == ['sm', 'wfm', 'mae', 'biou']
     assert parse_metrics('maxFm+E') == ['fm', 'em']
     assert parse_metrics('smeasure+WF') == ['sm', 'wfm']
-    with pytest.raises(ValueError, match=r'--metrics S\+psnr.*sm, wfm, .*biou, maxFm, '):
+    assert parse_metrics('medical+maxIoU')[:3] == ['sm', 'wfm', 'em']
+    assert {'dice', 'iou', 'aucroc'} <= set(parse_metrics('medical+maxIoU'))
+    assert parse_metrics('usual') == list(USUAL)
+    with pytest.raises(ValueError, match=r"--metrics S\+psnr.*'psnr'.*S, wF, .*cod, dis, .*all; "):
         parse_metrics('S+psnr')
+
+
+@pytest.mark.parametrize(('text', 'columns'), [
+    ('usual', ['Smeasure', 'maxFm']),
+    ('S+F', ['Smeasure', 'maxFm']),
+    ('binIoU', ['Smeasure', 'maxFm', 'binIoU']),
+    ('pooledBinDice', ['Smeasure', 'maxFm', 'pooledBinDice']),
+    ('IoU', ['Smeasure', 'maxFm', 'maxIoU', 'meanIoU', 'adpIoU', 'binIoU']),
+])
+def test_columns_of_what_is_named(text, columns):
+    assert table_columns(text, ('Smeasure', 'maxFm')) == columns
+
+
+def test_groups_name_scores():
+    assert all(set(scores) <= set(SCORES) for scores in GROUPS.values())
+    assert table_columns('medical', ()) == [
+        next(found.column for found in SCORES[score].scores if found.name == score)
+        for score in GROUPS['medical']]

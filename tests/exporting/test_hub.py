@@ -39,7 +39,7 @@ FAMILY_CONFIG = '''{
 
 @pytest.fixture(scope='module')
 def model() -> BiRefNet:
-    return build(bb='swin_v1_t', mul_scl_ipt='', size=(96, 64), tile_order='column')
+    return build(bb='swin_v1_t', mul_scl_ipt='', size=(96, 64))
 
 
 @pytest.fixture(scope='module')
@@ -75,7 +75,7 @@ def test_what_a_folder_holds(folder, model):
     assert load_file(folder / 'model.safetensors').keys() == official.keys()
     config = json.loads((folder / 'config.json').read_text())
     assert json.loads(FAMILY_CONFIG).keys() - config.keys() == {'_name_or_path'}
-    assert config['birefnet']['tile_order'] == 'column'
+    assert 'tile_order' not in config['birefnet']
     paths = {'data_root', 'weights', 'ckpt_root'}
     assert not paths & config['birefnet'].keys(), 'no paths of this machine'
     preprocessor = json.loads((folder / 'preprocessor_config.json').read_text())
@@ -84,7 +84,7 @@ def test_what_a_folder_holds(folder, model):
 
 def test_we_read_our_folder(folder, model):
     loaded = load_model(folder)
-    assert (loaded.config.size, loaded.config.tile_order) == ((96, 64), 'column')
+    assert loaded.config.size == (96, 64)
     assert torch.equal(output(loaded), output(model))
 
 
@@ -168,7 +168,7 @@ def test_a_backbone_that_transformers_cannot_load(tmp_path):
 ])
 def test_we_read_the_familys_folders(tmp_path, switches, dtype):
     """With their config, which tells nothing, and code beside it, which is not looked at."""
-    model = build(**switches, tile_order='column' if switches else 'row')
+    model = build(**switches)
     state = to_official(model.state_dict(), 'pvt_v2_b0')
     for key, value in state.items():
         if value.is_floating_point():

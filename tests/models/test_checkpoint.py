@@ -45,7 +45,6 @@ SWITCHES = {
     'deform_kernels': ((1, 3, 7), (3,), (1, 5)),
     'auxiliary_classification': (False, True),
     'num_classes': (219, 10),
-    'tile_order': ('row', 'column'),
 }
 
 
@@ -56,11 +55,8 @@ def random_switches(seed: int) -> dict:
 
 
 def unseen_fields(cfg: Config) -> dict:
-    """Fields that keys and shapes do not settle; they come from the config saved with a run."""
-    fields = {'tile_order': cfg.tile_order}
-    if cfg.mul_scl_ipt == 'add':
-        fields['mul_scl_ipt'] = 'add'
-    return fields
+    """What keys and shapes do not settle comes from the config saved with a run."""
+    return {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
 
 
 def visible(cfg: Config) -> dict:
@@ -69,7 +65,6 @@ def visible(cfg: Config) -> dict:
     fields['out_ref'] = cfg.out_ref and cfg.ms_supervision
     hidden = {'dec_ipt_levels': not cfg.dec_ipt, 'out_ref_levels': not fields['out_ref'],
               'dec_ipt_split': not cfg.dec_ipt or cfg.dec_ipt_levels == (1,),
-              'tile_order': not (cfg.dec_ipt and cfg.dec_ipt_split) or cfg.dec_ipt_levels == (1,),
               'deform_kernels': 'ASPPDeformable' not in (cfg.dec_att, cfg.squeeze_block[:-3]),
               'num_classes': not cfg.auxiliary_classification}
     return {name: value for name, value in fields.items() if not hidden.get(name)}
@@ -178,26 +173,15 @@ def test_the_largest_backbones_are_told_apart(bb):
 
 
 def test_generations(tmp_path):
-    old = {
-        'dec_ipt_levels': (4, 3, 2, 1),
-        'out_ref_levels': (3, 2),
-        'deform_kernels': (3,),
-        'tile_order': 'column',
-    }
+    old = {'dec_ipt_levels': (4, 3, 2, 1), 'out_ref_levels': (3, 2), 'deform_kernels': (3,)}
     original = build(**old)
-    save_checkpoint(original, tmp_path / 'BiRefNet_DIS_ep580.pth')
-    keys = read_state(tmp_path / 'BiRefNet_DIS_ep580.pth')
+    path = tmp_path / 'BiRefNet_DIS_ep580.pth'
+    save_checkpoint(original, path, tile_order='column')
+    keys = read_state(path)
     assert not any(key.startswith(('decoder.ipt_blk5', 'decoder.gdt_convs_4')) for key in keys)
-    loaded = load_model(tmp_path / 'BiRefNet_DIS_ep580.pth')
+    loaded = load_model(path)
     assert {name: getattr(loaded.config, name) for name in old} == old
     assert torch.equal(output(loaded), output(original))
-
-    column = build(tile_order='column')  # 2024-05: as the current one, but for an option
-    save_checkpoint(column, tmp_path / 'epoch_244.pth')
-    assert load_model(tmp_path / 'epoch_244.pth').config.tile_order == 'row'
-    loaded = load_model(tmp_path / 'epoch_244.pth', tile_order='column')
-    assert torch.equal(output(loaded), output(column))
-    assert not torch.allclose(output(load_model(tmp_path / 'epoch_244.pth')), output(column))
 
 
 # --- Names ----------------------------------------------------------------------------------------
@@ -364,7 +348,7 @@ def test_hugging_face_folder(tmp_path, model, foreign, expected):
 
 
 def test_run_folder(tmp_path):
-    original = build(mul_scl_ipt='add', tile_order='column', task='COD', batch_size=3, dec_att='')
+    original = build(mul_scl_ipt='add', task='COD', batch_size=3, dec_att='')
     (tmp_path / 'config.json').write_text(json.dumps(original.config.as_dict()))
     for epoch in (2, 10, 9):
         weakened = copy.deepcopy(original)
@@ -380,7 +364,7 @@ def test_run_folder(tmp_path):
     assert torch.allclose(output(second), output(original) + 2, atol=1e-5)
     save_checkpoint(original, tmp_path / 'best.pth')
     assert torch.equal(output(load_model(tmp_path)), output(original))
-    assert load_model(tmp_path, tile_order='row', seed=3).config.tile_order == 'row'
+    assert load_model(tmp_path, seed=3).config.seed == 3
 
 
 def test_a_timm_backbone_needs_its_name_once(tmp_path):

@@ -1,5 +1,6 @@
 """A network sharded over two ranks is the whole one, in every part of the training loop."""
 
+import re
 from copy import deepcopy
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.training.trainers import (
     convert,
     part,
 )
+from training import sharding
 from training.average import MovingAverage
 from training.networks import TrainedNetwork
 from training.sharding import find_blocks, gather_whole, shard
@@ -113,8 +115,29 @@ def _check_loading(world: World, state: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sharding.ON_CPU, reason='FSDP2 on CPUs needs a newer PyTorch')
 def test_two_processes_take_the_steps_of_one():
     call(_compare, 2)
+
+
+def test_a_release_that_cannot_shard_on_cpus_is_named(monkeypatch):
+    monkeypatch.setattr(sharding, 'ON_CPU', False)
+    with pytest.raises(ValueError, match=re.escape(f'a newer PyTorch than {torch.__version__}')):
+        shard(torch.nn.Linear(2, 2), World(0, 2, torch.device('cpu')))
+
+
+@pytest.mark.parametrize('bb', ['pvt_v2_b0', 'swin_v1_t', 'resnet50'])
+def test_every_block_is_called(bb):
+    """FSDP2 gathers a block as its forward pass begins; one that has none stays sharded."""
+    model = build_model(bb=bb, deform_kernels=(3,))
+    blocks = find_blocks(model)
+    names = {module: name for name, module in model.named_modules()}
+    called = set()
+    for block in blocks:
+        block.register_forward_pre_hook(lambda module, _: called.add(names[module]))
+    with torch.no_grad():
+        model(torch.zeros(2, 3, 64, 64))
+    assert called == {names[block] for block in blocks}
 
 
 @pytest.mark.parametrize(('bb', 'deepest'), [

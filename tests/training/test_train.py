@@ -24,6 +24,7 @@ from models import build_birefnet, load_model
 from runtime.distributed import PREEMPTED
 from tests.training.runs import TINY, finish, make_data, start, wait_for
 from tests.training.trainers import ALONE
+from training.sharding import ON_CPU
 from training.state import load_state
 from training.trainer import Trainer
 
@@ -153,7 +154,11 @@ SHARDED = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('more', [REPLICATED, SHARDED], ids=['replicated', 'sharded'])
+@pytest.mark.parametrize('more', [
+    pytest.param(REPLICATED, id='replicated'),
+    pytest.param(SHARDED, id='sharded', marks=pytest.mark.skipif(
+        not ON_CPU, reason='FSDP2 on CPUs needs a newer PyTorch')),
+])
 def test_two_processes_resume_after_a_kill(tmp_path, more):
     data = make_data(tmp_path / 'data', train=9)
     # Three images to validate on for two processes; six are left for training.
