@@ -103,7 +103,10 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     if not cfg.weights:
         return build_birefnet(cfg), replace(cfg, tile_order='row')
     overrides: dict[str, Any] = {
-        'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
+        'size': cfg.size,
+        'freeze_bb': cfg.freeze_bb,
+        **_hidden_architecture(cfg),
+    }
     model = load_model(cfg.weights, **overrides)
     found = {name: getattr(model.config, name) for name in ARCHITECTURE}
     for name, value in found.items():
