@@ -158,6 +158,9 @@ def serve(
         # Gradio reads these as it is imported.
         os.environ['GRADIO_TEMP_DIR'] = str(storage.folder)
         os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+        # It asks itself over the loopback whether it serves, which no proxy can pass on, and
+        # nothing else of other machines.
+        os.environ['NO_PROXY'] = os.environ['no_proxy'] = '*'
         from webapp.page import Page, launch
 
         notice = TOY if toy else ''
@@ -182,8 +185,12 @@ def main(arguments: list[str] | None = None) -> int:
         models = load_models(args.model, args.device, args.dtype, args.tile_order)
         serve(models, limits, not args.model, args.host, args.port)
     except ImportError as error:
-        print(f'app: {error.name} is missing: pip install ".[app]"', file=sys.stderr)
+        reason = f'{error.name} is missing: pip install ".[app]"' if error.name else error
+        print(f'app: {reason}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('app: interrupted before it served', file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f'app: {error}', file=sys.stderr)
         return 1

@@ -2,9 +2,9 @@
 
 INPUT is an image, a folder (with its subfolders, whose tree is kept), a pattern in quotes
 ('photos/*.jpg'), a list of images (.txt, one path per line), a video, or - for standard input.
-OUTPUT is a file, a folder for several images, or - for standard output. Default: <name>.out.png
-beside the image, <folder>_out beside the folder, predictions for a pattern or a list, and
-<name>.out.webm or, if it is opaque, <name>.out.mp4 beside the video.
+OUTPUT is a file, a folder (for a single image with a slash behind it: out/), or - for standard
+output. Default: <name>.out.png beside the image, <folder>_out beside the folder, predictions for a
+pattern or a list, and <name>.out.webm or, if it is opaque, <name>.out.mp4 beside the video.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,23 +34,36 @@ from inference.api import (
 from inference.compose import Style
 from inference.edges import MATTING
 from inference.images import (
+    DecodedImage,
     SizeRule,
     check_format,
     decode_image,
     encode,
+    holds_exif,
     is_fixed_size,
     network_size,
+    read_backdrop,
     write_bytes,
 )
 from inference.network import DTYPES, Predictor
-from inference.pipeline import DEFAULT_WORKERS, run_pipeline
-from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_sequence
+from inference.pipeline import DEFAULT_WORKERS, Outcome, run_pipeline
+from inference.video import (
+    ANIMATED_FORMATS,
+    VIDEO_SUFFIXES,
+    check_video_target,
+    convert_video,
+    is_animated,
+    is_sequence,
+)
 from models import load_model, optimize
+from readers import MAX_PIXELS, TooManyPixels
 from runtime.device import choose_device, prepare_device
 from runtime.log import print_messages
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_image, read_lines
+from utils import IMAGE_SUFFIXES, read_lines
 
 WATCH_SECONDS = 1.
+WATCH_REST = 30  # a folder is looked through during at most one part in so many of the time
+FileState = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 
 class Job(NamedTuple):
@@ -233,7 +246,7 @@ def _box(text: str) -> Box:
 
 
 def style_of(args: argparse.Namespace) -> Style:
-    """Reads the style of results from the options. Errors as `utils.read_image`."""
+    """Reads the style of results from the options. Errors as `read_backdrop`."""
     output = 'cutout'
     if args.only_mask:
         output = 'mask'
@@ -252,7 +265,7 @@ def style_of(args: argparse.Namespace) -> Style:
     return Style(
         output=output,
         color=tuple(args.bgcolor or (255, 255, 255, 255)),
-        backdrop=read_image(args.background) if args.background else None,
+        backdrop=read_backdrop(args.background) if args.background else None,
         blur_background=args.blur,
         matting=matting,
         threshold=args.threshold,
@@ -316,25 +329,45 @@ def find_jobs(source: str, output: str | None, suffix: str) -> list[Job]:
 
 
 def _stdin_jobs(output: str | None) -> list[Job]:
-    target = None if output in (None, '-') else Path(output)
-    return [Job(sys.stdin.buffer.read(), target)]
+    if output in (None, '-'):
+        return [Job(sys.stdin.buffer.read(), None)]
+    if _is_folder(output):
+        raise ValueError(f'{output}: standard input has no name that a file in this folder could '
+                         'have; name a file')
+    return [Job(sys.stdin.buffer.read(), Path(output))]
 
 
 def _file_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     if output == '-':
         return [Job(path, None)]
-    target = Path(output or path.with_name(f'{path.stem}.out{suffix}'))
-    if target.is_dir():
-        target /= f'{path.stem}{suffix}'
-    return [Job(path, target)]
+    return [Job(path, _file_target(path, output, suffix))]
+
+
+def _file_target(path: Path, output: str | None, suffix: str) -> Path:
+    """Names the result of one file: OUTPUT, a file in the folder OUTPUT, or one beside `path`."""
+    if output is None:
+        return path.with_name(f'{path.stem}.out{suffix}')
+    if _is_folder(output):
+        return Path(output, f'{path.stem}{suffix}')
+    return Path(output)
+
+
+def _is_folder(output: str) -> bool:
+    """Whether OUTPUT means a folder, which need not exist if a slash says so."""
+    separators = tuple(filter(None, (os.sep, os.altsep)))
+    return output.endswith(separators) or Path(output).is_dir()
 
 
 def _tree_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     """Finds the images in a folder and its subfolders."""
     _check_folder(output)
-    target = Path(output or f'{path.resolve()}_out')
+    target = _tree_target(path, output)
     files = sorted(_images_below(path, target))
     return _folder_jobs(path, files, target, suffix)
+
+
+def _tree_target(folder: Path, output: str | None) -> Path:
+    return Path(output or f'{folder.resolve()}_out')
 
 
 def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
@@ -380,13 +413,44 @@ def _images_below(folder: Path, output: Path) -> Iterator[Path]:
 
     Broken links are among them, so that they are reported as failures.
     """
-    results = output.resolve()
-    for path in folder.rglob('*'):
-        is_image = path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-        is_hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
-        is_result = results in path.absolute().parents
-        if is_image and not is_hidden and not is_result:
-            yield path
+    for entry in _image_entries(folder, output):
+        yield Path(entry.path)
+
+
+def _image_entries(
+    folder: Path,
+    output: Path,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+) -> Iterator[os.DirEntry]:
+    """Yields the directory entries of files with these suffixes, which are cheaper than paths.
+
+    Hidden files and those in the folder `output` are left out, and folders that vanish meanwhile.
+    Linked folders are entered, each folder once: links may lead in circles.
+    """
+    results = os.path.realpath(output)
+    waiting = [os.fspath(folder)]
+    seen = {results}
+    while waiting:
+        current = waiting.pop()
+        identity = os.path.realpath(current)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        for entry in _entries(current):
+            if entry.name.startswith('.'):
+                continue
+            if entry.is_dir():
+                waiting.append(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                yield entry
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
 
 
 def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> list[Job]:
@@ -466,36 +530,81 @@ def run_jobs(
     style: Style,
     options: RunOptions,
 ) -> list[str]:
-    """Makes all results, with a progress bar, and returns one line for each job that failed."""
+    """Makes all results, with a progress bar, and returns one line for each job that failed.
+
+    Raises:
+        KeyboardInterrupt: says how many results were written.
+    """
     def load(job: Job) -> tuple[np.ndarray, PreparedImage]:
         image = decode_image(job.source, options.max_pixels)
         return prepare(image, size_of, options.box)
 
-    def save(job: Job, prepared: PreparedImage, probability: np.ndarray) -> None:
+    def save(job: Job, prepared: PreparedImage, probability: np.ndarray) -> list[str]:
         result = finish(prepared, probability, style)
         suffix = job.target.suffix if job.target else options.suffix
-        data = encode(result, suffix, prepared.image, options.keep_metadata)
+        image, notes = _metadata_for(suffix, prepared.image, options.keep_metadata)
+        data = encode(result, suffix, image, options.keep_metadata)
         if job.target is None:
             sys.stdout.buffer.write(data)
         else:
             write_bytes(job.target, data)
+        written.append(job)
+        return notes
 
-    failures = []
+    failures: list[str] = []
+    written: list[Job] = []  # by several threads
     jobs = list(jobs)
     outcomes = run_pipeline(
         jobs, load, network, save, workers=options.workers, batch=options.batch)
     # A bar for several images on a terminal (None: tqdm decides by that), never for a single one.
     disable_bar = None if len(jobs) > 1 else True
-    with tqdm(total=len(jobs), unit='image', disable=disable_bar) as bar:
-        for outcome in outcomes:
-            bar.update()
-            if outcome.error is None:
-                continue
-            source = outcome.item.source
-            name = 'image data' if isinstance(source, bytes) else str(source)
-            failures.append(_failure(name, outcome.error))
-            bar.write(failures[-1], file=sys.stderr)
+    try:
+        with tqdm(total=len(jobs), unit='image', disable=disable_bar) as bar:
+            for outcome in outcomes:
+                bar.update()
+                lines = _report(outcome)
+                for line in lines:
+                    bar.write(f'predict: {line}', file=sys.stderr)
+                if outcome.error is not None:
+                    failures += lines
+    except KeyboardInterrupt:
+        outcomes.close()  # waits for what is being written
+        raise KeyboardInterrupt(
+            f'{len(written)} of {len(jobs)} results are written; with --skip-existing the same '
+            'command makes those that are missing') from None
     return failures
+
+
+def _metadata_for(
+    suffix: str,
+    image: DecodedImage,
+    keep: bool,
+) -> tuple[DecodedImage, list[str]]:
+    """Drops EXIF data that a file with this suffix cannot hold. Returns the image and notes."""
+    if not keep or image.exif is None or holds_exif(suffix, image.exif):
+        return image, []
+    note = f'its EXIF data of {len(image.exif)} bytes is left out: {suffix} holds less'
+    return image._replace(exif=None), [note]
+
+
+def _report(outcome: Outcome) -> list[str]:
+    """Says why an image failed, or what its result lacks."""
+    source = outcome.item.source
+    name = 'image data' if isinstance(source, bytes) else str(source)
+    if outcome.error is not None:
+        return [_failure(name, outcome.error)]
+    notes = list(outcome.value)
+    if not isinstance(source, bytes):
+        notes += _first_of_several(source)
+    return [f'{name}: {note}' for note in notes]
+
+
+def _first_of_several(source: Path) -> Iterator[str]:
+    if is_animated(source):
+        yield ('of its frames the first is taken; for all name a file as OUTPUT, such as out.webp '
+               'or out.webm')
+    elif is_animated(source, formats=('TIFF',)):
+        yield 'of its pages the first is taken'
 
 
 def _failure(name: str, error: Exception) -> str:
@@ -531,6 +640,7 @@ def run_images(
     if options.watch and not Path(source).is_dir():
         raise ValueError(f'--watch {source}: give a folder')
     jobs = find()
+    _announce_videos(source, output)
     check_targets(jobs, style.transparent)
     todo = unfinished(jobs)
     if not todo and not options.watch:
@@ -542,8 +652,8 @@ def run_images(
     run = partial(run_jobs, network=network, size_of=size_of, style=style, options=options)
     start = time.perf_counter()
     if options.watch:
-        print(f'predict: watching {source}; Ctrl-C ends it', file=sys.stderr)
-        count, failures = watch(lambda: unfinished(find()), run)
+        _warn(f'watching {source}; Ctrl-C ends it')
+        count, failures = watch(lambda: unfinished(find()), run, lambda: scan(source, output))
     else:
         count = len(todo)
         failures = run(todo)
@@ -551,63 +661,91 @@ def run_images(
     return Summary(count, len(jobs) - len(todo), failures, seconds)
 
 
+def _announce_videos(source: str, output: str | None) -> None:
+    """Says how many videos of a folder are left out."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    target = _tree_target(folder, output)
+    count = len(list(_image_entries(folder, target, VIDEO_SUFFIXES)))
+    if count:
+        _warn(f'{source}: {count} videos are left out; name each as INPUT')
+
+
 def watch(
     find: Callable[[], list[Job]],
     run: Callable[[list[Job]], list[str]],
+    look: Callable[[], dict[Path, FileState]],
 ) -> tuple[int, list[str]]:
-    """Runs the jobs that `find` returns, again and again, until interrupted.
+    """Runs the jobs whose images are new or have changed, until interrupted.
 
     A job is run once its image has not changed for a second, and again after each change: a slow
     copy may have paused.
 
+    Args:
+        find: returns all jobs. It is called only when an image is ready.
+        run: runs jobs, and returns one line for each that failed.
+        look: returns the state of each image.
+
     Returns:
         The number of jobs that were run, and one line for each that failed.
     """
-    previous: dict[Job, Any] = {}
-    done: dict[Job, Any] = {}
+    previous: dict[Path, FileState] = {}
+    done: dict[Path, FileState] = {}
     count = 0
     failures: list[str] = []
     try:
         while True:
-            states = {}
-            for job in find():
-                assert isinstance(job.source, Path)  # not standard input
-                states[job] = _file_state(job.source)
-            ready = []
-            for job, state in states.items():
-                is_stable = state is not None and state == previous.get(job)
-                if is_stable and state != done.get(job):
-                    ready.append(job)
-
-            failures += run(ready)
-            count += len(ready)
-            done |= {job: states[job] for job in ready}
+            start = time.process_time()
+            states = look()
+            ready = {
+                path: state
+                for path, state in states.items()
+                if state == previous.get(path) and state != done.get(path)
+            }
+            if ready:
+                jobs = [job for job in find() if job.source in ready]
+                failures += run(jobs)
+                count += len(jobs)
+                done |= ready
             previous = states
-            time.sleep(WATCH_SECONDS)
+            # Looking through many images must not keep a core busy.
+            effort = time.process_time() - start
+            pause = WATCH_SECONDS if ready else max(WATCH_SECONDS, WATCH_REST * effort)
+            time.sleep(pause)
     except KeyboardInterrupt:
         return count, failures
 
 
-def _file_state(path: Path) -> tuple[int, int] | None:
-    """What changes with a file: size and time. None if the file is missing."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
+def scan(source: str, output: str | None) -> dict[Path, FileState]:
+    """Looks up what changes with each image in a folder: its size and time."""
+    folder = Path(source)
+    states = {}
+    for entry in _image_entries(folder, _tree_target(folder, output)):
+        try:
+            stat = entry.stat()
+        except OSError:  # gone meanwhile, or a broken link
+            continue
+        states[Path(entry.path)] = stat.st_size, stat.st_mtime_ns
+    return states
 
 
 def is_video(source: str, output: str | None) -> bool:
-    """Whether INPUT is a video, or an animated image whose result is to be a video."""
+    """Whether INPUT is a video, or an animated image whose result is to move."""
+    if Path(source).is_dir():
+        return False
     target = Path(output or '')
     suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
-    return not suffixes.isdisjoint(VIDEO_SUFFIXES) or is_sequence(target)
+    if not suffixes.isdisjoint(VIDEO_SUFFIXES):
+        return True
+    can_move = is_sequence(target) or target.suffix.lower() in ANIMATED_FORMATS
+    return can_move and not target.is_dir() and is_animated(source)
 
 
 def video_target(source: str, output: str | None, style: Style) -> Path:
     """Names the file of a video's result. Errors as `check_video_target`."""
-    suffix = '.out.webm' if style.transparent else '.out.mp4'
-    target = Path(output or Path(source).with_suffix(suffix))
+    suffix = '.webm' if style.transparent else '.mp4'
+    target = _file_target(Path(source), output, suffix)
     check_video_target(target, style.transparent)
     return target
 
@@ -642,8 +780,27 @@ def run_video(
         yield from tqdm(results, unit='frame')
 
     start = time.perf_counter()
-    count = convert_video(source, target, render, options.max_pixels)
-    return Summary(count, 0, [], time.perf_counter() - start)
+    losses: list[str] = []
+    try:
+        count = convert_video(
+            source,
+            target,
+            render,
+            options.max_pixels,
+            warn=_warn,
+            report_loss=losses.append,
+        )
+    except KeyboardInterrupt:
+        if is_sequence(target):
+            raise KeyboardInterrupt('the frames up to here are written') from None
+        raise
+    for loss in losses:
+        _warn(loss)
+    return Summary(count + len(losses), 0, losses, time.perf_counter() - start)
+
+
+def _warn(line: str) -> None:
+    print(f'predict: {line}', file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -661,10 +818,11 @@ def main(arguments: list[str] | None = None) -> int:
             network_options_of(args),
         )
     except (ValueError, OSError) as error:
-        print(f'predict: {error}', file=sys.stderr)
+        _warn(str(error))
         return 1
-    except KeyboardInterrupt:
-        print('predict: interrupted', file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        kept = f': {interrupt}' if str(interrupt) else '; nothing was written'
+        _warn(f'interrupted{kept}')
         return 130
 
     count, skipped, failures, seconds = summary

@@ -274,6 +274,7 @@ def _as_type_of(given: Any, result: np.ndarray, image: DecodedImage) -> Any:
         return tensor.to(given.dtype) / 255 if given.is_floating_point() else tensor
 
     picture = Image.fromarray(result)
-    if image.profile and result.ndim == 3:
-        picture.info['icc_profile'] = image.profile
+    profile = image.color_profile
+    if profile and result.ndim == 3:
+        picture.info['icc_profile'] = profile
     return picture

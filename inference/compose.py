@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from inference.color import from_srgb
 from inference.edges import estimate_foreground, refine_mask
 from inference.images import DecodedImage
 
@@ -21,8 +22,9 @@ class Style:
             'picture' or 'blur', the object on a colour, on another image or on its own
             background, blurred; 'side-by-side', the image beside the cut-out on a chequered
             pattern.
-        color: (R, G, B, A), 0..255, the background of 'color'. With A < 255 results are RGBA.
-        backdrop: the background of 'picture', uint8 RGB (H, W, 3), scaled to cover the image.
+        color: (R, G, B, A), 0..255, sRGB, the background of 'color'. With A < 255 results are
+            RGBA.
+        backdrop: the background of 'picture', uint8 sRGB (H, W, 3), scaled to cover the image.
         blur_background: standard deviation, in pixels, of the Gaussian of 'blur'.
         matting: the method that estimates the foreground's colour at soft edges, one of
             `inference.edges.MATTING`; '' for none.
@@ -61,7 +63,9 @@ class Style:
 def compose(image: DecodedImage, mask: np.ndarray, style: Style) -> np.ndarray:
     """Makes the result of `style` from an image and its mask.
 
-    The image's own transparency multiplies the mask.
+    The image's own transparency multiplies the mask. Backgrounds are converted to the image's
+    colours. Where a cut-out is fully transparent its pixels are 0, so that nothing of the old
+    background is left in the file.
 
     Args:
         image: of H x W pixels.
@@ -88,16 +92,23 @@ def compose(image: DecodedImage, mask: np.ndarray, style: Style) -> np.ndarray:
     if style.matting:
         foreground = estimate_foreground(image.pixels, mask, style.matting)
     if style.output == 'cutout':
-        return np.dstack((foreground, mask))
+        visible = cv2.copyTo(foreground, mask)
+        return np.dstack((visible, mask))
     if style.output == 'color':
-        return _over_color(foreground, mask, style.color)
+        *color, alpha = style.color
+        pixel = from_srgb(np.array([[color]], np.uint8), image.color_profile)
+        return _over_color(foreground, mask, (*pixel[0, 0].tolist(), alpha))
     if style.output == 'side-by-side':
-        cutout = over(foreground, mask, chequered(*mask.shape))
-        return np.hstack((image.pixels, cutout))
+        pattern = chequered(*mask.shape)
+        original = image.pixels
+        if image.alpha is not None:
+            original = over(original, image.alpha, pattern)
+        return np.hstack((original, over(foreground, mask, pattern)))
 
     if style.output == 'picture':
         assert style.backdrop is not None, 'Style asks for it'
         background = _cover(style.backdrop, *mask.shape)
+        background = from_srgb(background, image.color_profile)
     else:
         background = _blurred_background(image.pixels, mask, style.blur_background)
     return over(foreground, mask, background)

@@ -5,20 +5,16 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb
 from inference.masks import encode_png
-from utils import MAX_PIXELS, STRIDE, atomic_write, open_image, read_image, to_rgb
-
-try:  # HEIC, where the extra is installed
-    import pillow_heif
-    pillow_heif.register_heif_opener()
-except ImportError:
-    pass
+from readers import MAX_PIXELS, identify, open_image, read_image, to_rgb
+from utils import STRIDE, atomic_write
 
 Size = tuple[int, int]  # width, height
 SizeRule = Callable[[Size], Size]  # from an image's size to that of the network's input
@@ -33,6 +29,7 @@ FORMATS = {
     '.tiff': 'TIFF',
 }
 LONGEST_SIDE = {'WEBP': 16_383, 'JPEG': 65_500}  # in pixels
+LONGEST_JPEG_EXIF = 65_533  # bytes
 ENCODER_OPTIONS = {
     'PNG': {'compress_level': 1},
     'WEBP': {'quality': 90, 'method': 2},
@@ -46,14 +43,21 @@ class DecodedImage(NamedTuple):
     Attributes:
         pixels: uint8 RGB (H, W, 3).
         alpha: uint8 (H, W); None if the image is opaque.
-        profile: the ICC profile of the pixels, or None.
+        profile: the file's ICC profile of the pixels, or None.
         exif: the EXIF data without the orientation, or None.
+        chunks: what a PNG says of its colours beside or instead of a profile.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     profile: bytes | None = None
     exif: bytes | None = None
+    chunks: Chunks = ()
+
+    @property
+    def color_profile(self) -> bytes | None:
+        """An ICC profile of the pixels; None for sRGB."""
+        return profile_of_chunks(self.chunks, self.profile)
 
 
 # --- Decoding -------------------------------------------------------------------------------------
@@ -76,7 +80,8 @@ def decode_image(
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     header = _open_header(data) if data.startswith(JPEG_START) else None
     if header is None or header.mode != 'RGB':
-        return from_pil(open_image(source, max_pixels))
+        image = from_pil(open_image(source, max_pixels))
+        return image._replace(chunks=color_chunks(data))
 
     # A JPEG has no transparency, and `read_image` takes half of Pillow's time.
     pixels = read_image(source, max_pixels)
@@ -84,9 +89,18 @@ def decode_image(
     return DecodedImage(pixels, None, profile, _exif_without_orientation(header))
 
 
+def read_backdrop(
+    source: str | os.PathLike | bytes,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Reads an image as sRGB, uint8 (H, W, 3), without alpha. Errors as `decode_image`."""
+    image = decode_image(source, max_pixels)
+    return to_srgb(image.pixels, image.color_profile)
+
+
 def _open_header(data: bytes) -> Image.Image | None:
     try:
-        return Image.open(io.BytesIO(data))
+        return identify(io.BytesIO(data))
     except Exception:  # decoding will say what is wrong
         return None
 
@@ -128,7 +142,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
-    except ImageCms.PyCMSError:  # the profile is damaged
+    except (ImageCms.PyCMSError, OSError):  # the profile is damaged
         return image
     assert converted is not None  # only a conversion in place returns nothing
     return converted
@@ -216,11 +230,18 @@ def check_format(suffix: str, transparent: bool) -> None:
             has no alpha channel.
     """
     if suffix.lower() not in FORMATS:
+        hint = '' if suffix else ', or end the name of a folder with a slash'
         raise ValueError(f'{suffix or "no suffix"}: no format for results; '
-                         'take .png, .webp, .jpg or .tif')
+                         f'take .png, .webp, .jpg or .tif{hint}')
     if transparent and FORMATS[suffix.lower()] == 'JPEG':
         raise ValueError(f'{suffix}: JPEG holds no transparency; '
                          'take .png or .webp, or a background')
+
+
+def holds_exif(suffix: str, exif: bytes) -> bool:
+    """Whether a file with this suffix, one of FORMATS, can hold EXIF data of this length."""
+    is_limited = FORMATS[suffix.lower()] == 'JPEG'
+    return not is_limited or len(exif) <= LONGEST_JPEG_EXIF
 
 
 def encode(
@@ -229,7 +250,9 @@ def encode(
     image: DecodedImage,
     keep_exif: bool = False,
 ) -> bytes:
-    """Encodes a result, with the ICC profile of the image that it was made of.
+    """Encodes a result in the colours of the image that it was made of.
+
+    A PNG gets the image's own profile and chunks, other files an ICC profile of the same meaning.
 
     Args:
         pixels: uint8 (H, W), RGB (H, W, 3) or RGBA (H, W, 4).
@@ -249,9 +272,7 @@ def encode(
     if kind in LONGEST_SIDE and max(height, width) > LONGEST_SIDE[kind]:
         raise ValueError(f'{suffix}: {width}x{height} pixels are more than {kind} holds; take .png')
 
-    metadata = {}
-    if image.profile and not is_mask:
-        metadata['icc_profile'] = image.profile
+    metadata = {} if is_mask else _color_metadata(kind, image)
     if image.exif and keep_exif:
         metadata['exif'] = image.exif
     if kind == 'PNG' and not metadata:
@@ -263,6 +284,20 @@ def encode(
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options, **metadata)
     return buffer.getvalue()
+
+
+def _color_metadata(kind: str, image: DecodedImage) -> dict[str, Any]:
+    """Options by which Pillow writes what an image's colours are."""
+    profile = image.profile if kind == 'PNG' else image.color_profile
+    metadata: dict[str, Any] = {}
+    if profile:
+        metadata['icc_profile'] = profile
+    if kind == 'PNG' and image.chunks:
+        chunks = PngImagePlugin.PngInfo()
+        for name, content in image.chunks:
+            chunks.add(name, content)
+        metadata['pnginfo'] = chunks
+    return metadata
 
 
 def _encode_color_png(pixels: np.ndarray) -> bytes:

@@ -26,6 +26,24 @@ def test_weights_are_called_by_short_names(sources, names):
     assert app.names_of(sources) == names
 
 
+def test_an_import_error_without_a_module_keeps_its_reason(monkeypatch, capsys):
+    def load_models(*_):
+        raise ImportError('socks needs another package')
+
+    monkeypatch.setattr(app, 'load_models', load_models)
+    assert app.main([]) == 1
+    assert capsys.readouterr().err == 'app: socks needs another package\n'
+
+
+def test_ctrl_c_while_loading(monkeypatch, capsys):
+    def load_models(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, 'load_models', load_models)
+    assert app.main([]) == 130
+    assert capsys.readouterr().err == 'app: interrupted before it served\n'
+
+
 def test_limits_come_from_the_command_line():
     args = app.parse_arguments(['--max-pixels', '7', '--keep-minutes', '3'])
     assert (args.pixels, args.keep_minutes, args.files) == (7, 3, app.Limits().files)

@@ -181,10 +181,15 @@ def test_nothing_to_do_needs_no_network(tmp_path, monkeypatch, capsys):
 
 def test_watching_takes_each_image_once_it_is_whole(tmp_path, monkeypatch):
     """`b` is whole at once, `a` grows, `c` pauses while it is copied, `d` is a broken link."""
-    sizes = {'a': [5, 9, 9, 9, 9], 'b': [3, 3, 3, 3, 3], 'c': [2, 2, 7, 7, 7]}
+    sizes = {
+        'a.png': [5, 9, 9, 9, 9],
+        'b.png': [3, 3, 3, 3, 3],
+        'c.png': [2, 2, 7, 7, 7],
+    }
     rounds = iter(range(1, 6))
     ran = []
-    jobs = [predict.Job(tmp_path / name, None) for name in 'abcd']
+    jobs = [predict.Job(tmp_path / f'{name}.png', None) for name in 'abcd']
+    (tmp_path / 'd.png').symlink_to('nowhere.png')
 
     def write_sizes(number):
         for name, grown in sizes.items():
@@ -199,13 +204,23 @@ def test_watching_takes_each_image_once_it_is_whole(tmp_path, monkeypatch):
         write_sizes(number)
 
     def run(ready):
-        ran.append([job.source.name for job in ready])
+        ran.append([job.source.stem for job in ready])
         return ['b: broken'] if 'b' in ran[-1] else []
 
     write_sizes(0)
     monkeypatch.setattr(predict.time, 'sleep', next_round)
-    assert predict.watch(lambda: jobs, run) == (4, ['b: broken'])
-    assert ran == [[], ['b', 'c'], ['a'], ['c'], []]
+    searches = []
+
+    def find():
+        searches.append(len(ran))
+        return jobs
+
+    def look():
+        return predict.scan(str(tmp_path), 'out')
+
+    assert predict.watch(find, run, look) == (4, ['b: broken'])
+    assert ran == [['b', 'c'], ['a'], ['c']]
+    assert len(searches) == len(ran)  # a folder at rest is not searched
 
 
 def test_animated_image_as_video(run):
@@ -217,3 +232,124 @@ def test_animated_image_as_video(run):
     assert run('in.gif', 'out.webm', '-bgc', '0', '0', '0', '255') == 0
     assert run('in.gif') == 0
     assert Image.open('in.out.png').size == (60, 40)
+
+
+def test_percent_signs_are_plain_in_names_of_images(run):
+    names = ['sale_100%.png', '50%discount.png', '20%off.png', 'a%%b.png', '50%d.png']
+    write('in.png')
+    for name in names:
+        assert run('in.png', f'out/{name}') == 0
+    assert images_below(Path('out')) == sorted(names)
+
+
+def test_a_slash_says_folder(run):
+    write('in.png')
+    assert run('in.png', 'new/') == 0
+    assert run('in.png', 'new/deeper/') == 0
+    assert images_below(Path('new')) == ['deeper/in.png', 'in.png']
+
+
+def test_standard_input_and_a_folder(run, capsys):
+    assert run('-', 'new/') == 1
+    assert 'standard input has no name' in capsys.readouterr().err
+
+
+def test_linked_folders_are_entered_once(run):
+    write('in/a.png')
+    write('elsewhere/b.png')
+    Path('in/link').symlink_to('../elsewhere')
+    Path('elsewhere/back').symlink_to('../in')
+    assert run('in', 'out') == 0
+    assert images_below(Path('out')) == ['a.png', 'link/b.png']
+
+
+def write_animated(name, count=3):
+    frames = [Image.fromarray(np.roll(RGB, i, 0)) for i in range(count)]
+    frames[0].save(name, save_all=True, append_images=frames[1:], duration=[100, 300, 100])
+
+
+@pytest.mark.parametrize('name', ['out.webp', 'out.gif', 'out.png', 'out.apng'])
+def test_animated_images_stay_animated(run, name):
+    pytest.importorskip('av')
+    write_animated('in.gif')
+    assert run('in.gif', name) == 0
+    with Image.open(name) as image:
+        assert image.n_frames == 3
+        durations = []
+        for number in range(3):
+            image.seek(number)
+            image.load()
+            durations.append(image.info['duration'])
+    assert durations == [100, 300, 100]
+
+
+def test_the_first_of_several_frames_is_announced(run, capsys):
+    Path('in').mkdir()
+    write_animated('in/a.gif')
+    assert run('in', 'out') == 0
+    assert 'a.gif: of its frames the first is taken' in capsys.readouterr().err
+
+
+def test_further_pages_and_videos_are_announced(run, capsys):
+    pages = [Image.fromarray(RGB), Image.fromarray(RGB)]
+    Path('in').mkdir()
+    pages[0].save('in/a.tif', save_all=True, append_images=pages[1:])
+    Path('in/clip.MP4').touch()
+    assert run('in', 'out') == 0
+    error = capsys.readouterr().err
+    assert 'a.tif: of its pages the first is taken' in error
+    assert 'in: 1 videos are left out; name each as INPUT' in error
+
+
+def test_damage_of_a_video_is_a_failure(run, monkeypatch, capsys):
+    def convert_video(*_, report_loss, **__):
+        report_loss('in.mp4: 2 damaged packets were left out')
+        return 7
+
+    monkeypatch.setattr(predict, 'convert_video', convert_video)
+    Path('in.mp4').touch()
+    assert run('in.mp4', 'out.webm') == 1
+    error = capsys.readouterr().err
+    assert 'predict: in.mp4: 2 damaged packets were left out' in error
+    assert '7 done, 0 skipped, 1 failed' in error
+
+
+@pytest.mark.parametrize(('name', 'kept'), [
+    ('out.webm', 'predict: interrupted; nothing was written'),
+    ('f-%d.png', 'predict: interrupted: the frames up to here are written'),
+])
+def test_an_interrupted_video_says_what_is_kept(run, monkeypatch, capsys, name, kept):
+    def convert_video(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, 'convert_video', convert_video)
+    Path('in.mp4').touch()
+    assert run('in.mp4', name) == 130
+    assert capsys.readouterr().err.strip() == kept
+
+
+def test_exif_data_that_a_jpeg_cannot_hold_is_left_out(run, capsys):
+    exif = Image.Exif()
+    exif[0x010f] = 'm' * 70_000
+    Image.fromarray(RGB).save('in.png', exif=exif)
+    flags = ['-bgc', '9', '9', '9', '255', '--keep-metadata']
+    assert run('in.png', 'out.jpg', *flags) == 0
+    assert 'EXIF data of' in capsys.readouterr().err
+    assert not Image.open('out.jpg').getexif()
+    assert run('in.png', 'out.webp', *flags) == 0
+    assert len(Image.open('out.webp').getexif()[0x010f]) == 70_000
+
+
+def test_an_interrupted_run_says_what_is_kept(run, monkeypatch, capsys):
+    for number in range(3):
+        write(f'in/{number}.png')
+
+    def interrupted(jobs, load, network, save, **_):
+        pixels, prepared = load(jobs[0])
+        yield predict.Outcome(jobs[0], save(jobs[0], prepared, network([pixels])[0]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, 'run_pipeline', interrupted)
+    assert run('in', 'out') == 130
+    error = capsys.readouterr().err
+    assert 'interrupted: 1 of 3 results are written; with --skip-existing' in error

@@ -18,8 +18,9 @@ from inference.images import Size, SizeRule, decode_image, encode, write_bytes
 from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
-from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video
-from utils import STRIDE, read_mask
+from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_animated
+from readers import read_soft_mask
+from utils import STRIDE
 
 PREVIEW_SIDE = 1400  # long side, in pixels, of what the page shows
 WORKERS = 2  # threads that decode and encode: at most seven images are in memory at once
@@ -162,7 +163,7 @@ def segment(
 
     Returns:
         The segmentations, in the order of the files, and one line for each file that was refused,
-        with the reason.
+        with the reason, or of which only a part was taken.
 
     Raises:
         ValueError: the resolution is wrong, or there are too many files.
@@ -193,6 +194,8 @@ def segment(
         report(done, len(files))
         if outcome.error is None:
             segmentations.append(outcome.value)
+            if is_animated(outcome.item.file):
+                refused.append(f'{outcome.item.file.name}: all frames but the first')
         elif isinstance(outcome.error, TimeoutError):
             raise outcome.error
         else:
@@ -244,7 +247,7 @@ def render(
 
 def _render_one(segmentation: Segmentation, name: str, style: Style, folder: Path) -> Result:
     image = decode_image(segmentation.source.read_bytes())
-    mask = read_mask(segmentation.mask)
+    mask = read_soft_mask(segmentation.mask)
     pixels = compose(image, mask, style)
     refined_mask = compose(image, mask, replace(style, output='mask'))
 
@@ -343,7 +346,7 @@ def convert(
             report(done, None)
             yield result
 
-    convert_video(file, target, render_and_report)
+    convert_video(file, target, render_and_report, limits.pixels)
     return target
 
 

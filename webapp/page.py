@@ -11,8 +11,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from inference.compose import OUTPUTS, Style
-from inference.images import write_bytes
-from utils import read_image
+from inference.images import read_backdrop, write_bytes
 from webapp.gate import Gate
 from webapp.jobs import (
     Limits,
@@ -405,7 +404,7 @@ class Page:
             if not backdrop:
                 raise ValueError('Choose the picture that goes behind the object first.')
             try:
-                pixels = read_image(Path(backdrop).read_bytes(), self.limits.pixels)
+                pixels = read_backdrop(Path(backdrop).read_bytes(), self.limits.pixels)
             except (ValueError, OSError) as error:
                 raise ValueError(refusal(Path(backdrop), error)) from error
         return Style(

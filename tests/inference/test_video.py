@@ -1,5 +1,6 @@
 """Videos: times, sound, transparency, rotation, and no half-written files."""
 
+import io
 import struct
 from fractions import Fraction
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 av = pytest.importorskip('av')
 
+from inference import video_writing  # noqa: E402
 from inference.video import check_video_target, convert_video  # noqa: E402
 
 TIMES = [0, 250, 350, 600, 700, 950]  # milliseconds, of varying distance
@@ -210,3 +212,311 @@ def test_a_playlist_opens_no_other_file(source, tmp_path):
     playlist.write_text(f'ffconcat version 1.0\nfile {source.name}\n')
     with pytest.raises(ValueError, match=r'list\.mp4: unreadable video'):
         convert_video(playlist, tmp_path / 'out.mp4', unchanged)
+
+
+# --- What people's clips are like -----------------------------------------------------------------
+
+
+def write_clip(path, *, count=10, sound='', layout='stereo', prepare=None, options=None):
+    """Writes a clip of 10 frames a second. `prepare` sets up the stream of frames."""
+    with av.open(str(path), 'w') as container:
+        video = container.add_stream('libx264', rate=10, options=options or {})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        if prepare:
+            prepare(video)
+        track = None
+        if sound:
+            track = container.add_stream(sound, rate=48_000)
+            track.layout = layout
+        rng = np.random.default_rng(0)
+        for _ in range(count):
+            pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, 'rgb24')))
+        container.mux(video.encode(None))
+        if track is None:
+            return
+        channels = av.AudioLayout(layout).nb_channels
+        for start in range(0, 4800 * count, 1200):
+            samples = np.zeros((channels, 1200), np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, 'fltp', layout)
+            frame.sample_rate = 48_000
+            frame.pts = start
+            frame.time_base = Fraction(1, 48_000)
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+
+
+def convert(source, target, render=unchanged):
+    """Converts a clip, and returns the number of frames and all warnings and losses."""
+    lines = []
+    count = convert_video(source, target, render, warn=lines.append, report_loss=lines.append)
+    return count, lines
+
+
+def sound_of(path):
+    """The codec, the layout and the number of samples of a file's sound."""
+    with av.open(str(path)) as container:
+        context = container.streams.audio[0].codec_context
+        name, layout = context.name, context.layout.name
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+    return name, layout, samples
+
+
+def times_of(path):
+    with av.open(str(path)) as container:
+        return [round(float(frame.time), 2) for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize(('codec', 'layout', 'suffix', 'expected'), [
+    ('ac3', '5.1(side)', '.webm', ('opus', '5.1')),
+    ('flac', 'quad(side)', '.webm', ('opus', 'quad')),
+    ('libopus', 'stereo', '.webm', ('opus', 'stereo')),
+    ('libopus', 'stereo', '.mov', ('aac', 'stereo')),
+    ('libopus', 'stereo', '.mp4', ('opus', 'stereo')),
+    ('pcm_s16le', 'stereo', '.mp4', ('aac', 'stereo')),
+    ('pcm_s16le', '5.1', '.mp4', ('aac', '5.1')),
+    ('ac3', '5.1(side)', '.mp4', ('ac3', '5.1(side)')),
+])
+def test_sound_is_copied_or_encoded_anew(tmp_path, codec, layout, suffix, expected):
+    write_clip(tmp_path / 'in.mkv', sound=codec, layout=layout)
+    assert convert(tmp_path / 'in.mkv', tmp_path / f'out{suffix}') == (10, [])
+    name, channels, samples = sound_of(tmp_path / f'out{suffix}')
+    assert (name, channels) == expected
+    assert abs(samples - 48_000) <= 2048
+
+
+def test_sound_that_loses_loudspeakers_is_announced(tmp_path):
+    write_clip(tmp_path / 'in.mkv', sound='flac', layout='2.1')
+    count, lines = convert(tmp_path / 'in.mkv', tmp_path / 'out.webm')
+    assert count == 10
+    assert len(lines) == 1
+    assert 'the sound is mixed from 2.1 to stereo' in lines[0]
+    assert sound_of(tmp_path / 'out.webm')[1] == 'stereo'
+
+
+def test_sound_that_cannot_be_decoded_is_left_out_and_announced(tmp_path):
+    write_clip(tmp_path / 'in.mkv', sound='flac')
+    data = (tmp_path / 'in.mkv').read_bytes()
+    (tmp_path / 'odd.mkv').write_bytes(data.replace(b'A_FLAC', b'A_ODDS'))
+    for name in ('out.mp4', 'out.webm', 'out.mkv', 'out.mov'):
+        count, lines = convert(tmp_path / 'odd.mkv', tmp_path / name)
+        assert count == 10
+        assert [line.partition(': ')[2] for line in lines] == [
+            'the sound is left out: FFmpeg cannot decode it']
+
+
+def test_images_hold_no_sound(source, tmp_path):
+    for name in ('out.webp', 'f-%d.png'):
+        assert convert(source, tmp_path / name)[1] == [
+            f'{source}: the sound is left out: images hold none']
+
+
+def test_a_damaged_packet_costs_its_frames_alone(tmp_path):
+    write_clip(tmp_path / 'in.mp4', count=30, options={'g': '10', 'bf': '0'})
+    data = bytearray((tmp_path / 'in.mp4').read_bytes())
+    middle = data.index(b'mdat') + (len(data) - data.index(b'mdat')) // 2
+    data[middle:middle + 200] = bytes(range(200))
+    (tmp_path / 'in.mp4').write_bytes(data)
+    count, lines = convert(tmp_path / 'in.mp4', tmp_path / 'out.mp4')
+    assert 19 <= count <= 30  # at most one group of ten is lost, and perhaps its neighbour's end
+    assert len(times_of(tmp_path / 'out.mp4')) == count
+    assert times_of(tmp_path / 'out.mp4')[-1] == 2.9
+    assert lines == [] or 'damaged packets were left out' in lines[0]
+
+
+def test_a_cut_off_animation_keeps_its_whole_frames(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+              for _ in range(5)]
+    frames[0].save(tmp_path / 'in.gif', save_all=True, append_images=frames[1:], duration=100)
+    data = (tmp_path / 'in.gif').read_bytes()
+    (tmp_path / 'in.gif').write_bytes(data[:len(data) * 2 // 3])
+    count, _ = convert(tmp_path / 'in.gif', tmp_path / 'out.webp')
+    assert 2 <= count <= 4
+
+
+def test_frames_that_change_size_are_brought_to_the_first(tmp_path):
+    small, large = tmp_path / 'small.ts', tmp_path / 'large.ts'
+    write_clip(small)
+    write_clip(large, prepare=lambda video: setattr(video, 'width', 2 * WIDTH))
+    (tmp_path / 'in.ts').write_bytes(small.read_bytes() + large.read_bytes())
+    shapes = []
+
+    def look(frames):
+        for frame in frames:
+            shapes.append(frame.shape)
+            yield frame
+
+    count, _ = convert(tmp_path / 'in.ts', tmp_path / 'out.mp4', look)
+    assert count == len(shapes) == 20
+    assert set(shapes) == {(HEIGHT, WIDTH, 3)}
+    times = times_of(tmp_path / 'out.mp4')
+    assert len(times) == 20
+    assert times == sorted(set(times))
+
+
+@pytest.mark.parametrize(('name', 'width', 'aspect'), [
+    ('out.mp4', WIDTH, 1.5),
+    ('out.mov', WIDTH, 1.5),
+    ('out.mkv', WIDTH, 1.5),
+    ('out.webm', WIDTH * 3 // 2, 1),
+    ('out.webp', WIDTH * 3 // 2, 1),
+])
+def test_pixels_that_are_not_square_are_kept_or_made_square(tmp_path, name, width, aspect):
+    def prepare(video):
+        video.codec_context.sample_aspect_ratio = Fraction(3, 2)
+
+    write_clip(tmp_path / 'in.mp4', prepare=prepare)
+    convert(tmp_path / 'in.mp4', tmp_path / name)
+    if name == 'out.webp':
+        assert Image.open(tmp_path / name).width == width
+        return
+    with av.open(str(tmp_path / name)) as container:
+        stream = container.streams.video[0]
+        next(container.decode(stream))
+        assert (stream.width, float(stream.sample_aspect_ratio or 1)) == (width, aspect)
+
+
+def test_colour_tags_are_kept(tmp_path):
+    def prepare(video):
+        context = video.codec_context
+        context.color_primaries, context.color_trc, context.colorspace = 6, 6, 6  # SMPTE 170M
+
+    write_clip(tmp_path / 'in.mp4', prepare=prepare)
+    convert(tmp_path / 'in.mp4', tmp_path / 'out.mp4')
+    with av.open(str(tmp_path / 'out.mp4')) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.color_primaries, frame.color_trc, frame.colorspace) == (6, 6, 1)
+
+
+def test_high_dynamic_range_becomes_bt709(tmp_path):
+    """PQ of .58 is the reference white, 203 candelas (ITU-R BT.2408)."""
+    white = round(64 + .58 * 876)
+    with av.open(str(tmp_path / 'in.mkv'), 'w') as container:
+        video = container.add_stream('ffv1', rate=10)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, 'yuv420p10le'
+        context = video.codec_context
+        context.color_primaries, context.color_trc, context.colorspace = 9, 16, 9
+        context.color_range = 1
+        planes = np.full((HEIGHT * 3 // 2, WIDTH), 512, np.uint16)
+        planes[:HEIGHT] = white
+        container.mux(video.encode(av.VideoFrame.from_ndarray(planes, 'yuv420p10le')))
+        container.mux(video.encode(None))
+
+    def look(frames):
+        for frame in frames:
+            assert frame.min() >= 245
+            yield frame
+
+    convert(tmp_path / 'in.mkv', tmp_path / 'out.mp4', look)
+    with av.open(str(tmp_path / 'out.mp4')) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.color_primaries, frame.color_trc, frame.colorspace) == (1, 1, 1)
+
+
+@pytest.mark.parametrize('codec', ['libvpx', 'libvpx-vp9'])
+def test_transparency_of_webm_is_read(tmp_path, codec):
+    with av.open(str(tmp_path / 'in.webm'), 'w') as container:
+        video = container.add_stream(codec, rate=10, options={'auto-alt-ref': '0'})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, 'yuva420p'
+        pixels = np.full((HEIGHT, WIDTH, 4), 120, np.uint8)
+        pixels[..., 3] = np.where(np.arange(WIDTH) < WIDTH // 2, 0, 255)
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(pixels, 'rgba')
+            container.mux(video.encode(frame.reformat(format='yuva420p')))
+        container.mux(video.encode(None))
+    alphas = []
+
+    def look(frames):
+        for frame in frames:
+            alphas.append(frame[..., 3])
+            yield frame
+
+    assert convert(tmp_path / 'in.webm', tmp_path / 'out.mov', look) == (4, [])
+    assert times_of(tmp_path / 'out.mov') == [0, .1, .2, .3]
+    for alpha in alphas:
+        assert alpha[:, :WIDTH // 2 - 2].max() <= 2
+        assert alpha[:, WIDTH // 2 + 2:].min() >= 253
+
+
+def atoms(data):
+    """The parts of an MP4 file, by their names."""
+    while data:
+        size = int.from_bytes(data[:4])
+        yield data[4:8], data[:size]
+        data = data[size:]
+
+
+def test_cover_art_is_no_video(tmp_path):
+    """With the tags before the tracks, as some taggers write them, the cover comes first."""
+    cover = io.BytesIO()
+    Image.new('RGB', (300, 300), 'red').save(cover, 'JPEG')
+    path = tmp_path / 'in.mp4'
+    with av.open(str(path), 'w') as container:
+        video = container.add_stream('libx264', rate=10)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        art = container.add_stream('mjpeg', rate=1)
+        art.width, art.height, art.pix_fmt = 300, 300, 'yuvj420p'
+        art.disposition = av.stream.Disposition.attached_pic
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8), 'rgb24')
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        packet = av.Packet(cover.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.is_keyframe = art, 0, 0, True
+        container.mux(packet)
+
+    parts = dict(atoms(path.read_bytes()))
+    order = {b'mvhd': 0, b'udta': 1}
+    inner = sorted(atoms(parts[b'moov'][8:]), key=lambda atom: order.get(atom[0], 2))
+    parts[b'moov'] = parts[b'moov'][:8] + b''.join(content for _, content in inner)
+    path.write_bytes(b''.join(parts.values()))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.name == 'mjpeg'
+    assert convert(path, tmp_path / 'out.mp4')[0] == 3
+
+
+@pytest.mark.parametrize('name', ['out.gif', 'out.webp', 'out.png', 'out.apng'])
+def test_a_video_becomes_an_animated_image(source, tmp_path, name):
+    rng = np.random.default_rng(0)
+
+    def noise(frames):
+        for frame in frames:
+            yield rng.integers(0, 256, frame.shape, dtype=np.uint8)
+
+    assert convert(source, tmp_path / name, noise)[0] == len(TIMES)
+    with Image.open(tmp_path / name) as image:
+        starts = [0]
+        for number in range(image.n_frames):
+            image.seek(number)
+            image.load()
+            starts.append(starts[-1] + image.info['duration'])
+        assert image.info.get('loop', 0) == 0
+    assert starts[:-1] == TIMES
+
+
+def test_gif_is_clear_or_opaque(source, tmp_path):
+    def half(frames):
+        for frame in frames:
+            alpha = np.where(np.arange(WIDTH) < WIDTH // 2, 40, 200).astype(np.uint8)
+            yield np.dstack((frame, np.tile(alpha, (HEIGHT, 1))))
+
+    convert(source, tmp_path / 'out.gif', half)
+    alpha = np.asarray(Image.open(tmp_path / 'out.gif').convert('RGBA'))[..., 3]
+    assert set(alpha[:, :WIDTH // 2].flat) == {0}
+    assert set(alpha[:, WIDTH // 2:].flat) == {255}
+
+
+def test_too_many_frames_for_an_animated_image(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(video_writing, 'MAX_ANIMATION_BYTES', 5 * HEIGHT * WIDTH * 3)
+    with pytest.raises(ValueError, match=r'6 frames of 64x48 pixels are too many'):
+        convert_video(source, tmp_path / 'out.webp', unchanged)
+    assert [path.name for path in tmp_path.iterdir()] == ['in.mp4']
+
+
+def test_long_and_odd_names(source, tmp_path):
+    for name in ('x' * 251 + '.mp4', 'a:b.mp4', 'concat:a.mp4', '100%.mp4', '-y.mp4'):
+        (tmp_path / name).write_bytes(source.read_bytes())
+        folder = tmp_path / 'out'
+        assert convert(tmp_path / name, folder / name) == (len(TIMES), [])
+        assert times_of(f'file:{folder / name}') == [time / 1000 for time in TIMES]

@@ -55,14 +55,16 @@ def test_errors_of_the_program_keep_their_traceback():
 
 
 HOST = """
-import os, signal, threading, warnings
+import os, signal, sys, threading, warnings
 def state():
     umask = os.umask(0o022)
     os.umask(umask)
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     return (dict(os.environ), umask, handlers, os.getcwd(), threading.active_count(),
-            torch.get_num_threads(), cv2.getNumThreads())
+            torch.get_num_threads(), cv2.getNumThreads(), Image.MAX_IMAGE_PIXELS,
+            ImageFile.LOAD_TRUNCATED_IMAGES, sys.excepthook)
 import cv2, torch, timm, numpy
+from PIL import Image, ImageFile
 os.umask(0o027)
 before = state()
 calls = []

@@ -34,6 +34,12 @@ LIMITS = (
     '--max-network-pixels=16384',
     '--max-seconds=60',
 )
+# As many users have set them. A page on the loopback needs none.
+UNREACHABLE_PROXIES = {
+    'http_proxy': 'http://127.0.0.1:9',
+    'HTTPS_PROXY': 'http://127.0.0.1:9',
+    'ALL_PROXY': 'socks5://127.0.0.1:9',
+}
 
 
 @dataclass
@@ -75,7 +81,7 @@ def serving(folder: Path) -> Iterator[Server]:
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
-        env={**os.environ, 'TMPDIR': str(temporary)},
+        env={**os.environ, **UNREACHABLE_PROXIES, 'TMPDIR': str(temporary)},
     )
     try:
         words = process.stdout.readline().split()

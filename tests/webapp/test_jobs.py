@@ -137,3 +137,12 @@ def test_refusals_name_no_folder(error):
     assert words.startswith('cat.mp4: ')
     assert 'srv' not in words
     assert 'BytesIO' not in words
+
+
+def test_the_first_of_several_frames_is_announced(model, tmp_path):
+    frames = [Image.new('RGB', (40, 30), (60 * number, 0, 0)) for number in range(3)]
+    path = tmp_path / 'a.gif'
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+    segmentations, lines = segment([path], model, '64', Limits(), tmp_path / 'masks', silent)
+    assert len(segmentations) == 1
+    assert lines == ['a.gif: all frames but the first']
