@@ -148,6 +148,22 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         file.write(text + '\n')
 
 
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads the fields of a JSON file.
+
+    Raises:
+        ValueError: names the file, which holds none.
+        OSError: if it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not JSON ({error})') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: holds no fields by name')
+    return content
+
+
 def printable(text: str) -> str:
     """Makes of a text what any UTF-8 file takes: bytes of names that are not UTF-8 as escapes."""
     return text.encode('utf-8', 'backslashreplace').decode()

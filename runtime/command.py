@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ def run_command(
         # Names of files may hold what the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
+    # A full disk would print a traceback for each line of log.txt.
+    logging.raiseExceptions = False
     _allow_many_files()
     expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
     try:

@@ -15,8 +15,10 @@ import eval_existingOnes
 import gen_best_ep
 from evaluation import inputs, runner
 from evaluation.kernels import skeleton
+from evaluation.results import read_results
 from evaluation.selection import rank
 from evaluation.store import ScoreStore
+from evaluation.summary import describe_method
 from runtime.locks import hold_lock
 from tests.evaluation.folders import blob, make_folders
 
@@ -105,3 +107,21 @@ def test_the_errors_of_a_disk_end_an_evaluation(root, monkeypatch):
     [planned] = plan(root)
     with pytest.raises(OSError, match='No space'):
         runner.evaluate(planned, root / 'scores.jsonl', metrics=('mae',))
+
+
+@pytest.mark.parametrize('content', ['{"name": "another project\'s"}', '{}'])
+def test_a_manifest_of_another_project_is_not_ours(root, content):
+    (root / 'e_preds/run--epoch_5/manifest.json').write_text(content)
+    method = describe_method(root / 'e_preds', 'run--epoch_5')
+    assert (method.run, method.epoch) == ('run', 5)
+
+
+def test_a_damaged_file_of_ours_is_named(root):
+    (root / 'e_preds/run--epoch_5/manifest.json').write_text('{"run"')
+    with pytest.raises(ValueError, match=r'manifest\.json: not JSON'):
+        describe_method(root / 'e_preds', 'run--epoch_5')
+    results = root / 'TE-A_eval.json'
+    for content in ('{"task"', '[]', '{}'):
+        results.write_text(content)
+        with pytest.raises(ValueError, match=r'TE-A_eval\.json: '):
+            read_results(results)

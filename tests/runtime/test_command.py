@@ -1,5 +1,6 @@
 """How commands end, and what importing the library leaves as it was."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 def own_process(monkeypatch):
     """Keeps the signals of the tests' own process, which a command changes when it ends."""
     before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(logging, 'raiseExceptions', True)
     monkeypatch.setattr(command, '_allow_many_files', lambda: None)
     yield
     signal.signal(signal.SIGINT, before)

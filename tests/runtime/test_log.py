@@ -1,5 +1,6 @@
 """What a run tells, and what is left of it after a kill."""
 
+import errno
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from runtime import log as log_module
 from runtime.log import RunLog, setup_logging
 
 
@@ -48,3 +50,20 @@ def test_names_that_are_not_utf8(tmp_path: Path, monkeypatch):
     setup_logging()
     assert r'skipped: \udcb2\udce2.png' in (tmp_path / 'log.txt').read_text()
     assert json.loads((tmp_path / 'log.jsonl').read_text()) == {'skipped': odd}
+
+
+class FullBoard:
+    """TensorBoard's writer on a full disk."""
+
+    def add_scalar(self, *_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_a_run_goes_on_without_tensorboard(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setattr(log_module, '_open_board', lambda *_: FullBoard())
+    log = RunLog(tmp_path)
+    tell(log, 1)
+    tell(log, 2)
+    log.close()
+    assert (tmp_path / 'log.jsonl').read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert caplog.text.count('No space left') == 1
