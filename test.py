@@ -36,7 +36,7 @@ from runtime.device import prepare_device
 from runtime.distributed import World, gather, join_world, refuse_separate_tasks
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
-from utils import STRIDE, Progress, epoch_of, write_json
+from utils import STRIDE, Progress, epoch_of, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def run_of(path: Path) -> str:
 def check_folder(target: Target) -> None:
     """Raises ValueError if the target's folder holds masks that are not of its checkpoint."""
     advice = 'choose another pred_root, or delete the folder'
-    before = _read_json(target.folder / MANIFEST)
+    before = _read_own(target.folder / MANIFEST)
     if before is None:
         if any(target.folder.glob('*/*.png')):
             raise ValueError(f'{target.folder}: holds masks that test.py has not written; {advice}')
@@ -218,7 +218,7 @@ def prepare_folder(folder: Path, manifest: dict[str, Any], images: dict[str, lis
         manifest: what all masks depend on.
         images: those of each test set.
     """
-    before = _read_json(folder / MANIFEST)
+    before = _read_own(folder / MANIFEST)
     if before is not None and before != manifest:
         changed = [name for name in manifest if manifest[name] != before.get(name)]
         logger.info('%s: its masks are made again, because %s changed', folder, ', '.join(changed))
@@ -227,7 +227,7 @@ def prepare_folder(folder: Path, manifest: dict[str, Any], images: dict[str, lis
     write_json(folder / MANIFEST, manifest)
 
     # Of other test sets as they were.
-    known = _read_json(folder / FINGERPRINTS) or {}
+    known = _read_own(folder / FINGERPRINTS) or {}
     for name, paths in images.items():
         now = {path.stem: fingerprint(path) for path in paths}
         of_set = known.get(name, {})
@@ -238,13 +238,12 @@ def prepare_folder(folder: Path, manifest: dict[str, Any], images: dict[str, lis
     write_json(folder / FINGERPRINTS, known)
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
+def _read_own(file: Path) -> dict[str, Any] | None:
     """What a file of ours holds; None if it is missing or damaged."""
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
+        return read_json(file)
     except (FileNotFoundError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def fingerprint(path: Path) -> list[int]:

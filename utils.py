@@ -87,9 +87,11 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb') -> Iterator[IO[Any]]
             file.flush()
             sync_file(file.fileno())
         replace_file(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # the file that is meant
         raise
 
 
@@ -144,6 +146,22 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         text = json.dumps(value, indent=2)
     with atomic_write(path, 'w') as file:
         file.write(text + '\n')
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads the fields of a JSON file.
+
+    Raises:
+        ValueError: names the file, which holds none.
+        OSError: if it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not JSON ({error})') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: holds no fields by name')
+    return content
 
 
 def printable(text: str) -> str:

@@ -1,6 +1,5 @@
 """The files of an evaluation: tables and JSON for each test set and over all sets."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from evaluation import tables
 from evaluation.summary import Method, MethodScores
-from utils import atomic_write, write_json
+from utils import atomic_write, read_json, write_json
 
 SUFFIX = '_eval.json'
 
@@ -125,7 +124,7 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
         path = Path(save_dir, dataset + SUFFIX)
         if not path.is_file():
             continue
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = read_results(path)
         for method in content['methods']:
             for score, value in method['scores'].items():
                 if value is None:
@@ -135,6 +134,14 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
         raise ValueError(
             f'{save_dir}: no scores of {", ".join(datasets)}; run eval_existingOnes.py first')
     return sets
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Reads the results of a set. Raises ValueError that names a file of another kind."""
+    content = read_json(path)
+    if 'task' not in content:
+        raise ValueError(f'{path}: not of this evaluator; run eval_existingOnes.py again')
+    return content
 
 
 def scores_by_method(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict]]:
@@ -149,7 +156,7 @@ def only_task(save_dir: str | Path) -> str | None:
     """Returns the task of all results in a folder; None if there are several or none."""
     tasks = set()
     for path in Path(save_dir).glob('*' + SUFFIX):
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = read_results(path)
         tasks.add(content['task'])
     return tasks.pop() if len(tasks) == 1 else None
 

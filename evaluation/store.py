@@ -123,9 +123,14 @@ class ScoreStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for row in rows:
             self.rows[row['method'], row['name']] = row
-        with open(self.path, 'ab') as file:
-            # The line break in front ends a line that a crash may have cut off.
-            file.write(b'\n' + b'\n'.join(map(_line, rows)) + b'\n')
+        # The line break in front ends a line that a crash may have cut off.
+        data = b'\n' + b'\n'.join(map(_line, rows)) + b'\n'
+        try:
+            with open(self.path, 'ab') as file:
+                file.write(data)
+        except OSError as error:
+            error.filename = str(self.path)  # which a full disk does not name
+            raise
 
     def drop_others(self, methods: Collection[str], names: Collection[str]) -> None:
         """Drops the rows of these methods for images that the set no longer has."""

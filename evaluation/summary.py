@@ -1,6 +1,5 @@
 """Aggregates per-image scores into per-method scores, keeping the per-image values."""
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from evaluation.measuring import average, mean_of_present, pool
 from evaluation.metrics import COLUMNS
 from evaluation.store import measurement_of
+from utils import read_json
 
 
 class Method(NamedTuple):
@@ -62,8 +62,8 @@ def describe_method(pred_root: str | Path, name: str) -> Method:
     Our own have a manifest.json; of others the name may contain the epoch.
     """
     manifest = Path(pred_root, name, 'manifest.json')
-    if manifest.is_file():
-        known = json.loads(manifest.read_text(encoding='utf-8'))
+    known = read_json(manifest) if manifest.is_file() else {}
+    if 'run' in known and 'epoch' in known:  # not another project's
         resolution = known.get('resolution')
         return Method(name, known['run'], known['epoch'], resolution, known.get('task'))
     found = re.search(r'[-_]*ep(?:och)?_?(\d+)', name)

@@ -31,8 +31,18 @@ def free_memory(device: torch.device) -> int | None:
         return free + cached
     if device.type != 'cpu' or not MEMINFO.exists():
         return None
-    available = _field(MEMINFO, 'MemAvailable:') * 1024
-    return min(available, *free_in_cgroups())
+    try:
+        return min(_available_memory(), *free_in_cgroups())
+    except (OSError, ValueError, KeyError):  # files of a kind that we do not know
+        return None
+
+
+def _available_memory() -> int:
+    """Bytes that the machine can still give; estimated on kernels and in containers without it."""
+    try:
+        return _field(MEMINFO, 'MemAvailable:') * 1024
+    except KeyError:
+        return (_field(MEMINFO, 'MemFree:') + _field(MEMINFO, 'Cached:')) * 1024
 
 
 def free_in_cgroups(
@@ -84,6 +94,6 @@ def _field(file: Path, name: str) -> int:
     """Reads the number behind `name` in a file of lines 'name number ...'."""
     for line in file.read_text().splitlines():
         words = line.split()
-        if words[0] == name:
+        if words and words[0] == name:
             return int(words[1])
     raise KeyError(f'{file}: no {name}')

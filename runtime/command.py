@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -31,6 +32,9 @@ def run_command(
         # Names of files may hold what the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
+    # A full disk would print a traceback for each line of log.txt.
+    logging.raiseExceptions = False
+    _allow_many_files()
     expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
     try:
         return main() or 0
@@ -46,6 +50,20 @@ def run_command(
     except expected as error:
         print_error(f'{name}: {error}')
         return 1
+
+
+def _allow_many_files() -> None:
+    """Raises the limit of open files as far as the system lets every user do.
+
+    Loaders hand each batch over as an open file, and some systems start with a limit of 256.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ Without Linux's /proc this is torchrun as it is.
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,15 @@ TORCHRUNS_OWN_SIGNALS = 'SIGINT,SIGHUP,SIGQUIT'
 def _forward_signal(number: int, _frame: Any) -> None:
     """Sends the signal to every process that this one has started."""
     for children in PROC_TASKS.glob('*/children'):
-        for process in children.read_text().split():
-            os.kill(int(process), number)
+        # A thread may have ended meanwhile, or a process.
+        with suppress(FileNotFoundError):
+            for process in children.read_text().split():
+                _send(int(process), number)
+
+
+def _send(process: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
 
 
 @record

@@ -60,7 +60,11 @@ def _open_board(folder: Path, purge_step: int) -> Any:
         logger.warning('tensorboard is not installed: '
                        'the run is logged in log.txt and log.jsonl only')
         return None
-    return SummaryWriter(str(folder), purge_step=purge_step)
+    try:
+        return SummaryWriter(str(folder), purge_step=purge_step)
+    except OSError as error:
+        logger.warning('%s: %s: the run is logged in log.txt and log.jsonl only', folder, error)
+        return None
 
 
 class RunLog:
@@ -98,19 +102,25 @@ class RunLog:
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
         """Adds a point to the curve of each value in TensorBoard."""
-        if self._board is None:
-            return
         for name, value in values.items():
-            self._board.add_scalar(f'{group}/{name}', value, step)
+            self._call_board('add_scalar', f'{group}/{name}', value, step)
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Adds an image, uint8 (H, W, 3), to TensorBoard."""
-        if self._board is not None:
-            tag = printable(f'pictures/{name}')
-            self._board.add_image(tag, pixels, step, dataformats='HWC')
+        tag = printable(f'pictures/{name}')
+        self._call_board('add_image', tag, pixels, step, dataformats='HWC')
+
+    def _call_board(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Calls a method of TensorBoard's writer, which is given up where it cannot write."""
+        if self._board is None:
+            return
+        try:
+            getattr(self._board, method)(*arguments, **options)
+        except OSError as error:
+            logger.warning('TensorBoard gets no more points: %s', error)
+            self._board = None
 
     def close(self) -> None:
         """Closes both files."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        self._call_board('close')

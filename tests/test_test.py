@@ -1,8 +1,11 @@
 """test.py: which masks it writes, where, and what it does not do twice."""
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +17,7 @@ import test as script
 from config import Config
 from dataset import normalize
 from models import build_birefnet, load_model, save_checkpoint
+from models.loading import Source
 from readers import read_image
 from tests.training.runs import finish, make_data, start
 from utils import write_json
@@ -142,3 +146,78 @@ def test_names_and_configs_of_others_do_not_decide(setting, tmp_path):
 ])
 def test_names_of_runs(path, run):
     assert script.run_of(Path(path)) == run
+
+
+# --- Masks that would come out differently --------------------------------------------------------
+
+
+@pytest.fixture
+def case(tmp_path) -> SimpleNamespace:
+    """A target whose folder holds the masks of two images, and what they depend on."""
+    images = []
+    folder = tmp_path / 'preds' / 'net'
+    for name in ('a', 'b'):
+        images.append(tmp_path / f'{name}.png')
+        images[-1].write_bytes(b'image')
+        (folder / 'TE').mkdir(parents=True, exist_ok=True)
+        (folder / 'TE' / f'{name}.png').write_bytes(b'mask')
+    checkpoint = tmp_path / 'one' / 'net.pth'
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b'weights')
+    target = script.Target(checkpoint, 'Tiny', '64x32', folder)
+    manifest = target.manifest(Config(task='Tiny'), {})
+    write_json(folder / script.MANIFEST, manifest)
+    fingerprints = {path.stem: script.fingerprint(path) for path in images}
+    write_json(folder / script.FINGERPRINTS, {'TE': fingerprints})
+    return SimpleNamespace(target=target, folder=folder, images=images, manifest=manifest)
+
+
+def left(case: SimpleNamespace, **changes: str) -> list[str]:
+    """Names of the masks that are left before a test under another manifest."""
+    script.prepare_folder(case.folder, {**case.manifest, **changes}, {'TE': case.images})
+    return sorted(path.stem for path in (case.folder / 'TE').iterdir())
+
+
+def test_masks_of_images_that_changed_are_made_again(case):
+    assert left(case) == ['a', 'b']
+    time = case.images[0].stat().st_mtime_ns
+    case.images[0].write_bytes(b'other')
+    os.utime(case.images[0], ns=(time, time + 1))
+    assert left(case) == ['b']
+
+
+@pytest.mark.parametrize('field', ['data_root', 'mixed_precision', 'checkpoint_mtime', 'version'])
+def test_masks_are_made_again_when_what_they_depend_on_changed(case, field):
+    assert left(case, **{field: 'changed'}) == []
+
+
+def test_masks_of_another_checkpoint_are_neither_taken_nor_deleted(case, tmp_path):
+    script.check_folder(case.target)
+    other = tmp_path / 'two' / 'net.pth'
+    other.parent.mkdir()
+    other.write_bytes(b'other weights')
+    with pytest.raises(ValueError, match=r'holds the masks of .*one.*not of .*two'):
+        script.check_folder(replace(case.target, checkpoint=other))
+
+    shutil.move(case.target.checkpoint, tmp_path / 'net.pth')
+    script.check_folder(replace(case.target, checkpoint=tmp_path / 'net.pth'))  # moved
+    (case.folder / script.MANIFEST).unlink()
+    with pytest.raises(ValueError, match='not written'):
+        script.check_folder(case.target)
+
+
+def test_two_checkpoints_do_not_share_a_folder(tmp_path):
+    options = script.parse_arguments([f'pred_root={tmp_path}'])
+    sources = []
+    for name in ('one', 'two'):
+        file = tmp_path / name / 'net.pth'
+        file.parent.mkdir()
+        file.touch()
+        sources.append(Source(file, {}))
+    with pytest.raises(ValueError, match='would both write'):
+        script.check_folders(sources, options)
+
+
+@pytest.mark.parametrize('name', ['model', 'pytorch_model', 'best', 'last', 'checkpoint'])
+def test_a_name_that_tells_no_run_gives_way_to_the_folder(name):
+    assert script.run_of(Path('mine', f'{name}.pth')) == 'mine'

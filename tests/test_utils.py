@@ -1,5 +1,7 @@
 """Finding images, and writing files whole or not at all."""
 
+import codecs
+import errno
 import json
 import os
 import stat
@@ -11,9 +13,9 @@ import pytest
 from PIL import Image
 
 import utils
-from utils import atomic_write, find_images, write_json, write_png
+from utils import atomic_write, find_images, read_lines, write_json, write_png
 
-# --- Finding ----------------------------------------------------------------------------------------------------------
+# --- Finding --------------------------------------------------------------------------------------
 
 
 def test_find_images(tmp_path):
@@ -24,7 +26,7 @@ def test_find_images(tmp_path):
     assert [path.name for path in find_images(tmp_path)] == sorted(names)
 
 
-# --- Writing ----------------------------------------------------------------------------------------------------------
+# --- Writing --------------------------------------------------------------------------------------
 
 
 def test_atomic_write(tmp_path):
@@ -84,3 +86,69 @@ def test_write_png(tmp_path, shape):
 
 def test_imports_no_torch():
     assert 'torch' not in Path(utils.__file__).read_text(encoding='utf-8').replace('No torch', '')
+
+
+def refuse(*_, **__):
+    raise PermissionError(errno.EPERM, 'Operation not permitted')
+
+
+def test_files_are_written_where_the_file_system_refuses_conveniences(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'chmod', refuse)
+    monkeypatch.setattr(os, 'replace', refuse)
+
+    def unsupported(_):
+        raise OSError(errno.EINVAL, 'Invalid argument')
+
+    monkeypatch.setattr(os, 'fsync', unsupported)
+    for value in (1, 2):
+        monkeypatch.setattr(os, 'replace', os.rename if value == 1 else refuse)
+        write_json(tmp_path / 'a.json', value)
+        assert json.loads((tmp_path / 'a.json').read_text()) == value
+    assert os.listdir(tmp_path) == ['a.json']
+
+
+def test_an_error_of_the_disk_is_none_of_the_conveniences(tmp_path, monkeypatch):
+    write_json(tmp_path / 'a.json', 1)
+
+    def broken(_):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(os, 'fsync', broken)
+    with pytest.raises(OSError, match='Input/output'):
+        write_json(tmp_path / 'a.json', 2)
+    assert json.loads((tmp_path / 'a.json').read_text()) == 1
+    assert os.listdir(tmp_path) == ['a.json']
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path):
+    path = tmp_path / ('ä' * 125 + '.json')
+    assert len(os.fsencode(path.name)) == 255
+    write_json(path, 1)
+    assert json.loads(path.read_text()) == 1
+
+
+def test_names_that_are_not_utf8_in_json(tmp_path):
+    names = {os.fsdecode(b'\xb2\xe2.png'): 'ä'}
+    write_json(tmp_path / 'names.json', names)
+    assert json.loads((tmp_path / 'names.json').read_text(encoding='utf-8')) == names
+
+
+@pytest.mark.parametrize('data', [
+    'ä.jpg\nb.jpg'.encode(),
+    'ä.jpg\r\nb.jpg\r\n'.encode(),
+    'ä.jpg\nb.jpg'.encode('utf-8-sig'),
+    'ä.jpg\r\nb.jpg\r\n'.encode('utf-16'),
+    codecs.BOM_UTF16_BE + 'ä.jpg\n\nb.jpg'.encode('utf-16-be'),
+], ids=['unix', 'windows', 'byte order mark', 'PowerShell', 'big endian'])
+def test_lists_of_any_editor(tmp_path, data):
+    (tmp_path / 'list.txt').write_bytes(data)
+    assert read_lines(tmp_path / 'list.txt') == ['ä.jpg', 'b.jpg']
+
+
+def test_lists_keep_names_that_are_not_utf8_and_refuse_what_is_no_text(tmp_path):
+    name = b'\xb2\xe2.jpg'
+    (tmp_path / 'list.txt').write_bytes(name + b'\n')
+    assert [os.fsencode(line) for line in read_lines(tmp_path / 'list.txt')] == [name]
+    (tmp_path / 'list.txt').write_bytes(b'\x89PNG\0\0')
+    with pytest.raises(ValueError, match='no text'):
+        read_lines(tmp_path / 'list.txt')

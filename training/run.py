@@ -240,7 +240,11 @@ class Run:
             logger.warning('no curves are drawn: %s is not installed', error.name)
             return
         best = (self.best.metric, self.best.epoch) if self.best.epoch else None
-        path = draw_curves(self.folder, best)
+        try:
+            path = draw_curves(self.folder, best)
+        except OSError as error:  # the run is complete all the same
+            logger.warning('no curves are drawn: %s', error)
+            return
         logger.info('curves in %s', path)
 
 

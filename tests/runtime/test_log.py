@@ -1,11 +1,16 @@
 """What a run tells, and what is left of it after a kill."""
 
+import errno
+import json
+import logging
+import os
 from pathlib import Path
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runtime.log import RunLog
+from runtime import log as log_module
+from runtime.log import RunLog, setup_logging
 
 
 def tell(log: RunLog, step: int) -> None:
@@ -29,3 +34,36 @@ def test_a_log_opened_anew_goes_on_after_its_step(tmp_path: Path):
     events.Reload()
     assert [event.step for event in events.Scalars('loss/bce')] == [1, 2]
     assert [event.step for event in events.Images('pictures/a')] == [1, 2]
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, 'handlers', [])
+    monkeypatch.setattr(root, 'level', root.level)
+    odd = os.fsdecode(b'\xb2\xe2.png')
+    log = RunLog(tmp_path)
+    log.image(odd, np.zeros((8, 8, 3), np.uint8), 1)
+    log.write(skipped=odd)
+    log.close()
+    setup_logging(tmp_path)
+    logging.getLogger().info('skipped: %s', odd)
+    setup_logging()
+    assert r'skipped: \udcb2\udce2.png' in (tmp_path / 'log.txt').read_text()
+    assert json.loads((tmp_path / 'log.jsonl').read_text()) == {'skipped': odd}
+
+
+class FullBoard:
+    """TensorBoard's writer on a full disk."""
+
+    def add_scalar(self, *_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_a_run_goes_on_without_tensorboard(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setattr(log_module, '_open_board', lambda *_: FullBoard())
+    log = RunLog(tmp_path)
+    tell(log, 1)
+    tell(log, 2)
+    log.close()
+    assert (tmp_path / 'log.jsonl').read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert caplog.text.count('No space left') == 1

@@ -1,11 +1,16 @@
 """The state of a run on disk: failed writes, full disks and damage."""
 
+import errno
+import io
 import os
 import resource
+import zipfile
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+from models.checkpoints import files
 from models.checkpoints.files import write_state
 from training.state import LAST, PREVIOUS, RunState, load_state, save_state
 
@@ -80,3 +85,48 @@ def test_a_state_that_is_damaged_throughout_is_an_error(tmp_path):
     (tmp_path / LAST).write_bytes(b'PK nonsense')
     with pytest.raises(ValueError, match='damaged'):
         load_state(tmp_path)
+
+
+def test_a_state_is_read_where_files_cannot_be_mapped(tmp_path, monkeypatch):
+    save_state(tmp_path, {'step': torch.ones(3)})
+
+    def refuse(*_, **__):
+        raise RuntimeError('unable to mmap 100 bytes: No such device (19)')
+
+    monkeypatch.setattr(torch.UntypedStorage, 'from_file', refuse)
+    assert load_state(tmp_path)['step'].tolist() == [1, 1, 1]
+
+
+def test_a_state_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
+    """The previous state would lose what was trained since, and the file may be whole."""
+    save_state(tmp_path, {'step': 1})
+    save_state(tmp_path, {'step': 2})
+
+    def stale(*_, **__):
+        raise OSError(errno.ESTALE, 'Stale file handle')
+
+    monkeypatch.setattr(zipfile, 'ZipFile', stale)
+    with pytest.raises(OSError, match='Stale file handle'):
+        load_state(tmp_path)
+
+
+def test_a_folder_that_cannot_be_synced_keeps_the_state(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EINVAL, 'Invalid argument')
+
+    monkeypatch.setattr(os, 'fsync', refuse)
+    save_state(tmp_path, {'step': 1})
+    assert load_state(tmp_path) == {'step': 1}
+
+
+def test_ctrl_c_during_a_save_is_no_full_disk(tmp_path, monkeypatch):
+    save_state(tmp_path, {'step': torch.ones(3)})
+
+    class Interrupted(io.BytesIO):
+        def write(self, data):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, 'atomic_write', lambda _: nullcontext(Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        save_state(tmp_path, {'step': torch.zeros(3)})
+    assert load_state(tmp_path)['step'].tolist() == [1, 1, 1]

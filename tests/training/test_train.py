@@ -1,5 +1,6 @@
 """Runs of train.py in processes of their own: what they leave, how they end, how they go on."""
 
+import errno
 import io
 import json
 import math
@@ -8,8 +9,11 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,14 +23,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from config import Config
+from data import workers
 from dataset import Batch
 from models import build_birefnet, load_model
+from runtime.command import INTERRUPTED
 from runtime.distributed import PREEMPTED
+from runtime.locks import hold_lock
 from tests.training.runs import TINY, finish, make_data, start, wait_for
 from tests.training.trainers import ALONE
 from training.sharding import ON_CPU
 from training.state import load_state
 from training.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -412,3 +421,63 @@ def test_a_loss_that_is_not_finite_ends_all_ranks(data, tmp_path):
     codes, output = run(data, tmp_path / 'run', 'lr=1e38', 'weight_decay=0', size=2)
     assert all(code != 0 for code in codes), output
     assert 'not finite' in output
+
+
+# --- Ends -----------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path, data):
+    folder = tmp_path / 'run'
+    log = tmp_path / 'out'
+    command = [sys.executable, 'train.py', *arguments(data, folder, 'epochs=500')]
+    with open(log, 'wb') as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output,
+            # A shell may have started the tests with Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        wait_for(folder / 'log.jsonl', lines=5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == INTERRUPTED
+    output = log.read_text()
+    assert 'Traceback' not in output
+    epoch = load_state(folder)['epoch']
+    assert output.splitlines()[-1] == (
+        f'train: interrupted: {folder} holds the state in epoch {epoch} after 0 batches; '
+        'the same command with resume=auto goes on from there')
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path, data):
+    refused = pytest.raises(ValueError, match='another process is training this run')
+    with hold_lock(tmp_path / train.LOCK, 'busy'), refused:
+        train.main(arguments(data, tmp_path))
+    assert not (tmp_path / 'log.txt').exists()
+
+
+def test_a_single_pair_cannot_be_split(tmp_path):
+    data = make_data(tmp_path, train=1)
+    cfg = Config(task='Tiny', data_root=str(data), val_step=1)
+    with pytest.raises(ValueError, match='single pair'):
+        train.find_data(cfg)
+
+
+def test_a_cache_that_cannot_be_kept_costs_a_warning(tmp_path, caplog, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EROFS, 'Read-only file system')
+
+    monkeypatch.setattr(train, 'PairCache', refuse)
+    assert train.build_cache([], (32, 32), tmp_path, skip_bad=False) is None
+    assert 'Read-only file system' in caplog.text
+
+
+@pytest.mark.parametrize(('free', 'fitting'), [(100, 4), (9, 3), (5, 1), (1, 0), (None, 0)])
+def test_workers_have_room_for_their_batches(monkeypatch, caplog, free, fitting):
+    """In units of a batch: two a worker, and two that the network holds."""
+    def disk_usage(_):
+        if free is None:
+            raise FileNotFoundError
+        return SimpleNamespace(free=1000 * free)
+
+    monkeypatch.setattr(workers.shutil, 'disk_usage', disk_usage)
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    assert workers.workers_that_fit(4, batch_bytes=1000) == fitting
+    assert ('--shm-size' in caplog.text) == (fitting < 4)

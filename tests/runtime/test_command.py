@@ -1,0 +1,95 @@
+"""How commands end, and what importing the library leaves as it was."""
+
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime import command
+from runtime.command import INTERRUPTED, explain_interrupt, run_command
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch):
+    """Keeps the signals of the tests' own process, which a command changes when it ends."""
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(logging, 'raiseExceptions', True)
+    monkeypatch.setattr(command, '_allow_many_files', lambda: None)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(('error', 'code', 'line'), [
+    (ValueError('lr: not a number'), 1, 'train: lr: not a number\n'),
+    (PermissionError(13, 'Permission denied', '/proc/x'), 1,
+     "train: [Errno 13] Permission denied: '/proc/x'\n"),
+    (MemoryError('8 GB'), 1, 'train: the memory is full (8 GB); use a smaller size or batch\n'),
+    (ZeroDivisionError('its own'), 1, 'train: its own\n'),
+    (KeyboardInterrupt(), INTERRUPTED, 'train: interrupted\n'),
+], ids=lambda value: type(value).__name__)
+def test_what_a_user_can_cause_is_one_line(capsys, error, code, line):
+    def fail():
+        raise error
+
+    assert run_command('train', fail, (ZeroDivisionError,)) == code
+    assert capsys.readouterr().err == line
+
+
+def test_ctrl_c_says_what_was_kept(capsys):
+    def interrupted():
+        with explain_interrupt('three masks are kept'):
+            raise KeyboardInterrupt
+
+    assert run_command('test', interrupted) == INTERRUPTED
+    assert capsys.readouterr().err == 'test: interrupted: three masks are kept\n'
+
+
+def test_errors_of_the_program_keep_their_traceback():
+    with pytest.raises(KeyError):
+        run_command('train', lambda: {}['missing'])
+    assert run_command('train', lambda: None) == 0
+    assert run_command('train', lambda: 75) == 75
+
+
+HOST = """
+import os, signal, sys, threading, warnings
+def state():
+    umask = os.umask(0o022)
+    os.umask(umask)
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    return (dict(os.environ), umask, handlers, os.getcwd(), threading.active_count(),
+            torch.get_num_threads(), cv2.getNumThreads(), Image.MAX_IMAGE_PIXELS,
+            ImageFile.LOAD_TRUNCATED_IMAGES, sys.excepthook)
+import cv2, torch, timm, numpy
+from PIL import Image, ImageFile
+os.umask(0o027)
+before = state()
+calls = []
+real = os.umask
+os.umask = lambda mask: calls.append(mask) or real(mask)
+import models, inference, exporting, evaluation.runner, train, test, predict
+os.umask = real
+assert not calls, 'the umask was changed'
+for then, now in zip(before, state()):
+    assert then == now, (then, now)
+"""
+
+
+def test_importing_changes_nothing_for_the_host_program():
+    done = subprocess.run([sys.executable, '-c', HOST], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_limit_of_open_files_is_raised():
+    code = ('import resource; from runtime.command import run_command; '
+            'resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512)); run_command("x", lambda: 0); '
+            'print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])')
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    assert done.stdout == '512\n'
