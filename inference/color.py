@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageCms
 
+from inference.masks import png_chunk
+
 PNG_START = b'\x89PNG\r\n\x1a\n'
+END_OF_HEADER = len(PNG_START) + 25  # of the chunk IHDR, which comes first
 COLOR_CHUNKS = (b'cICP', b'sRGB', b'gAMA', b'cHRM')
 Chunks = tuple[tuple[bytes, bytes], ...]  # names and contents
 
@@ -71,6 +74,12 @@ def color_chunks(data: bytes) -> Chunks:
             found.append((name, data[at + 8:at + 8 + length]))
         at += length + 12  # with its length, its name and its checksum
     return tuple(found)
+
+
+def with_chunks(data: bytes, chunks: Chunks) -> bytes:
+    """Inserts chunks into a PNG file, where they have to be: before the palette and the pixels."""
+    inserted = b''.join(png_chunk(name, content) for name, content in chunks)
+    return data[:END_OF_HEADER] + inserted + data[END_OF_HEADER:]
 
 
 def profile_of_chunks(chunks: Chunks, profile: bytes | None) -> bytes | None:

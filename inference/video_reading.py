@@ -292,15 +292,16 @@ class _VideoReader:
         source = self.source
         if _quarter_turns(frame) % 2:
             source.pixel_aspect = 1 / source.pixel_aspect
-        is_wide = frame.color_primaries in WIDE_PRIMARIES
-        is_hdr = frame.color_trc in HDR_TRANSFERS
+        tags = self.stream.codec_context
+        is_wide = tags.color_primaries in WIDE_PRIMARIES
+        is_hdr = tags.color_trc in HDR_TRANSFERS
         self.converts = (is_wide or is_hdr) and self._can_convert(frame)
         if self.converts:
             return
-        if frame.color_primaries not in UNNAMED:
-            source.primaries = frame.color_primaries
-        if frame.color_trc not in UNNAMED:
-            source.transfer = frame.color_trc
+        if tags.color_primaries not in UNNAMED:
+            source.primaries = tags.color_primaries
+        if tags.color_trc not in UNNAMED:
+            source.transfer = tags.color_trc
 
     def _can_convert(self, frame: Any) -> bool:
         try:
