@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WO
 # added and the 7x7 deformable branches are left out, which halves a step's time.
 demo: export OMP_WAIT_POLICY := passive
 demo: .venv/requirements datasets/Demo/.complete
-	./sub.sh demo cpu cpu task=Demo mul_scl_ipt=add deform_kernels=1,3 resume=auto
+	./sub.sh demo cpu cpu task=Demo bb_weights=none mul_scl_ipt=add deform_kernels=1,3 resume=auto
 	$(BIN)/python gen_best_ep.py task=Demo
 	$(BIN)/python -m demo.report --run demo -o demo.png
 
@@ -35,6 +35,7 @@ test-all: test .venv-rembg/requirements
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m tools.contracts
+	$(BIN)/python -m mypy
 
 # The web page's tests run in it; without one they are skipped.
 browser:

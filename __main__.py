@@ -34,6 +34,7 @@ def main() -> None:
     script, *first = COMMANDS[command][0].split()
     program = 'birefnet' if first else f'birefnet {command}'
     sys.argv[:2] = [program, *first]  # the script's usage begins with it
+    assert __spec__
     package = __spec__.parent  # '' where the checkout itself is run
     module = f'{package}.{script}' if package else script
     runpy.run_module(module, run_name='__main__')

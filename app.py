@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import skimage.data
 from PIL import Image
@@ -21,6 +22,7 @@ from demo.make_data import SEED, sample
 from inference.network import DTYPES, Predictor
 from models import load_model, optimize
 from runtime.device import prepare_device
+from runtime.log import print_messages
 from webapp.jobs import Limits, LoadedModel
 from webapp.storage import temporary_storage
 
@@ -96,7 +98,7 @@ def load_models(
         ValueError: weights or device are missing, or cannot be used.
     """
     device = prepare_device(device_name)
-    overrides = {'tile_order': tile_order} if tile_order else {}
+    overrides: dict[str, Any] = {'tile_order': tile_order} if tile_order else {}
     if not sources:
         if not DEMO.exists():
             raise ValueError('there are no weights: give some with -m, or run `make demo`, '
@@ -177,6 +179,7 @@ def serve(
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if the page could not be served."""
     args = parse_arguments(arguments)
+    print_messages('app', load_model)
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     try:
         models = load_models(args.model, args.device, args.dtype, args.tile_order)

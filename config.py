@@ -55,7 +55,8 @@ HRSOD_COLUMNS = (
     'mBA', 'maxBIoU', 'meanBIoU')
 MATTING_COLUMNS = (
     'Smeasure', 'maxFm', 'meanEm', 'MSE', 'maxEm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
-    'mBA', 'maxBIoU', 'meanBIoU')
+    'mBA', 'maxBIoU', 'meanBIoU', 'SAD', 'MAD', 'alphaMSE', 'Grad', 'Conn', 'SAD-U', 'MAD-U',
+    'alphaMSE-U', 'Grad-U', 'Conn-U')
 OTHER_COLUMNS = (
     'Smeasure', 'MAE', 'maxEm', 'meanEm', 'maxFm', 'meanFm', 'wFmeasure', 'adpEm', 'adpFm', 'HCE',
     'mBA', 'maxBIoU', 'meanBIoU')
@@ -197,7 +198,7 @@ class Config(Settings):
     )
     validation_set: str = option(
         '',
-        "sets to validate on, joined by '+'; empty: a held-out share of the training set",
+        "sets to validate on, joined by '+'; empty: a validation split of the training set",
         pattern=SETS_PATTERN,
     )
     validation_share: float = option(
@@ -205,13 +206,14 @@ class Config(Settings):
     size: tuple[int, int] = option(AUTO, 'network input (width, height)')
     dynamic_size: tuple[tuple[int, int], tuple[int, int]] | None = option(
         None,
-        '((w_min, w_max), (h_min, h_max)): each training batch draws its own size; None: always `size`',
+        '((w_min, w_max), (h_min, h_max)): each training batch draws its own size; '
+        'None: always `size`',
     )
     preproc_methods: tuple[Augmentation, ...] = option(
         ('flip', 'rotate', 'enhance', 'pepper'), "training augmentation; also 'crop'")
     background_color_synthesis: bool = option(False, 'train on objects over flat colours')
     load_all: bool = option(
-        False, 'keep resized pairs in one memory-mapped cache, shared by all processes')
+        False, 'keep resized pairs in a memory-mapped cache that all ranks of a machine share')
     cache_dir: str = option('', 'where load_all keeps its files; empty: .cache in data_root')
     num_workers: int = option(
         AUTO, 'loader processes per rank; 0: load in the training process', minimum=0)
@@ -222,7 +224,7 @@ class Config(Settings):
     bb: Backbone | str = option(
         AUTO, 'backbone; timm/<name> for any of timm', pattern=r'timm/[\w.\-]+')
     bb_weights: str = option(
-        '', "pretrained backbone: a local file in the official format, 'hub', or '' random")
+        '', "pretrained backbone: a local file in the official format, or 'hub'; 'none': random")
     freeze_bb: bool = option(AUTO, 'train only what follows the backbone (default for dino_v3_*)')
     mul_scl_ipt: Literal['', 'add', 'cat'] = option(
         'cat', "image pyramid: the half-size image's features join by 'cat', 'add', or not")
@@ -248,8 +250,6 @@ class Config(Settings):
         True, 'inward reference as tiles of the full-resolution image, else resized')
     dec_ipt_levels: tuple[Literal[5, 4, 3, 2, 1], ...] = option(
         (5, 4, 3, 2, 1), 'levels with inward reference (2024-03: 4,3,2,1)')
-    tile_order: Literal['row', 'column'] = option(
-        'row', "tiles on channels: channel-row-column, or column-row-channel before 2024-11")
     ms_supervision: bool = option(True, 'multi-stage supervision: side outputs at levels 4, 3, 2')
     out_ref: bool = option(
         True, 'outward reference: gradient attention; needs ms_supervision, off without it')
@@ -287,20 +287,22 @@ class Config(Settings):
         (), 'epochs where lr falls by lr_decay_rate; negative: from the end')
     lr_decay_rate: float = option(.5, 'factor of the step schedule', minimum=0)
     grad_clip: float = option(0., 'largest norm of the gradient; 0: no clipping', minimum=0)
-    ema_decay: float = option(0., 'decay of the moving average of weights; 0: none', minimum=0)
+    ema_decay: float = option(0., 'decay of the EMA of the weights; 0: none', minimum=0)
     mixed_precision: Literal['no', 'bf16', 'fp16'] = option(
         'no', 'autocast of training and testing')
     compile: bool = option(False, 'torch.compile of backbone and decoder')
     grad_checkpointing: bool = option(
         False, 'recompute activations of backbone and decoder blocks: less memory')
     channels_last: bool = option(AUTO, 'memory format of the network')
-    sync_bn: bool = option(False, 'BatchNorm statistics over all processes')
+    sync_bn: bool = option(False, 'BatchNorm statistics over all ranks')
     sharding: Literal['', 'fsdp'] = option(
-        '', "'fsdp': weights, gradients and optimizer divided among the processes; '': all on each")
+        '', "'fsdp': weights, gradients and optimizer sharded over the ranks; '': all on each")
 
     # --- Run --------------------------------------------------------------------------------------
     seed: int = option(7, 'seed; each rank adds its number', minimum=0)
     weights: str = option('', 'start from this checkpoint, counting epochs from 1')
+    tile_order: Literal['row', 'column'] = option(
+        'row', "of `weights` that do not show it: 'column' before 2024-11; inside it is 'row'")
     resume: Literal['', 'auto', 'force'] = option(
         '', "'auto': go on from the run's last state; 'force': even if the config has changed")
     ckpt_root: str = option('ckpts', 'runs are saved in <ckpt_root>/<run>')
@@ -316,10 +318,13 @@ class Config(Settings):
         form='steps like 200, or minutes like 10min',
     )
     val_step: int = option(AUTO, 'epochs between validations; 0: none', minimum=0)
-    val_metric: Literal['sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'] = option(
-        'sm', 'what best.pth is best on: a metric of the validation, or its loss')
+    val_metric: Literal['sm', 'wfm', 'mae', 'mse', 'maxFm', 'meanEm', 'loss'] | str = option(
+        'sm',
+        'what best.pth is best on: any score of single images (meanDice), or the loss',
+        pattern=r'\w+',
+    )
     val_ema: bool = option(
-        True, 'validate the moving average of weights, where there is one, and keep its best')
+        True, 'validate the EMA of the weights, where there is one, and keep its best')
     early_stop: int = option(
         0, 'stop after so many validations without a better one; 0: never', minimum=0)
     deterministic: bool = option(
@@ -410,7 +415,7 @@ def _training_problems(cfg: Config) -> Iterator[str]:
 ARCHITECTURE = (
     'bb', 'mul_scl_ipt', 'cxt_num', 'squeeze_block', 'auxiliary_classification', 'num_classes',
     'dec_blk', 'dec_att', 'dec_channels_inter', 'dec_ipt', 'dec_ipt_split', 'dec_ipt_levels',
-    'tile_order', 'ms_supervision', 'out_ref', 'out_ref_levels', 'deform_kernels')
+    'ms_supervision', 'out_ref', 'out_ref_levels', 'deform_kernels')
 
 
 def task_defaults(task: str) -> dict[str, Any]:
@@ -458,7 +463,8 @@ def test_sets(cfg: Config) -> list[str]:
     return [name for name in _folder_sets(cfg) if name.startswith('TE-')]
 
 
-test_sets.__test__ = False  # pytest would take it for a test by its name
+# pytest would take it for a test by its name. Functions have no type that admits attributes.
+test_sets.__test__ = False  # type: ignore[attr-defined]
 
 
 def _folder_sets(cfg: Config) -> list[str]:

@@ -22,10 +22,11 @@ from pathlib import Path
 from config import Config, task_record, test_sets
 from evaluation import results
 from evaluation.inputs import find_methods, plan
-from evaluation.metrics import RECORDS, parse_metrics
+from evaluation.metrics import GROUPS, parse_metrics, table_columns
 from evaluation.runner import available_cores, cache_folder, evaluate
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import comparison
+from runtime.command import explain_interrupt, run_command
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=21))
-    metrics = ', '.join(metric.option for metric in RECORDS)
+    groups = ', '.join(GROUPS)
     add = parser.add_argument
     add('overrides', nargs='*', metavar='key=value',
         help='fields of config.py (task=COD); workers=N')
@@ -43,7 +44,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--pred_root', metavar='DIR', help="methods (default: the config's, e_preds)")
     add('--data_lst', metavar='A+B', help="test sets (default: the task's)")
     add('--save_dir', metavar='DIR', help="results (default: the config's, e_results)")
-    add('--metrics', default='all', metavar='S+MAE', help=f'of {metrics}, or all (default)')
+    add('--metrics', metavar='S+MAE',
+        help=f'metrics or scores of docs/metrics.md, or {groups}, usual, all (default: usual '
+             "and the task's)")
     add('--methods', metavar='A+B', help='folders of pred_root to score (default: all)')
     add('--ckpt_folder', metavar='DIR',
         help='a run: scores only its masks, with its config')
@@ -97,9 +100,10 @@ def select_methods(
 def main(arguments: list[str]) -> None:
     """Scores all test sets and writes their tables."""
     options = parse_arguments(arguments)
-    metrics = parse_metrics(options.metrics)
     cfg = read_config(options)
-    columns = task_record(cfg.task).columns
+    task_columns = task_record(cfg.task).columns
+    metrics = parse_metrics(options.metrics or '+'.join(('usual', *task_columns)))
+    columns = table_columns(options.metrics or 'usual', task_columns)
     gt_root = options.gt_root or os.path.join(cfg.data_root, cfg.task)
     pred_root = options.pred_root or cfg.pred_root
     save_dir = options.save_dir or cfg.save_dir
@@ -128,10 +132,11 @@ def main(arguments: list[str]) -> None:
         results.write_text(Path(save_dir, 'comparison.tex'), comparison(columns, scores))
 
 
-if __name__ == '__main__':
-    try:
+def run() -> None:
+    """Runs the command, and says after Ctrl-C what it kept."""
+    with explain_interrupt('the scores so far are kept, and the same command computes the rest'):
         main(sys.argv[1:])
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+
+if __name__ == '__main__':
+    sys.exit(run_command('eval_existingOnes', run, (RuntimeError,)))

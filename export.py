@@ -1,14 +1,20 @@
 #!/usr/bin/env python
-"""Networks for other programs: `python export.py onnx|pt2|hf -m WEIGHTS -o TARGET`, and `python export.py zoo`.
+"""Networks for other programs: `python export.py onnx|pt2|hf|weights -m WEIGHTS -o TARGET`.
 
-onnx  a file with the operator DeformConv (opset 19), which ONNX Runtime has on CPUs from 1.31; rembg takes it as it is.
-      OpenVINO lacks that operator; TensorRT and other runtimes have not been tried.
+`python export.py zoo` lists the published weights.
+
+onnx  a file with the operator DeformConv (opset 19), which ONNX Runtime has on CPUs from 1.31.
+      rembg takes it as it is. OpenVINO lacks that operator; TensorRT and other runtimes have not
+      been tried.
 pt2   a program of torch.export, for torch and AOTInductor; needs torchvision where it is loaded.
 hf    a folder in Hugging Face's layout, which load_model and transformers load.
+weights  a .safetensors or .pth file in the official layout, for other programs of the family;
+      those that kept the tile order of before November 2024 need `--tile-order column`.
 zoo   lists the published weights that -m takes by name.
 
-Input `input_image` (N, 3, H, W), float32: RGB in 0..1, less ImageNet's mean, over its deviation. Output `output_image`
-(N, 1, H, W), float32: logits. Every file is compared with the network on photographs before it appears.
+Input `input_image` (N, 3, H, W), float32: RGB in 0..1, normalised with ImageNet's mean and standard
+deviation. Output `output_image` (N, 1, H, W), float32: logits. Every file is compared with the
+network on photographs before it appears.
 """
 
 import argparse
@@ -21,38 +27,79 @@ import torch
 from torch import Tensor
 
 from exporting.hub import save_pretrained
-from inference.images import network_size
-from models import BiRefNet, load_model, zoo
-from models.loading import find_checkpoint
+from inference.images import Size, network_size
+from models import BiRefNet, load_model, save_checkpoint, zoo
+from models.checkpoints.tile_order import ORDERS
+from models.loading import resolve
+from runtime.log import print_messages
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 EXTRAS = 'needs what `pip install ".[export]"` installs'
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='onnx|pt2|hf|zoo')
-    for name in ('onnx', 'pt2', 'hf'):
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True, metavar='onnx|pt2|hf|weights|zoo')
+    for name in ('onnx', 'pt2', 'hf', 'weights'):
         command = commands.add_parser(name, help='see %(prog)s --help')
-        add = command.add_argument
-        add('-m', '--model', required=True, help='checkpoint, run, folder, repository, or name of published weights')
-        add('-o', '--output', required=True, type=Path, metavar='TARGET', help='file, or folder, to write')
-        add('--tile-order', choices=('row', 'column'), help='for weights of 2024: see README')
+        _add_common(command)
         if name != 'pt2':
-            add('--dtype', choices=DTYPES, default='float32', help='of the weights and, in ONNX, of the maps inside')
+            command.add_argument(
+                '--dtype', choices=DTYPES, default='float32',
+                help='type of the weights and, in ONNX, of the maps inside')
         if name == 'hf':
-            add('--license', default='', help="an identifier of the hub's, such as mit, for the card")
-            add('--title', default='', help="of the card; default: the folder's name")
-            add('--results', default='e_results', help='folder of scores, for the card')
+            _add_card(command)
+        elif name == 'weights':
+            command.add_argument(
+                '--tile-order', choices=ORDERS, default='row',
+                help='order of the tiles in the file (default: %(default)s)')
         else:
-            add('--size', default='', metavar='WxH', help='default: the size the weights were trained at')
-            add('--dynamic', action='store_true', help='any batch, and any sides that are multiples of 32')
-            add('--sigmoid', action='store_true', help='probabilities instead of logits')
-            add('--photo', nargs='*', default=[], type=Path, help='compare on these (default: two of scikit-image)')
+            _add_program(command)
         if name == 'onnx':
-            add('--external', action='store_true', help='weights beside the file, in <name>.data')
+            command.add_argument(
+                '--external', action='store_true',
+                help='write the weights beside the file, to <name>.data')
     commands.add_parser('zoo', help='lists the published weights')
     return parser.parse_args(arguments)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    """Adds what all files need."""
+    command.add_argument(
+        '-m', '--model', required=True,
+        help='checkpoint, run, folder, repository, or name of published weights')
+    command.add_argument(
+        '-o', '--output', required=True, type=Path, metavar='TARGET',
+        help='file or folder to write')
+    command.add_argument(
+        '--input-tile-order', choices=ORDERS,
+        help='order of the tiles in weights that do not show it (default: row)')
+
+
+def _add_card(command: argparse.ArgumentParser) -> None:
+    """Adds what a model card shows."""
+    command.add_argument(
+        '--license', default='', help="an identifier of the hub's, such as mit, for the card")
+    command.add_argument(
+        '--title', default='', help="title of the card (default: the folder's name)")
+    command.add_argument(
+        '--results', default='e_results', help='folder of the scores that the card shows')
+
+
+def _add_program(command: argparse.ArgumentParser) -> None:
+    """Adds what a traced program is made for."""
+    command.add_argument(
+        '--size', default='', metavar='WxH', help='input size (default: the training size)')
+    command.add_argument(
+        '--dynamic', action='store_true',
+        help='take any batch size, and any sides that are multiples of 32')
+    command.add_argument(
+        '--sigmoid', action='store_true', help='return probabilities instead of logits')
+    command.add_argument(
+        '--photo', nargs='*', default=[], type=Path,
+        help='compare on these photographs (default: two of scikit-image)')
 
 
 def export_program(args: argparse.Namespace, model: BiRefNet) -> None:
@@ -65,44 +112,79 @@ def export_program(args: argparse.Namespace, model: BiRefNet) -> None:
         raise ValueError(f'export.py {args.command} {EXTRAS}: {error}') from error
     if args.command == 'onnx':
         onnx.require_support()
+
     size = network_size(args.size, model.config.size, model.config.size)
     dtype = DTYPES[getattr(args, 'dtype', 'float32')]
-    deployed = program.Deployed(model, args.sigmoid, dtype)
-    reference = program.Deployed(model, args.sigmoid)
+    wrapped = program.ExportWrapper(model, args.sigmoid, dtype)
+    reference = program.ExportWrapper(model, args.sigmoid)
     photos = program.photographs(args.photo)
-    places = [(name, size) for name in photos]
+    inputs = {}
+    for name, pixels in photos.items():
+        inputs[_at_size(name, size)] = program.to_input(pixels, size)
     if args.dynamic:
-        places.append((next(iter(photos)), (size[0] // 2 // 32 * 32 + 32, size[1] // 2 // 32 * 32 + 64)))
-    inputs = {f'{name} at {w}x{h}': program.to_input(photos[name], (w, h)) for name, (w, h) in places}
+        # One more size than the one traced at: about half of it.
+        width, height = size
+        other_size = (width // 2 // 32 * 32 + 32, height // 2 // 32 * 32 + 64)
+        name = next(iter(photos))
+        inputs[_at_size(name, other_size)] = program.to_input(photos[name], other_size)
 
-    def check(copied: Callable[[Tensor], Tensor]) -> None:
-        for name, error in program.compare(reference, copied, inputs, program.TOLERANCE[dtype]).items():
-            print(f'{name}: largest difference {error:.1e} of the deviation')
+    def check(exported: Callable[[Tensor], Tensor]) -> None:
+        errors = program.compare(reference, exported, inputs, program.TOLERANCE[dtype])
+        for name, error in errors.items():
+            print(f'{name}: largest difference {error:.1e} of the standard deviation')
 
-    traced = program.trace(deployed, size, args.dynamic)
+    traced = program.trace(wrapped, size, args.dynamic)
     if args.command == 'pt2':
         program.save_program(traced, args.output, check)
         print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB')
         return
-    onnx.save_onnx(traced, args.output, check, args.external, _metadata(model, args.sigmoid))
+    metadata = _metadata(model, args.sigmoid)
+    onnx.save_onnx(traced, args.output, check, args.external, metadata)
+    megabytes = onnx.bytes_of(args.output) / 1e6
     kinds = onnx.operators(args.output)
-    print(f'{args.output}: {onnx.bytes_of(args.output) / 1e6:.1f} MB, {sum(kinds.values())} nodes, '
-          f'{kinds.get("DeformConv", 0)} of them DeformConv; passed onnx.checker')
+    deformable = kinds.get('DeformConv', 0)
+    print(f'{args.output}: {megabytes:.1f} MB, {sum(kinds.values())} nodes, '
+          f'{deformable} of them DeformConv; passed onnx.checker')
+
+
+def _at_size(name: str, size: Size) -> str:
+    width, height = size
+    return f'{name} at {width}x{height}'
 
 
 def _metadata(model: BiRefNet, sigmoid: bool) -> dict[str, str]:
     """What a program that finds the file may want to know."""
     width, height = model.config.size
-    return {'task': model.config.task, 'backbone': model.config.bb, 'trained_at': f'{width}x{height}',
-            'output': 'probability' if sigmoid else 'logit'}
+    return {
+        'task': model.config.task,
+        'backbone': model.config.bb,
+        'trained_at': f'{width}x{height}',
+        'output': 'probability' if sigmoid else 'logit',
+    }
 
 
 def export_folder(args: argparse.Namespace, model: BiRefNet) -> None:
     """Writes a folder in Hugging Face's layout."""
-    checkpoint = find_checkpoint(args.model) if Path(args.model).exists() else ''  # of a run of ours, perhaps
-    save_pretrained(model, args.output, title=args.title, license=args.license, results=args.results,
-                    checkpoint=checkpoint, dtype=DTYPES[args.dtype])
-    print(f'{args.output}: {", ".join(sorted(file.name for file in args.output.iterdir()))}')
+    # A file or a folder may belong to a run of ours, whose facts the card shows.
+    checkpoint = resolve(args.model).file if Path(args.model).exists() else ''
+    save_pretrained(
+        model,
+        args.output,
+        title=args.title,
+        license=args.license,
+        results=args.results,
+        checkpoint=checkpoint,
+        dtype=DTYPES[args.dtype],
+    )
+    names = sorted(file.name for file in args.output.iterdir())
+    print(f'{args.output}: {", ".join(names)}')
+
+
+def export_weights(args: argparse.Namespace, model: BiRefNet) -> None:
+    """Writes the weights alone."""
+    save_checkpoint(model, args.output, dtype=DTYPES[args.dtype], tile_order=args.tile_order)
+    megabytes = args.output.stat().st_size / 1e6
+    print(f'{args.output}: tile order {args.tile_order}, {megabytes:.1f} MB')
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,10 +193,18 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == 'zoo':
         print(zoo.table())
         return 0
+    print_messages('export', load_model)
     try:
-        overrides: dict[str, Any] = {'tile_order': args.tile_order} if args.tile_order else {}
+        overrides: dict[str, Any] = {}
+        if args.input_tile_order:
+            overrides['tile_order'] = args.input_tile_order
         model = load_model(args.model, **overrides)
-        (export_folder if args.command == 'hf' else export_program)(args, model)
+        if args.command == 'hf':
+            export_folder(args, model)
+        elif args.command == 'weights':
+            export_weights(args, model)
+        else:
+            export_program(args, model)
     except (ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 1

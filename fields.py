@@ -42,7 +42,7 @@ AUTO: Any = _Auto()
 
 
 class ConfigError(ValueError):
-    """A line for each unknown field, wrong type, illegal value, and pair that excludes each other."""
+    """A line for each unknown field, wrong type, illegal value, and pair of exclusive values."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Settings:
             value = getattr(self, spec.name)
             if spec.default is AUTO and (value is AUTO or value in NOTHING):
                 continue
-            hint = type_hints(type(self))[spec.name]
+            hint = type_hints(type(self))[spec.name]  # type: ignore[arg-type]  # a class has a hash
             try:
                 given[spec.name] = convert(value, plain_type(hint))
             except UNREADABLE:
@@ -124,8 +124,8 @@ class Settings:
         """Builds settings from `key=value` strings.
 
         Args:
-            overrides: `name=value`, or `name.key=value` for a single entry of a dict, which joins the
-                entries that the other overrides lead to, whatever their order.
+            overrides: `name=value`, or `name.key=value` for a single entry of a dict, which joins
+                the entries that the other overrides lead to, whatever their order.
             base: values of fields beneath the overrides, for example those of a saved config.
 
         Raises:
@@ -192,7 +192,8 @@ class Settings:
 
     @classmethod
     def _is_dict(cls, name: str) -> bool:
-        return typing.get_origin(type_hints(cls).get(name)) is dict
+        hints = type_hints(cls)  # type: ignore[arg-type]  # a class has a hash
+        return typing.get_origin(hints.get(name)) is dict
 
 
 # --- Types of fields ----------------------------------------------------------------------------
@@ -221,9 +222,9 @@ def choices_of(hint: Any) -> tuple:
 
 
 def plain_type(hint: Any) -> Any:
-    """Replaces each `Literal` by the type of its choices: tuple[Literal[1, 2], ...] by tuple[int, ...].
+    """Replaces each `Literal` by the type of its choices.
 
-    `Literal[...] | str` becomes str.
+    tuple[Literal[1, 2], ...] becomes tuple[int, ...], and `Literal[...] | str` becomes str.
     """
     origin = typing.get_origin(hint)
     parts = typing.get_args(hint)
@@ -295,9 +296,9 @@ def _to_number(value: Any, kind: type) -> int | float:
         raise ValueError(value)
     if kind is int and number != int(number):
         raise ValueError(value)
-    if type(value) is kind:
-        return value
-    return kind(number)
+    if kind is float:
+        return number
+    return value if type(value) is int else int(number)
 
 
 def _to_dict(value: Any, key_hint: Any, value_hint: Any) -> dict:

@@ -6,8 +6,8 @@
     python gen_best_ep.py --weights sm=1+wfm=2+hce=.5   by the weighted sum of standardised scores
 
 Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .md and .csv) and <save_dir>/report.html
-with curves and images. Reports ties, and whether the lead over the runner-up is more than chance (paired
-bootstrap over images).
+with curves and images. Reports ties, and whether the lead over the runner-up is more than chance
+(paired bootstrap over images).
 """
 
 import argparse
@@ -22,8 +22,9 @@ from evaluation import results, tables
 from evaluation.metrics import COLUMNS, SCORES, select_metrics
 from evaluation.report import Choice, write_page
 from evaluation.selection import Comparison, Ranking, compare, rank
-from evaluation.store import ScoreStore
+from evaluation.store import ScoreStore, stored_metrics
 from evaluation.summary import MethodScores, collect
+from runtime.command import run_command
 
 DRAWN_METHODS = 5
 
@@ -47,7 +48,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('overrides', nargs='*', metavar='key=value', help='fields of config.py, e.g. task=COD')
-    add('--metrics', '--metric', metavar='sm+wfm', help=f'of {", ".join(SCORES)}')
+    add('--metrics', '--metric', metavar='sm+wfm', help='scores of docs/metrics.md')
     add('--weights', metavar='sm=1+mae=2', help='choose by several scores at once')
     add('--data_lst', metavar='A+B', help="test sets (default: the task's)")
     add('--save_dir', help='folder of the results (default: save_dir of the config, e_results)')
@@ -88,9 +89,15 @@ def parse_weights(text: str) -> dict[str, float]:
     for pair in text.split('+'):
         name, _, value = pair.partition('=')
         try:
-            weights[name] = float(value or 1)
+            weight = float(value or 1)
         except ValueError:
             raise ValueError(f'--weights {text}: write sm=1+mae=2') from None
+        # A negative one would choose the worst checkpoint, NaN any.
+        if not 0 < weight < math.inf:
+            raise ValueError(f'--weights {text}: {name}={value} is no finite number above 0')
+        if name in weights:
+            raise ValueError(f'--weights {text}: {name} is named twice')
+        weights[name] = weight
     return weights
 
 
@@ -124,7 +131,7 @@ def write_remarks(selection: Selection, save_dir: str, datasets: Sequence[str]) 
             lines.append(
                 f'{COLUMNS[score]} on {dataset}: {mean}, standard deviation over '
                 f'{len(scored.names)} images {deviation}')
-        if runner_up:
+        if runner_up and score not in by_set[datasets[0]][best].pooled:
             ours = [methods[best] for methods in by_set.values()]
             theirs = [methods[runner_up] for methods in by_set.values()]
             lead = compare(ours, theirs, score)
@@ -168,7 +175,7 @@ def image_scores(
     every = [row for found in rows.values() for row in found.values()]
     metrics = []
     for metric in select_metrics(names):
-        if all(metric in row['groups'] for row in every):
+        if all(metric in stored_metrics(row) for row in every):
             metrics.append(metric)
     return {method: collect(found, metrics) for method, found in rows.items()}
 
@@ -250,7 +257,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f'error: {error}')
+    sys.exit(run_command('gen_best_ep', lambda: main(sys.argv[1:])))

@@ -34,6 +34,8 @@ def link(root: Path) -> str:
 def package_tool(root: Path) -> ModuleType:
     """tools/package.py, which is not on the path of modules here."""
     spec = importlib.util.spec_from_file_location('package', root / 'tools/package.py')
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

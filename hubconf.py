@@ -16,6 +16,8 @@ def _checkout() -> ModuleType:
     """This checkout, under a name of its own: another one, or a wheel, may be in use as well."""
     root = Path(__file__).resolve().parent
     spec = importlib.util.spec_from_file_location('package', root / 'tools/package.py')
+    assert spec
+    assert spec.loader
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     return tool.load(root, f'birefnet_{zlib.crc32(str(root).encode()):08x}')

@@ -1,9 +1,9 @@
-"""Losses: pixel losses, edge loss (outward reference), class loss, adversarial losses; and the weighted criterion.
+"""Pixel losses, edge loss (outward reference), class loss, adversarial losses; their weighted sum.
 
 Half-precision inputs are converted to float32, also under autocast. float64 stays float64.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 class TrainingOutput(Protocol):
     """What the network returns in training."""
 
-    logits: list[Tensor]  # the supervised outputs (B, 1, h, w), coarsest first; the last is the final map
-    edge_pairs: list[tuple[Tensor, Tensor]]  # outward references: (prediction, label), before the sigmoid
+    # The supervised outputs (B, 1, h, w), coarsest first; the last is the final map.
+    logits: list[Tensor]
+    # (prediction, label) of each outward reference, before the sigmoid.
+    edge_pairs: list[tuple[Tensor, Tensor]]
     class_logits: Tensor | None  # (B, classes)
 
 
@@ -48,16 +50,19 @@ class PixelLoss(NamedTuple):
 PIXEL_LOSSES: dict[str, PixelLoss] = {}
 
 
-def pixel_loss(*, summed_over_batch: bool = False) -> Callable[[PixelLossFunction], PixelLossFunction]:
+def pixel_loss(
+    *, summed_over_batch: bool = False,
+) -> Callable[[PixelLossFunction], PixelLossFunction]:
     """Registers a pixel loss under the name of the function.
 
-    The function takes (logit, p, g) and returns a scalar. p is sigmoid(logit) and g the mask in 0..1; all three are
-    (B, 1, H, W) of one dtype. The name must also stand in `PixelLoss` of config.py, so that
-    `lambdas_pix_last.<name>` can give the loss a weight.
+    The function takes (logit, p, g) and returns a scalar. p is sigmoid(logit) and g the mask in
+    0..1; all three are (B, 1, H, W) of one dtype. The name must also stand in `PixelLoss` of
+    config.py, so that `lambdas_pix_last.<name>` can give the loss a weight.
 
     Args:
-        summed_over_batch: whether the loss is a sum over the images of the batch. A mean over them is averaged
-            correctly over ranks and accumulated steps; a sum has to be scaled, see `Criterion`.
+        summed_over_batch: whether the loss is a sum over the images of the batch. A mean over them
+            is averaged correctly over ranks and accumulated steps; a sum has to be scaled, see
+            `Criterion`.
 
     Raises:
         ValueError: if a loss of that name is registered already.
@@ -65,7 +70,8 @@ def pixel_loss(*, summed_over_batch: bool = False) -> Callable[[PixelLossFunctio
     def register(function: PixelLossFunction) -> PixelLossFunction:
         name = function.__name__
         if name in PIXEL_LOSSES:
-            raise ValueError(f'a pixel loss {name} is registered already; give the function another name')
+            raise ValueError(
+                f'a pixel loss {name} is registered already; give the function another name')
         PIXEL_LOSSES[name] = PixelLoss(function, summed_over_batch)
         return function
 
@@ -95,7 +101,10 @@ def iou(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
 
 
 def _window_sums(x: Tensor, window: int) -> Tensor:
-    """Sums of (B, 1, H, W) over non-overlapping windows -> (B, 1, rows, columns); the border is padded with zeros."""
+    """Sums of (B, 1, H, W) over non-overlapping windows, (B, 1, rows, columns).
+
+    The border is padded with zeros.
+    """
     pad_right = -x.shape[-1] % window
     pad_bottom = -x.shape[-2] % window
     padded = F.pad(x, (0, pad_right, 0, pad_bottom))
@@ -106,7 +115,10 @@ def _window_sums(x: Tensor, window: int) -> Tensor:
 
 @pixel_loss(summed_over_batch=True)
 def iou_patch(logit: Tensor, p: Tensor, g: Tensor, window: int = 64) -> Tensor:
-    """`iou` summed over all non-overlapping windows of all images; the last ones are cut off at the border."""
+    """`iou` summed over all non-overlapping windows of all images.
+
+    The last windows are cut off at the border.
+    """
     p_sums = _window_sums(p, window)
     g_sums = _window_sums(g, window)
     intersections = _window_sums(p * g, window)
@@ -132,7 +144,10 @@ def reg(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
 
 
 def _gaussian(size: int = 11, sigma: float = 1.5) -> list[float]:
-    """Taps of a Gaussian that sum to 1, in float32 as published, so that float64 training figures agree too."""
+    """Taps of a Gaussian that sum to 1.
+
+    They are float32 as published, so that training figures in float64 agree too.
+    """
     distances = torch.arange(size) - size // 2
     taps = torch.exp(-distances.float() ** 2 / (2 * sigma ** 2))
     return (taps / taps.sum()).tolist()
@@ -141,9 +156,10 @@ def _gaussian(size: int = 11, sigma: float = 1.5) -> list[float]:
 class _Blur(torch.autograd.Function):
     """Separable symmetric filter over the last two dimensions, zero padding.
 
-    It adds shifted copies instead of calling a convolution. PyTorch's convolution with a single channel is ten and
-    more times slower on a CPU, loses precision under autocast, and keeps its input for the backward pass. A symmetric
-    filter with zero padding is its own adjoint, so the backward pass needs nothing but the filter.
+    It adds shifted copies instead of calling a convolution. PyTorch's convolution with a single
+    channel is ten and more times slower on a CPU, loses precision under autocast, and keeps its
+    input for the backward pass. A symmetric filter with zero padding is its own adjoint, so the
+    backward pass needs nothing but the filter.
     """
 
     taps = _gaussian()
@@ -171,10 +187,14 @@ class _Blur(torch.autograd.Function):
 
 @pixel_loss()
 def ssim(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
-    """Structural dissimilarity (1 - SSIM) / 2, 11x11 Gaussian of sigma 1.5 (Wang et al., TIP 2004, eq. 13)."""
+    """Structural dissimilarity (1 - SSIM) / 2, with an 11x11 Gaussian of sigma 1.5.
+
+    Wang et al., TIP 2004, eq. 13.
+    """
     c1 = 0.01 ** 2
     c2 = 0.03 ** 2
-    # Only the sum of the variances of p and g enters, so one blur of the summed squares does for both.
+    # Only the sum of the variances of p and g enters, so one blur of the summed squares does for
+    # both.
     mean_p = _Blur.apply(p)
     mean_g = _Blur.apply(g)
     mean_squares = _Blur.apply(p * p + g * g)
@@ -193,7 +213,10 @@ def ssim(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
 
 @pixel_loss()
 def cnt(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
-    """Active contour: length of the contour plus the misfit inside and outside (Chen et al., CVPR 2019)."""
+    """Active contour: length of the contour plus the misfit inside and outside.
+
+    Chen et al., CVPR 2019.
+    """
     down = p.diff(dim=-2)[..., 1:, :-2]  # (B, 1, H-2, W-2)
     right = p.diff(dim=-1)[..., :-2, 1:]
     length = (down ** 2 + right ** 2 + 1e-8).sqrt().mean()
@@ -204,7 +227,10 @@ def cnt(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
 
 @pixel_loss()
 def structure(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
-    """Cross-entropy and IoU weighted up to sixfold near the mask's edges (F3Net, Wei et al., AAAI 2020)."""
+    """Cross-entropy and IoU weighted up to sixfold near the mask's edges.
+
+    F3Net, Wei et al., AAAI 2020.
+    """
     # The 31x31 mean in two passes, by columns and by rows.
     mean = F.avg_pool2d(g, (31, 1), 1, (15, 0))
     mean = F.avg_pool2d(mean, (1, 31), 1, (0, 15))
@@ -222,13 +248,22 @@ def structure(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
 # ---- the terms of the total ----
 
 
-def pixel_terms(logits: Sequence[Tensor], mask: Tensor, weights: Mapping[str, float]) -> dict[str, Tensor]:
+def add_losses(losses: Iterable[Tensor]) -> Tensor:
+    """Adds scalars, one at least, in their order."""
+    first, *others = losses
+    return sum(others, start=first)
+
+
+def pixel_terms(
+    logits: Sequence[Tensor], mask: Tensor, weights: Mapping[str, float],
+) -> dict[str, Tensor]:
     """Computes the weighted pixel losses, each summed over the outputs.
 
     Args:
-        logits: any number of (B, 1, h, w), which are resized to the mask's size.
+        logits: one or more of (B, 1, h, w), which are resized to the mask's size.
         mask: (B, 1, H, W) in 0..1.
-        weights: by the names of `PIXEL_LOSSES`. A loss of zero weight is neither computed nor returned.
+        weights: by the names of `PIXEL_LOSSES`. A loss of zero weight is neither computed nor
+            returned.
 
     Returns:
         A scalar for each name, float32 (float64 where the logits are).
@@ -239,34 +274,34 @@ def pixel_terms(logits: Sequence[Tensor], mask: Tensor, weights: Mapping[str, fl
         resized = _resize(_full_precision(logit), mask.shape[-2:])
         outputs.append((resized, resized.sigmoid(), mask.to(resized.dtype)))
 
-    terms = {}
+    terms: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if not weight:
             continue
         function = PIXEL_LOSSES[name].function
-        terms[name] = weight * sum(function(*output) for output in outputs)
+        terms[name] = weight * add_losses(function(*output) for output in outputs)
     return terms
 
 
 def edge_loss(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Computes the loss of the outward reference: cross-entropy of the edge maps (BiRefNet, arXiv 2401.03407).
+    """Computes the loss of the outward reference: cross-entropy of the edge maps.
 
-    The gradient flows through the label too.
+    Its source is BiRefNet, arXiv 2401.03407. The gradient flows through the label too.
 
     Args:
-        pairs: (prediction (B, 1, h, w), label (B, 1, H, W)) of each level, both before the sigmoid. The prediction is
-            resized to the label.
+        pairs: (prediction (B, 1, h, w), label (B, 1, H, W)) of each level, one at least, both
+            before the sigmoid. The prediction is resized to the label.
 
     Returns:
         A scalar, the sum over the levels.
     """
-    total = 0
+    losses = []
     for prediction, label in pairs:
         prediction = _full_precision(prediction)
         label = _full_precision(label)
         resized = _resize(prediction, label.shape[-2:])
-        total = total + F.binary_cross_entropy_with_logits(resized, label.sigmoid())
-    return total
+        losses.append(F.binary_cross_entropy_with_logits(resized, label.sigmoid()))
+    return add_losses(losses)
 
 
 def class_loss(class_logits: Tensor, class_ids: Tensor) -> Tensor:
@@ -283,8 +318,9 @@ def tail_weights(
 ) -> dict[str, float]:
     """Computes the pixel weights in `epoch` (1-based) of `epochs`.
 
-    Each of the last `tail_epochs` epochs (0: none) multiplies the weights by `factors` once more: with 500 epochs and
-    40 tail epochs, once in epoch 461 and 40 times in epoch 500. With `tail_epochs` >= `epochs` all epochs are tail.
+    Each of the last `tail_epochs` epochs (0: none) multiplies the weights by `factors` once more:
+    with 500 epochs and 40 tail epochs, once in epoch 461 and 40 times in epoch 500. With
+    `tail_epochs` >= `epochs` all epochs are tail.
     """
     assert 1 <= epoch <= epochs, f'epoch {epoch} of {epochs}'
     last_full_epoch = max(0, epochs - tail_epochs)
@@ -327,12 +363,14 @@ class Criterion:
         for epoch in (1, self.epochs):
             if not any(self.weights(epoch).values()):
                 raise ValueError(
-                    f'lambdas_pix_last: no pixel loss has a weight in epoch {epoch} of {self.epochs} '
-                    '(the tail sets bce to 0): give another one a weight, or train without the tail')
+                    f'lambdas_pix_last: no pixel loss has a weight in epoch {epoch} of '
+                    f'{self.epochs} (the tail sets bce to 0): give another one a weight, or train '
+                    'without the tail')
 
     def weights(self, epoch: int) -> dict[str, float]:
         """The pixel weights in `epoch` (1-based)."""
-        return tail_weights(self.pixel_weights, self.tail_factors, epoch, self.epochs, self.tail_epochs)
+        return tail_weights(
+            self.pixel_weights, self.tail_factors, epoch, self.epochs, self.tail_epochs)
 
     def __call__(
         self,
@@ -350,12 +388,13 @@ class Criterion:
             mask: (B, 1, H, W) in 0..1.
             class_ids: (B,) int64, needed if the network gives class scores.
             epoch: 1-based.
-            num_averaged_batches: how many batches of equal size (ranks times accumulated steps) have their gradients
-                averaged. A loss that is a sum over the batch is multiplied by it, so that the average equals the
-                gradient of the global batch.
+            num_averaged_batches: how many batches of equal size (ranks times accumulated steps)
+                have their gradients averaged. A loss that is a sum over the batch is multiplied by
+                it, so that the average equals the gradient of the global batch.
 
         Returns:
-            Scalars by name: the pixel losses, 'edge' with outward reference, 'class' with class scores.
+            Scalars by name: the pixel losses, 'edge' with outward reference, 'class' with class
+            scores.
         """
         terms = pixel_terms(output.logits, mask, self.weights(epoch))
         for name in terms:
@@ -381,7 +420,8 @@ def _verdict_loss(logit: Tensor, real: bool) -> Tensor:
 def generator_loss(discriminator: nn.Module, p: Tensor, image: Tensor) -> Tensor:
     """Computes how well the discriminator recognises `p` as predicted, unweighted.
 
-    The gradient reaches `p` alone: the discriminator's parameters are held fixed here and keep the `grad` they have.
+    The gradient reaches `p` alone: the discriminator's parameters are held fixed here and keep the
+    `grad` they have.
 
     Args:
         discriminator: the bare module, not one wrapped for distributed training.

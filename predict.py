@@ -28,7 +28,6 @@ from inference.api import (
     PreparedImage,
     finish,
     prepare,
-    published_sizes,
     render_frames,
     size_rule,
 )
@@ -58,7 +57,8 @@ from inference.video import (
 )
 from models import load_model, optimize
 from runtime.device import choose_device, prepare_device
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels
+from runtime.log import print_messages
+from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_lines
 
 WATCH_SECONDS = 1.
 WATCH_REST = 30  # a folder is looked through during at most one part in so many of the time
@@ -81,13 +81,13 @@ class Summary(NamedTuple):
     """The outcome of a run.
 
     Attributes:
-        count: images or frames that were processed, those that failed among them.
+        processed: images or frames that were processed, those that failed among them.
         skipped: images whose result existed.
         failures: one line for each image that failed.
         seconds: duration without loading the network.
     """
 
-    count: int
+    processed: int
     skipped: int
     failures: list[str]
     seconds: float
@@ -371,7 +371,7 @@ def _tree_target(folder: Path, output: str | None) -> Path:
 
 def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     """Reads a list of images, whose paths are relative to the list's folder."""
-    names = [line.strip() for line in _read_list(path)]
+    names = [line.strip() for line in read_lines(path)]
     files = [path.parent / name for name in names if name]
     if not files or not all(_absolute(file).name for file in files):
         raise ValueError(f'{path}: not a list of images')
@@ -400,13 +400,6 @@ def _several_jobs(source: str, files: list[Path], output: str | None, suffix: st
 def _absolute(file: Path) -> Path:
     """Removes '..' from a path, so that its result stays below the output folder."""
     return Path(os.path.abspath(file))
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding='utf-8').split('\n')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: not a list of images: not UTF-8 ({error.reason})') from error
 
 
 def _check_folder(output: str | None) -> None:
@@ -519,11 +512,11 @@ def _nearest_existing(folder: Path) -> Path:
 def load_network(options: NetworkOptions) -> tuple[Predictor, SizeRule]:
     """Loads the network, and returns it with the rule for the size of its input."""
     choose_device(options.device)  # a missing device is reported before the network is loaded
-    overrides = {'tile_order': options.tile_order} if options.tile_order else {}
+    overrides: dict[str, Any] = {}
+    if options.tile_order:
+        overrides['tile_order'] = options.tile_order
     model = load_model(options.model, **overrides)
-
-    trained, dynamic = published_sizes(options.model)
-    size_of = size_rule(model, options.resolution, trained, dynamic)
+    size_of = size_rule(model, options.resolution)
     device = prepare_device(options.device, fixed_size=is_fixed_size(size_of))
     network = optimize(model.to(device), DTYPES[options.dtype], options.compile)
     return Predictor(network, device), size_of
@@ -812,6 +805,7 @@ def _warn(line: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if anything failed."""
     args = parse_arguments(arguments)
+    print_messages('predict', load_model)
     try:
         network_size(args.resolution, (32, 32), (32, 32))  # a wrong one is reported at once
         run = run_video if is_video(args.input, args.output) else run_images

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Trains a run, then writes and scores its masks: ./sub.sh RUN TRAIN_GPUS TEST_GPUS [key=value ...]
-# GPUS: a comma list such as 0,1, or cpu. Where sbatch is found it submits itself, with the account and the partition
+# Trains a run, then writes and scores its masks: ./sub.sh RUN TRAIN_GPUS [TEST_GPUS [key=value ...]]
+# GPUS: a comma list such as 0,1, or cpu; TEST_GPUS: the first of TRAIN_GPUS if not given. Where sbatch is found it submits itself, with the account and the partition
 # of SLURM_ACCOUNT and SLURM_PARTITION and CPUS_PER_GPU (8) cores; SUBMIT=no runs it here all the same. NNODES > 1
 # trains on so many nodes.
 set -euo pipefail
-if [ $# -lt 3 ]; then
-    sed -n '2,5s/^# //p' "$0" >&2
+cd "$(dirname "$(readlink -f "$0")")" # also through a link
+source ./runtime/launch.sh
+if [ $# -lt 2 ] || ! gpus "$2" || ! gpus "${3:-cpu}"; then
+    sed -n '2,5s/^# //p' sub.sh >&2
     exit 2
 fi
-cd "$(dirname "$0")"
-run=$1 train_gpus=$2 test_gpus=$3
-shift 3
+run=$1 train_gpus=$2 test_gpus=${3:-${2%%,*}}
+shift $(($# < 3 ? $# : 3))
 
 if [ -z "${SLURM_JOB_ID:-}" ] && [ "${SUBMIT:-yes}" != no ] && command -v sbatch >/dev/null; then
     options=(--job-name "$run" --nodes "${NNODES:-1}" --ntasks-per-node 1 --output "ckpts/$run/slurm-%j.out"
@@ -38,15 +39,18 @@ if [ -n "${SLURM_JOB_ID:-}" ] && [ "${NNODES:-1}" -gt 1 ]; then
     train=(srun --ntasks-per-node 1 --kill-on-bad-exit=1 bash -c 'NODE_RANK=$SLURM_NODEID exec "$@"' train "${train[@]}")
 fi
 # In the background, so that this shell passes Slurm's warning on at once; training saves its state and ends with 75.
-code=0 warned=no
+code=0 warned=no interrupted=no
 "${train[@]}" & child=$!
 trap 'warned=yes; kill -USR1 "$child" 2>/dev/null || true' USR1
-trap 'kill -TERM "$child" 2>/dev/null || true' TERM INT
+trap 'kill -TERM "$child" 2>/dev/null || true' TERM
+# A process in the background does not get Ctrl-C. Training saves its state and says so.
+trap 'interrupted=yes; kill -TERM "$child" 2>/dev/null || true' INT
 wait "$child" || code=$?
 while kill -0 "$child" 2>/dev/null; do code=0; wait "$child" || code=$?; done
 if [ "$code" -eq 75 ] && [ "$warned" = yes ] && [ -n "${SLURM_JOB_ID:-}" ]; then # not if it was cancelled
     scontrol requeue "$SLURM_JOB_ID"
 fi
+[ "$interrupted" = no ] || exit 130
 [ "$code" -eq 0 ] || exit "$code"
 
 overrides=()

@@ -1,17 +1,20 @@
 #!/usr/bin/env python
-"""Writes masks of a run's checkpoints over its test sets: `python test.py --ckpt_folder ckpts/RUN`, or under torchrun.
+"""Writes the masks of a run: `python test.py --ckpt_folder ckpts/RUN`, or under torchrun.
 
-The run's saved config says the task, the test sets and the size; key=value overrides it (`testsets=DIS-VD size=2048`).
-Masks go to <pred_root>/<run>--epoch_<N>[-reso_<W>x<H>]/<set>/<name>.png; those that are there already are not made
-again, unless their checkpoint has changed.
+Each checkpoint is run over the test sets. Task, test sets and size are those of the run's saved
+config; key=value overrides them (`testsets=DIS-VD size=2048`). Masks are written to
+<pred_root>/<run>--epoch_<N>[-reso_<W>x<H>]/<set>/<name>.png. Those that exist are kept, unless
+their image, their checkpoint or an option that they depend on has changed.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,162 +29,383 @@ from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import load_model, optimize
-from models.loading import find_checkpoint
+from models.loading import Source, resolve
+from runtime.command import explain_interrupt, run_command
 from runtime.device import prepare_device
-from training.distributed import World, gather, join_world
-from training.log import setup_logging
-from utils import Progress, epoch_of, read_image, write_json
+from runtime.distributed import World, gather, join_world, refuse_separate_tasks
+from runtime.locks import hold_lock
+from runtime.log import setup_logging
+from utils import STRIDE, Progress, epoch_of, read_image, write_json
 
 logger = logging.getLogger(__name__)
 
+Shape = tuple[int, int]  # (height, width)
+
 MANIFEST = 'manifest.json'
+FINGERPRINTS = 'images.json'  # of the images of each set when their masks were made
+LOCK = '.lock'
+# Raise it whenever masks change: those of another version are made again.
+VERSION = 1
+# Names of checkpoints that do not tell one run from another. The folder's name does.
+GENERIC_NAMES = r'epoch_\d+|best|last(\.previous)?|model|pytorch_model|checkpoint|weights'
+DTYPES = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+# --- The command line -----------------------------------------------------------------------------
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='fields of config.py')
-    parser.add_argument('--ckpt', action='append', default=[], metavar='FILE',
-                        help='a checkpoint, or published weights by name (may be repeated)')
-    parser.add_argument('--ckpt_folder', help='a run: all its epoch_<N>.pth (default: the newest in ckpts)')
-    parser.add_argument('--pred_root', help='the same as pred_root=FOLDER')
-    parser.add_argument('--resolution', nargs='*', default=['config'], metavar='WxH',
-                        help="any of: WxH, 'native' (each image's own), 'config' (the run's)")
-    parser.add_argument('--testsets', help='the same as testsets=A+B')
+    """Parses the command line; `overrides` of the result hold all that sets a field of Config."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('overrides', nargs='*', metavar='key=value', help='fields of config.py')
+    add('--ckpt', action='append', default=[], metavar='FILE',
+        help='a checkpoint, or the name of published weights (may be repeated)')
+    add('--ckpt_folder', metavar='RUN',
+        help='folder of a run, for all its epoch_<N>.pth (default: the newest run in ckpts)')
+    add('--pred_root', metavar='FOLDER', help='the same as pred_root=FOLDER')
+    add('--resolution', nargs='*', default=['config'], metavar='WxH',
+        help="input sizes: WxH, 'native' (each image's own), 'config' (the run's; default)")
+    add('--testsets', metavar='A+B', help='the same as testsets=A+B')
     options = parser.parse_intermixed_args(arguments)
-    options.overrides += [text for text in options.resolution if '=' in text]  # they may stand behind it
+
+    # Overrides may follow the resolutions.
+    options.overrides += [text for text in options.resolution if '=' in text]
     options.resolution = [text for text in options.resolution if '=' not in text]
-    for name in ('pred_root', 'testsets'):
-        if getattr(options, name):
-            options.overrides.append(f'{name}={getattr(options, name)}')
+    if options.pred_root:
+        options.overrides.append(f'pred_root={options.pred_root}')
+    if options.testsets:
+        options.overrides.append(f'testsets={options.testsets}')
     return options
 
 
-def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Path]:
-    """The checkpoints asked for, in the order of their epochs. Raises ValueError if there are none."""
+def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Source]:
+    """Finds the checkpoints to test, in the order of their epochs.
+
+    Raises ValueError if there are none.
+    """
     if options.ckpt:
-        return [Path(path) if Path(path).exists() else find_checkpoint(path) for path in options.ckpt]
+        return [resolve(name) for name in options.ckpt]
     folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
     found = sorted(folder.glob('epoch_*.pth'), key=lambda path: epoch_of(path) or 0)
     if not found:
-        raise ValueError(f'{folder}: holds no epoch_<N>.pth; train the run first, or name a file with --ckpt')
-    return found
+        raise ValueError(f'{folder}: holds no epoch_<N>.pth; '
+                         'train the run first, or name a file or folder with --ckpt')
+    return [resolve(path) for path in found]
 
 
 def _newest_run(root: Path) -> Path:
     runs = [path for path in root.glob('*') if any(path.glob('epoch_*.pth'))]
     if not runs:
-        raise ValueError(f'{root}: holds no run with checkpoints; name one with --ckpt_folder or a file with --ckpt')
+        raise ValueError(f'{root}: holds no run with checkpoints; '
+                         'name one with --ckpt_folder or a file with --ckpt')
     return max(runs, key=lambda path: path.stat().st_mtime)
 
 
-def run_of(path: Path) -> str:
-    """The run that a checkpoint belongs to: its folder's name for ours, else its own name without the epoch."""
-    if re.fullmatch(r'epoch_\d+|best', path.stem) or path.is_dir():
-        return (path if path.is_dir() else path.resolve().parent).name
-    return re.sub(r'[-_]?ep(?:och_)?\d+', '', path.stem) or path.stem
-
-
-def run_config(path: Path, overrides: list[str]) -> Config:
-    """The config saved beside a checkpoint, if there is one, with the command line's overrides."""
-    saved = path.with_name('config.json')
-    return Config.load(saved, overrides) if saved.is_file() else Config.from_overrides(overrides)
+def run_config(source: Source, overrides: list[str]) -> Config:
+    """Returns the config that is known of a checkpoint, with overrides."""
+    try:
+        return Config.from_overrides(overrides, source.fields)
+    except ConfigError as error:
+        origin = ' over '.join([*overrides, str(source.file)])
+        raise ConfigError(f'{origin}: {error}') from error
 
 
 def parse_resolution(text: str, cfg: Config) -> tuple[str, str]:
-    """What `network_size` takes as the resolution, and how it is written in the folder's name. Raises ValueError."""
+    """Parses one value of --resolution.
+
+    Returns:
+        The resolution as `network_size` takes it, and the suffix of the folder's name.
+
+    Raises:
+        ValueError: the network does not take that size.
+    """
     if text in ('config', ''):
-        return 'x'.join(map(str, cfg.size)), ''
-    text = 'native' if text == 'None' else text
-    network_size(text, (32, 32), cfg.size)
-    return text, f'-reso_{text}'
+        width, height = cfg.size
+        return f'{width}x{height}', ''
+    resolution = 'native' if text == 'None' else text
+    smallest_image = (STRIDE, STRIDE)
+    network_size(resolution, smallest_image, cfg.size)  # raises
+    return resolution, f'-reso_{resolution}'
 
 
-def prepare_folder(folder: Path, manifest: dict[str, Any]) -> None:
-    """Keeps the masks that are there if the manifest says that the same checkpoint made them; drops them otherwise."""
-    file = folder / MANIFEST
-    if file.is_file() and json.loads(file.read_text(encoding='utf-8')) != manifest:
-        logger.info('%s is of another checkpoint of that name: its masks are made anew', folder)
+# --- Folders of masks -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """A checkpoint at one resolution, and the folder of its masks."""
+
+    checkpoint: Path
+    task: str
+    resolution: str
+    folder: Path
+
+    @classmethod
+    def of(cls, checkpoint: Path, cfg: Config, resolution: str) -> 'Target':
+        """Names the folder after run, epoch and resolution, which is a value of --resolution."""
+        resolution, suffix = parse_resolution(resolution, cfg)
+        epoch = epoch_of(checkpoint)
+        name = run_of(checkpoint)
+        if epoch is not None:
+            name += f'--epoch_{epoch}'
+        return cls(checkpoint, cfg.task, resolution, Path(cfg.pred_root, name + suffix))
+
+    def manifest(self, cfg: Config, architecture: dict[str, Any]) -> dict[str, Any]:
+        """What is written beside the masks: all that all of them depend on.
+
+        Args:
+            cfg: the config of the test.
+            architecture: fields of the network that overrule the checkpoint's.
+        """
+        stat = self.checkpoint.stat()
+        return {
+            'version': VERSION,
+            'run': run_of(self.checkpoint),
+            'epoch': epoch_of(self.checkpoint),
+            'resolution': self.resolution,
+            'checkpoint': str(self.checkpoint.resolve()),
+            'checkpoint_size': stat.st_size,
+            'checkpoint_mtime': stat.st_mtime_ns,
+            'task': self.task,
+            'ckpt_dir': str(self.checkpoint.parent),
+            'data_root': str(Path(cfg.data_root).resolve()),
+            'mixed_precision': cfg.mixed_precision,
+            'architecture': json.loads(json.dumps(architecture)),
+        }
+
+
+def run_of(path: Path) -> str:
+    """The run of a checkpoint: its folder's name for ours, else its own name without the epoch.
+
+    Of a file in the hub's cache, which has the folder of a commit, it is the repository's name.
+    """
+    folder = path.absolute().parent
+    if folder.parent.name == 'snapshots':
+        return folder.parents[1].name.rpartition('--')[2]
+    if re.fullmatch(GENERIC_NAMES, path.stem):
+        return path.resolve().parent.name
+    without_epoch = re.sub(r'[-_]?ep(?:och_)?\d+', '', path.stem)
+    return without_epoch or path.stem
+
+
+def check_folder(target: Target) -> None:
+    """Raises ValueError if the target's folder holds masks that are not of its checkpoint."""
+    advice = 'choose another pred_root, or delete the folder'
+    before = _read_json(target.folder / MANIFEST)
+    if before is None:
+        if any(target.folder.glob('*/*.png')):
+            raise ValueError(f'{target.folder}: holds masks that test.py has not written; {advice}')
+        return
+    checkpoint = before.get('checkpoint', '')
+    if Path(checkpoint).resolve() == target.checkpoint.resolve():
+        return
+    stat = target.checkpoint.stat()
+    is_moved = (before.get('checkpoint_size'), before.get('checkpoint_mtime')) == (
+        stat.st_size, stat.st_mtime_ns)
+    if not is_moved:
+        raise ValueError(f'{target.folder}: holds the masks of {checkpoint}, not of '
+                         f'{target.checkpoint}; {advice}')
+
+
+def prepare_folder(folder: Path, manifest: dict[str, Any], images: dict[str, list[Path]]) -> None:
+    """Deletes the masks that would not come out the same, and writes what they depend on.
+
+    Args:
+        folder: of masks.
+        manifest: what all masks depend on.
+        images: those of each test set.
+    """
+    before = _read_json(folder / MANIFEST)
+    if before is not None and before != manifest:
+        changed = [name for name in manifest if manifest[name] != before.get(name)]
+        logger.info('%s: its masks are made again, because %s changed', folder, ', '.join(changed))
         for mask in folder.glob('*/*.png'):
             mask.unlink()
-    write_json(file, manifest)
+    write_json(folder / MANIFEST, manifest)
+
+    # Of other test sets as they were.
+    known = _read_json(folder / FINGERPRINTS) or {}
+    for name, paths in images.items():
+        now = {path.stem: fingerprint(path) for path in paths}
+        of_set = known.get(name, {})
+        for stem, value in now.items():
+            if of_set.get(stem) != value:
+                _mask_path(folder / name, stem).unlink(missing_ok=True)
+        known[name] = now
+    write_json(folder / FINGERPRINTS, known)
 
 
-def predict_set(predictor: Predictor, images: list[Path], resolution: str, folder: Path, title: str,
-                world: World) -> int:
-    """Writes the mask of each image that has none in `folder`; returns how many were written.
+def _read_json(file: Path) -> dict[str, Any] | None:
+    """What a file of ours holds; None if it is missing or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
-    A mask is sigmoid(logit), resized (bilinear, corners aligned) to the image's size, times 255, truncated.
-    Raises ValueError listing all images that failed, when the others are done.
+
+def fingerprint(path: Path) -> list[int]:
+    """What changes with a file: its size and its modification time."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _mask_path(folder: Path, stem: str) -> Path:
+    return folder / f'{stem}.png'
+
+
+# --- Masks ----------------------------------------------------------------------------------------
+
+
+def predict_set(
+    predictor: Predictor,
+    images: list[Path],
+    resolution: str,
+    folder: Path,
+    title: str,
+    world: World,
+) -> int:
+    """Writes the mask of each image that has none in `folder`.
+
+    A mask is sigmoid(logit), resized (bilinear, corners aligned) to the image's size, times 255,
+    truncated.
+
+    Args:
+        predictor: runs the network.
+        images: those of this rank.
+        resolution: as `network_size` takes it.
+        folder: where masks are written, under their images' stems.
+        title: of the progress bar.
+        world: the ranks, of which the main one shows progress.
+
+    Returns:
+        How many masks were written.
+
+    Raises:
+        ValueError: lists all images that failed, after the others are done.
     """
-    def load(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+    def load(path: Path) -> tuple[np.ndarray, Shape]:
         image = read_image(path)
         height, width = image.shape[:2]
-        return cv2.resize(image, network_size(resolution, (width, height), (0, 0))), (height, width)
+        no_run_size = (0, 0)
+        size = network_size(resolution, (width, height), no_run_size)
+        return cv2.resize(image, size), (height, width)
 
-    def save(path: Path, original: tuple[int, int], probability: np.ndarray) -> None:
-        write_mask(folder / f'{path.stem}.png', to_mask(probability, *original))
+    def save(path: Path, shape: Shape, probability: np.ndarray) -> None:
+        write_mask(_mask_path(folder, path.stem), to_mask(probability, *shape))
 
-    todo = [path for path in images if not (folder / f'{path.stem}.png').is_file()]
-    bar = Progress(len(images), title, 'image', done=len(images) - len(todo), quiet=not world.is_main, say=logger.info)
+    remaining = [path for path in images if not _mask_path(folder, path.stem).is_file()]
+    num_done = len(images) - len(remaining)
     problems = []
-    with bar:
-        for outcome in run_pipeline(todo, load, predictor, save):
+    with Progress(len(images), title, 'image', done=num_done, quiet=not world.is_main,
+                  say=logger.info) as bar:
+        for outcome in run_pipeline(remaining, load, predictor, save):
             if outcome.error is not None:
                 problems.append(f'{outcome.item}: {outcome.error}')
             bar.update()
     if problems:
         raise ValueError(f'{len(problems)} image(s) failed:\n  ' + '\n  '.join(problems))
-    return len(todo)
+    return len(remaining)
 
 
-def run_checkpoint(path: Path, options: argparse.Namespace, world: World) -> None:
-    """Masks of one checkpoint over all test sets at all resolutions."""
-    cfg = run_config(path, options.overrides)
-    given = {text.split('=')[0] for text in options.overrides}
-    model = load_model(path, world.device, **{name: getattr(cfg, name) for name in ARCHITECTURE if name in given})
-    dtype = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[cfg.mixed_precision]
-    predictor = Predictor(optimize(model, dtype), world.device)
-    stat = path.stat()
-    for text in options.resolution:
-        resolution, suffix = parse_resolution(text, cfg)
-        epoch, run = epoch_of(path), run_of(path)
-        folder = Path(cfg.pred_root, run + (f'--epoch_{epoch}' if epoch is not None else '') + suffix)
-        if world.is_main:
-            prepare_folder(folder, {
-                'run': run, 'epoch': epoch, 'resolution': resolution,
-                'checkpoint': str(path), 'checkpoint_size': stat.st_size, 'checkpoint_mtime': stat.st_mtime_ns,
-                'task': cfg.task, 'ckpt_dir': str(path.parent)})
-        gather(None, world)  # nobody writes before the folder is ready
-        for name in test_sets(cfg):
-            images = find_images_in_set(cfg.data_root, cfg.task, name)
-            made = predict_set(predictor, images[world.rank::world.size], resolution, folder / name,
-                               f'{folder.name} {name}', world)
-            logger.info('%s: %s: %d masks, %d of them new', folder, name, len(images), sum(gather(made, world)))
+def write_masks(source: Source, options: argparse.Namespace, world: World) -> None:
+    """Writes the masks of one checkpoint over all test sets, at all resolutions."""
+    cfg = run_config(source, options.overrides)
+    architecture = given_architecture(cfg, options.overrides)
+    model = load_model(source.file, world.device, **architecture)
+    predictor = Predictor(optimize(model, DTYPES[cfg.mixed_precision]), world.device)
+    images = {name: find_images_in_set(cfg.data_root, cfg.task, name) for name in test_sets(cfg)}
+    for resolution in options.resolution:
+        target = Target.of(source.file, cfg, resolution)
+        busy = f'{target.folder}: another process is writing its masks; wait until it ends'
+        lock = hold_lock(target.folder / LOCK, busy) if world.is_main else contextlib.nullcontext()
+        with lock:
+            if world.is_main:
+                prepare_folder(target.folder, target.manifest(cfg, architecture), images)
+            # No rank writes before the folder is ready.
+            gather(None, world)
+            write_sets(predictor, target, images, world)
+
+
+def write_sets(
+    predictor: Predictor,
+    target: Target,
+    images: dict[str, list[Path]],
+    world: World,
+) -> None:
+    """Writes the masks of a target, for the images of each test set."""
+    for name, paths in images.items():
+        own_images = paths[world.rank::world.size]
+        folder = target.folder / name
+        title = f'{target.folder.name} {name}'
+        written = predict_set(predictor, own_images, target.resolution, folder, title, world)
+        total = sum(gather(written, world))
+        logger.info('%s: %s: %d masks, %d of them new', target.folder, name, len(paths), total)
+
+
+def given_architecture(cfg: Config, overrides: list[str]) -> dict[str, Any]:
+    """Fields of the architecture that `overrides` set, and which overrule the checkpoint's own."""
+    given = {text.split('=')[0] for text in overrides}
+    names = [name for name in (*ARCHITECTURE, 'tile_order') if name in given]
+    return {name: getattr(cfg, name) for name in names}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Checks everything that can be checked before the first mask, then works through the checkpoints."""
+    """Checks all that can be checked before the first mask, then tests each checkpoint."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    setup_logging(level=logging.INFO if os.environ.get('RANK', '0') == '0' else logging.WARNING)
+    refuse_separate_tasks()
+    is_main = os.environ.get('RANK', '0') == '0'
+    setup_logging(level=logging.INFO if is_main else logging.WARNING)
+
     cfg = Config.from_overrides(options.overrides)
     checkpoints = find_checkpoints(options, cfg.ckpt_root)
     cfg = run_config(checkpoints[0], options.overrides)
     resolutions = [parse_resolution(text, cfg)[0] for text in options.resolution]
-    if not test_sets(cfg):
-        raise ValueError(f'testsets: task {cfg.task} has none; name some with --testsets A+B')
-    check_images([path for name in test_sets(cfg) for path in find_images_in_set(cfg.data_root, cfg.task, name)])
-    fixed_size = all('x' in resolution for resolution in resolutions)  # others follow each image
-    device = prepare_device(cfg.device, fixed_size=fixed_size, deterministic=cfg.deterministic,
-                            mixed_precision=cfg.mixed_precision)
-    with join_world(device) as world:
-        for path in checkpoints:
-            run_checkpoint(path, options, world)
+    check_folders(checkpoints, options)
+    check_data(cfg)
+
+    # A resolution that is not WxH follows each image.
+    fixed_size = all('x' in resolution for resolution in resolutions)
+    device = prepare_device(
+        cfg.device,
+        fixed_size=fixed_size,
+        deterministic=cfg.deterministic,
+        mixed_precision=cfg.mixed_precision,
+    )
+    kept = 'the masks written so far are kept, and the same command makes the rest'
+    with join_world(device) as world, explain_interrupt(kept):
+        for source in checkpoints:
+            write_masks(source, options, world)
     return 0
 
 
+def check_folders(checkpoints: list[Source], options: argparse.Namespace) -> None:
+    """Raises ValueError if two checkpoints would write into one folder, or over masks of others."""
+    checkpoint_of: dict[Path, Path] = {}
+    for source in checkpoints:
+        path = source.file
+        cfg = run_config(source, options.overrides)
+        for resolution in options.resolution:
+            target = Target.of(path, cfg, resolution)
+            other = checkpoint_of.setdefault(target.folder, path)
+            if other.resolve() != path.resolve():
+                raise ValueError(f'{other} and {path} would both write into {target.folder}; '
+                                 'test each with another pred_root')
+            check_folder(target)
+
+
+def check_data(cfg: Config) -> None:
+    """Raises ValueError if there are no test sets, or that lists their unreadable images."""
+    sets = test_sets(cfg)
+    if not sets:
+        raise ValueError(f'testsets: task {cfg.task} has none; name some with --testsets A+B')
+    images = []
+    for name in sets:
+        images += find_images_in_set(cfg.data_root, cfg.task, name)
+    check_images(images)
+
+
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except (ConfigError, ValueError, OSError) as error:
-        sys.exit(f'test: {error}')
+    sys.exit(run_command('test', main, (torch.cuda.OutOfMemoryError,)))

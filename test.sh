@@ -3,11 +3,12 @@
 # GPUS: a comma list such as 0,1, or cpu. RESOLUTIONS: any of WxH, native, config (the run's), in one argument.
 # Without --ckpt_folder the newest run in ckpts is taken, and all its checkpoints.
 set -euo pipefail
-if [ $# -lt 1 ]; then
-    sed -n '2,4s/^# //p' "$0" >&2
+cd "$(dirname "$(readlink -f "$0")")" # also through a link
+source ./runtime/launch.sh
+if [ $# -lt 1 ] || ! gpus "$1"; then
+    sed -n '2,4s/^# //p' test.sh >&2
     exit 2
 fi
-cd "$(dirname "$0")"
 gpus=$1 pred_root=e_preds resolutions=config
 shift
 positional() { [ $# -gt 0 ] && [[ $1 != --* && $1 != *=* ]]; }
@@ -16,10 +17,14 @@ if positional "$@"; then resolutions=$1; shift; fi
 folder=()
 overrides=()
 while [ $# -gt 0 ]; do
-    if [ "$1" = --ckpt_folder ]; then folder=(--ckpt_folder "$2"); shift 2; else overrides+=("$1"); shift; fi
+    case $1 in
+        --ckpt_folder) folder=(--ckpt_folder "${2:?--ckpt_folder needs a folder}"); shift ;;
+        pred_root=*) pred_root=${1#pred_root=} ;;
+        *) overrides+=("$1") ;;
+    esac
+    shift
 done
 # shellcheck disable=SC2206 # resolutions are words on purpose
 sizes=($resolutions)
-source ./launch.sh
 (launch "$gpus" test.py "${overrides[@]}" "pred_root=$pred_root" "${folder[@]}" --resolution "${sizes[@]}")
 python eval_existingOnes.py --pred_root "$pred_root" "${folder[@]}" "${overrides[@]}"

@@ -1,387 +1,418 @@
 #!/usr/bin/env python
 """Trains the network: `python train.py [--ckpt_dir ckpts/RUN] [key=value ...]`, or under torchrun.
 
-Any field of config.py can be set as key=value (`task=COD bb=pvt_v2_b2 batch_size=4`); `python config.py` lists them.
-A run's folder gets its config, its checkpoints epoch_<N>.pth, log.txt, log.jsonl, TensorBoard scalars, and last.pt,
-from which `resume=auto` goes on exactly. SIGTERM and SIGUSR1 save that state and end with exit code 75.
+Every field of config.py can be set as key=value (`task=COD bb=pvt_v2_b2 batch_size=4`);
+`python config.py` lists them. The run's folder gets its config, checkpoints epoch_<N>.pth, log.txt,
+log.jsonl, TensorBoard's files, and last.pt, from which `resume=auto` goes on exactly. SIGTERM and
+SIGUSR1 make the run save that state and exit with code 75.
 """
 
 import argparse
 import logging
 import os
 import sys
-import tempfile
-import time
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from config import ARCHITECTURE, Config, task_record, training_sets
+from data.workers import workers_that_fit
 from dataset import (
-    Batch,
     EpochSampler,
     Pair,
     PairCache,
+    Size,
     TrainSet,
     build_loader,
     check_readable,
     class_names,
-    collate,
     find_pairs,
 )
 from loss import Criterion
-from models import BiRefNet, build_birefnet, load_model, save_checkpoint
+from models import BiRefNet, build_birefnet, load_model
 from models.discriminator import Discriminator
+from runtime.command import run_command
 from runtime.device import prepare_device
+from runtime.distributed import World, join_world, refuse_separate_tasks, seed_everything
+from runtime.locks import hold_lock
+from runtime.log import setup_logging
 from training.average import MovingAverage
-from training.distributed import PREEMPTED, StopRequest, World, gather, join_world, peak_memory, seed_everything
-from training.log import RunLog, setup_logging
-from training.loop import Adversary, NonFiniteLossError, Options, Trainer
-from training.meter import duration, timed
-from training.pictures import choose, draw_strip
-from training.schedule import SaveInterval, is_checkpoint, is_validation, rate_factor
-from training.sharding import gather_whole, shard
-from training.state import contradictions, load_state, save_state
+from training.dry_run import dry_run
+from training.means import NonFiniteLossError
+from training.networks import KEEP_BUFFERS, TrainedNetwork
+from training.optimizers import build_optimizer
+from training.previews import read_previews
+from training.run import Run
+from training.schedule import EpochPlan, SaveInterval, rate_factor
+from training.sharding import shard
 from training.sync_bn import synchronise
-from training.validation import Best, read_pair, split_pairs, validate
-from utils import STRIDE, write_json
+from training.trainer import StepOptions, Trainer
+from training.validation import Best, Validator, raise_error, skip_into, split_pairs
+from utils import STRIDE, ceil_div
 
 logger = logging.getLogger(__name__)
 
-PICTURED_EPOCHS = 50  # of a run without validation, so that TensorBoard's files stay small
+LOCK = '.lock'  # in a run's folder, held while a process trains it
+
+
+# --- The command line -----------------------------------------------------------------------------
 
 
 def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
-    """Config and run folder. Raises ConfigError."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='fields of config.py')
-    parser.add_argument('--ckpt_dir', help="the run's folder (default: ckpts/<task>)")
-    parser.add_argument('--epochs', type=int, help='the same as epochs=N')
-    parser.add_argument('--resume', nargs='?', const='auto', default='', metavar='FILE',
-                        help="alone: the same as resume=auto; with a file: the same as weights=FILE")
-    parser.add_argument('--dist', '--use_accelerate', nargs='?', help=argparse.SUPPRESS)  # torchrun says it
+    """Returns the config and the run's folder. Raises ConfigError."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('overrides', nargs='*', metavar='key=value', help='fields of config.py')
+    add('--ckpt_dir', help="the run's folder (default: ckpts/<task>)")
+    add('--epochs', type=int, help='the same as epochs=N')
+    add('--resume', nargs='?', const='auto', default='', metavar='FILE',
+        help='without FILE the same as resume=auto, with FILE the same as weights=FILE')
+    # Scripts written for the published code pass them. Whether a run is distributed, torchrun says.
+    add('--dist', '--use_accelerate', nargs='?', help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
+
     overrides = list(options.overrides)
     if options.epochs is not None:
         overrides.append(f'epochs={options.epochs}')
-    if options.resume not in ('', 'None'):
-        overrides.append('resume=auto' if options.resume == 'auto' else f'weights={options.resume}')
+    if options.resume == 'auto':
+        overrides.append('resume=auto')
+    elif options.resume not in ('', 'None'):
+        overrides.append(f'weights={options.resume}')
     cfg = Config.from_overrides(overrides)
-    return cfg, Path(options.ckpt_dir or Path(cfg.ckpt_root, cfg.task))
+    folder = options.ckpt_dir or Path(cfg.ckpt_root, cfg.task)
+    return cfg, Path(folder)
+
+
+# --- The network ----------------------------------------------------------------------------------
 
 
 def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
-    """The network; with `cfg.weights`, these and their architecture, whatever `cfg` says of it."""
+    """Builds the network, or loads it from `cfg.weights`.
+
+    Returns the network in training mode, and the config with the architecture of those weights.
+    """
     if not cfg.weights:
-        return build_birefnet(cfg), cfg
-    said = {'tile_order': 'column'} if cfg.tile_order == 'column' else {}
-    said |= {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
-    said |= {'bb': cfg.bb} if cfg.bb.startswith('timm/') else {}
-    model = load_model(cfg.weights, size=cfg.size, freeze_bb=cfg.freeze_bb, **said)
+        return build_birefnet(cfg), replace(cfg, tile_order='row')
+    overrides: dict[str, Any] = {
+        'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
+    model = load_model(cfg.weights, **overrides)
     found = {name: getattr(model.config, name) for name in ARCHITECTURE}
     for name, value in found.items():
         if value != getattr(cfg, name):
             logger.info('%s=%r, as %s has it', name, value, cfg.weights)
-    cfg = replace(cfg, **found)
+    # `tile_order` is that of the weights given: what the run writes is in row order.
+    cfg = replace(cfg, **found, tile_order='row')
     model.config = replace(cfg, bb_weights='')
     return model.train(), cfg
 
 
+def warn_of_random_backbone(cfg: Config) -> None:
+    """Reports a backbone that starts from random weights, which is seldom meant."""
+    if cfg.weights or cfg.bb_weights:
+        return
+    logger.warning('the backbone starts from random weights and needs far more images than a '
+                   'pretrained one: give bb_weights=<file of %s in its official format>, or '
+                   'weights=<checkpoint>; bb_weights=none if this is meant', cfg.bb)
+
+
+def _hidden_architecture(cfg: Config) -> dict[str, str]:
+    """Fields of `cfg` to load weights by, because keys and shapes do not show them."""
+    fields: dict[str, str] = {}
+    if cfg.tile_order == 'column':
+        fields['tile_order'] = cfg.tile_order
+    if cfg.mul_scl_ipt == 'add':
+        fields['mul_scl_ipt'] = cfg.mul_scl_ipt
+    if cfg.bb.startswith('timm/'):
+        fields['bb'] = cfg.bb
+    return fields
+
+
+# --- The data -------------------------------------------------------------------------------------
+
+
 def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
-    """Training and validation pairs. Raises ValueError listing all that is wrong with the files."""
-    pairs = find_pairs(cfg.data_root, cfg.task, training_sets(cfg))
-    held_out: list[Pair] = []
+    """Returns training and validation pairs.
+
+    Raises ValueError that lists everything that is wrong with the files.
+    """
+    sets = training_sets(cfg)
+    training = find_pairs(cfg.data_root, cfg.task, sets)
+    validation: list[Pair] = []
     if cfg.val_step and cfg.validation_set:
-        held_out = find_pairs(cfg.data_root, cfg.task, cfg.validation_set.split('+'))
+        validation = find_pairs(cfg.data_root, cfg.task, cfg.validation_set.split('+'))
     elif cfg.val_step:
-        pairs, held_out = split_pairs(pairs, cfg.validation_share, cfg.seed)
-    logger.info('%d training pairs from %s, %d for validation', len(pairs), '+'.join(training_sets(cfg)), len(held_out))
+        if len(training) < 2:
+            raise ValueError('val_step: a single pair cannot be split into training and '
+                             'validation; name a validation_set, or set val_step=0')
+        training, validation = split_pairs(training, cfg.validation_share, cfg.seed)
+    logger.info('%d training pairs from %s, %d for validation',
+                len(training), '+'.join(sets), len(validation))
     if not cfg.skip_bad:
-        check_readable([*pairs, *held_out])
-    return pairs, held_out
+        check_readable([*training, *validation])
+    return training, validation
 
 
-def build_data(cfg: Config, pairs: list[Pair], held_out: list[Pair], world: World) -> tuple[TrainSet, EpochSampler]:
-    """Training set and the sampler of this rank."""
-    classes = class_names(pairs) if cfg.auxiliary_classification else None
-    if classes and len(classes) > cfg.num_classes:
-        raise ValueError(f'num_classes: the training set has {len(classes)} classes, more than {cfg.num_classes}')
+def build_train_set(cfg: Config, training: list[Pair], validation: list[Pair]) -> TrainSet:
+    """Builds the training set, with its classes and its cache where `cfg` asks for them."""
+    classes = None
+    if cfg.auxiliary_classification:
+        classes = class_names(training)
+        if len(classes) > cfg.num_classes:
+            raise ValueError(f'num_classes: the training set has {len(classes)} classes, '
+                             f'more than {cfg.num_classes}')
     cache = None
     if cfg.load_all:
-        # Of all pairs, however they are divided: a change of validation then leaves the cache as it is.
-        cache = PairCache(sorted([*pairs, *held_out]), cfg.size, cfg.cache_dir or Path(cfg.data_root, '.cache'),
-                          skip_bad=cfg.skip_bad)
-    data = TrainSet(pairs, cfg.size, cfg.preproc_methods, cfg.background_color_synthesis, cfg.seed, classes, cache,
-                    cfg.skip_bad)
-    return data, EpochSampler(len(pairs), cfg.batch_size, cfg.seed, world.rank, world.size, cfg.dynamic_size)
+        # It holds training and validation pairs, so that changing the split does not rebuild it.
+        pairs = sorted([*training, *validation])
+        folder = cfg.cache_dir or Path(cfg.data_root, '.cache')
+        cache = build_cache(pairs, cfg.size, Path(folder), cfg.skip_bad)
+    return TrainSet(
+        training,
+        cfg.size,
+        cfg.preproc_methods,
+        background_color_synthesis=cfg.background_color_synthesis,
+        seed=cfg.seed,
+        classes=classes,
+        cache=cache,
+        skip_bad=cfg.skip_bad,
+    )
 
 
-def build_optimizer(cfg: Config, model: torch.nn.Module, backbone: torch.nn.Module | None,
-                    device: torch.device) -> torch.optim.Optimizer:
-    """AdamW or Adam, fused; the backbone's parameters, if any, are the last group, at their own rate."""
-    inside = {id(p) for p in backbone.parameters()} if backbone else set()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [{'params': [p for p in trained if id(p) not in inside], 'lr': cfg.lr},
-              {'params': [p for p in trained if id(p) in inside], 'lr': cfg.lr * cfg.lr_bb_factor}]
-    kind = {'AdamW': torch.optim.AdamW, 'Adam': torch.optim.Adam}[cfg.optimizer]
-    return kind([group for group in groups if group['params']], lr=cfg.lr, weight_decay=cfg.weight_decay,
-                fused=device.type in ('cpu', 'cuda'))
+def build_cache(
+    pairs: Sequence[Pair],
+    size: Size,
+    folder: Path,
+    skip_bad: bool,
+) -> PairCache | None:
+    """Builds the cache of the pairs; None, with a warning, where no file can be kept or mapped."""
+    try:
+        return PairCache(pairs, size, folder, skip_bad=skip_bad)
+    except OSError as error:
+        logger.warning('load_all: no cache in %s (%s): images are read in each epoch; '
+                       'cache_dir names another folder', folder, error)
+        return None
+
+
+def build_sampler(cfg: Config, train_set: TrainSet, world: World) -> EpochSampler:
+    """Builds the sampler of this rank."""
+    return EpochSampler(
+        len(train_set),
+        cfg.batch_size,
+        cfg.seed,
+        rank=world.rank,
+        world_size=world.size,
+        dynamic_size=cfg.dynamic_size,
+    )
+
+
+def largest_size(cfg: Config) -> Size | None:
+    """The largest (width, height) that `dynamic_size` draws; None without it."""
+    if not cfg.dynamic_size:
+        return None
+    (_, width), (_, height) = cfg.dynamic_size
+    return width // STRIDE * STRIDE, height // STRIDE * STRIDE
+
+
+# --- The trainer ----------------------------------------------------------------------------------
 
 
 def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: World) -> Trainer:
-    """Everything that moves, on its device."""
+    """Builds all that changes in training, on its device."""
+    model = prepare_model(cfg, model, world)
+    ema = MovingAverage(deepcopy(model), cfg.ema_decay) if cfg.ema_decay else None
+    place_on_device(cfg, model, world)
+    if ema:
+        place_on_device(cfg, ema.module, world)
+
+    discriminator = build_discriminator(cfg, world) if cfg.lambda_adv_g else None
+    options = StepOptions(
+        accumulate=cfg.accumulate,
+        grad_clip=cfg.grad_clip,
+        mixed_precision=cfg.mixed_precision,
+        channels_last=cfg.channels_last,
+        lambda_adv_g=cfg.lambda_adv_g,
+        lambda_adv_d=cfg.lambda_adv_d,
+        log_step=cfg.log_step,
+    )
+    return Trainer(
+        network=build_network(cfg, model, world),
+        criterion=build_criterion(cfg),
+        rate_factor=partial(
+            rate_factor,
+            steps_per_epoch=steps_per_epoch,
+            epochs=cfg.epochs,
+            schedule=cfg.lr_schedule,
+            warmup_steps=cfg.warmup_steps,
+            decay_epochs=cfg.lr_decay_epochs,
+            decay_rate=cfg.lr_decay_rate,
+        ),
+        options=options,
+        world=world,
+        discriminator=discriminator,
+        ema=ema,
+    )
+
+
+def prepare_model(cfg: Config, model: BiRefNet, world: World) -> BiRefNet:
+    """Sets up checkpointing, compiling and synchronised BatchNorm, as `cfg` asks for them."""
     if cfg.compile:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
+        # What cannot be compiled runs as it is, and torch says so.
+        torch._dynamo.config.suppress_errors = True
     for part in (model.encoder.backbone, model.decoder):
         if cfg.grad_checkpointing:
             part.set_grad_checkpointing()
         if cfg.compile:
             part.compile()
     if cfg.sync_bn and world.size > 1:
-        model = synchronise(model, world)
-    ema = MovingAverage(deepcopy(model), cfg.ema_decay) if cfg.ema_decay else None
-    for net in (model, *([ema.module] if ema else [])):
-        if cfg.sharding and world.size > 1:
-            shard(net, world)
-        else:
-            net.to(world.device, memory_format=torch.channels_last if cfg.channels_last else torch.preserve_format)
-    adversary = None
-    if cfg.lambda_adv_g:
-        discriminator = Discriminator(cfg.size, dynamic=cfg.dynamic_size is not None).to(world.device)
-        adversary = Adversary(discriminator, build_optimizer(cfg, discriminator, None, world.device), world)
-    criterion = Criterion(cfg.lambdas_pix_last, cfg.epochs, cfg.tail_epochs, task_record(cfg.task).tail_factors,
-                          cfg.lambda_gdt, cfg.lambda_cls)
-    rate = partial(rate_factor, steps_per_epoch=steps_per_epoch, epochs=cfg.epochs, schedule=cfg.lr_schedule,
-                   warmup_steps=cfg.warmup_steps, decay_epochs=cfg.lr_decay_epochs, decay_rate=cfg.lr_decay_rate)
-    options = Options(cfg.accumulate, cfg.grad_clip, cfg.mixed_precision, cfg.channels_last, cfg.lambda_adv_g,
-                      cfg.lambda_adv_d, cfg.log_step)
-    find_unused = (cfg.out_ref and not cfg.lambda_gdt) or cfg.bb.startswith('timm/')
-    return Trainer(model, build_optimizer(cfg, model, model.encoder.backbone, world.device), criterion, rate, options,
-                   world, adversary, ema, find_unused)
+        return synchronise(model, world)
+    return model
 
 
-def resume(cfg: Config, folder: Path, trainer: Trainer, best: Best) -> int:
-    """Goes back to the run's last state, if there is one; returns the position of the log there.
-
-    Raises ValueError if the run has a state that was not asked for, or one that the config contradicts.
-    """
-    state = load_state(folder)
-    if len(set(gather(state and (state['epoch'], state['batch']), trainer.world))) > 1:
-        raise ValueError(f'{folder}: not all processes found the same state there; it must lie on a file system that '
-                         'all nodes share')
-    if state is None:
-        if cfg.resume:
-            logger.info('no state in %s yet: starting anew', folder)
-        return 0
-    if not cfg.resume:
-        raise ValueError(f'{folder} holds a run already: add resume=auto to go on with it, or choose another name')
-    if state['world_size'] != trainer.world.size:
-        raise ValueError(f'the run to resume had {state["world_size"]} processes, now there are {trainer.world.size}: '
-                         'the order of its images depends on their number')
-    conflicts = contradictions(state['config'], cfg.as_dict())
-    if conflicts and cfg.resume != 'force':
-        raise ValueError('the run to resume contradicts this config (resume=force goes on all the same):\n  '
-                         + '\n  '.join(conflicts))
-    trainer.load_state_dict(state)
-    vars(best).update(state['best'])
-    logger.info('resuming in epoch %d after %d batches', trainer.epoch, trainer.batch)
-    return state['log_position']
+def place_on_device(cfg: Config, model: nn.Module, world: World) -> None:
+    """Moves a network to its device, or shards it over those of all ranks."""
+    if cfg.sharding and world.size > 1:
+        shard(model, world)
+        return
+    layout = torch.channels_last if cfg.channels_last else torch.preserve_format
+    # Torch's types do not know of this argument together with a device.
+    model.to(world.device, memory_format=layout)  # type: ignore[call-overload]
 
 
-class Run:
-    """One run: its parts, and what happens after each step and each epoch."""
+def build_network(cfg: Config, model: BiRefNet, world: World) -> TrainedNetwork:
+    """Gives the network its optimizer and wraps it for its ranks."""
+    optimizer = build_optimizer(
+        cfg.optimizer,
+        model,
+        model.encoder.backbone,
+        lr=cfg.lr,
+        backbone_factor=cfg.lr_bb_factor,
+        weight_decay=cfg.weight_decay,
+    )
+    # Edge maps without a loss, and timm's stages that no feature map follows, get no gradient.
+    has_unused_parameters = (cfg.out_ref and not cfg.lambda_gdt) or cfg.bb.startswith('timm/')
+    return TrainedNetwork(model, optimizer, world, find_unused_parameters=has_unused_parameters)
 
-    def __init__(self, cfg: Config, folder: Path, world: World) -> None:
-        seed_everything(cfg.seed)  # the same weights everywhere
-        model, self.cfg = build_model(cfg)
-        self.folder, self.world, self.log = folder, world, None
-        pairs, self.held_out = find_data(self.cfg)
-        data, self.sampler = build_data(self.cfg, pairs, self.held_out, world)
-        self.trainer = build_trainer(self.cfg, model, -(-self.sampler.batches // cfg.accumulate), world)
-        self.pictured = [(pair, *pixels) for pair in choose(self.held_out or pairs)
-                         if (pixels := read_pair(pair, self.cfg.size, self._skipped))]
-        self.best, self.interval = Best(cfg.val_metric), SaveInterval(cfg.save_every)
-        seed_everything(cfg.seed + world.rank)  # from here on random states do not depend on how things were built
-        self.loader = build_loader(data, self.sampler, cfg.num_workers, pin_memory=world.device.type == 'cuda')
-        logger.info('%s, %.1f M parameters, %d batches of %d each epoch on %d x %s', self.cfg.bb,
-                    sum(p.numel() for p in model.parameters()) / 1e6, self.sampler.batches, self.sampler.per_batch,
-                    world.size, world.device.type)
 
-    def _draw_curves(self) -> None:
-        try:
-            from training.curves import draw_curves
-        except ImportError as error:
-            logger.warning('no curves are drawn: %s is not installed', error.name)
-            return
-        path = draw_curves(self.folder, (self.best.metric, self.best.epoch) if self.best.epoch else None)
-        logger.info('curves in %s', path)
+def build_discriminator(cfg: Config, world: World) -> TrainedNetwork:
+    """Builds the discriminator of MCCL, with an optimizer of its own."""
+    module = Discriminator(cfg.size, dynamic=cfg.dynamic_size is not None).to(world.device)
+    optimizer = build_optimizer(
+        cfg.optimizer, module, lr=cfg.lr, weight_decay=cfg.weight_decay)
+    # It runs twice before its backward pass. The second may not change what the first has read.
+    return TrainedNetwork(module, optimizer, world, **KEEP_BUFFERS)
 
-    @property
-    def _skipped(self) -> set[str] | None:
-        """Where to note what is wrong with pairs that cannot be read; None: they end the run."""
-        return self.trainer.skipped if self.cfg.skip_bad else None
 
-    def train(self) -> int:
-        """Epoch after epoch, from the last state on; returns the exit code."""
-        position = resume(self.cfg, self.folder, self.trainer, self.best)
-        if self.world.is_main:
-            write_json(self.folder / 'config.json', self.cfg.as_dict())
-            self.log = RunLog(self.folder, position, self.trainer.steps)
-        self.stop = StopRequest(self.world)
-        try:
-            while self.trainer.epoch <= self.cfg.epochs and not self._tired():
-                if not self._run_epoch():
-                    gather(None, self.world)  # the first process to end would take the others with it, still writing
-                    logger.info('stopped by a signal: the state is saved, resume=auto goes on with it')
-                    return PREEMPTED
-        finally:
-            self.stop.close()
-            if self.log:
-                self.log.close()
-        skipped = set().union(*gather(self.trainer.skipped, self.world))
-        if skipped:
-            logger.warning('%d pair(s) could not be read, and others stood in for them:\n  %s', len(skipped),
-                           '\n  '.join(sorted(skipped)))
-        if self.world.is_main:
-            self._draw_curves()
-            logger.info('done: checkpoints in %s', self.folder)
-        return 0
+def pixel_weights(cfg: Config) -> dict[str, float]:
+    """Returns the weights of the pixel losses by name."""
+    return dict(cfg.lambdas_pix_last.items())
 
-    def _tired(self) -> bool:
-        tired = bool(self.cfg.early_stop) and self.best.since >= self.cfg.early_stop
-        if tired:
-            logger.info('early stop: no better %s since epoch %d', self.best.metric, self.best.epoch)
-        return tired
 
-    def _run_epoch(self) -> bool:
-        """Trains one epoch and keeps what it gave; False if a signal ended it."""
-        epoch, began = self.trainer.epoch, time.monotonic()
-        self.sampler.set_epoch(epoch, self.trainer.batch)
-        means = self.trainer.run_epoch(self.loader, self.sampler.batches, self.log, self._after_step)
-        if means is None:
-            return False
-        if self.log:
-            self.log.write(epoch=epoch, mean=means)
-            terms = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
-            logger.info('epoch %d/%d: %s (%.0f s)', epoch, self.cfg.epochs, terms, time.monotonic() - began)
-        if is_checkpoint(epoch, self.cfg.epochs, self.cfg.save_last, self.cfg.save_step):
-            self._checkpoint(self.trainer.averaged, self.folder / f'epoch_{epoch}.pth')
-        if is_validation(epoch, self.cfg.epochs, self.cfg.val_step):
-            self._validate(epoch)
-        if is_validation(epoch, self.cfg.epochs, self.cfg.val_step or -(-self.cfg.epochs // PICTURED_EPOCHS)):
-            self._draw_pictures()
-        self._save()
-        return True
+def build_criterion(cfg: Config) -> Criterion:
+    """Builds the losses with their weights."""
+    return Criterion(
+        pixel_weights(cfg),
+        cfg.epochs,
+        cfg.tail_epochs,
+        task_record(cfg.task).tail_factors,
+        edge_weight=cfg.lambda_gdt,
+        class_weight=cfg.lambda_cls,
+    )
 
-    def _draw_pictures(self) -> None:
-        """On every rank: a network that is divided among them needs them all."""
-        for pair, image, mask in self.pictured:
-            strip = draw_strip(self._judged, image, mask, self.world.device, self.trainer.autocast())
-            if self.log:
-                self.log.picture(f'{pair.set}/{pair.name}', strip, self.trainer.steps)
 
-    @property
-    def _judged(self) -> torch.nn.Module:
-        """The network that is validated."""
-        return self.trainer.averaged if self.cfg.val_ema else self.trainer.model
+# --- The run --------------------------------------------------------------------------------------
 
-    def _score(self, pairs: list[Pair]) -> dict[str, float]:
-        return validate(self._judged, pairs, self.cfg.size, self.cfg.lambdas_pix_last, self.world,
-                        self.trainer.autocast(), self._skipped)
 
-    def _validate(self, epoch: int) -> None:
-        scores = self._score(self.held_out)
-        better = self.best.update(scores, epoch)
-        if self.log:
-            self.log.write(epoch=epoch, validation=scores)
-            self.log.scalars('validation', scores, self.trainer.steps)
-            logger.info('validation: %s%s', ' '.join(f'{name} {value:.4f}' for name, value in scores.items()),
-                        f' (the best {self.best.metric} so far)' if better else '')
-        if better:
-            self._checkpoint(self._judged, self.folder / 'best.pth')
+def build_run(cfg: Config, folder: Path, world: World) -> Run:
+    """Builds a run with all its parts."""
+    # Every rank draws the same weights.
+    seed_everything(cfg.seed)
+    if world.is_main:
+        warn_of_random_backbone(cfg)
+    model, cfg = build_model(cfg)
 
-    def _checkpoint(self, model: torch.nn.Module, path: Path) -> None:
-        """Writes a network's weights. Call on every rank."""
-        state = gather_whole(model.state_dict(), self.world)
-        if self.world.is_main:
-            save_checkpoint(model, path, state)
+    training, validation = find_data(cfg)
+    train_set = build_train_set(cfg, training, validation)
+    sampler = build_sampler(cfg, train_set, world)
 
-    def _after_step(self) -> bool:
-        stopping, due = self.stop.agreed(self.world.is_main and self.interval.passed())
-        if stopping or due or self.interval.after(self.trainer.steps):
-            self._save()
-        return stopping
+    steps_per_epoch = ceil_div(sampler.batches, cfg.accumulate)
+    trainer = build_trainer(cfg, model, steps_per_epoch, world)
 
-    def _save(self) -> None:
-        state = self.trainer.state_dict(self.log.position if self.log else 0)
-        if self.world.is_main:
-            save_state(self.folder, {**state, 'best': self.best.state_dict(), 'config': self.cfg.as_dict(),
-                                     'world_size': self.world.size})
+    on_error = skip_into(trainer.skipped) if cfg.skip_bad else raise_error
+    validator = Validator(
+        validation, cfg.size, pixel_weights(cfg), world, on_error, metric=cfg.val_metric)
+    previews = read_previews(validation or training, cfg.size, on_error)
 
-    def rehearse(self) -> int:
-        """One batch of everything; tells what time and memory the run would take. Leaves nothing behind."""
-        self.sampler.set_epoch(1)
-        _, starting = timed(lambda: next(iter(self.loader)))
-        batch, loading = timed(self._largest_batch)
-        loading /= max(1, self.cfg.num_workers)
-        self.trainer.rehearse(batch)  # this one also plans and allocates
-        _, step = timed(lambda: self.trainer.rehearse(batch))
-        each = timed(lambda: self._score(self.held_out[:self.world.size]))[1] if self.held_out else 0.
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, 'epoch_1.pth')
-            self._checkpoint(self.trainer.averaged, path)
-            size = path.stat().st_size if self.world.is_main else 0
-        logger.info('dry run: the first batch came after %.1f s; a step takes %.2f s and loading its batch %.2f s%s',
-                    starting, step, loading, ': the loader is the slower one' if loading > step else '')
-        self._tell_time(max(step, loading) if self.cfg.num_workers else step + loading,
-                        each * len(self.held_out) / self.world.size)
-        self._tell_memory(size / 1e9)
-        return 0
+    # From here on random numbers do not depend on how the parts were built.
+    seed_everything(cfg.seed + world.rank)
+    on_gpu = world.device.type == 'cuda'
+    width, height = largest_size(cfg) or cfg.size
+    batch_bytes = sampler.per_batch * (3 + 1) * width * height  # images and masks, uint8
+    num_workers = workers_that_fit(cfg.num_workers, batch_bytes)
+    loader = build_loader(train_set, sampler, num_workers, pin_memory=on_gpu)
 
-    def _largest_batch(self) -> Batch:
-        """The first batch of this rank, in the largest size that there will be, loaded by this process alone."""
-        largest = self.cfg.dynamic_size and tuple(limits[1] // STRIDE * STRIDE for limits in self.cfg.dynamic_size)
-        return collate([self.loader.dataset[key._replace(size=largest)] for key in next(iter(self.sampler))])
-
-    def _tell_time(self, batch: float, validation: float) -> None:
-        """What the whole run takes; both in seconds."""
-        epoch, epochs = batch * self.sampler.batches, self.cfg.epochs
-        validations = sum(is_validation(e, epochs, self.cfg.val_step) for e in range(1, epochs + 1))
-        logger.info('dry run: an epoch takes %s, a validation %s; %d and %d of them %s', duration(epoch),
-                    duration(validation), epochs, validations, duration(epoch * epochs + validation * validations))
-
-    def _tell_memory(self, checkpoint: float) -> None:
-        """Peaks so far, and what the run will leave on disk; `checkpoint` is one's size in GB."""
-        cfg, device = self.cfg, self.world.device
-        peaks = f'{peak_memory(torch.device("cpu")) / 1e9:.2f} GB of the host'
-        if device.type == 'cuda':
-            peaks += f' and {peak_memory(device) / 1e9:.2f} GB of the GPU'
-        kept = sum(is_checkpoint(e, cfg.epochs, cfg.save_last, cfg.save_step) for e in range(1, cfg.epochs + 1))
-        logger.info('dry run: peak memory %s; on disk %d checkpoints of %.2f GB and the state twice, %.2f GB', peaks,
-                    kept, checkpoint, 2 * 3 * checkpoint)
+    parameters = sum(p.numel() for p in model.parameters())
+    logger.info('%s, %.1f M parameters, %d batches of %d each epoch on %d x %s', cfg.bb,
+                parameters / 1e6, sampler.batches, sampler.per_batch,
+                world.size, world.device.type)
+    return Run(
+        folder=folder,
+        config=cfg.as_dict(),
+        world=world,
+        trainer=trainer,
+        loader=loader,
+        sampler=sampler,
+        plan=EpochPlan(cfg.epochs, cfg.save_last, cfg.save_step, cfg.val_step, cfg.early_stop),
+        validator=validator,
+        best=Best(cfg.val_metric),
+        save_interval=SaveInterval(cfg.save_every),
+        previews=previews,
+        validates_ema=cfg.val_ema,
+        resume=cfg.resume,
+    )
 
 
 @record
 def main(arguments: list[str] | None = None) -> int:
-    """Parses, joins the other processes, trains; returns the exit code."""
+    """Trains a run; returns the exit code."""
     cfg, folder = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    refuse_separate_tasks()
+
+    # Only the main rank writes and reports. A dry run writes nothing.
     is_main = int(os.environ.get('RANK', 0)) == 0
-    if is_main and not cfg.dry_run:
-        folder.mkdir(parents=True, exist_ok=True)
-    setup_logging(folder if is_main and not cfg.dry_run else None, logging.INFO if is_main else logging.WARNING)
-    device = prepare_device(cfg.device, fixed_size=cfg.dynamic_size is None, deterministic=cfg.deterministic,
-                            mixed_precision=cfg.mixed_precision)
+    level = logging.INFO if is_main else logging.WARNING
+    if cfg.dry_run or not is_main:
+        setup_logging(None, level)
+        return train(cfg, folder)
+    busy = (f'{folder}: another process is training this run; wait until it ends, '
+            'or choose another --ckpt_dir')
+    with hold_lock(folder / LOCK, busy):
+        setup_logging(folder, level)
+        return train(cfg, folder)
+
+
+def train(cfg: Config, folder: Path) -> int:
+    """Trains a run, or tries it out with `cfg.dry_run`; returns the exit code."""
+    device = prepare_device(
+        cfg.device,
+        fixed_size=cfg.dynamic_size is None,
+        deterministic=cfg.deterministic,
+        mixed_precision=cfg.mixed_precision,
+    )
     with join_world(device) as world:
-        run = Run(cfg, folder, world)
-        return run.rehearse() if cfg.dry_run else run.train()
+        run = build_run(cfg, folder, world)
+        if cfg.dry_run:
+            dry_run(run, largest_size(cfg))
+            return 0
+        return run.train()
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except (ValueError, OSError, NonFiniteLossError) as error:
-        sys.exit(f'train: {error}')
+    sys.exit(run_command('train', main, (NonFiniteLossError, torch.cuda.OutOfMemoryError)))

@@ -3,12 +3,12 @@
 # With several GPUs it starts one process for each by torchrun. For several nodes set NNODES, NODE_RANK and
 # MASTER_ADDR (and MASTER_PORT) on each of them.
 set -euo pipefail
-if [ $# -lt 2 ]; then
-    sed -n '2,4s/^# //p' "$0" >&2
+cd "$(dirname "$(readlink -f "$0")")" # also through a link
+source ./runtime/launch.sh
+if [ $# -lt 2 ] || ! gpus "$2"; then
+    sed -n '2,4s/^# //p' train.sh >&2
     exit 2
 fi
-cd "$(dirname "$0")"
 run=$1 gpus=$2
 shift 2
-source ./launch.sh
 launch "$gpus" train.py --ckpt_dir "ckpts/$run" "$@"

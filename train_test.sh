@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
 # The name that the publication gave it.
-exec "$(dirname "$0")/sub.sh" "$@"
+exec "$(dirname "$(readlink -f "$0")")/sub.sh" "$@"

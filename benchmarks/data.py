@@ -90,11 +90,13 @@ def make_mask(number: int) -> np.ndarray:
 def plain_sample(pair: Pair, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """The usual way: OpenCV decodes and resizes, Pillow augments, torchvision normalises.
 
-    Draws random numbers as `transforms` does, so that both rotate in the same rounds.
+    Draws random numbers as `data.transforms` does, so that both rotate in the same rounds.
     """
     bgr = cv2.imread(str(pair.image))
-    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     grey = cv2.imread(str(pair.mask), cv2.IMREAD_GRAYSCALE)
+    assert bgr is not None, pair.image
+    assert grey is not None, pair.mask
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     image = Image.fromarray(cv2.resize(rgb, SIZE))
     mask = Image.fromarray(cv2.resize(grey, SIZE))
 

@@ -94,7 +94,9 @@ def best_times(
 def peak_memory() -> float:
     """Megabytes that this process has held at most (Linux; `getrusage` adds the parent's)."""
     status = Path('/proc/self/status').read_text()
-    return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) / 1e3
+    match = re.search(r'VmHWM:\s*(\d+) kB', status)
+    assert match is not None, status
+    return int(match[1]) / 1e3
 
 
 def added_memory(operator: Operator, case: Case) -> float:

@@ -10,6 +10,7 @@ composite's own. `--network` adds the seconds of swin_v1_t at 1024x1024, of rand
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -109,7 +110,7 @@ def print_errors(
     print(f'{name}: without {cells(image)}')
     for method in MATTING:
         colour = estimate_foreground(image, mask, method)
-        spent = seconds(lambda method=method: estimate_foreground(image, mask, method))
+        spent = seconds(partial(estimate_foreground, image, mask, method))
         print(f'   {method} {cells(colour)}, {1000 * spent:.0f} ms')
 
 

@@ -16,6 +16,7 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,15 @@ import cv2
 import numpy as np
 
 from evaluation import GroundTruth, inputs, runner
+from evaluation.metrics import RECORDS, USUAL
 from utils import write_png
 
 PEER_PACKAGE = 'pysodmetrics==1.6.2'
 GROUPS = ('sm', 'mae', 'em', 'fm', 'wfm', 'hce')
+FOUR = ('sm', 'mae', 'em', 'fm')
+COUNTED = tuple(metric.name for metric in RECORDS if metric.follows_from_counts)
+# Metrics beside those that the peer is timed with, each by itself.
+OTHERS = ('msiou', 'cm', 'simae', 'sifm', 'sad', 'grad', 'conn')
 PREDICTIONS = 10
 
 # Scores argv[1] against argv[2], both .npy, with the peer; prints seconds and scores as JSON.
@@ -60,19 +66,19 @@ scores['meanFm'] = float(found['fm']['curve'].mean())
 print(json.dumps({'seconds': min(times), 'scores': scores}))
 """
 
-# Prints the MiB that all metrics of one pair, ground truth and prediction, add to the import.
+# Prints the MiB that the usual metrics of one pair, ground truth and prediction, add to the import.
 MEMORY = """
 import sys
 from pathlib import Path
 import evaluation.runner as runner
-from evaluation.metrics import METRICS
+from evaluation.metrics import USUAL
 def peak():  # not getrusage, whose maximum a child inherits from its parent
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith('VmHWM'):
             return int(line.split()[1]) / 1024
 before = peak()
 gt, pred = Path(sys.argv[1]), Path(sys.argv[2])
-request = runner.Request('a', pred, [], list(METRICS))
+request = runner.Request('a', pred, [], list(USUAL))
 job = runner.ScoringJob('set', 'x', gt, [request])
 runner.score_image(job, None)
 print(peak() - before)
@@ -215,8 +221,28 @@ def ours(
         'many': many / len(predictions),
         'further': fastest(lambda: prepared.score(first, GROUPS), repeats),
         'further, less sure': fastest(lambda: prepared.score(unsure, GROUPS), repeats),
-        'further, mBA and boundary IoU too': fastest(lambda: prepared.score(first), repeats),
+        'further, mBA and boundary IoU too': fastest(
+            lambda: prepared.score(first, USUAL), repeats),
     }
+
+
+def threshold_family(mask: np.ndarray, prediction: np.ndarray, repeats: int) -> float:
+    """The time of S, MAE, E and F with all metrics of thresholds, over that of the four alone."""
+    def score(names: tuple[str, ...]) -> None:
+        GroundTruth(mask).score(prediction, names)
+
+    four = fastest(lambda: score(FOUR), 4 * repeats)
+    return fastest(lambda: score((*FOUR, *COUNTED)), 4 * repeats) / four
+
+
+def others(mask: np.ndarray, prediction: np.ndarray, repeats: int) -> dict[str, float]:
+    """Seconds of other metrics, each by itself, for a further prediction."""
+    truth = GroundTruth(mask)
+    seconds = {}
+    for name in OTHERS:
+        truth.score(prediction, (name,))
+        seconds[name] = fastest(partial(truth.score, prediction, (name,)), repeats)
+    return seconds
 
 
 def workers(folder: Path, shape: tuple[int, int], images: int) -> float:
@@ -267,12 +293,18 @@ def main() -> None:
         cv2.setNumThreads(1)
         with one_core():
             found = ours(mask, predictions, options.repeats, folder / 'cache')
+            ratio = threshold_family(mask, predictions[0], options.repeats)
+            single = others(mask, predictions[0], options.repeats)
         print_comparison(theirs, found, mask, predictions[0])
+
+        print(f'all metrics of thresholds: {ratio:.2f}x the time of S, MAE, E and F')
+        for name, seconds in single.items():
+            print(f'{name}, further: {seconds * 1e3:.0f} ms a pair')
 
         if sys.platform == 'linux':
             pair = (folder / 'gt.png', folder / 'pred.png')
             mebibytes = float(output_of(sys.executable, '-c', MEMORY, *pair))
-            print(f'memory over the import, all metrics: {mebibytes:.0f} MiB')
+            print(f'memory over the import, usual metrics: {mebibytes:.0f} MiB')
         if options.images:
             speedup = workers(folder, (height, width), options.images)
             print(f'two workers: {speedup:.2f}x one')

@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.inference import build
+from benchmarks.inference import Network, build
 from config import TASKS, Config
 from dataset import Batch
 from loss import Criterion
 from models import build_birefnet, optimize
 from runtime.device import prepare_device
-from training.distributed import World
-from training.loop import Options, Trainer
+from runtime.distributed import World
+from training.networks import TrainedNetwork
+from training.trainer import StepOptions, Trainer
 
 DTYPES = {'float32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 WARM_UP = 2  # runs that are not counted, of which the first compiles and chooses algorithms
@@ -104,9 +105,10 @@ def prepare(case: Case, size: tuple[int, int], device: torch.device) -> Callable
     if case.variant == 'train':
         return _prepare_training(case, size, device)
     width, height = size
-    network = build([f'bb={case.backbone}', f'size={width}x{height}'], 'plain').to(device)
+    model = build([f'bb={case.backbone}', f'size={width}x{height}']).to(device)
+    network: Network = model
     if case.variant == 'optimize':
-        network = optimize(network, DTYPES[case.dtype], case.compiled)
+        network = optimize(model, DTYPES[case.dtype], case.compiled)
     image = torch.randn(case.batch, 3, height, width, device=device)
 
     def run() -> Tensor:
@@ -132,9 +134,10 @@ def _prepare_training(
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
     weights = {'bce': 30., 'iou': .5, 'ssim': 10.}
     criterion = Criterion(weights, 500, 40, TASKS['DIS5K'].tail_factors)
-    options = Options(mixed_precision=case.dtype)
+    options = StepOptions(mixed_precision=case.dtype)
     world = World(0, 1, device)
-    trainer = Trainer(model, optimizer, criterion, lambda step: 1., options, world)
+    network = TrainedNetwork(model, optimizer, world)
+    trainer = Trainer(network, criterion, lambda step: 1., options, world)
 
     width, height = size
     image_shape = (case.batch, 3, height, width)
@@ -144,7 +147,12 @@ def _prepare_training(
     names = [''] * case.batch
     class_ids = torch.full((case.batch,), -1)
     batch = Batch(image, mask, names, class_ids, [])
-    return lambda: trainer.rehearse(batch)
+
+    def run() -> None:
+        trainer.step(batch)
+        trainer.take_means()  # waits for the device
+
+    return run
 
 
 def measure(

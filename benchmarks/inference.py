@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
 from config import Config
-from models import build_birefnet, optimize
+from models import BiRefNet, build_birefnet, optimize
 from models.optimized.algebra import linear
 
 DTYPES = {'fast': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -33,14 +33,20 @@ STATUS = Path('/proc/self/status')
 Network = Callable[[Tensor], list[Tensor]]
 
 
-def build(overrides: list[str], variant: str) -> Network:
-    """The network under one of VARIANTS: the same random weights each time."""
+def build(overrides: list[str]) -> BiRefNet:
+    """The network in eval mode with the same random weights each time."""
     torch.manual_seed(0)
     model = build_birefnet(Config.from_overrides(overrides)).eval()
     for parameter in model.parameters():
         # Offsets start at zero; trained ones are not.
         if parameter.ndim > 1 and not parameter.any():
             nn.init.normal_(parameter, std=parameter[0].numel() ** -.5)
+    return model
+
+
+def build_variant(overrides: list[str], variant: str) -> Network:
+    """The network under one of VARIANTS."""
+    model = build(overrides)
     if variant in DTYPES:
         return optimize(model, DTYPES[variant])
     return model
@@ -72,7 +78,7 @@ def peak_memory(overrides: list[str], variant: str, size: tuple[int, int], threa
     if not STATUS.exists():
         return float('nan')
     torch.set_num_threads(threads)
-    network = build(overrides, variant)
+    network = build_variant(overrides, variant)
     run(network, variant, torch.zeros(1, 3, 64, 64))
     # What building has freed goes back to the system; the run would take it first, uncounted.
     with suppress(AttributeError):  # not glibc
@@ -109,7 +115,7 @@ def matrix_peak() -> float:
 
 def flops(overrides: list[str], size: tuple[int, int]) -> float:
     """GFLOP of the plain network, deformable convolutions included, counted without computing."""
-    model = build(overrides, 'plain').to('meta')
+    model = build(overrides).to('meta')
     image = torch.empty(1, 3, size[1], size[0], device='meta')
     deformable = 0
 
@@ -177,7 +183,7 @@ def main() -> None:
     # The first run of each is not timed.
     networks, outputs = {}, {}
     for variant in variants:
-        networks[variant] = build(args.overrides, variant)
+        networks[variant] = build_variant(args.overrides, variant)
         outputs[variant], _, _ = run(networks[variant], variant, image)
     timings = measure(networks, image, args.runs)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.inference import build
+from benchmarks.inference import build, build_variant
 from exporting.onnx import bytes_of, operators, run_onnx, save_onnx
-from exporting.program import Deployed, trace
+from exporting.program import ExportWrapper, trace
 
 Network = Callable[[Tensor], Tensor]
 
@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def write_network(file: Path, overrides: list[str], size: tuple[int, int], dynamic: bool) -> None:
     """Writes the network as ONNX, and prints times and sizes; `size` is (width, height)."""
-    model = Deployed(build(overrides, 'plain'))
+    model = ExportWrapper(build(overrides))
     start = time.perf_counter()
     traced = trace(model, size, dynamic)
     middle = time.perf_counter()
@@ -50,7 +50,7 @@ def write_network(file: Path, overrides: list[str], size: tuple[int, int], dynam
 
 def optimized_network(overrides: list[str]) -> Network:
     """The network's own fast path: image -> logits at full size."""
-    network = build(overrides, 'fast')
+    network = build_variant(overrides, 'fast')
 
     def run(image: Tensor) -> Tensor:
         with torch.inference_mode():

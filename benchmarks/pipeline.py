@@ -57,7 +57,8 @@ def make_files(folder: Path) -> tuple[Files, dict[str, Tensor]]:
     noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     smooth = cv2.GaussianBlur(noise, (0, 0), 3)
     grain = rng.integers(0, 6, smooth.shape, dtype=np.uint8)
-    pixels = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX) + grain
+    stretched = cv2.normalize(smooth, np.empty_like(smooth), 0, 255, cv2.NORM_MINMAX)
+    pixels = stretched + grain
     Image.fromarray(pixels).save(files.image, quality=90)
 
     # A star with wavy edges.

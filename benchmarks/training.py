@@ -16,10 +16,10 @@ import torchvision
 from torch import Tensor
 
 from config import TASKS, Config
-from loss import Criterion
+from loss import Criterion, add_losses
 from models import build_birefnet
 from models.modules import deform_conv
-from training.meter import resident
+from runtime.memory import resident_memory
 
 MASK_SHARE = .3
 VARIANTS = ('ours', 'torchvision')
@@ -51,7 +51,7 @@ class PeakMemory:
 
     def __enter__(self) -> 'PeakMemory':
         self.value = 0
-        self._base = resident()
+        self._base = resident_memory()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
@@ -59,7 +59,7 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._over.wait(.005):
-            self.value = max(self.value, resident() - self._base)
+            self.value = max(self.value, resident_memory() - self._base)
 
     def __exit__(self, *_) -> None:
         self._over.set()
@@ -85,7 +85,7 @@ def run_steps(case: Case) -> Figures:
             start = time.perf_counter()
             output = model(image, side_outputs=True)
             losses = criterion(output, mask, epoch=1)
-            sum(losses.values()).backward()
+            add_losses(losses.values()).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             seconds.append(time.perf_counter() - start)

@@ -15,16 +15,17 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import PIL
-import skimage
 
 from demo.render import render
 from demo.shapes import SHAPES
+from runtime.processes import shorten_socket_paths
 from utils import Progress, atomic_write, write_json, write_png
 
 TASK = 'Demo'
@@ -89,7 +90,7 @@ def provenance() -> dict[str, str]:
         'opencv': cv2.__version__,
         'numpy': np.__version__,
         'pillow': PIL.__version__,
-        'scikit-image': skimage.__version__,
+        'scikit-image': version('scikit-image'),
     }
 
 
@@ -133,6 +134,7 @@ def make_data(
         made = Path(building) / TASK
         # A forked copy of a process whose OpenCV threads run may hang.
         spawn = multiprocessing.get_context('spawn')
+        shorten_socket_paths()
         with ProcessPoolExecutor(mp_context=spawn) as pool:
             _write_set(pool, made / TRAIN_SET, train, size, seed, train=True)
             _write_set(pool, made / TEST_SET, test, size, seed, train=False)

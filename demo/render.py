@@ -278,7 +278,7 @@ def grade(rng: np.random.Generator, view: np.ndarray) -> np.ndarray:
     """
     is_grey = np.ptp(view, axis=2).max() < .02
     if is_grey:
-        shades = rng.uniform([[0], [.6]], [[.35], [1]], (2, 3))
+        shades = rng.uniform([[0.], [.6]], [[.35], [1.]], (2, 3))
         dark, bright = np.sort(shades, axis=0).astype(np.float32)
         view = dark + view * (bright - dark)
     else:
@@ -318,7 +318,7 @@ def cast_shadow(
     side = math.sqrt(cover.size)
     distance = rng.uniform(.015, .045)
     x, y = -light[:2] / light[2] * distance * side
-    translation = np.float32([[1, 0, x], [0, 1, y]])
+    translation = np.array([[1, 0, x], [0, 1, y]], np.float32)
     moved = cv2.warpAffine(cover, translation, cover.shape[::-1])
     shadow = cv2.GaussianBlur(moved, (0, 0), rng.uniform(.008, .025) * side)
     strength = np.float32(rng.uniform(*SHADOW))
@@ -366,7 +366,7 @@ def shade(
     """
     frame = layers.shape[1:]
     normals = surface_normals(layers, BEVEL * _side(frame))
-    towards_viewer = np.float32([0, 0, 1])
+    towards_viewer = np.array([0, 0, 1], np.float32)
     halfway = _unit(light + towards_viewer)
     diffuse = np.clip(normals @ light, 0, None)
     facing = np.clip(normals @ halfway, 0, None)
@@ -379,7 +379,7 @@ def shade(
         lit = albedo * (.5 + .75 * diffuse)[..., None]
         if is_metal:
             lit *= _reflected_sky(normals)[..., None]
-            strength, gloss = .65, 45
+            strength, gloss = .65, 45.
         else:
             strength, gloss = rng.uniform(.05, .45), rng.uniform(10, 40)
         highlight = strength * (facing ** gloss)[..., None]
@@ -401,7 +401,7 @@ def _reflected_sky(normals: np.ndarray) -> np.ndarray:
 
 def surface_normals(layers: np.ndarray, bevel: float) -> np.ndarray:
     """Unit normals (H, W, 3) of layers (2, H, W) whose edges are rounded over `bevel` pixels."""
-    height = np.zeros(layers.shape[1:], np.float32)
+    height: np.ndarray = np.zeros(layers.shape[1:], np.float32)
     for layer in layers:
         distance = _distance_to_edge(layer)
         remaining = np.clip(bevel - distance, 0, None)

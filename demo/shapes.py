@@ -5,15 +5,17 @@ turns them to fit a frame. Parts are listed in the order in which they are drawn
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Points = np.ndarray | Sequence[Sequence[float]]
+Point = np.ndarray | Sequence[float]  # x, y
+Points = np.ndarray | Sequence[Point]
 Point3 = tuple[float, float, float]
 
 SIDES = (-1, 1)  # left and right
@@ -87,21 +89,22 @@ def spokes(
     return parts
 
 
-def taper(start: Sequence[float], end: Sequence[float], wide: float, narrow: float) -> Part:
+def taper(start: Point, end: Point, wide: float, narrow: float) -> Part:
     """A limb that narrows from `wide` to `narrow`, with a round end."""
-    start, end = np.asarray(start, float), np.asarray(end, float)
-    length = max(np.linalg.norm(end - start), 1e-9)
-    along = (end - start) / length
+    root = np.asarray(start, float)
+    head = np.asarray(end, float)
+    length = max(np.linalg.norm(head - root), 1e-9)
+    along = (head - root) / length
     across = np.array([-along[1], along[0]])
 
     x, y = np.split(ellipse(0, 0, narrow / 2, start=0, stop=180), 2, axis=1)
-    tip = end + x * across + y * along
-    left = start - across * wide / 2
-    right = start + across * wide / 2
+    tip = head + x * across + y * along
+    left = root - across * wide / 2
+    right = root + across * wide / 2
     return area([left, *tip[::-1], right])
 
 
-def leaflet(root: Sequence[float], length: float, width: float, angle: float) -> Part:
+def leaflet(root: Point, length: float, width: float, angle: float) -> Part:
     """A pointed leaf from `root` towards `angle`, in degrees clockwise from the right."""
     t = np.linspace(0, 1, 24)
     half = width / 2 * np.sin(np.pi * t ** .8)
@@ -185,7 +188,7 @@ def smooth(outline: np.ndarray, reach: int = 4) -> np.ndarray:
     return np.mean(shifted, axis=0)
 
 
-def crossed(half_widths: Sequence[float], heights: Sequence[float], width: float) -> list[Part]:
+def crossed(half_widths: Iterable[float], heights: Iterable[float], width: float) -> list[Part]:
     """Crossed braces between the legs of a tower, from each height to the next."""
     levels = list(zip(half_widths, heights, strict=True))
     parts = []
@@ -498,7 +501,7 @@ def windmill(rng: np.random.Generator) -> list[Part]:
     return [*tower, *braces, *sails, disc(*hub, .13)]
 
 
-def _sail(hub: Sequence[float], along: np.ndarray, across: np.ndarray, width: float) -> list[Part]:
+def _sail(hub: Point, along: np.ndarray, across: np.ndarray, width: float) -> list[Part]:
     """One sail: its arm, its frame and two bars; `across` is as long as the sail is wide."""
     tip = hub + along * .95
     base = hub + along * .25
@@ -687,7 +690,7 @@ def text(rng: np.random.Generator) -> list[Part]:
 def _write(word: str, bold: int) -> Image.Image:
     """Writes a word in white on a black page that fits it, mode 'L'."""
     font = ImageFont.load_default(160)
-    style = {'font': font, 'stroke_width': bold, 'spacing': 0, 'align': 'center'}
+    style: dict[str, Any] = {'font': font, 'stroke_width': bold, 'spacing': 0, 'align': 'center'}
     ruler = ImageDraw.Draw(Image.new('L', (1, 1)))
     left, top, right, bottom = ruler.multiline_textbbox((0, 0), word, **style)
 
@@ -717,7 +720,8 @@ def wire(rng: np.random.Generator) -> list[Part]:
     else:
         angle = t * rng.integers(5, 8)
         line = curve(t / np.pi - 1 + .2 * np.sin(angle), .55 * np.cos(angle))
-    return [stroke(line, width), disc(*line[-1], .13, 1)]
+    x, y = line[-1]
+    return [stroke(line, width), disc(x, y, .13, 1)]
 
 
 def scissors(rng: np.random.Generator) -> list[Part]:
@@ -734,10 +738,10 @@ def scissors(rng: np.random.Generator) -> list[Part]:
             along * 1.1,
             along * .2 - across * .09,
         ]
-        grip = along * -.62 - across * .1
+        x, y = along * -.62 - across * .1
         turn = math.degrees(side * half_angle)
         parts.append(area(blade))
-        parts.append(loop(ellipse(*grip, ring, ring * 1.25, turn=turn), .13, 1))
+        parts.append(loop(ellipse(x, y, ring, ring * 1.25, turn=turn), .13, 1))
     return [*parts, disc(0, 0, .07, 1)]
 
 

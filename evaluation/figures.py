@@ -47,7 +47,7 @@ def scores_over_epochs(
     Returns:
         SVG.
     """
-    epochs = set()
+    epochs: set[int] = set()
     for sets in runs.values():
         for points in sets.values():
             epochs.update(epoch for epoch, _ in points)

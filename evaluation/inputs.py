@@ -1,6 +1,7 @@
 """Finds, pairs and checks the files to score before anything is computed."""
 
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,12 @@ LISTED_PROBLEMS = 50
 
 
 class ImageFiles(NamedTuple):
-    """The files of one image: its mask, and the predictions of it by method."""
+    """The files of one image: its mask, the predictions of it by method, and its trimap if any."""
 
     name: str
     mask: Path
     predictions: dict[str, Path]
+    trimap: Path | None = None
 
 
 class SetPlan(NamedTuple):
@@ -167,7 +169,10 @@ class _Pairing:
                 f'{self.folder}: no masks; --gt_root should hold <set>/gt/<name>.png')
         headers = {stem: self._header(path) for stem, path in masks.items()}
         self._note_depth(self.folder, headers)
-        images = {stem: ImageFiles(stem, path, {}) for stem, path in masks.items()}
+        trimaps = self._images_by_stem(self.folder.with_name('trimap'))
+        images = {}
+        for stem, path in masks.items():
+            images[stem] = ImageFiles(stem, path, {}, trimaps.get(stem))
 
         progress = tqdm(
             present, f'checking {self.dataset}', unit='method', leave=False, disable=None)
@@ -224,7 +229,9 @@ class _Pairing:
             return {}
         by_stem: dict[str, list[Path]] = {}
         for path in find_images(folder):
-            by_stem.setdefault(path.stem, []).append(path)
+            # macOS may have stored a name decomposed. Masks are paired as in training.
+            stem = unicodedata.normalize('NFC', path.stem)
+            by_stem.setdefault(stem, []).append(path)
         for stem, paths in by_stem.items():
             if len(paths) > 1:
                 names = ', '.join(path.name for path in paths)

@@ -1,35 +1,58 @@
 """The registry of metrics: one record each, read by evaluator, tables, validation, card, report.
 
-To add a metric, write its definition (definitions.py) and, where that is too slow, a kernel
+To add a metric, write its definition (definitions/) and, where that is too slow, a kernel
 (kernels/), then its record here. There are two kinds:
 
 - `curve`: a function of threshold counts. Its values at all thresholds, their maximum and mean, and
-  the value at the adaptive threshold follow from counts that all such metrics share.
+  the values at the adaptive threshold and above .5 follow from counts that all such metrics share.
+  Counts of a whole set may be added up (pooled) instead of averaging the images' scores.
 - `measure`: a function of a prepared pair (prepared.py). It reads the intermediate results it
   needs, which are computed once for all metrics.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Literal
 
 import numpy as np
 
-from evaluation.kernels import boundary, hce, histograms, weighted_f
-from evaluation.kernels.histograms import ThresholdCounts
+from evaluation.kernels import boundary, confusion, hce, histograms, matting
+from evaluation.kernels.histograms import ADAPTIVE, BINARY, LEVELS, ThresholdCounts
 from evaluation.prepared import PreparedPrediction
 
 Curve = Callable[[ThresholdCounts], np.ndarray]
+Reduction = Callable[[np.ndarray], np.ndarray]
 
 
-def at_best_threshold(curves: np.ndarray) -> np.ndarray:
-    """Reads curves (images, 256) at the one threshold where their mean is highest; (images,)."""
-    return curves[:, curves.mean(axis=0).argmax()]
+def at_highest_mean(curves: np.ndarray) -> np.ndarray:
+    """Reads curves (images, 258) at the one threshold where their mean is highest; (images,)."""
+    return curves[:, np.add.reduce(curves[:, :LEVELS]).argmax()]
+
+
+def at_lowest_mean(curves: np.ndarray) -> np.ndarray:
+    """Reads curves (images, 258) at the one threshold where their mean is lowest; (images,)."""
+    return curves[:, np.add.reduce(curves[:, :LEVELS]).argmin()]
 
 
 def over_thresholds(curves: np.ndarray) -> np.ndarray:
-    """Averages each of the curves (images, 256); (images,)."""
-    return curves.mean(axis=1)
+    """Averages each of the curves (images, 258) over the 256 thresholds; (images,)."""
+    return total(curves) / LEVELS
+
+
+def total(curves: np.ndarray) -> np.ndarray:
+    """Adds up each of the curves (images, 258) over the 256 thresholds; (images,)."""
+    return np.add.reduce(curves[:, :LEVELS], axis=1)
+
+
+def at_adaptive(curves: np.ndarray) -> np.ndarray:
+    """Reads curves (images, 258) at each image's adaptive threshold; (images,)."""
+    return curves[:, ADAPTIVE]
+
+
+def at_half(curves: np.ndarray) -> np.ndarray:
+    """Reads curves (images, 258) where p > .5 is found; (images,)."""
+    return curves[:, BINARY]
 
 
 @dataclass(frozen=True)
@@ -39,15 +62,15 @@ class Score:
     Attributes:
         name: Key in results, e.g. 'maxFm'.
         column: Heading in tables.
-        source: Where it comes from: the metric's `measure`, its curve at the adaptive threshold, or
-            its curves, which `reduce` turns into a value for each image.
-        reduce: Function from curves (images, 256) to values (images,).
+        reduce: Turns the metric's curves (images, 258) into values (images,): 256 thresholds, then
+            the adaptive one and p > .5. None where `measure` gives the value.
+        pooled_from: The score of single images that this one is over the pooled pixels of a set.
     """
 
     name: str
     column: str
-    source: Literal['measure', 'adaptive', 'curve'] = 'measure'
-    reduce: Callable[[np.ndarray], np.ndarray] | None = None
+    reduce: Reduction | None = None
+    pooled_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +86,14 @@ class Metric:
         unit_interval: Whether scores lie in 0..1. Tables then print no 0 before the point, and
             nothing above 1.
         digits: Digits after the point in tables.
-        in_validation: Whether validation during training computes the headline score.
+        in_validation: Whether validation during training always computes the headline score.
+        needs: What a mask must have beside itself; without it there is no score.
         measure: Computes the score of a pair; for metrics with one score that is no curve's.
+        measure_curve: Computes the curve of a pair, for metrics whose curve does not follow from
+            counts. Results and stores have it under the metric's name.
         curve: Computes the metric from threshold counts.
-        counts: The counts that `curve` reads: of all pixels, or of those of the boundaries.
+        counts: The counts that `curve` reads: of all pixels, of those of the boundaries, of each
+            target with all around it as background, or of each target's box alone.
         further_curves: Curves that the report draws beside the metric's own.
     """
 
@@ -78,10 +105,17 @@ class Metric:
     unit_interval: bool = True
     digits: int = 3
     in_validation: bool = False
+    needs: Literal['trimap'] | None = None
     measure: Callable[[PreparedPrediction], float] | None = None
+    measure_curve: Callable[[PreparedPrediction], np.ndarray] | None = None
     curve: Curve | None = None
-    counts: Literal['pixels', 'boundary'] = 'pixels'
+    counts: Literal['pixels', 'boundary', 'targets', 'boxes'] = 'pixels'
     further_curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def follows_from_counts(self) -> bool:
+        """Whether the counts of pixels, which every measurement has, give all its scores."""
+        return self.curve is not None and self.counts == 'pixels'
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -90,45 +124,56 @@ class Metric:
             return {}
         return {self.name: self.curve, **self.further_curves}
 
-    def measured_scores(self, pair: PreparedPrediction) -> dict[str, float]:
-        """Computes the scores of one pair that do not follow from its curves."""
-        found = {}
-        for score in self.scores:
-            if score.source == 'measure':
-                found[score.name] = float(self.measure(pair))
-            elif score.source == 'adaptive':
-                found[score.name] = float(self.curve(pair.adaptive_counts))
-        return found
+    def measured_scores(self, pair: PreparedPrediction) -> dict[str, float | list[float]]:
+        """Computes what does not follow from the counts of one pair: a score, or a curve.
+
+        There is none where the mask lacks what the metric needs.
+        """
+        if self.measure_curve is not None:
+            return {self.name: self.measure_curve(pair).tolist()}
+        if self.measure is None or not pair.truth.has(self.needs):
+            return {}
+        [score] = self.scores
+        return {score.name: float(self.measure(pair))}
 
 
 def curve_scores(suffix: str) -> tuple[Score, Score]:
     """The maximum and the mean of a metric over all thresholds."""
     return (
-        Score(f'max{suffix}', f'max{suffix}', 'curve', at_best_threshold),
-        Score(f'mean{suffix}', f'mean{suffix}', 'curve', over_thresholds),
+        Score(f'max{suffix}', f'max{suffix}', at_highest_mean),
+        Score(f'mean{suffix}', f'mean{suffix}', over_thresholds),
     )
 
 
-def _s_measure(pair: PreparedPrediction) -> float:
-    return histograms.s_measure(pair.quadrants, pair.levels.p)
+def threshold_scores(suffix: str, lowest: bool = False) -> tuple[Score, ...]:
+    """All scores of a metric of thresholds.
+
+    They are maximum and mean over the thresholds, at the adaptive threshold and above .5; and over
+    pooled pixels maximum, mean and above .5, because each image has an adaptive threshold of its
+    own.
+
+    Args:
+        suffix: The metric's name in the scores' names.
+        lowest: Whether there are minima too, for metrics where less is better.
+    """
+    reductions = {
+        'max': at_highest_mean, 'mean': over_thresholds, 'adp': at_adaptive, 'bin': at_half}
+    if lowest:
+        reductions['min'] = at_lowest_mean
+    scores = []
+    for kind, reduce in reductions.items():
+        scores.append(Score(f'{kind}{suffix}', f'{kind}{suffix}', reduce))
+    for kind, reduce in reductions.items():
+        if reduce is not at_adaptive:
+            name = f'pooled{kind.capitalize()}{suffix}'
+            scores.append(Score(name, name, reduce, pooled_from=f'{kind}{suffix}'))
+    return tuple(scores)
 
 
-def _absolute_error(pair: PreparedPrediction) -> float:
-    return histograms.absolute_error(*pair.histogram, pair.levels.p)
-
-
-def _squared_error(pair: PreparedPrediction) -> float:
-    return histograms.squared_error(*pair.histogram, pair.levels.p)
-
-
-def _weighted_f(pair: PreparedPrediction) -> float:
-    truth = pair.truth
-    if truth.foreground_count == 0:
-        return 0.0
-    words, places = pair.differing_words
-    excess = truth.regions.outside(words, places)
-    return weighted_f.weighted_f(
-        pair.pred, excess, places, pair.levels, truth.foreground_count, truth.surroundings)
+def area_scores(name: str) -> tuple[Score, Score]:
+    """The area under a curve, from what each threshold adds; of images and of pooled pixels."""
+    pooled = f'pooled{name[0].upper()}{name[1:]}'
+    return Score(name, name, total), Score(pooled, pooled, total, pooled_from=name)
 
 
 def _correction_effort(pair: PreparedPrediction) -> float:
@@ -143,14 +188,14 @@ def _boundary_accuracy(pair: PreparedPrediction) -> float:
         pair.packed_binary, truth.packed_mask, truth.accuracy_bands)
 
 
-RECORDS = (
+_PLAIN_RECORDS = (
     Metric(
         name='sm',
         option='S',
         scores=(Score('sm', 'Smeasure'),),
         headline='sm',
         in_validation=True,
-        measure=_s_measure,
+        measure=methodcaller('s_measure'),
     ),
     Metric(
         name='wfm',
@@ -158,21 +203,21 @@ RECORDS = (
         scores=(Score('wfm', 'wFmeasure'),),
         headline='wfm',
         in_validation=True,
-        measure=_weighted_f,
+        measure=methodcaller('weighted_f'),
     ),
     Metric(
         name='fm',
         option='F',
-        scores=(*curve_scores('Fm'), Score('adpFm', 'adpFm', 'adaptive')),
+        scores=threshold_scores('Fm'),
         headline='maxFm',
         in_validation=True,
-        curve=histograms.f_measure,
-        further_curves={'precision': histograms.precision, 'recall': histograms.recall},
+        curve=confusion.f_measure,
+        further_curves={'precision': confusion.precision, 'recall': confusion.recall},
     ),
     Metric(
         name='em',
         option='E',
-        scores=(*curve_scores('Em'), Score('adpEm', 'adpEm', 'adaptive')),
+        scores=(*curve_scores('Em'), Score('adpEm', 'adpEm', at_adaptive)),
         headline='meanEm',
         in_validation=True,
         curve=histograms.e_measure,
@@ -184,7 +229,7 @@ RECORDS = (
         headline='mae',
         higher_is_better=False,
         in_validation=True,
-        measure=_absolute_error,
+        measure=methodcaller('absolute_error'),
     ),
     Metric(
         name='mse',
@@ -193,7 +238,7 @@ RECORDS = (
         headline='mse',
         higher_is_better=False,
         in_validation=True,
-        measure=_squared_error,
+        measure=methodcaller('squared_error'),
     ),
     Metric(
         name='hce',
@@ -217,11 +262,202 @@ RECORDS = (
         option='BIoU',
         scores=curve_scores('BIoU'),
         headline='maxBIoU',
-        curve=histograms.iou,
+        curve=confusion.iou,
         counts='boundary',
+    ),
+    Metric(
+        name='precision',
+        option='Precision',
+        scores=threshold_scores('Precision'),
+        headline='meanPrecision',
+        curve=confusion.precision,
+    ),
+    Metric(
+        name='recall',
+        option='Recall',
+        scores=threshold_scores('Recall'),
+        headline='meanRecall',
+        curve=confusion.recall,
+    ),
+    Metric(
+        name='specificity',
+        option='Specificity',
+        scores=threshold_scores('Specificity'),
+        headline='meanSpecificity',
+        curve=confusion.specificity,
+    ),
+    Metric(
+        name='fpr',
+        option='FPR',
+        scores=threshold_scores('FPR', lowest=True),
+        headline='meanFPR',
+        higher_is_better=False,
+        curve=confusion.false_positive_rate,
+    ),
+    Metric(
+        name='dice',
+        option='Dice',
+        scores=threshold_scores('Dice'),
+        headline='meanDice',
+        curve=confusion.dice,
+    ),
+    Metric(
+        name='iou',
+        option='IoU',
+        scores=threshold_scores('IoU'),
+        headline='meanIoU',
+        curve=confusion.iou,
+    ),
+    Metric(
+        name='ber',
+        option='BER',
+        scores=threshold_scores('BER', lowest=True),
+        headline='binBER',
+        higher_is_better=False,
+        curve=confusion.balanced_error_rate,
+    ),
+    Metric(
+        name='oa',
+        option='OA',
+        scores=threshold_scores('OA'),
+        headline='binOA',
+        curve=confusion.overall_accuracy,
+    ),
+    Metric(
+        name='kappa',
+        option='Kappa',
+        scores=threshold_scores('Kappa'),
+        headline='meanKappa',
+        curve=confusion.kappa,
+    ),
+    Metric(
+        name='cohenkappa',
+        option='CohenKappa',
+        scores=threshold_scores('CohenKappa'),
+        headline='meanCohenKappa',
+        curve=confusion.cohen_kappa,
+    ),
+    Metric(
+        name='aucpr',
+        option='aucPR',
+        scores=area_scores('aucPR'),
+        headline='aucPR',
+        curve=confusion.precision_recall_area,
+    ),
+    Metric(
+        name='aucroc',
+        option='aucROC',
+        scores=area_scores('aucROC'),
+        headline='aucROC',
+        curve=confusion.roc_area,
     ),
 )
 
+
+
+def _scales_at_highest_mean(curves: np.ndarray) -> np.ndarray:
+    """Reads curves (images, 259) of MSIoU where their mean over the images is highest."""
+    return curves[:, curves[:, :-2].mean(axis=0).argmax()]
+
+
+def _scales_over_thresholds(curves: np.ndarray) -> np.ndarray:
+    """Averages curves (images, 259) of MSIoU over its 257 thresholds."""
+    return curves[:, :-2].mean(axis=1)
+
+
+def _scales_at_adaptive(curves: np.ndarray) -> np.ndarray:
+    return curves[:, -2]
+
+
+def _scales_at_half(curves: np.ndarray) -> np.ndarray:
+    return curves[:, -1]
+
+
+_MULTISCALE = Metric(
+    name='msiou',
+    option='MSIoU',
+    scores=(
+        Score('maxMSIoU', 'maxMSIoU', _scales_at_highest_mean),
+        Score('meanMSIoU', 'meanMSIoU', _scales_over_thresholds),
+        Score('adpMSIoU', 'adpMSIoU', _scales_at_adaptive),
+        Score('binMSIoU', 'binMSIoU', _scales_at_half),
+    ),
+    headline='meanMSIoU',
+    measure_curve=methodcaller('multiscale_iou'),
+)
+
+
+def _size_invariant(metric: Metric) -> Metric:
+    """The metric of each target by itself; pooled, all targets of all images count alike."""
+    is_area = metric.scores[0].reduce is total
+    name = metric.scores[0].name
+    scores: tuple[Score, ...]
+    if is_area:
+        suffix = f'si{name[0].upper()}{name[1:]}'
+        scores = area_scores(suffix)
+    else:
+        suffix = f'Si{name.removeprefix("max")}'
+        scores = threshold_scores(suffix, lowest=len(metric.scores) > len(threshold_scores('')))
+    return Metric(
+        name=f'si{metric.name}',
+        option=suffix[0].upper() + suffix[1:],
+        scores=scores,
+        headline=suffix if is_area else f'mean{suffix}',
+        higher_is_better=metric.higher_is_better,
+        curve=metric.curve,
+        counts='boxes' if is_area else 'targets',
+    )
+
+
+def _matte_error(
+    name: str, error: Callable[..., float], unit_interval: bool, digits: int,
+) -> Iterator[Metric]:
+    """The records of an error of mattes, on the whole image and in the trimap's unknown part."""
+    for suffix, in_unknown in (('', False), ('-U', True)):
+        key = f'{name}{suffix}'.lower().replace('-', '')
+        yield Metric(
+            name=key,
+            option=name + suffix,
+            scores=(Score(key, name + suffix),),
+            headline=key,
+            higher_is_better=False,
+            unit_interval=unit_interval,
+            digits=digits,
+            needs='trimap' if in_unknown else None,
+            measure=methodcaller('matte_error', error, in_unknown),
+        )
+
+
+_MATTE_RECORDS = (
+    *_matte_error('SAD', matting.absolute_sum, False, 2),
+    *_matte_error('MAD', matting.absolute_mean, True, 4),
+    *_matte_error('alphaMSE', matting.squared_mean, True, 4),
+    *_matte_error('Grad', matting.gradient, False, 2),
+    *_matte_error('Conn', matting.connectivity, False, 2),
+)
+
+RECORDS = (
+    *_PLAIN_RECORDS,
+    _MULTISCALE,
+    Metric(
+        name='cm',
+        option='CM',
+        scores=(Score('cm', 'contextMeasure'),),
+        headline='cm',
+        measure=methodcaller('context_measure'),
+    ),
+    *_MATTE_RECORDS,
+    Metric(
+        name='simae',
+        option='SiMAE',
+        scores=(Score('simae', 'SiMAE'),),
+        headline='simae',
+        higher_is_better=False,
+        measure=methodcaller('size_invariant_error'),
+    ),
+    *(_size_invariant(metric) for metric in _PLAIN_RECORDS
+      if metric.follows_from_counts and metric.name != 'em'),
+)
 METRICS = {metric.name: metric for metric in RECORDS}
 # The metric of each score, and its column in tables.
 SCORES = {score.name: metric for metric in RECORDS for score in metric.scores}
@@ -240,6 +476,32 @@ def metric_of(score: str) -> Metric:
 def higher_is_better(score: str) -> bool:
     """Returns whether more is better. Raises ValueError for an unknown score."""
     return metric_of(score).higher_is_better
+
+
+def image_score(name: str) -> Score:
+    """Returns a score that any image with a mask has.
+
+    Raises:
+        ValueError: For an unknown score, one over pooled pixels, or one that needs a trimap.
+    """
+    metric = metric_of(name)
+    [score] = [score for score in metric.scores if score.name == name]
+    if score.pooled_from or metric.needs:
+        raise ValueError(f'{name}: not a score of single images with nothing but a mask')
+    return score
+
+
+# The scores that a field reports, in the order of its tables, by the group's name in `--metrics`.
+GROUPS = {
+    'cod': ('sm', 'wfm', 'adpFm', 'meanFm', 'maxFm', 'adpEm', 'meanEm', 'maxEm', 'mae'),
+    'dis': ('maxFm', 'wfm', 'mae', 'sm', 'meanEm', 'hce', 'mba', 'maxBIoU'),
+    'matting': tuple(metric.headline for metric in _MATTE_RECORDS),
+    'medical': (
+        'meanDice', 'meanIoU', 'wfm', 'sm', 'meanEm', 'maxEm', 'mae', 'binDice', 'binIoU',
+        'binPrecision', 'binRecall', 'binSpecificity', 'binOA', 'aucROC'),
+}
+# What is computed where nothing is named; the columns of all tasks are among it.
+USUAL = ('sm', 'wfm', 'fm', 'em', 'mae', 'mse', 'hce', 'mba', 'biou')
 
 
 def select_metrics(names: Collection[str] | None) -> list[str]:
@@ -262,24 +524,64 @@ def select_metrics(names: Collection[str] | None) -> list[str]:
 
 
 def parse_metrics(text: str) -> list[str]:
-    """Parses `--metrics`: options, metrics, scores or columns in any case joined by +, or `all`.
+    """Parses `--metrics`: names joined by +.
+
+    A name is a group, a metric's option or name, a score or a column, in any case; `usual` and
+    `all` are groups too.
 
     Raises:
         ValueError: Naming what is unknown.
     """
-    if text.lower() == 'all':
-        return list(METRICS)
-    known = {}
+    metrics: set[str] = set()
+    unknown = []
+    for name in text.lower().split('+'):
+        if name in _NAMES:
+            metrics.update(_NAMES[name])
+        else:
+            unknown.append(name)
+    if unknown:
+        options = ', '.join(metric.option for metric in RECORDS)
+        groups = ', '.join(('usual', *GROUPS, 'all'))
+        raise ValueError(
+            f'--metrics {text}: unknown metrics {unknown}; known: {options}, their scores '
+            f'({RECORDS[0].headline}, ...), and the groups {groups}; join several by +')
+    return [name for name in METRICS if name in metrics]
+
+
+def _names() -> dict[str, tuple[str, ...]]:
+    """The metrics that each name of `--metrics` stands for, in small letters."""
+    names = {'all': tuple(METRICS), 'usual': USUAL}
+    for group, scores in GROUPS.items():
+        names[group] = tuple(SCORES[score].name for score in scores)
     for metric in RECORDS:
         for name in (metric.name, metric.option):
-            known[name.lower()] = metric.name
+            names[name.lower()] = (metric.name,)
         for score in metric.scores:
-            known[score.name.lower()] = metric.name
-            known[score.column.lower()] = metric.name
-    names = [known.get(name.lower(), name) for name in text.split('+')]
-    try:
-        return select_metrics(names)
-    except ValueError as error:
-        options = ', '.join(metric.option for metric in RECORDS)
-        raise ValueError(
-            f'--metrics {text}: {error}; or {options}, all; join several by +') from None
+            names[score.name.lower()] = names[score.column.lower()] = (metric.name,)
+    return names
+
+
+_NAMES = _names()
+
+
+def table_columns(text: str, task_columns: Sequence[str]) -> list[str]:
+    """Returns the columns of tables for `--metrics`.
+
+    They are the task's, and behind them what was named that the task's tables lack: the columns of
+    a group, the scores of a metric on single images, or one score. `usual` and `all` add none.
+    """
+    columns = list(task_columns)
+    for name in text.lower().split('+'):
+        if name in ('usual', 'all'):
+            continue
+        wanted = [COLUMNS[score] for score in GROUPS.get(name, ())]
+        for metric in RECORDS:
+            own = {score.column for score in metric.scores}
+            is_whole = name in (metric.name.lower(), metric.option.lower())
+            for score in metric.scores:
+                is_named = name in (score.name.lower(), score.column.lower())
+                is_new = is_whole and not score.pooled_from and own.isdisjoint(task_columns)
+                if is_named or is_new:
+                    wanted.append(score.column)
+        columns += [column for column in wanted if column not in columns]
+    return columns

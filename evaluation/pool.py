@@ -8,9 +8,12 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import cv2
+
+from runtime.processes import blocked_signals, shorten_socket_paths
 
 TaskT = TypeVar('TaskT')
 ResultT = TypeVar('ResultT')
@@ -44,26 +47,30 @@ def run(
         yield from _run_here(function, tasks)
         return
     pending = iter(tasks)
-    connections = {}
-    current = {}
+    connections: dict[Connection, BaseProcess] = {}
+    current: dict[Connection, TaskT] = {}
     context = multiprocessing.get_context('spawn')
+    shorten_socket_paths()
     try:
         for _, task in zip(range(workers), pending, strict=False):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-            process.start()
+            # Ctrl-C would end it in the midst of its imports, with a traceback.
+            with blocked_signals([signal.SIGINT]):
+                process.start()
             theirs.close()
             connections[ours] = process
             current[ours] = task
             ours.send(task)
         while current:
-            for connection in wait(list(current)):
+            ready: list[Any] = wait(list(current))  # connections like those given
+            for connection in ready:
                 task = current.pop(connection)
                 yield task, _receive(connection, connections[connection], describe(task))
-                task = next(pending, None)
-                if task is not None:
-                    current[connection] = task
-                    connection.send(task)
+                following = next(pending, None)
+                if following is not None:
+                    current[connection] = following
+                    connection.send(following)
     finally:
         _end(connections)
 
@@ -81,7 +88,7 @@ def _run_here(
         cv2.setNumThreads(threads)
 
 
-def _end(connections: dict[Connection, multiprocessing.Process]) -> None:
+def _end(connections: dict[Connection, BaseProcess]) -> None:
     """Lets each worker finish its task, so that no file stays half-written, and waits for it."""
     for connection in connections:
         connection.close()
@@ -92,7 +99,7 @@ def _end(connections: dict[Connection, multiprocessing.Process]) -> None:
             process.join()
 
 
-def _receive(connection: Connection, process: multiprocessing.Process, name: str) -> Any:
+def _receive(connection: Connection, process: BaseProcess, name: str) -> Any:
     try:
         result, error = connection.recv()
     except (EOFError, ConnectionError):
@@ -118,6 +125,7 @@ def _serve(connection: Connection, function: Callable) -> None:
             task = connection.recv()
         except (EOFError, ConnectionError):
             return
+        answer: tuple[Any, ValueError | str | None]
         try:
             answer = function(task), None
         except ValueError as error:

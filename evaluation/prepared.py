@@ -4,13 +4,23 @@ Each intermediate is computed on first use. Those of a mask serve all its predic
 """
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 
 import cv2
 import numpy as np
 
-from evaluation.kernels import bits, boundary, histograms, skeleton, weighted_f
-from evaluation.kernels.histograms import Levels, ThresholdCounts
+from evaluation.kernels import (
+    bits,
+    boundary,
+    context,
+    histograms,
+    multiscale,
+    skeleton,
+    targets,
+    weighted_f,
+)
+from evaluation.kernels.histograms import Levels
 from evaluation.kernels.region_histogram import RegionHistogram, as_words
 
 # Grey values above this are foreground: in masks, and in predictions for HCE and mBA.
@@ -40,18 +50,42 @@ class PreparedMask:
     """A mask with all that metrics need to know of it.
 
     Args:
-        gt: uint8 (H, W), foreground above 128, or boolean.
+        gt: uint8 (H, W), foreground above 128, or boolean. A mask of 0 and 1 is a boolean one.
         skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
+        trimap: uint8 (H, W), 0, 128 where the matte is unknown, 255; None if there is none.
+
+    Raises:
+        ValueError: For another type, or a trimap of another size.
     """
 
-    def __init__(self, gt: np.ndarray, skeleton_cache: str | os.PathLike | None = None) -> None:
-        is_foreground = as_grey(gt, 'mask') > THRESHOLD
+    def __init__(
+        self,
+        gt: np.ndarray,
+        skeleton_cache: str | os.PathLike | None = None,
+        trimap: np.ndarray | None = None,
+    ) -> None:
+        grey = as_grey(gt, 'mask')
+        is_foreground = grey > THRESHOLD
+        if not is_foreground.any() and grey.max() == 1:
+            is_foreground = grey == 1
+            grey = grey * np.uint8(255)
+        self.alpha = grey
+        self.unknown = None
+        if trimap is not None:
+            if trimap.shape != grey.shape:
+                raise ValueError(
+                    f'trimap: size {trimap.shape} (height, width), but the mask has {grey.shape}')
+            self.unknown = np.abs(as_grey(trimap, 'trimap') - 128.0) < 64
         self.shape = is_foreground.shape
         self.size = is_foreground.size
         self.mask = is_foreground * np.uint8(255)
         self.packed_mask = bits.pack(is_foreground)
         self.foreground_count = bits.count(self.packed_mask)
         self._skeleton_cache = skeleton_cache
+
+    def has(self, need: str | None) -> bool:
+        """Whether there is what a metric needs beside the mask: a 'trimap', or nothing."""
+        return need is None or self.unknown is not None
 
     @cached_property
     def centre(self) -> tuple[int, int]:
@@ -90,6 +124,21 @@ class PreparedMask:
         return boundary.accuracy_bands(self.packed_mask, self.shape)
 
     @cached_property
+    def context(self) -> context.Context:
+        """The mask's shape as a filter, for the context measure."""
+        return context.prepare(self.mask)
+
+    @cached_property
+    def edges(self) -> multiscale.TrueEdges:
+        """The mask's edges, for multi-scale IoU."""
+        return multiscale.true_edges(self.mask)
+
+    @cached_property
+    def targets(self) -> targets.Targets:
+        """The single objects, for size-invariant scores."""
+        return targets.find_targets(self.mask)
+
+    @cached_property
     def boundary_regions(self) -> RegionHistogram:
         """Counts grey values inside and outside the boundary, for boundary IoU."""
         return RegionHistogram(boundary.boundary(self.mask))
@@ -101,14 +150,16 @@ class PreparedPrediction:
     Args:
         pred: uint8 (H, W) 0..255, or boolean.
         truth: The mask.
+        normalize: Whether to min-max normalise the prediction.
 
     Raises:
         ValueError: For another size or type.
     """
 
-    def __init__(self, pred: np.ndarray, truth: PreparedMask) -> None:
+    def __init__(self, pred: np.ndarray, truth: PreparedMask, normalize: bool = True) -> None:
         self.pred = as_grey(pred, 'prediction')
         self.truth = truth
+        self._normalize = normalize
         if self.pred.shape != truth.shape:
             raise ValueError(
                 f'prediction: size {self.pred.shape} (height, width), '
@@ -133,13 +184,25 @@ class PreparedPrediction:
 
     @cached_property
     def levels(self) -> Levels:
-        """The min-max normalisation."""
+        """The min-max normalisation, or the division by 255 alone."""
+        if not self._normalize:
+            return histograms.unnormalised()
         return histograms.normalise(self.histogram.sum(axis=0))
 
     @cached_property
     def pixel_counts(self) -> np.ndarray:
-        """Counts (2, 256): inside or outside the mask, normalised grey value."""
-        return histograms.regroup(self.histogram, self.levels.q)
+        """Counts (2, 258): inside or outside the mask; normalised grey value, adaptive, binary.
+
+        Behind the histogram are the pixels found at the adaptive threshold, min(2 mean p, 1), and
+        those above .5.
+        """
+        return np.hstack((
+            histograms.regroup(self.histogram, self.levels.q), self._binary_counts()))
+
+    def _binary_counts(self) -> np.ndarray:
+        """Counts (2, 2) found inside and outside: at the adaptive threshold, and above .5."""
+        p = self.levels.p
+        return self.histogram @ np.stack((p >= self._adaptive_threshold(), p > 0.5), axis=1)
 
     @cached_property
     def boundary_counts(self) -> np.ndarray:
@@ -148,18 +211,20 @@ class PreparedPrediction:
         return boundary.boundary_histogram(normalised, self.truth.boundary_regions)
 
     @cached_property
+    def box_histograms(self) -> np.ndarray:
+        """Counts (targets, 2, 256) in the target's box: inside or outside the mask, grey value."""
+        truth = self.truth
+        return targets.box_histograms(self.pred, truth.mask, truth.targets.boxes)
+
+    @cached_property
+    def target_counts(self) -> np.ndarray:
+        """Counts (targets, 2, 258) as `pixel_counts`, in the target's box."""
+        return targets.target_counts(self.box_histograms, self.levels, self.truth.size)
+
+    @cached_property
     def packed_binary(self) -> np.ndarray:
         """The prediction above 128, not normalised, packed."""
         return bits.pack(self.pred > THRESHOLD)
-
-    @cached_property
-    def adaptive_counts(self) -> ThresholdCounts:
-        """Counts of the prediction at its adaptive threshold, min(2 mean p, 1)."""
-        found = self.levels.p >= self._adaptive_threshold()
-        inside, outside = self.histogram
-        return ThresholdCounts(
-            inside[found].sum(), outside[found].sum(),
-            self.truth.foreground_count, self.truth.size)
 
     def _adaptive_threshold(self) -> float:
         p = self.levels.p
@@ -170,3 +235,53 @@ class PreparedPrediction:
         if np.any(at_threshold):
             mean = p[self.pred].mean()
         return min(2 * float(mean), 1.0)
+
+    def s_measure(self, alpha: float = 0.5) -> float:
+        """S-measure."""
+        return histograms.s_measure(self.quadrants, self.levels.p, alpha)
+
+    def absolute_error(self) -> float:
+        """MAE."""
+        inside, outside = self.histogram
+        return histograms.absolute_error(inside, outside, self.levels.p)
+
+    def squared_error(self) -> float:
+        """MSE."""
+        inside, outside = self.histogram
+        return histograms.squared_error(inside, outside, self.levels.p)
+
+    def size_invariant_error(self) -> float:
+        """MAE of the targets."""
+        return targets.absolute_error(
+            self.pred, self.truth.targets, self.box_histograms, self.levels)
+
+    def multiscale_iou(self) -> np.ndarray:
+        """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
+        by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges)
+        q, p = self.levels.q, self.levels.p
+        # The lowest grey value that is found; one beyond the last finds none.
+        lowest = np.searchsorted(q, np.arange(256, -1, -1))
+        adaptive = np.searchsorted(p, self._adaptive_threshold())
+        half = np.searchsorted(p, 0.5, side='right')
+        return by_grey[np.append(lowest, (adaptive, half))]
+
+    def context_measure(self) -> float:
+        """Context measure; 0 for an empty mask."""
+        if self.truth.foreground_count == 0:
+            return 0.0
+        return context.context_measure(self.pred, self.levels.p, self.truth.context)
+
+    def matte_error(self, error: Callable[..., float], in_unknown: bool) -> float:
+        """Computes an error of kernels/matting.py, whole or in the trimap's unknown part."""
+        return error(self.pred, self.truth.alpha, self.truth.unknown if in_unknown else None)
+
+    def weighted_f(self, beta: float = 1) -> float:
+        """Weighted F-measure."""
+        truth = self.truth
+        if truth.foreground_count == 0:
+            return 0.0
+        words, places = self.differing_words
+        excess = truth.regions.outside(words, places)
+        return weighted_f.weighted_f(
+            self.pred, excess, places, self.levels, truth.foreground_count, truth.surroundings,
+            beta)

@@ -274,9 +274,13 @@ def _strip(
     image = _find_image(masks.with_name('im'), name)
     mask = _find_image(masks, name)
     pred_root = Path(found['pred_root'])
-    predictions = [_find_image(pred_root / method / dataset, name) for method in values]
+    predictions = []
+    for method in values:
+        prediction = _find_image(pred_root / method / dataset, name)
+        if prediction is not None:
+            predictions.append(prediction)
     caption = f'<b>{kind}</b>: {escape(name)}'
-    if mask is None or None in predictions:
+    if mask is None or len(predictions) < len(values):
         caption += ' (its files are no longer where they were scored)'
         return f'<figure><figcaption>{caption}</figcaption></figure>'
 

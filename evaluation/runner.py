@@ -9,9 +9,10 @@ from typing import NamedTuple
 from evaluation import pool
 from evaluation.inputs import SetPlan, fingerprint, read_prediction
 from evaluation.kernels import hce
+from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
-from evaluation.scoring import GroundTruth
 from evaluation.store import ScoreStore, make_row
+from runtime.locks import hold_lock
 from utils import Progress, read_mask
 
 
@@ -31,14 +32,21 @@ class ScoringJob(NamedTuple):
     name: str
     mask: Path
     requests: list[Request]
+    trimap: Path | None = None
 
 
-def cache_folder() -> Path:
-    """Returns where skeletons are kept: BIREFNET_CACHE, or a folder in the user's cache."""
+def cache_folder() -> Path | None:
+    """Returns where skeletons are kept: BIREFNET_CACHE, or a folder in the user's cache.
+
+    None for users who have no home.
+    """
     if 'BIREFNET_CACHE' in os.environ:
         return Path(os.environ['BIREFNET_CACHE'])
     base = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA')
-    return Path(base or Path.home() / '.cache', 'birefnet', 'skeletons')
+    try:
+        return Path(base or Path.home() / '.cache', 'birefnet', 'skeletons')
+    except RuntimeError:
+        return None
 
 
 def available_cores() -> int:
@@ -50,7 +58,11 @@ def available_cores() -> int:
 
 def score_image(job: ScoringJob, skeleton_cache: str | os.PathLike | None) -> list[dict]:
     """Scores the predictions of one image; returns their rows."""
-    truth = GroundTruth(read_mask(job.mask), skeleton_cache)
+    trimap = read_mask(job.trimap) if job.trimap else None
+    try:
+        truth = GroundTruth(read_mask(job.mask), skeleton_cache, trimap)
+    except ValueError as error:
+        raise ValueError(f'{job.trimap or job.mask}: {error}') from None
     rows = []
     for method, path, files, metrics in job.requests:
         measured = truth.measure(read_prediction(path, truth.shape), metrics)
@@ -81,9 +93,23 @@ def evaluate(
 
     Raises:
         ValueError: For a file that cannot be read.
+        ValueError: Another process evaluates into that store.
         RuntimeError: Naming the image at which a worker died.
     """
-    store = ScoreStore(store_path)
+    store_path = Path(store_path)
+    busy = f'{store_path}: another process is writing these scores; wait until it ends'
+    with hold_lock(store_path.with_name(f'.{store_path.name}.lock'), busy):
+        return _evaluate(plan, ScoreStore(store_path), metrics, workers, skeleton_cache)
+
+
+def _evaluate(
+    plan: SetPlan,
+    store: ScoreStore,
+    metrics: Sequence[str],
+    workers: int,
+    skeleton_cache: str | os.PathLike | None,
+) -> dict[str, dict[str, dict]]:
+    """Does what `evaluate` says, while no other process writes the store."""
     jobs = _missing_jobs(plan, store, metrics)
     total = sum(len(job.requests) for job in jobs)
     if 'hce' in metrics and jobs:
@@ -113,13 +139,15 @@ def _missing_jobs(
     """Makes the jobs for the scores that the store lacks."""
     jobs = []
     for image in plan.images:
-        mask = fingerprint(image.mask)
+        truth_files = [path for path in (image.mask, image.trimap) if path]
+        truth = [fingerprint(path) for path in truth_files]
         requests = []
         for method, path in image.predictions.items():
-            files = [fingerprint(path), mask]
+            files = [fingerprint(path), *truth]
             missing = store.missing(method, image.name, files, metrics)
             if missing:
                 requests.append(Request(method, path, files, missing))
         if requests:
-            jobs.append(ScoringJob(plan.dataset, image.name, image.mask, requests))
+            jobs.append(ScoringJob(
+                plan.dataset, image.name, image.mask, requests, image.trimap))
     return jobs

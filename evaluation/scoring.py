@@ -1,171 +1,137 @@
-"""Scores of single pairs, their averages over a set, and accumulators like those of PySODMetrics.
+"""Metrics that take one pair after another: the classes and calls of PySODMetrics 1.6.2.
 
-    score_pair(pred, gt)                             -> {'sm': .86, 'mae': .03, ...}
-    GroundTruth(gt).score(pred, {'sm', 'mae'})       one mask for many predictions
+    import evaluation.scoring as py_sod_metrics
     metric = Smeasure(); metric.step(pred, gt); metric.get_results()['sm']
 
-Predictions and masks are uint8 (H, W) or boolean. Predictions are min-max normalised (for all
-metrics but HCE and mBA), masks are cut above 128.
+docs/evaluation.md says what is accepted. Results are theirs, except where theirs are NaN or an
+error (docs/metrics.md). `measuring` has functions of single pairs and of sets.
 """
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from operator import methodcaller
+from typing import Any
 
 import numpy as np
 
-from evaluation.kernels.histograms import threshold_counts
-from evaluation.metrics import METRICS, select_metrics
-from evaluation.prepared import PreparedMask, PreparedPrediction
+from evaluation.kernels import confusion, histograms
+from evaluation.kernels.histograms import BINARY, LEVELS, ThresholdCounts, threshold_counts
+from evaluation.kernels.targets import in_image
+from evaluation.measuring import (
+    Averages,
+    GroundTruth,
+    Measurement,
+    average,
+    average_records,
+    mean_of_present,
+    measure_pair,
+    pool,
+    score_pair,
+)
+from evaluation.metrics import METRICS, Metric, at_adaptive, at_half, select_metrics, total
+from evaluation.prepared import PreparedPrediction
+
+__all__ = [
+    'MAE',
+    'MSE',
+    'Accumulator',
+    'BERHandler',
+    'BoundaryIoU',
+    'ContextMeasure',
+    'DICEHandler',
+    'Emeasure',
+    'FPRHandler',
+    'Fmeasure',
+    'FmeasureHandler',
+    'FmeasureV2',
+    'GroundTruth',
+    'HumanCorrectionEffortMeasure',
+    'IOUHandler',
+    'KappaHandler',
+    'MSIoU',
+    'MeanBoundaryAccuracy',
+    'OverallAccuracyHandler',
+    'PrecisionHandler',
+    'RecallHandler',
+    'SensitivityHandler',
+    'SizeInvarianceFmeasureV2',
+    'SizeInvarianceMAE',
+    'Smeasure',
+    'SpecificityHandler',
+    'TNRHandler',
+    'TPRHandler',
+    'WeightedFmeasure',
+    'average',
+    'pool',
+    'score_pair',
+]
 
 
-class Measurement(NamedTuple):
-    """What is measured on one pair; curves and averages follow from it.
-
-    Attributes:
-        values: Scores that do not follow from curves, by name.
-        counts: Counts int64 (2, 256), inside and outside, by normalised grey value: 'pixels' of the
-            mask, and 'boundary' of its boundary if a metric needs it.
-    """
-
-    values: dict[str, float]
-    counts: dict[str, np.ndarray]
+# How far float32 values of k / 255 may be from it.
+ROUNDING = 2.0 ** -24
 
 
-class Averages(NamedTuple):
-    """Scores of several images.
-
-    Attributes:
-        values: Values of the images (images,) by score. Their mean, without NaN, is the score.
-        curves: Curves averaged over the images, (256,), by name.
-    """
-
-    values: dict[str, np.ndarray]
-    curves: dict[str, np.ndarray]
-
-
-class GroundTruth(PreparedMask):
-    """A mask against which any number of predictions are scored.
-
-    Args:
-        gt: uint8 (H, W), foreground above 128, or boolean.
-        skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
-
-    Raises:
-        ValueError: For another type or shape.
-    """
-
-    def score(
-        self, pred: np.ndarray, metrics: Collection[str] | None = None,
-    ) -> dict[str, float]:
-        """Computes scores of a prediction.
-
-        Args:
-            pred: uint8 (H, W) 0..255, or boolean.
-            metrics: Names of scores ('maxFm') or metrics ('fm', with all its scores); None for all.
-
-        Returns:
-            Scores by name. mBA is NaN where the mask has no boundary.
-
-        Raises:
-            ValueError: For another size or type of the prediction, or an unknown name.
-        """
-        names = select_metrics(metrics)
-        values = average([self.measure(pred, names)], names).values
-        scores = {}
-        for name in names:
-            for score in METRICS[name].scores:
-                if metrics is None or name in metrics or score.name in metrics:
-                    scores[score.name] = float(values[score.name][0])
-        return scores
-
-    def measure(
-        self, pred: np.ndarray, metrics: Collection[str] = tuple(METRICS),
-    ) -> Measurement:
-        """Measures a prediction for these metrics.
-
-        Raises:
-            ValueError: As `score`.
-        """
-        pair = PreparedPrediction(pred, self)
-        values = {}
-        counts = {'pixels': pair.pixel_counts}
-        for name in metrics:
-            metric = METRICS[name]
-            values |= metric.measured_scores(pair)
-            if metric.curve and metric.counts == 'boundary':
-                counts['boundary'] = pair.boundary_counts
-        return Measurement(values, counts)
-
-
-def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
-    """Computes all scores of a prediction against a mask.
+def prepare(
+    pred: np.ndarray, gt: np.ndarray | GroundTruth, normalize: bool = True,
+) -> PreparedPrediction:
+    """Prepares a pair as `step` takes it.
 
     Args:
-        pred: uint8 (H, W) 0..255, or boolean; min-max normalised for all metrics but HCE and mBA.
-        gt: uint8 (H, W), foreground above 128, or boolean.
-
-    Returns:
-        Scores by name (`evaluation.metrics.SCORES`; docs/metrics.md has their sources). All lie in
-        0..1, except HCE, a count, and E-measure, which may exceed 1 by 1 / (N - 1). mBA is NaN
-        where the mask has no boundary.
+        pred: (H, W), uint8 0..255, boolean, or float 0..1.
+        gt: (H, W), uint8, foreground above 128, uint8 of 0 and 1, or boolean; or a `GroundTruth`,
+            which several predictions or metrics may share.
+        normalize: Whether to min-max normalise the prediction.
 
     Raises:
-        ValueError: For other types or differing sizes.
+        ValueError: For another type, size or range.
     """
-    return GroundTruth(gt).score(pred)
+    truth = gt if isinstance(gt, GroundTruth) else GroundTruth(gt)
+    if pred.dtype.kind != 'f':
+        return PreparedPrediction(pred, truth, normalize)
+    if not (pred.min(initial=0) >= 0 and pred.max(initial=0) <= 1):
+        raise ValueError('prediction: floating point values must be in 0..1')
+    if is_eight_bit(pred):
+        return PreparedPrediction(np.rint(pred * 255).astype(np.uint8), truth, normalize)
+    from evaluation.soft import SoftPrediction  # it needs scipy and scikit-image
+    return SoftPrediction(pred, truth, normalize)
 
 
-def average(measurements: Sequence[Measurement], metrics: Collection[str]) -> Averages:
-    """Turns measurements of several images into the scores and mean curves of these metrics."""
-    records = [METRICS[name] for name in metrics]
-
-    # Curves of each image. Metrics that read the same counts share the accumulation.
-    curves: dict[str, list[np.ndarray]] = {}
-    kinds = {metric.counts for metric in records if metric.curve}
-    for measured in measurements:
-        thresholds = {kind: threshold_counts(measured.counts[kind]) for kind in kinds}
-        for metric in records:
-            for name, curve in metric.curves.items():
-                curves.setdefault(name, []).append(curve(thresholds[metric.counts]))
-    stacked = {name: np.stack(points) for name, points in curves.items()}
-
-    values = {}
-    for metric in records:
-        for score in metric.scores:
-            if score.source == 'curve':
-                values[score.name] = score.reduce(stacked[metric.name])
-            else:
-                values[score.name] = np.array([m.values[score.name] for m in measurements])
-    means = {name: points.mean(axis=0) for name, points in stacked.items()}
-    return Averages(values, means)
-
-
-def mean_of_present(values: np.ndarray) -> float:
-    """Averages values (images,) without NaN; NaN if there is none."""
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if len(present) else float('nan')
+def is_eight_bit(pred: np.ndarray) -> bool:
+    """Whether all values in 0..1 are k / 255, but for their rounding."""
+    return bool(np.all(np.abs(pred - np.rint(pred * 255) / 255) <= ROUNDING))
 
 
 class Accumulator:
-    """Averages one metric over pairs that come one after another, as in PySODMetrics.
+    """Averages one metric over pairs that come one after another.
 
     Args:
-        metric: Name in `evaluation.metrics.METRICS`.
+        metric: Name in `evaluation.metrics.METRICS`, or a metric of your own.
     """
 
-    def __init__(self, metric: str) -> None:
-        [self.metric] = select_metrics([metric])
+    def __init__(self, metric: str | Metric) -> None:
+        if isinstance(metric, str):
+            [name] = select_metrics([metric])
+            metric = METRICS[name]
+        self.record = metric
         self.measurements: list[Measurement] = []
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return self.record.name
 
     @property
     def higher_is_better(self) -> bool:
         """Direction of the metric."""
-        return METRICS[self.metric].higher_is_better
+        return self.record.higher_is_better
 
-    def step(self, pred: np.ndarray, gt: np.ndarray | GroundTruth) -> None:
-        """Adds a pair; a `GroundTruth` may be shared by several predictions or metrics."""
-        truth = gt if isinstance(gt, GroundTruth) else GroundTruth(gt)
-        self.measurements.append(truth.measure(pred, [self.metric]))
+    def step(
+        self, pred: np.ndarray, gt: np.ndarray | GroundTruth, normalize: bool = True,
+    ) -> None:
+        """Adds a pair; see `prepare` for the arguments and errors."""
+        pair = prepare(pred, gt, normalize)
+        self.measurements.append(measure_pair(pair, [self.record]))
 
     def merge(self, other: 'Accumulator') -> None:
         """Adds all pairs of another accumulator of the same metric."""
@@ -178,33 +144,36 @@ class Accumulator:
 
         Returns:
             `{'sm': mean}`, or for a metric with a curve `{'fm': {'curve': (256,), 'adp': mean}}`,
-            the curve over falling thresholds, and 'adp' if the metric has an adaptive threshold.
+            the curve over falling thresholds, 'adp' at the adaptive threshold, 'bin' above .5, if
+            the metric has these.
 
         Raises:
             ValueError: Without a pair.
         """
         averages = self._averages()
-        metric = METRICS[self.metric]
-        means = {score.source: mean_of_present(averages.values[score.name])
-                 for score in metric.scores}
-        if metric.curve is None:
-            return {self.metric: means['measure']}
-        result = {'curve': averages.curves[self.metric]}
-        if 'adaptive' in means:
-            result['adp'] = means['adaptive']
+        means = {}
+        for score in self.record.scores:
+            means[score.reduce] = mean_of_present(averages.values[score.name])
+        for whole in (None, total):
+            if whole in means:
+                return {self.metric: means[whole]}
+        result: dict[str, Any] = {'curve': averages.curves[self.metric]}
+        for name, reduce in (('adp', at_adaptive), ('bin', at_half)):
+            if reduce in means:
+                result[name] = means[reduce]
         return {self.metric: result}
 
     def _averages(self) -> Averages:
         if not self.measurements:
             raise ValueError(f'{self.metric}: no pair yet; call step first')
-        return average(self.measurements, [self.metric])
+        return average_records(self.measurements, [self.record])
 
 
 class Smeasure(Accumulator):
-    """S-measure, alpha .5 (Fan et al., ICCV 2017): `{'sm'}`."""
+    """S-measure (Fan et al., ICCV 2017): `{'sm'}`; alpha weighs objects against regions."""
 
-    def __init__(self) -> None:
-        super().__init__('sm')
+    def __init__(self, alpha: float = 0.5) -> None:
+        super().__init__(replace(METRICS['sm'], measure=methodcaller('s_measure', alpha)))
 
 
 class MAE(Accumulator):
@@ -229,13 +198,15 @@ class Emeasure(Accumulator):
 
 
 class Fmeasure(Accumulator):
-    """F-measure, beta^2 .3 (Achanta et al., CVPR 2009).
+    """F-measure (Achanta et al., CVPR 2009): `{'fm': {'adp', 'curve'}, 'pr': {'p', 'r'}}`.
 
-    `{'fm': {'adp', 'curve'}, 'pr': {'p', 'r'}}`.
+    Args:
+        beta: The square of beta.
     """
 
-    def __init__(self) -> None:
-        super().__init__('fm')
+    def __init__(self, beta: float = 0.3) -> None:
+        curve = partial(confusion.f_measure, beta2=beta)
+        super().__init__(replace(METRICS['fm'], curve=curve))
 
     def get_results(self) -> dict:
         """Averages over all pairs, with the curves of precision and recall."""
@@ -244,16 +215,23 @@ class Fmeasure(Accumulator):
 
 
 class WeightedFmeasure(Accumulator):
-    """Weighted F-measure, beta 1 (Margolin et al., CVPR 2014): `{'wfm'}`."""
+    """Weighted F-measure (Margolin et al., CVPR 2014): `{'wfm'}`; beta is not squared."""
 
-    def __init__(self) -> None:
-        super().__init__('wfm')
+    def __init__(self, beta: float = 1) -> None:
+        super().__init__(replace(METRICS['wfm'], measure=methodcaller('weighted_f', beta)))
 
 
 class HumanCorrectionEffortMeasure(Accumulator):
-    """Human correction effort, relax 5, epsilon 2 (Qin et al., ECCV 2022): `{'hce'}`."""
+    """Human correction effort (Qin et al., ECCV 2022): `{'hce'}`.
 
-    def __init__(self) -> None:
+    Raises:
+        ValueError: For other values than the published ones.
+    """
+
+    def __init__(self, relax: int = 5, epsilon: float = 2.0) -> None:
+        if (relax, epsilon) != (5, 2.0):
+            raise ValueError(
+                f'HCE: relax {relax}, epsilon {epsilon}; only 5 and 2, as published, are computed')
         super().__init__('hce')
 
 
@@ -269,3 +247,256 @@ class BoundaryIoU(Accumulator):
 
     def __init__(self) -> None:
         super().__init__('biou')
+
+
+class SizeInvarianceMAE(Accumulator):
+    """Size-invariant MAE (Li et al., ICML 2024): `{'si_mae'}`."""
+
+    def __init__(self) -> None:
+        super().__init__('simae')
+
+    def get_results(self) -> dict:
+        """Averages over all pairs."""
+        return {'si_mae': super().get_results()['simae']}
+
+
+class ContextMeasure(Accumulator):
+    """Context measure (Wang et al., 2025): `{'cm'}`.
+
+    Raises:
+        ValueError: For other values than the published ones.
+    """
+
+    def __init__(self, beta2: float = 1.0, alpha: float = 6.0) -> None:
+        if (beta2, alpha) != (1, 6):
+            raise ValueError(
+                f'ContextMeasure: beta2 {beta2}, alpha {alpha}; only 1 and 6 are computed')
+        super().__init__('cm')
+
+
+class MSIoU(Accumulator):
+    """Multi-scale IoU (Ahmadzadeh et al., ICIP 2021): 'dynamic' (257,), 'adaptive', 'binary'.
+
+    Args:
+        with_dynamic: The curve over rising thresholds.
+        with_adaptive: At each image's adaptive threshold.
+        with_binary: Where p > .5.
+        num_levels: Scales; 10 only.
+    """
+
+    def __init__(
+        self,
+        with_dynamic: bool,
+        with_adaptive: bool,
+        *,
+        with_binary: bool = False,
+        num_levels: int = 10,
+    ) -> None:
+        if num_levels != 10:
+            raise ValueError(f'MSIoU: num_levels {num_levels}; only 10 are computed')
+        self.wanted = {'dynamic': with_dynamic, 'adaptive': with_adaptive, 'binary': with_binary}
+        super().__init__('msiou')
+
+    def get_results(self) -> dict:
+        """Averages over all pairs."""
+        mean = self._averages().image_curves['msiou'].mean(axis=0)
+        found = {'dynamic': mean[-3::-1], 'adaptive': mean[-2], 'binary': mean[-1]}
+        return {name: value for name, value in found.items() if self.wanted[name]}
+
+
+# --- Several metrics of one binary prediction ---------------------------------------------------
+
+
+class Handler:
+    """What `FmeasureV2` computes of a metric.
+
+    Args:
+        with_dynamic: Over 256 falling thresholds: 'dynamic'.
+        with_adaptive: At each image's adaptive threshold: 'adaptive'.
+        with_binary: Where p > .5: 'binary'.
+        sample_based: Average the images. Otherwise 'binary' is that of the pooled pixels, and
+            there is no 'adaptive'.
+    """
+
+    curve: Callable[[ThresholdCounts], np.ndarray]
+
+    def __init__(
+        self,
+        with_dynamic: bool,
+        with_adaptive: bool,
+        *,
+        with_binary: bool = False,
+        sample_based: bool = True,
+    ) -> None:
+        self.with_dynamic = with_dynamic
+        self.with_adaptive = with_adaptive
+        self.with_binary = with_binary
+        self.sample_based = sample_based
+
+    def __call__(
+        self, tp: np.ndarray, fp: np.ndarray, tn: np.ndarray, fn: np.ndarray,
+    ) -> np.ndarray:
+        """Computes the metric from counts."""
+        return self.of(ThresholdCounts(tp, fp, tp + fn, tp + fp + tn + fn))
+
+    def of(self, counts: ThresholdCounts) -> np.ndarray:
+        """Computes the metric from threshold counts."""
+        return self.curve(counts)
+
+
+class FmeasureHandler(Handler):
+    """F-measure; `beta` is the square of beta."""
+
+    def __init__(
+        self,
+        with_dynamic: bool,
+        with_adaptive: bool,
+        *,
+        with_binary: bool = False,
+        sample_based: bool = True,
+        beta: float = 0.3,
+    ) -> None:
+        super().__init__(
+            with_dynamic, with_adaptive, with_binary=with_binary, sample_based=sample_based)
+        self.beta = beta
+
+    def of(self, counts: ThresholdCounts) -> np.ndarray:
+        """Computes the metric from threshold counts."""
+        return confusion.f_measure(counts, self.beta)
+
+
+class PrecisionHandler(Handler):
+    """Precision."""
+
+    curve = staticmethod(confusion.precision)
+
+
+class RecallHandler(Handler):
+    """Recall, also called sensitivity and true positive rate."""
+
+    curve = staticmethod(confusion.recall)
+
+
+class SpecificityHandler(Handler):
+    """Specificity, also called true negative rate."""
+
+    curve = staticmethod(confusion.specificity)
+
+
+class FPRHandler(Handler):
+    """False positive rate."""
+
+    curve = staticmethod(confusion.false_positive_rate)
+
+
+class DICEHandler(Handler):
+    """Dice coefficient."""
+
+    curve = staticmethod(confusion.dice)
+
+
+class IOUHandler(Handler):
+    """Intersection over union."""
+
+    curve = staticmethod(confusion.iou)
+
+
+class BERHandler(Handler):
+    """Balanced error rate."""
+
+    curve = staticmethod(confusion.balanced_error_rate)
+
+
+class OverallAccuracyHandler(Handler):
+    """Overall accuracy."""
+
+    curve = staticmethod(confusion.overall_accuracy)
+
+
+class KappaHandler(Handler):
+    """Kappa, as PySODMetrics computes it."""
+
+    curve = staticmethod(confusion.kappa)
+
+
+TPRHandler = SensitivityHandler = RecallHandler
+TNRHandler = SpecificityHandler
+
+
+class FmeasureV2:
+    """Computes several metrics of thresholds at once.
+
+    Args:
+        metric_handlers: A handler by the name of each metric.
+    """
+
+    def __init__(self, metric_handlers: Mapping[str, Handler] | None = None) -> None:
+        self.handlers: dict[str, Handler] = dict(metric_handlers or {})
+        self.counts: list[ThresholdCounts] = []
+
+    def add_handler(self, handler_name: str, metric_handler: Handler) -> None:
+        """Adds a metric."""
+        self.handlers[handler_name] = metric_handler
+
+    def step(
+        self, pred: np.ndarray, gt: np.ndarray | GroundTruth, normalize: bool = True,
+    ) -> None:
+        """Adds a pair; see `prepare` for the arguments. Raises ValueError without a handler."""
+        if not self.handlers:
+            raise ValueError('FmeasureV2: no handler; pass metric_handlers or call add_handler')
+        self.counts.append(self._count(prepare(pred, gt, normalize)))
+
+    def get_results(self) -> dict[str, dict]:
+        """Returns 'dynamic', 'adaptive' and 'binary', as the handlers want them, by metric.
+
+        Raises:
+            ValueError: Without a pair.
+        """
+        if not self.counts:
+            raise ValueError('FmeasureV2: no pair yet; call step first')
+        return {name: self._result(handler) for name, handler in self.handlers.items()}
+
+    def _count(self, pair: PreparedPrediction) -> ThresholdCounts:
+        return threshold_counts(pair.pixel_counts)
+
+    def _result(self, handler: Handler) -> dict:
+        curves = [handler.of(counts) for counts in self.counts]
+        result = {}
+        if handler.with_dynamic:
+            result['dynamic'] = self._dynamic(curves, handler.sample_based)
+        if handler.with_adaptive and handler.sample_based:
+            result['adaptive'] = np.mean([curve[..., -2].mean() for curve in curves])
+        if handler.with_binary and handler.sample_based:
+            result['binary'] = np.mean([curve[..., BINARY].mean() for curve in curves])
+        elif handler.with_binary:
+            result['binary'] = handler.of(self._pooled())[BINARY]
+        return result
+
+    def _dynamic(
+        self, curves: list[np.ndarray], sample_based: bool,
+    ) -> np.ndarray | list[np.ndarray]:
+        return np.mean(curves, axis=0)[:LEVELS]
+
+    def _pooled(self) -> ThresholdCounts:
+        return histograms.pool_counts(self.counts)
+
+
+class SizeInvarianceFmeasureV2(FmeasureV2):
+    """Computes metrics of each target by itself (Li et al., ICML 2024).
+
+    'dynamic' lists a curve (targets, 256) of each image, or, if not sample_based, is the mean
+    over all targets.
+    """
+
+    def _count(self, pair: PreparedPrediction) -> ThresholdCounts:
+        return threshold_counts(in_image(pair.target_counts, pair.truth.size))
+
+    def _dynamic(
+        self, curves: list[np.ndarray], sample_based: bool,
+    ) -> np.ndarray | list[np.ndarray]:
+        if sample_based:
+            return [curve[:, :LEVELS] for curve in curves]
+        return np.concatenate(curves).mean(axis=0)[:LEVELS]
+
+    def _pooled(self) -> ThresholdCounts:
+        return histograms.sum_targets(super()._pooled())

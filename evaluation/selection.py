@@ -74,11 +74,14 @@ def rank(results: Results, weights: Mapping[str, float]) -> Ranking:
 
 
 def _sum_over_sets(results: Results, method: str, score: str) -> float:
-    values = [scores[method].get(score, math.nan) for scores in results.values()]
-    if any(math.isnan(value) for value in values):
-        raise ValueError(
-            f'{method} has no {score} in every set; run eval_existingOnes.py with --metrics all')
-    return sum(values)
+    for name, scores in results.items():
+        if score not in scores[method]:
+            raise ValueError(f'{method} has no {score} on {name}; '
+                             'run eval_existingOnes.py with --metrics all')
+        if math.isnan(scores[method][score]):
+            raise ValueError(f'{score} is not defined on {name}, as no mask there has what it '
+                             'measures; choose by another score')
+    return sum(scores[method][score] for scores in results.values())
 
 
 def compare(

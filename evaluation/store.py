@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.kernels.histograms import BINARY
+from evaluation.measuring import Measurement
 from evaluation.metrics import METRICS
-from evaluation.scoring import Measurement
-from utils import atomic_write
+from utils import atomic_write, printable
 
 # Raise it whenever a metric's values change: scores of another version are computed again.
-VERSION = 2
+VERSION = 3
 # The key of a row for each kind of counts.
-COUNTS_KEYS = {'pixels': 'counts', 'boundary': 'edge_counts'}
+COUNTS_KEYS = {'pixels': 'counts', 'boundary': 'edge_counts', 'targets': 'target_counts'}
 
 
 def encode(counts: np.ndarray) -> str:
@@ -32,9 +33,14 @@ def encode(counts: np.ndarray) -> str:
 
 
 def decode(text: str) -> np.ndarray:
-    """Decodes counts (2, 256) from `encode`'s text."""
+    """Decodes counts (2, ...) from `encode`'s text."""
     data = zlib.decompress(base64.b64decode(text))
     return np.frombuffer(data, '<i8').reshape(2, -1)
+
+
+def decode_targets(text: str) -> np.ndarray:
+    """Decodes counts (targets, 2, 258) from `encode`'s text."""
+    return decode(text).reshape(-1, 2, BINARY + 1)
 
 
 def make_row(
@@ -69,8 +75,17 @@ def make_row(
 
 def measurement_of(row: dict) -> Measurement:
     """Reads the measurement back from a row."""
-    counts = {kind: decode(row[key]) for kind, key in COUNTS_KEYS.items() if row[key]}
+    counts = {}
+    for kind, key in COUNTS_KEYS.items():
+        if row[key]:
+            counts[kind] = decode_targets(row[key]) if kind == 'targets' else decode(row[key])
     return Measurement(row['values'], counts)
+
+
+def stored_metrics(row: dict) -> set[str]:
+    """Returns the metrics that a row has: those that were asked for or follow from its counts."""
+    derived = {metric.name for metric in METRICS.values() if metric.follows_from_counts}
+    return derived.union(row['groups'])
 
 
 class ScoreStore:
@@ -93,14 +108,14 @@ class ScoreStore:
         """Returns the metrics to measure so that a row has all of `metrics`; none if it has them.
 
         A row is replaced as a whole, so the metrics it has already are measured again with them.
+        Metrics that follow from counts are in every row.
         """
         row = self.rows.get((method, name))
         wanted = set(metrics)
         if row and row['version'] == VERSION and row['files'] == files:
-            stored = set(row['groups'])
-            if stored >= wanted:
+            if stored_metrics(row) >= wanted:
                 return []
-            wanted |= stored
+            wanted.update(row['groups'])
         return [metric for metric in METRICS if metric in wanted]
 
     def append(self, rows: list[dict]) -> None:
@@ -130,4 +145,7 @@ class ScoreStore:
 
 
 def _line(row: dict) -> bytes:
-    return json.dumps(row, ensure_ascii=False, separators=(',', ':')).encode()
+    text = json.dumps(row, ensure_ascii=False, separators=(',', ':'))
+    if printable(text) != text:  # a file's name that is not UTF-8, which escapes give back
+        text = json.dumps(row, separators=(',', ':'))
+    return text.encode()

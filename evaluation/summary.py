@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from evaluation.measuring import average, mean_of_present, pool
 from evaluation.metrics import COLUMNS
-from evaluation.scoring import average, mean_of_present
 from evaluation.store import measurement_of
 
 
@@ -31,16 +32,19 @@ class MethodScores(NamedTuple):
         values: Values of the images (images,) by score. Their mean, without NaN, is the score. For
             the maximum of a curve they are taken at the threshold where the mean curve is highest.
         curves: Mean curves, (256,).
+        pooled: Scores over the pooled pixels of the set, in place of a mean.
     """
 
     names: list[str]
     values: dict[str, np.ndarray]
     curves: dict[str, np.ndarray]
+    pooled: Mapping[str, float] = MappingProxyType({})
 
     @property
     def scores(self) -> dict[str, float]:
-        """The mean of each score over the images that have it; NaN if none has."""
-        return {score: mean_of_present(values) for score, values in self.values.items()}
+        """The mean of each score over the images that have it, or its pooled value; NaN if none."""
+        means = {score: mean_of_present(values) for score, values in self.values.items()}
+        return {**means, **self.pooled}
 
     @property
     def deviations(self) -> dict[str, float]:
@@ -87,6 +91,6 @@ def collect(rows: Mapping[str, dict[str, Any]], metrics: Sequence[str]) -> Metho
     """
     names = sorted(rows)
     measurements = [measurement_of(rows[name]) for name in names]
-    values, curves = average(measurements, metrics)
-    in_order = {score: values[score] for score in COLUMNS if score in values}
-    return MethodScores(names, in_order, curves)
+    averages = average(measurements, metrics)
+    values = {score: averages.values[score] for score in COLUMNS if score in averages.values}
+    return MethodScores(names, values, averages.curves, pool(measurements, metrics))

@@ -1,1 +1,1 @@
-"""Networks for other programs: ONNX, torch.export, and folders that Hugging Face's libraries load."""
+"""Networks for other programs: ONNX, torch.export, and folders in Hugging Face's layout."""

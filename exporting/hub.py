@@ -15,13 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import HfApi
-from torch import Tensor
 
 from exporting.card import scores_of, validation_of, write_card
 from exporting.huggingface import write_companions
-from models import Architecture, BiRefNet
-from models.checkpoints.files import write_state
-from models.checkpoints.names import to_official
+from models import Architecture, BiRefNet, save_checkpoint
 from models.zoo import WEIGHTS
 from utils import epoch_of
 
@@ -61,8 +58,7 @@ def save_pretrained(
     facts = _facts_of_run(checkpoint, results, tuple(config['size']))
     card = write_card(title or folder.resolve().name, config, *facts, license)
     write_companions(folder, config, card)
-    state = to_official(model.state_dict(), model.encoder.backbone.name)
-    write_state({key: _to_dtype(value, dtype) for key, value in state.items()}, folder / WEIGHTS)
+    save_checkpoint(model, folder / WEIGHTS, dtype=dtype)
 
 
 class _RunFacts(NamedTuple):
@@ -79,7 +75,7 @@ def _facts_of_run(checkpoint: str | os.PathLike, results: str | os.PathLike,
         return _RunFacts({}, {}, {})
     run = Path(checkpoint).parent
     epoch = epoch_of(Path(checkpoint))
-    training = {}
+    training: dict[str, Any] = {}
     config = run / 'config.json'
     if config.is_file():
         saved = json.loads(config.read_text(encoding='utf-8'))
@@ -87,11 +83,6 @@ def _facts_of_run(checkpoint: str | os.PathLike, results: str | os.PathLike,
     scores = scores_of(results, run.name, epoch, size)
     validation = validation_of(run, epoch, training.get('val_metric', 'sm'))
     return _RunFacts(training, scores, validation)
-
-
-def _to_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """`value` as `dtype`, unless it holds whole numbers."""
-    return value.to(dtype) if value.is_floating_point() else value
 
 
 def push_to_hub(

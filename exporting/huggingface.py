@@ -1,4 +1,6 @@
-"""What lies beside the weights in a folder of Hugging Face's layout, for `transformers` and the family's tools alike.
+"""What is beside the weights in a folder of Hugging Face's layout.
+
+transformers and the family's tools read it.
 
 The weights themselves are written by `models`, in the official layout.
 """
@@ -12,7 +14,9 @@ from exporting.single_file import PREFIX, join_modules
 from models.backbones import BACKBONES, find_family
 from utils import IMAGENET_MEAN, IMAGENET_STD, atomic_write, write_json
 
-MODELING, CONFIG_CLASS, MODEL_CLASS = 'modeling_birefnet', 'BiRefNetConfig', 'BiRefNetForImageSegmentation'
+MODELING = 'modeling_birefnet'
+CONFIG_CLASS = 'BiRefNetConfig'
+MODEL_CLASS = 'BiRefNetForImageSegmentation'
 
 
 def modeling_source(bb: str) -> str:
@@ -24,13 +28,15 @@ def modeling_source(bb: str) -> str:
     family = find_family(bb)
     if family is None or not family.for_transformers:
         loadable = [name for name, known in BACKBONES.items() if known.for_transformers]
-        raise ValueError(f'bb={bb}: transformers leaves empty what a network keeps outside of its state '
-                         f'dict, as this backbone does; it can load {", ".join(loadable)}')
+        raise ValueError(
+            f'bb={bb}: transformers leaves empty what a network keeps outside of its state dict, '
+            f'as this backbone does; it can load {", ".join(loadable)}')
     # The builder comes with its decorator, which registers this one family in the file.
     builder = (family.build.__module__.removeprefix(PREFIX), family.build.__name__)
     body = join_modules([builder, ('exporting.modeling', MODEL_CLASS)])
-    return ('"""BiRefNet (Zheng et al., arXiv 2401.03407) for transformers; a program has joined it from '
-            f'the sources of a project."""\n\n{body}')
+    title = ('BiRefNet (Zheng et al., arXiv 2401.03407) for transformers; a program has joined it '
+             'from the sources of a project.')
+    return f'"""{title}"""\n\n{body}'
 
 
 def write_companions(folder: str | os.PathLike, fields: Mapping[str, Any], card: str) -> None:
@@ -55,12 +61,14 @@ def write_companions(folder: str | os.PathLike, fields: Mapping[str, Any], card:
 
 def config(fields: Mapping[str, Any]) -> dict[str, Any]:
     """config.json: the keys that the family's repositories carry, and `fields` under 'birefnet'."""
+    pipeline = {'pt': ['AutoModelForImageSegmentation'], 'tf': [], 'type': 'image'}
     return {
         'architectures': [MODEL_CLASS],
-        'auto_map': {'AutoConfig': f'{MODELING}.{CONFIG_CLASS}',
-                     'AutoModelForImageSegmentation': f'{MODELING}.{MODEL_CLASS}'},
-        'custom_pipelines': {'image-segmentation': {'pt': ['AutoModelForImageSegmentation'], 'tf': [],
-                                                    'type': 'image'}},
+        'auto_map': {
+            'AutoConfig': f'{MODELING}.{CONFIG_CLASS}',
+            'AutoModelForImageSegmentation': f'{MODELING}.{MODEL_CLASS}',
+        },
+        'custom_pipelines': {'image-segmentation': pipeline},
         'bb_pretrained': False,
         'model_type': 'birefnet',
         'birefnet': dict(fields),
@@ -68,11 +76,21 @@ def config(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def preprocessor(width: int, height: int) -> dict[str, Any]:
-    """preprocessor_config.json: squash to the trained size, bilinear; 0..1; ImageNet's mean and deviation."""
+    """preprocessor_config.json.
+
+    It describes bilinear resizing to the training size without keeping the aspect ratio, and
+    normalising with ImageNet's mean and standard deviation.
+    """
     return {
-        'do_normalize': True, 'do_rescale': True, 'do_resize': True,
+        'do_normalize': True,
+        'do_rescale': True,
+        'do_resize': True,
         # The family has ViTFeatureExtractor under both keys, which transformers knows no more.
-        'feature_extractor_type': 'ViTFeatureExtractor', 'image_processor_type': 'ViTImageProcessor',
-        'image_mean': list(IMAGENET_MEAN), 'image_std': list(IMAGENET_STD),
-        'resample': 2, 'rescale_factor': 1 / 255, 'size': {'height': height, 'width': width},
+        'feature_extractor_type': 'ViTFeatureExtractor',
+        'image_processor_type': 'ViTImageProcessor',
+        'image_mean': list(IMAGENET_MEAN),
+        'image_std': list(IMAGENET_STD),
+        'resample': 2,
+        'rescale_factor': 1 / 255,
+        'size': {'height': height, 'width': width},
     }

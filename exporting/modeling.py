@@ -1,7 +1,9 @@
-"""The network as `transformers` wants it. `exporting.single_file` joins this module and all it uses into one file.
+"""The network as transformers expects it.
 
-It builds on any device, the meta device included, leaves `self.config` to transformers, and keeps the official names
-in its state dict.
+`exporting.single_file` joins this module and whatever it uses into one file.
+
+It builds on any device, the meta device included, leaves `self.config` to transformers, and keeps
+the official names in its state dict.
 """
 
 from types import SimpleNamespace
@@ -27,11 +29,14 @@ class BiRefNetConfig(PretrainedConfig):
 
 
 class BiRefNetForImageSegmentation(PreTrainedModel):
-    """Finds the object: `model(x)[-1].sigmoid()` is its mask for x (B, 3, H, W), normalised RGB, sides multiples of 32.
+    """Segments the object: `model(x)[-1].sigmoid()` is its mask.
+
+    x is (B, 3, H, W), normalised RGB, its sides multiples of 32.
     """
 
     config_class = BiRefNetConfig
     main_input_name = 'pixel_values'
+    network: BiRefNet
 
     def __init__(self, config: BiRefNetConfig) -> None:
         super().__init__(config)
@@ -39,7 +44,8 @@ class BiRefNetForImageSegmentation(PreTrainedModel):
         architecture = Architecture.from_config(fields)
         backbone = build_backbone(fields.bb, tuple(fields.size), architecture.scales)
         network = BiRefNet(backbone, architecture)
-        # The network itself stays out of sight; what is registered are its layers, under their official names.
+        # The network itself stays out of sight; what is registered are its layers, under their
+        # official names.
         object.__setattr__(self, 'network', network)
         for path, module in official_modules(network, fields.bb).items():
             _register(self, path, module)
@@ -51,7 +57,7 @@ class BiRefNetForImageSegmentation(PreTrainedModel):
         return super().train(mode)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor] | TrainingOutput:
-        """(B, 3, H, W), normalised RGB -> [logits (B, 1, H, W)] in eval mode, a TrainingOutput in training."""
+        """(B, 3, H, W), normalised RGB -> [logits (B, 1, H, W)], in training a TrainingOutput."""
         return self.network(pixel_values.to(self.dtype), side_outputs=self.training)
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,43 +22,73 @@ MAX_INSIDE = 2 ** 31 - 2 ** 24  # bytes of weights that fit into one protobuf fi
 
 
 def require_support() -> None:
-    """Raises ValueError if PyTorch is too old for `save_onnx`. Tracing takes minutes: ask before it."""
+    """Raises ValueError if PyTorch is too old for `save_onnx`. Tracing takes minutes: ask first."""
     require_torch(OLDEST_TORCH, 'an ONNX file')
 
 
-def save_onnx(program: ExportedProgram, path: str | os.PathLike, check: Callable[[Callable], None],
-              external: bool = False, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes `program` as ONNX, its weights inside, or beside it in `<name>.data` if `external`.
+def save_onnx(
+    program: ExportedProgram,
+    path: str | os.PathLike,
+    check: Callable[[Callable], None],
+    external: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a program as ONNX.
 
-    The file appears only once onnx.checker and `check`, which gets it as a function of tensors, have passed it.
-    Raises ValueError if PyTorch is too old, or if the weights are too many to be inside.
+    Args:
+        program: of `exporting.program.trace`.
+        path: the file, which appears only if onnx.checker and `check` raise no error.
+        check: gets the file as a function of tensors.
+        external: whether to write the weights beside the file, to `<name>.data`.
+        metadata: properties of the model.
+
+    Raises:
+        ValueError: PyTorch is too old, or there are too many weights for one file.
     """
     require_support()
-    size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     if not external and size > MAX_INSIDE:
-        raise ValueError(f'{path}: {size / 2 ** 30:.1f} GiB of weights do not fit inside an ONNX file: take --external')
-    result = torch.onnx.export(program, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, dynamo=True,
-                               verbose=False)
+        raise ValueError(f'{path}: {size / 2 ** 30:.1f} GiB of weights do not fit inside an ONNX '
+                         'file: take --external')
+    result = torch.onnx.export(
+        program,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert result is not None
     result.model.metadata_props.update(metadata or {})
-    _name_axes(result.model.graph.inputs[0], result.model.graph.outputs[0])
+    _name_axes(result.model.graph.inputs[0])
+    _name_axes(result.model.graph.outputs[0])
     with staged(path) as file:
         result.save(file, external_data=external)
         onnx.checker.check_model(str(file), full_check=True)
         check(run_onnx(file))
 
 
-def _name_axes(*values) -> None:
-    """Gives the dynamic axes their names, which tracing calls by expressions such as 32*rows."""
-    for value in values:
-        value.shape = type(value.shape)(
-            [dim if isinstance(dim, int) else name
-             for dim, name in zip(value.shape, ('batch', 'channels', 'height', 'width'), strict=True)])
+def _name_axes(value: Any) -> None:
+    """Names the dynamic axes of an input or output, which tracing calls e.g. 32*rows."""
+    named = []
+    for size, name in zip(value.shape, ('batch', 'channels', 'height', 'width'), strict=True):
+        named.append(size if isinstance(size, int) else name)
+    value.shape = type(value.shape)(named)
 
 
 def run_onnx(path: str | os.PathLike, threads: int = 0) -> Callable[[Tensor], Tensor]:
-    """The file as a function of tensors, run by ONNX Runtime on the CPU, on as many `threads` (0: all cores)."""
+    """Opens a file in ONNX Runtime on the CPU.
+
+    Args:
+        path: the file.
+        threads: how many it runs on; 0: as many as there are cores.
+
+    Returns:
+        A function of tensors: `input_image`, float32 (N, 3, H, W), to `output_image`.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
     def run(image: Tensor) -> Tensor:
@@ -68,15 +99,19 @@ def run_onnx(path: str | os.PathLike, threads: int = 0) -> Callable[[Tensor], Te
 
 
 def operators(path: str | os.PathLike) -> dict[str, int]:
-    """How many nodes of each operator the file holds, the most frequent first."""
+    """Counts the nodes of each operator in a file, the most frequent first."""
     model = onnx.load(str(path), load_external_data=False)
     counts = Counter(node.op_type for node in model.graph.node)
     for function in model.functions:
         counts.update(node.op_type for node in function.node)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return dict(ordered)
 
 
 def bytes_of(path: str | os.PathLike) -> int:
     """Bytes of the file and of the weights beside it."""
+    size = Path(path).stat().st_size
     beside = Path(f'{path}.data')
-    return Path(path).stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+    if beside.exists():
+        size += beside.stat().st_size
+    return size

@@ -1,4 +1,4 @@
-"""The network as one program, image in and map out, traced by torch.export; the check that a copy computes the same."""
+"""Traces the network by torch.export, and checks that an exported copy computes the same."""
 
 import copy
 import os
@@ -17,56 +17,92 @@ from exporting.staging import staged
 from inference.images import Size
 from utils import IMAGENET_MEAN, IMAGENET_STD, STRIDE, read_image
 
-INPUT, OUTPUT = 'input_image', 'output_image'  # the names that the field's tools expect
+# The names that the field's tools expect.
+INPUT = 'input_image'
+OUTPUT = 'output_image'
 LARGEST = 8192  # side of an image that a program of dynamic size is made for
 MOST = 64  # images in its batch
-OLDEST_FOR_DYNAMIC = (2, 14)  # up to 2.9 convolutions ask how many pixels a symbolic size has; none between was tried
-# Largest difference from the network, as a share of the deviation of its logits. float16 keeps 11 bits of every map.
+# Up to 2.9, convolutions ask how many pixels a symbolic size has. No version between was tried.
+OLDEST_FOR_DYNAMIC = (2, 14)
+# Largest difference from the network, as a share of the standard deviation of its logits. float16
+# keeps 11 bits of every map.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 
 
-class Deployed(nn.Module):
-    """What an exported file computes; `network` takes normalised RGB and gives [..., logits]."""
+class ExportWrapper(nn.Module):
+    """What an exported file computes.
 
-    def __init__(self, network: nn.Module, sigmoid: bool = False, dtype: torch.dtype = torch.float32) -> None:
+    Args:
+        network: takes normalised RGB and returns [..., logits].
+        sigmoid: whether the output is a probability instead of a logit.
+        dtype: what the network computes in; another than float32 converts a copy of it.
+    """
+
+    def __init__(
+        self, network: nn.Module, sigmoid: bool = False, dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
-        self.network = network if dtype == torch.float32 else copy.deepcopy(network).to(dtype)
-        self.sigmoid, self.dtype = sigmoid, dtype
+        if dtype != torch.float32:
+            network = copy.deepcopy(network).to(dtype)
+        self.network = network
+        self.sigmoid = sigmoid
+        self.dtype = dtype
 
     def forward(self, input_image: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised RGB -> (B, 1, H, W), logits or probabilities; float32 both, whatever is inside."""
+        """(B, 3, H, W), normalised RGB -> (B, 1, H, W), logits or probabilities.
+
+        Both are float32, whatever the network computes in.
+        """
         logits = self.network(input_image.to(self.dtype))[-1].float()
         return logits.sigmoid() if self.sigmoid else logits
 
 
 def require_torch(oldest: tuple[int, int], purpose: str) -> None:
     """Raises ValueError if PyTorch is older than `oldest` (major, minor)."""
-    if torch.__version__ < oldest:
+    if torch.__version__ < oldest:  # type: ignore[operator]  # compares with tuples, too
         needed = '.'.join(map(str, oldest))
-        raise ValueError(f'{purpose} needs PyTorch {needed} or newer, and this is {torch.__version__}')
+        raise ValueError(
+            f'{purpose} needs PyTorch {needed} or newer, and this is {torch.__version__}')
 
 
-def trace(module: Deployed, size: Size, dynamic: bool = False) -> ExportedProgram:
-    """Traces `module` for one image of `size` (width, height), or, if `dynamic`, for batches of up to MOST images with
-    sides of 64 to LARGEST, multiples of 32 (backbones of a fixed input size keep theirs: torch says so in an error).
+def trace(module: ExportWrapper, size: Size, dynamic: bool = False) -> ExportedProgram:
+    """Traces the network by torch.export.
 
-    Raises ValueError if `dynamic`, and PyTorch is too old for it.
+    Args:
+        module: what the program computes.
+        size: (width, height) that it takes, one image at a time.
+        dynamic: instead of that, take batches of up to 64 with sides of 64 to 8192, multiples of
+            32. Backbones of a fixed input size keep theirs: torch says so in an error.
+
+    Raises:
+        ValueError: if `dynamic`, and PyTorch is too old for it.
     """
+    batch = 1
+    width, height = size
+    shapes = None
     if dynamic:
         require_torch(OLDEST_FOR_DYNAMIC, 'a program for every size')
-    width, height = size
-    shapes, batch = None, 1
-    if dynamic:
-        rows, columns = (STRIDE * Dim(name, min=2, max=LARGEST // STRIDE) for name in ('rows', 'columns'))
-        shapes, batch = {INPUT: {0: Dim('batch', min=1, max=MOST), 2: rows, 3: columns}}, 2
+        batch = 2
         width, height = 256, 320  # only their being unequal, and not small, matters
+        rows = STRIDE * Dim('rows', min=2, max=LARGEST // STRIDE)
+        columns = STRIDE * Dim('columns', min=2, max=LARGEST // STRIDE)
+        shapes = {INPUT: {0: Dim('batch', min=1, max=MOST), 2: rows, 3: columns}}
     example = torch.zeros(batch, 3, height, width)
     with torch.no_grad():
-        return torch.export.export(module.eval(), (example,), dynamic_shapes=shapes, strict=False)
+        return torch.export.export(
+            module.eval(), (example,), dynamic_shapes=shapes, strict=False)
 
 
-def save_program(program: ExportedProgram, path: str | os.PathLike, check: Callable[[Callable], None]) -> None:
-    """Writes a `.pt2` file, which appears only once `check` has passed what was read back from it."""
+def save_program(
+    program: ExportedProgram, path: str | os.PathLike, check: Callable[[Callable], None],
+) -> None:
+    """Writes a `.pt2` file.
+
+    Args:
+        program: of `trace`.
+        path: the file, which appears only if `check` raises no error.
+        check: gets the program as it was read back, a function of tensors.
+    """
     with staged(path) as file:
         torch.export.save(program, file)
         check(torch.export.load(file).module())
@@ -80,24 +116,47 @@ def photographs(files: Sequence[str | os.PathLike] = ()) -> dict[str, np.ndarray
 
 
 def to_input(pixels: np.ndarray, size: Size) -> Tensor:
-    """uint8 RGB (h, w, 3) -> what the network sees at `size` (width, height): (1, 3, H, W), float32, normalised."""
-    image = torch.from_numpy(cv2.resize(pixels, size)).permute(2, 0, 1)[None].float() / 255
+    """Makes the network's input at `size` (width, height) of uint8 RGB (h, w, 3).
+
+    Returns:
+        float32 (1, 3, H, W), normalised.
+    """
+    resized = torch.from_numpy(cv2.resize(pixels, size))
+    image = resized.permute(2, 0, 1)[None].float() / 255
     mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).view(2, 1, 3, 1, 1)
     return (image - mean) / std
 
 
-def compare(reference: nn.Module, copied: Callable[[Tensor], Tensor], inputs: dict[str, Tensor],
-            tolerance: float) -> dict[str, float]:
-    """The largest difference of `copied` from `reference` on each input, as a share of the reference's deviation.
+def compare(
+    reference: nn.Module,
+    exported: Callable[[Tensor], Tensor],
+    inputs: dict[str, Tensor],
+    tolerance: float,
+) -> dict[str, float]:
+    """Compares an exported copy with the network.
 
-    Raises ValueError if one is above `tolerance`, or no number.
+    Args:
+        reference: the network.
+        exported: the copy, a function of tensors.
+        inputs: what both get, by name.
+        tolerance: largest difference that is allowed.
+
+    Returns:
+        The largest difference on each input, as a share of the reference's standard deviation.
+
+    Raises:
+        ValueError: if a difference is above `tolerance`, or not a number.
     """
     errors = {}
     for name, image in inputs.items():
         with torch.inference_mode():
-            expected, found = reference(image), copied(image)
-        errors[name] = float((found - expected).abs().max() / expected.std())
-    if wrong := {name: error for name, error in errors.items() if not error <= tolerance}:
+            expected = reference(image)
+            found = exported(image)
+        difference = (found - expected).abs().max()
+        errors[name] = float(difference / expected.std())
+    # A comparison with NaN is false.
+    wrong = [f'{name} {error:.2g}' for name, error in errors.items() if not error <= tolerance]
+    if wrong:
         raise ValueError('the exported network differs from the original by more than '
-                         f'{tolerance:g} of its deviation: ' + ', '.join(f'{n} {e:.2g}' for n, e in wrong.items()))
+                         f'{tolerance:g} of its standard deviation: {", ".join(wrong)}')
     return errors

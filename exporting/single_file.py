@@ -1,88 +1,172 @@
-"""Our own modules joined into one source file: the definitions that given names need, in the order of their imports.
+"""Joins modules of ours into one source file: some definitions, and whatever they use.
 
-`transformers` loads foreign networks from single files. This one is made from the sources of the package, so that
-nothing is written twice.
+transformers loads foreign networks from single files. This one is made from the sources of the
+package, so that nothing is written twice.
 """
 
 import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 Name = tuple[str, str]  # module, and what it defines
 ROOT = Path(__file__).parents[1]
-PREFIX = __name__.removesuffix('exporting.single_file')  # the package's name and a dot where we are installed
+# The package's name and a dot where we are installed, '' in a checkout.
+PREFIX = __name__.removesuffix('exporting.single_file')
+
+
+class _Import(NamedTuple):
+    """An import of a module that is not ours: `from module import name`, or `import name`."""
+
+    module: str  # '' for `import name`
+    name: str  # perhaps with ` as another`
 
 
 @dataclass
 class _Source:
-    """The top level of one module: statements by the names they define, those that only call, and the imports."""
+    """The top level of one module."""
 
     lines: list[str]
+    # The statement that defines each name.
     definitions: dict[str, ast.stmt] = field(default_factory=dict)
-    calls: list[ast.stmt] = field(default_factory=list)  # registrations: no name of their own, but they use some
-    ours: dict[str, tuple[str, str]] = field(default_factory=dict)  # name here -> module, name there
-    foreign: dict[str, tuple[str, str]] = field(default_factory=dict)  # name here -> 'import', or module; what of it
+    # Registrations: they define no name of their own, but use some.
+    calls: list[ast.stmt] = field(default_factory=list)
+    # What is imported, by its name here: from modules of ours, and from others.
+    ours: dict[str, Name] = field(default_factory=dict)
+    foreign: dict[str, _Import] = field(default_factory=dict)
 
 
 def join_modules(roots: Iterable[Name]) -> str:
-    """Python source with the definitions `roots` and all that they use of our modules.
+    """Joins definitions of ours, and whatever they use of our modules, into one source.
 
-    Raises ValueError if two modules give one name to different things, or one imports a name under another.
+    Args:
+        roots: (module, name) of each definition that the file is wanted for.
+
+    Returns:
+        Python source, in which each module follows those that it imports.
+
+    Raises:
+        ValueError: two modules give one name to different things, or one imports a name under
+            another.
     """
-    sources: dict[str, _Source] = {}
-    chosen: dict[Name, ast.stmt] = {}
-    calls: list[tuple[str, ast.stmt]] = []
-    imports: set[tuple[str, str]] = set()
-
-    def source_of(module: str) -> _Source:
-        if module not in sources:
-            sources[module] = _read(module)
-        return sources[module]
-
-    def choose(module: str, name: str) -> None:
-        source = source_of(module)
-        if name in source.ours:
-            there, original = source.ours[name]
-            if original != name:
-                raise ValueError(f'{module}: {original} is imported as {name}; a joined file needs one name')
-            choose(there, original)
-        elif name in source.foreign:
-            imports.add(source.foreign[name])
-        elif name in source.definitions and (module, name) not in chosen:
-            statement = source.definitions[name]
-            chosen[module, name] = statement
-            choose_all(module, statement)
-            for call in source.calls:
-                if (module, call) not in calls and name in _called(call):
-                    calls.append((module, call))
-                    choose_all(module, call)
-
-    def choose_all(module: str, statement: ast.stmt) -> None:
-        for used in _names(statement):
-            choose(module, used)
-
+    joined = _Selection()
     for module, name in roots:
-        choose(module, name)
-    _refuse_clashes(chosen)
-    kept = {id(statement) for statement in (*chosen.values(), *(call for _, call in calls))}
-    lines = _import_lines(imports)
-    for module in _in_order(sources, [module for module, _ in chosen]):
-        source = sources[module]
-        own = {s.lineno: s for s in (*source.definitions.values(), *source.calls) if id(s) in kept}
-        if own:
+        joined.choose(module, name)
+    joined.refuse_clashes()
+    return joined.text()
+
+
+class _Selection:
+    """The statements that are needed, and the modules that they come from."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, _Source] = {}
+        self.chosen: dict[Name, ast.stmt] = {}
+        self.calls: list[ast.stmt] = []
+        self.imports: set[_Import] = set()
+
+    def choose(self, module: str, name: str) -> None:
+        """Adds what `name` means in `module`, and what that uses in turn."""
+        source = self._source(module)
+        if name in source.ours:
+            self._choose_imported(module, name, source.ours[name])
+        elif name in source.foreign:
+            self.imports.add(source.foreign[name])
+        elif name in source.definitions and (module, name) not in self.chosen:
+            statement = source.definitions[name]
+            self.chosen[module, name] = statement
+            self._choose_used(module, statement)
+            self._choose_calls(module, name)
+
+    def _source(self, module: str) -> _Source:
+        if module not in self.sources:
+            self.sources[module] = _read(module)
+        return self.sources[module]
+
+    def _choose_imported(self, module: str, name: str, imported: Name) -> None:
+        origin, original = imported
+        if original != name:
+            raise ValueError(
+                f'{module}: {original} is imported as {name}; a joined file needs one name')
+        self.choose(origin, original)
+
+    def _choose_used(self, module: str, statement: ast.stmt) -> None:
+        for used in _names(statement):
+            self.choose(module, used)
+
+    def _choose_calls(self, module: str, name: str) -> None:
+        """Adds the registrations that call a method of `name`."""
+        for call in self._source(module).calls:
+            if call not in self.calls and name in _called(call):
+                self.calls.append(call)
+                self._choose_used(module, call)
+
+    def refuse_clashes(self) -> None:
+        """Raises ValueError if several modules define one name."""
+        owners: dict[str, set[str]] = {}
+        for module, name in self.chosen:
+            owners.setdefault(name, set()).add(module)
+        clashes = []
+        for name, modules in owners.items():
+            if len(modules) > 1:
+                clashes.append(f'{name} in {", ".join(sorted(modules))}')
+        if clashes:
+            raise ValueError('one name for different things: ' + '; '.join(clashes))
+
+    def text(self) -> str:
+        """The joined source: imports, then the chosen statements of each module in its order."""
+        lines = _import_lines(self.imports)
+        for module in self._modules_in_order():
+            statements = self._chosen_of(module)
+            if not statements:
+                continue
             lines += ['', '', f'# --- {module}']
-            for _, statement in sorted(own.items()):
-                lines += ['', ''] * _is_block(statement) + _lines(source, statement)
-    return '\n'.join(lines) + '\n'
+            for statement in statements:
+                if _is_block(statement):
+                    lines += ['', '']
+                lines += _lines(self.sources[module], statement)
+        return '\n'.join(lines) + '\n'
+
+    def _chosen_of(self, module: str) -> list[ast.stmt]:
+        """The chosen statements of a module, in its order, each once."""
+        source = self.sources[module]
+        kept = {id(statement) for statement in (*self.chosen.values(), *self.calls)}
+        # One statement may define several names.
+        by_line = {}
+        for statement in (*source.definitions.values(), *source.calls):
+            if id(statement) in kept:
+                by_line[statement.lineno] = statement
+        return [by_line[line] for line in sorted(by_line)]
+
+    def _modules_in_order(self) -> Iterator[str]:
+        """The modules of chosen statements, each after those that it imports."""
+        done: set[str] = set()
+
+        def visit(module: str) -> Iterator[str]:
+            if module in done:
+                return
+            done.add(module)
+            for imported, _ in self.sources[module].ours.values():
+                if imported in self.sources:
+                    yield from visit(imported)
+            yield module
+
+        for module, _ in self.chosen:
+            yield from visit(module)
 
 
-def _import_lines(imports: Iterable[tuple[str, str]]) -> list[str]:
-    modules: dict[str, list[str]] = {}
+def _import_lines(imports: Iterable[_Import]) -> list[str]:
+    """Lines such as `import math`, then lines such as `from torch import Tensor, nn`."""
+    whole = []
+    parts: dict[str, list[str]] = {}
     for module, name in sorted(imports):
-        modules.setdefault(module, []).append(name)
-    whole = [f'import {name}' for name in modules.pop('import', [])]
-    return whole + [f'from {module} import {", ".join(names)}' for module, names in modules.items()]
+        if module:
+            parts.setdefault(module, []).append(name)
+        else:
+            whole.append(f'import {name}')
+    lines = [f'from {module} import {", ".join(names)}' for module, names in parts.items()]
+    return whole + lines
 
 
 def _path(module: str) -> Path:
@@ -91,68 +175,62 @@ def _path(module: str) -> Path:
 
 
 def _read(module: str) -> _Source:
+    """The top level of a module of ours."""
     text = _path(module).read_text(encoding='utf-8')
     source = _Source(text.splitlines())
     for statement in ast.parse(text).body:
         match statement:
             case ast.Import():
                 for alias in statement.names:
-                    source.foreign[alias.asname or alias.name.split('.')[0]] = ('import', ast.unparse(alias))
+                    here = alias.asname or alias.name.split('.')[0]
+                    source.foreign[here] = _Import('', ast.unparse(alias))
             case ast.ImportFrom():
-                for alias in statement.names:
-                    here = alias.asname or alias.name
-                    module = statement.module.removeprefix(PREFIX)
-                    if _path(module).is_file():
-                        source.ours[here] = (module, alias.name)
-                    else:
-                        source.foreign[here] = (statement.module, ast.unparse(alias))
+                _read_import(source, statement)
             case ast.FunctionDef(name='_') | ast.Expr(value=ast.Call()):
                 source.calls.append(statement)
             case ast.FunctionDef() | ast.ClassDef():
                 source.definitions[statement.name] = statement
             case ast.Assign() | ast.AnnAssign():
-                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-                for name in (n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)):
+                for name in _assigned(statement):
                     source.definitions[name] = statement
     return source
 
 
-def _names(statement: ast.stmt) -> set[str]:
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+def _read_import(source: _Source, statement: ast.ImportFrom) -> None:
+    """Notes the names of a `from ... import`."""
+    imported = statement.module or ''
+    module = imported.removeprefix(PREFIX)
+    is_ours = _path(module).is_file()
+    for alias in statement.names:
+        here = alias.asname or alias.name
+        if is_ours:
+            source.ours[here] = (module, alias.name)
+        else:
+            source.foreign[here] = _Import(imported, ast.unparse(alias))
 
 
-def _called(statement: ast.stmt) -> set[str]:
+def _assigned(statement: ast.Assign | ast.AnnAssign) -> Iterator[str]:
+    """Names that an assignment gives."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    for target in targets:
+        yield from _names(target)
+
+
+def _names(node: ast.AST) -> list[str]:
+    """Names in a statement or an expression, each once, sorted: the joined file is reproducible."""
+    return sorted({part.id for part in ast.walk(node) if isinstance(part, ast.Name)})
+
+
+def _called(statement: ast.stmt) -> Iterator[str]:
     """Names whose methods a registration calls or is decorated with."""
-    heads = statement.decorator_list if isinstance(statement, ast.FunctionDef) else [statement.value.func]
-    return {name for head in heads for name in _names(head)}
-
-
-def _refuse_clashes(chosen: dict[Name, ast.stmt]) -> None:
-    owners: dict[str, set[str]] = {}
-    for module, name in chosen:
-        owners.setdefault(name, set()).add(module)
-    clashes = []
-    for name, modules in owners.items():
-        if len(modules) > 1:
-            clashes.append(f'{name} in {", ".join(sorted(modules))}')
-    if clashes:
-        raise ValueError('one name for different things: ' + '; '.join(clashes))
-
-
-def _in_order(sources: dict[str, _Source], wanted: Iterable[str]) -> Iterator[str]:
-    """The modules that `wanted` ones import, then they themselves, each once."""
-    done: set[str] = set()
-
-    def visit(module: str) -> Iterator[str]:
-        if module not in done:
-            done.add(module)
-            for imported, _ in sources[module].ours.values():
-                if imported in sources:
-                    yield from visit(imported)
-            yield module
-
-    for module in wanted:
-        yield from visit(module)
+    if isinstance(statement, ast.FunctionDef):
+        heads = statement.decorator_list
+    else:
+        assert isinstance(statement, ast.Expr)
+        assert isinstance(statement.value, ast.Call)
+        heads = [statement.value.func]
+    for head in heads:
+        yield from _names(head)
 
 
 def _is_block(statement: ast.stmt) -> bool:
@@ -160,6 +238,8 @@ def _is_block(statement: ast.stmt) -> bool:
 
 
 def _lines(source: _Source, statement: ast.stmt) -> list[str]:
-    """The statement as it stands in the source, with its decorators."""
-    first = min([statement.lineno, *(d.lineno for d in getattr(statement, 'decorator_list', []))])
+    """The lines of a statement as they are in the source, with its decorators."""
+    first = statement.lineno
+    for decorator in getattr(statement, 'decorator_list', []):
+        first = min(first, decorator.lineno)
     return source.lines[first - 1:statement.end_lineno]

@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils import UMASK
+from utils import replace_file
 
 
 @contextmanager
 def staged(target: str | os.PathLike) -> Iterator[Path]:
-    """A path of the target's name in a temporary folder beside it. What lies in that folder when the block ends
-    without error moves beside the target, over files of the same name, the target itself last."""
+    """Yields a path of the target's name in a temporary folder beside it.
+
+    When the block ends without error, the files in that folder move beside the target, over files
+    of the same name, the target itself last.
+    """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix='.', dir=target.parent) as folder:
         yield Path(folder, target.name)
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name):
-            os.chmod(file, 0o666 & ~UMASK)
-            os.replace(file, target.with_name(file.name))
+            replace_file(file, target.with_name(file.name))

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from inference.compose import Style, compose
 from inference.images import (
     DecodedImage,
-    Size,
     SizeRule,
     decode_image,
     encode,
@@ -27,10 +25,6 @@ from inference.masks import to_mask
 from inference.network import Predictor
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline, values_of
 
-# Published weights that were trained at another size than 1024x1024, or at many sizes, say so
-# in a part of their name alone.
-PUBLISHED_SIZES = {'512x512': (512, 512), 'lite-2k': (2560, 1440), '_hr': (2048, 2048)}
-PUBLISHED_DYNAMIC = ((256, 2304), (256, 2304))
 BOX_MARGIN = .1  # of the box's sides, added all round: the network needs the object's surroundings
 Box = tuple[int, int, int, int]
 
@@ -207,19 +201,12 @@ def predict(
     return list(values_of(outcomes))
 
 
-def size_rule(
-    model: nn.Module,
-    resolution: str,
-    trained: Size | None = None,
-    dynamic: tuple[Size, Size] | None = None,
-) -> SizeRule:
+def size_rule(model: nn.Module, resolution: str) -> SizeRule:
     """Builds the rule for the size of the network's input.
 
     Args:
         model: a network, whose `config` gives the training size and the range of a dynamic one.
         resolution: as for `network_size`.
-        trained: overrules the config's training size, (width, height).
-        dynamic: overrules the config's range, ((w_min, w_max), (h_min, h_max)).
 
     Returns:
         A function from an image's (width, height) to that of the network's input.
@@ -228,25 +215,10 @@ def size_rule(
         ValueError: the resolution is wrong.
     """
     config = getattr(model, 'config', None)
-    size = trained or (config.size if config else (1024, 1024))
-    sizes = dynamic or (config.dynamic_size if config else None)
+    size = config.size if config else (1024, 1024)
+    dynamic = config.dynamic_size if config else None
     network_size(resolution, (32, 32), size)  # raises before any image is read
-    return lambda image_size: network_size(resolution, image_size, size, sizes)
-
-
-def published_sizes(name: str) -> tuple[Size | None, tuple[Size, Size] | None]:
-    """Looks up the training size of published weights by their name, which may be a path.
-
-    Returns:
-        The training size, (width, height), and the range of a dynamic one, ((w_min, w_max),
-        (h_min, h_max)); each None where the name does not say.
-    """
-    name = Path(name).name.lower()
-    dynamic = PUBLISHED_DYNAMIC if 'dynamic' in name else None
-    for part, size in PUBLISHED_SIZES.items():
-        if part in name:
-            return size, dynamic
-    return None, dynamic
+    return lambda image_size: network_size(resolution, image_size, size, dynamic)
 
 
 def _device(model: nn.Module) -> torch.device:

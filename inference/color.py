@@ -50,8 +50,8 @@ def _transform(pixels: np.ndarray, profile: bytes | None, to_srgb: bool) -> np.n
     srgb = ImageCms.createProfile('sRGB')
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        ends = (own, srgb) if to_srgb else (srgb, own)
-        image = ImageCms.profileToProfile(Image.fromarray(pixels), *ends, outputMode='RGB')
+        start, end = (own, srgb) if to_srgb else (srgb, own)
+        image = ImageCms.profileToProfile(Image.fromarray(pixels), start, end, outputMode='RGB')
     except (ImageCms.PyCMSError, OSError):  # damaged, or for one direction alone
         return pixels
     return np.asarray(image)

@@ -106,6 +106,7 @@ def compose(image: DecodedImage, mask: np.ndarray, style: Style) -> np.ndarray:
         return np.hstack((original, over(foreground, mask, pattern)))
 
     if style.output == 'picture':
+        assert style.backdrop is not None, 'Style asks for it'
         background = _cover(style.backdrop, *mask.shape)
         background = from_srgb(background, image.color_profile)
     else:

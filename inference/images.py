@@ -146,9 +146,11 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     srgb = ImageCms.createProfile('sRGB')
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
+        converted = ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
     except ImageCms.PyCMSError:  # the profile is damaged
         return image
+    assert converted is not None  # only a conversion in place returns nothing
+    return converted
 
 
 # --- Size of the network's input ------------------------------------------------------------------

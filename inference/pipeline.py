@@ -5,7 +5,7 @@ Threads load ahead of the one thread that runs the network, and save behind it.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -59,12 +59,12 @@ class _Output(NamedTuple):
 def run_pipeline(
     items: Iterable[Any],
     load: Callable[[Any], tuple[Any, Any]],
-    network: Callable[[list[Any]], Sequence[Any]],
+    network: Callable[[list[Any]], Iterable[Any]],
     save: Callable[[Any, Any, Any], Any],
     *,
     workers: int = DEFAULT_WORKERS,
     batch: int = 1,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Loads items, runs a network on them in batches, and saves its outputs.
 
     Up to 2 * workers + batch items are between `load` and `network`, and 2 * workers between
@@ -151,7 +151,7 @@ def _batches(loading: Iterator[_Pending], max_samples: int) -> Iterator[_Batch]:
 
 
 def _run(
-    network: Callable[[list[Any]], Sequence[Any]],
+    network: Callable[[list[Any]], Iterable[Any]],
     samples: list[_Sample],
 ) -> Iterator[_Output]:
     """Runs the network on all samples together or, if that fails, on each alone."""

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,7 +21,7 @@ try:
     import av
     from av.video.reformatter import VideoReformatter
 except ImportError:
-    av = None
+    av = None  # type: ignore[assignment]  # a module has no type that admits None
 
 # Those of FFmpeg's formats that hold their own frames: a playlist would make it open other files
 # and addresses.
@@ -125,7 +125,7 @@ def _check_size(path: str | os.PathLike, width: int, height: int, max_pixels: in
 # --- Animated images ------------------------------------------------------------------------------
 
 
-def is_animated(path: str | os.PathLike, formats: Sequence[str] = ANIMATED) -> bool:
+def is_animated(path: str | os.PathLike, formats: tuple[str, ...] = ANIMATED) -> bool:
     """Whether a file is an image of these formats with several frames; not if it is unreadable."""
     try:
         with Image.open(path, formats=formats) as image:
@@ -325,7 +325,14 @@ class _VideoReader:
         if space == UNSPECIFIED:
             space = 'ITU709' if frame.height >= HIGH_DEFINITION else 'ITU601'
         has_alpha = any(component.is_alpha for component in frame.format.components)
-        options = {'format': 'rgba' if has_alpha else 'rgb24', 'src_colorspace': space}
+        # PyAV before 17 ignores the colour space if the target's, by default the frame's own, is
+        # the same, and it takes every range for the limited one unless one is named.
+        options: dict[str, Any] = {
+            'format': 'rgba' if has_alpha else 'rgb24',
+            'src_colorspace': space,
+            'src_color_range': frame.color_range,
+            'dst_colorspace': 'DEFAULT',
+        }
         if self.converts:
             options |= TO_BT709
         try:

@@ -26,7 +26,6 @@ class Architecture:
     | dec_channels_inter       | width inside a block     | conv_in             | block.conv_in    |
     | dec_ipt, dec_ipt_levels  | inward reference         | ipt_blk{n}          | level.reference  |
     | dec_ipt_split            | patches of the image     | (none)              | ImageView        |
-    | tile_order               | order of the patches     | (none)              | ImageView        |
     | ms_supervision           | multi-stage supervision  | conv_ms_spvn_{n}    | level.side       |
     | out_ref, out_ref_levels  | outward reference,       | gdt_convs_{n},      | level.outward    |
     |                          | gradient supervision     | gdt_convs_pred_{n}, |                  |
@@ -49,7 +48,6 @@ class Architecture:
     dec_ipt: bool = True
     dec_ipt_split: bool = True
     dec_ipt_levels: tuple[int, ...] = (5, 4, 3, 2, 1)
-    tile_order: str = 'row'
     ms_supervision: bool = True
     out_ref: bool = True
     out_ref_levels: tuple[int, ...] = (4, 3, 2)

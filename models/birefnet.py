@@ -75,7 +75,7 @@ class BiRefNet(nn.Module):
         self.neck = None
         if backbone.needs_neck:
             factor = 2 if architecture.mul_scl_ipt == 'cat' else 1
-            pyramid_channels = [factor * width for width in NECK_CHANNELS]
+            pyramid_channels = tuple(factor * width for width in NECK_CHANNELS)
             self.neck = PyramidNeck(channels, pyramid_channels)
             channels = pyramid_channels
         self.decoder = Decoder(channels, reference_channels, architecture)
@@ -109,7 +109,7 @@ class BiRefNet(nn.Module):
 
         output = self.decoder(image, maps, side_outputs)
         if side_outputs:
-            return TrainingOutput(*output, classes)
+            return TrainingOutput(output.logits, output.edge_pairs, classes)
         return output.logits
 
 

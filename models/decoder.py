@@ -50,7 +50,9 @@ def build_block(kind: str, in_channels: int, out_channels: int,
                 architecture: Architecture) -> nn.Module:
     """A decoder block, or an attention on its own, as the squeeze may have it."""
     if kind not in ('BasicDecBlk', 'ResBlk'):
-        return build_attention(kind, architecture)(in_channels, out_channels)
+        alone = build_attention(kind, architecture)
+        assert alone is not None, 'a squeeze without a block has no layers'
+        return alone(in_channels, out_channels)
     block = {'BasicDecBlk': BasicDecBlk, 'ResBlk': ResBlk}[kind]
     attention = build_attention(architecture.dec_att, architecture)
     return block(in_channels, out_channels, architecture.inner_channels, attention)
@@ -92,6 +94,7 @@ class DecoderLevel(nn.Module):
             x, edge = self.outward(x, side_outputs)
 
         if self.lateral is not None:
+            assert finer is not None, 'only the last level has no finer map'
             x = resize(x, finer.shape[-2:]) + self.lateral(finer)
         return LevelOutput(x, side, edge)
 
@@ -106,7 +109,7 @@ class Decoder(nn.Module):
     def __init__(self, channels: Sequence[int], reference_channels: Mapping[int, int],
                  architecture: Architecture) -> None:
         super().__init__()
-        self.view = ImageView(architecture.dec_ipt_split, architecture.tile_order)
+        self.view = ImageView(architecture.dec_ipt_split)
         self.grad_checkpointing = False
 
         self.levels = nn.ModuleList()
@@ -161,12 +164,13 @@ class Decoder(nn.Module):
             if side is not None:
                 sides.append(side)
             if edge is not None:
+                assert side is not None, 'edges are learned beside a side output'
                 predictions.append((edge, side))
 
         final = self._predict(x, reference, image.shape[-2:])
         return DecoderOutput([*sides, final], self._with_labels(image, predictions))
 
-    def _run(self, level: DecoderLevel, *inputs: Tensor | bool | None) -> LevelOutput:
+    def _run(self, level: nn.Module, *inputs: Tensor | bool | None) -> LevelOutput:
         if self.grad_checkpointing:
             return checkpointed(level, *inputs)
         return level(*inputs)
@@ -187,7 +191,7 @@ class Decoder(nn.Module):
 
     def _with_labels(self, image: Tensor,
                      predictions: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """Pairs predicted edges with their labels: the image's edges where the side output is large."""
+        """Pairs predicted edges with labels: the image's edges where the side output is large."""
         if not predictions:
             return []
         image_edges = laplacian(image)

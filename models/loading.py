@@ -3,12 +3,10 @@
 Nothing else in this package knows Config.
 """
 
-import difflib
-import json
+import logging
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +16,26 @@ from torch import Tensor, nn
 from config import Config, ConfigError, unknown_fields
 from models import zoo
 from models.architecture import Architecture
-from models.backbones import Backbone, build_backbone, find_family
+from models.backbones import BACKBONES, Backbone, build_backbone, find_family
+from models.backbones.registry import State
 from models.birefnet import BiRefNet
-from models.checkpoints.files import read_state, strip_prefixes, write_state
+from models.checkpoints.files import beginnings, read_state, strip_prefixes, write_state
 from models.checkpoints.infer import (
     differences,
     generation,
     infer_architecture,
     infer_backbone,
+    is_generation_2024_03,
     nearest_layout,
 )
-from models.checkpoints.names import DERIVED, to_official
+from models.checkpoints.names import DERIVED, OUR_PREFIX, to_official
 from models.checkpoints.pretrained import load_backbone
+from models.checkpoints.tile_order import convert_tile_order, read_tile_order, tile_weights
+from models.finding import find_checkpoint, saved_config, written_tile_order
 
-State = Mapping[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
+
+logger = logging.getLogger(__name__)
 
 
 def build_birefnet(config: Config | None = None) -> BiRefNet:
@@ -45,17 +48,66 @@ def build_birefnet(config: Config | None = None) -> BiRefNet:
     architecture = Architecture.from_config(config)
     from_hub = config.bb_weights == 'hub'
     backbone = build_backbone(config.bb, config.size, architecture.scales, pretrained=from_hub)
-    if config.bb_weights and not from_hub:
+    if config.bb_weights not in ('', 'none', 'hub'):
         load_backbone(backbone, config.bb_weights)
     return _assemble(backbone, config)
 
 
 def _assemble(backbone: Backbone, config: Config) -> BiRefNet:
     model = BiRefNet(backbone, Architecture.from_config(config))
-    model.config = config
+    # What is saved with the network's weights has to describe them, not the file that they are of.
+    model.config = replace(config, tile_order='row')
     if config.freeze_bb:
         model.encoder.freeze()
     return model
+
+
+# --- What is known of weights ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that a path or name means, and what is known of it without its weights.
+
+    Attributes:
+        file: a checkpoint on this machine.
+        fields: fields of Config: of the config that this project saved with the checkpoint, and
+            beneath it of the published weights (`models.zoo`) that it is. Empty for others.
+        tile_order: 'row' or 'column', as far as that is known; else ''.
+        is_ours: whether this project wrote the file, so that `tile_order` is certain.
+    """
+
+    file: Path
+    fields: Mapping[str, Any]
+    tile_order: str = ''
+    is_ours: bool = False
+
+
+def resolve(path: str | os.PathLike, **hub: Any) -> Source:
+    """Finds the checkpoint that `path` means, and what is known of it. All commands ask here.
+
+    Args:
+        path: a `.pth` or `.safetensors` file, a run's state `last.pt`, a folder in Hugging Face
+            layout, a run's folder (its best, else its last checkpoint, else its state), the name
+            of published weights ('general', 'lite', ...), or of a repository on the Hugging Face
+            hub.
+        hub: options for the download of a repository, see `load_model`.
+
+    Raises:
+        ValueError: there is no such checkpoint, it cannot be downloaded, or a config beside it
+            cannot be read.
+    """
+    file = find_checkpoint(path, **hub)
+    entry = None if Path(path).exists() else zoo.find(str(path))
+    entry = entry or zoo.identify(file)
+    published = entry.facts() if entry else {}
+
+    saved = saved_config(file)
+    known = {spec.name for spec in fields(Config)} - {'tile_order'}
+    own = {name: value for name, value in saved.items() if name in known}
+    written = written_tile_order(file, saved)
+    likely = entry.likely_tile_order(file) if entry else ''
+    return Source(file, {**published, **own}, written or likely, is_ours=bool(written))
 
 
 # --- Loading --------------------------------------------------------------------------------------
@@ -74,24 +126,24 @@ def load_model(
 ) -> BiRefNet:
     """Loads a checkpoint of any published generation, or of ours.
 
-    The architecture follows from keys and shapes, the rest from the config saved beside the
-    weights, or from what is known of published ones. No code from any file is run.
+    The architecture follows from keys and shapes, the tile order from the weights themselves, the
+    rest from the config saved beside them, or from what is known of published ones. No code from
+    any file is run.
 
     Args:
-        path: a `.pth` or `.safetensors` file, a folder in Hugging Face layout, a run's folder (its
-            best, else its last checkpoint), the name of published weights (`models.zoo`: 'general',
-            'lite', ...), or of a repository on the Hugging Face hub.
+        path: what `resolve` takes: a file, a folder, a run, a name.
         device: where the network is put.
         revision: branch, tag or commit, where `path` is a repository, as are the next four.
         cache_dir: folder of the hub's cache; default: that of its client.
         local_files_only: whether to use the hub's cache alone.
         force_download: whether to download what the cache holds already.
         token: of the hub, for private repositories.
-        overrides: fields of Config that settle what none of these says, such as `tile_order`,
-            `mul_scl_ipt` or `bb='timm/...'`.
+        overrides: fields of Config that settle what none of these says, such as `mul_scl_ipt`,
+            `bb='timm/...'`, or the `tile_order` of weights that do not show it.
 
     Returns:
-        The network in eval mode; its `config` holds what was found.
+        The network in eval mode; its `config` holds what was found. Its tile order is 'row',
+        whatever that of the file.
 
     Raises:
         ValueError: the file fits no known layout; the message names the nearest, and what is
@@ -107,20 +159,63 @@ def load_model(
     hub = {name: value for name, value in options.items() if value}
     if complaints := unknown_fields(overrides):
         raise ConfigError('\n'.join(complaints))
-    file = find_checkpoint(path, **hub)
-    saved = {**_published_facts(str(path), file), **_saved_fields(file)}
-    state = read_state(file)
-    model = _build_for(state, file, saved, overrides)
+    source = resolve(path, **hub)
+    state = read_state(source.file)
+    state = _with_official_names(state, overrides.get('bb') or source.fields.get('bb', ''))
+    model = _build_for(state, source, overrides)
+    if _find_tile_order(state, source, overrides.get('tile_order', '')) == 'column':
+        state = convert_tile_order(state, 'row')
     _fill(model, state)
     return model.to(device).eval()
 
 
-def _build_for(state: State, file: Path, saved: Mapping[str, Any],
-               overrides: Mapping[str, Any]) -> BiRefNet:
+def _with_official_names(state: State, bb: str) -> State:
+    """A state dict in the official layout from one in that or in our names.
+
+    A run's state has our names. Without `bb` the backbone follows from the keys.
+    """
+    if not any(key.startswith(OUR_PREFIX) for key in state):
+        return dict(state)
+    for name in [bb] if bb else BACKBONES:
+        official = to_official(state, name)
+        if bb or infer_backbone(_shapes_of(official)):
+            return official
+    return dict(state)
+
+
+def _find_tile_order(state: State, source: Source, given: str) -> str:
+    """The tile order of a file's weights.
+
+    What a user gives goes first, then what this project knows of its own files, then what the
+    weights show, then what is likely. Whatever is taken is reported.
+    """
+    if not tile_weights(state):
+        return 'row'
+    shown = read_tile_order(state)
+    certain = given or (source.tile_order if source.is_ours else '')
+    if certain:
+        if shown.order not in ('', certain):
+            origin = 'given' if given else 'the file or the config beside it says'
+            logger.warning('%s: tile order: %s, as %s, although %s', source.file, certain, origin,
+                           shown)
+        return certain
+    if shown.order:
+        logger.info('%s: tile order: %s, as %s', source.file, shown.order, shown)
+        return shown.order
+    oldest = is_generation_2024_03(_shapes_of(state))
+    likely = source.tile_order or ('column' if oldest else 'row')
+    other = 'row' if likely == 'column' else 'column'
+    logger.warning('%s: tile order: %s, by default: %s; where masks look wrong, give tile_order=%s',
+                   source.file, likely, shown, other)
+    return likely
+
+
+def _build_for(state: State, source: Source, overrides: Mapping[str, Any]) -> BiRefNet:
     """The network that a checkpoint fits, without memory for the weights that it will get."""
+    file = source.file
     shapes = _shapes_of(state)
     try:
-        model = _build_inferred(shapes, file, saved, overrides)
+        model = _build_inferred(shapes, source, overrides)
     except ConfigError as error:
         raise ConfigError(f'{file}, or the config beside it: {error}') from error
 
@@ -137,26 +232,26 @@ def _shapes_of(state: State) -> Shapes:
     return {key: tuple(value.shape) for key, value in state.items() if not DERIVED.search(key)}
 
 
-def _build_inferred(shapes: Shapes, file: Path, saved: Mapping[str, Any],
-                    overrides: Mapping[str, Any]) -> BiRefNet:
+def _build_inferred(shapes: Shapes, source: Source, overrides: Mapping[str, Any]) -> BiRefNet:
     """Builds by what the caller says, then what keys settle, then what was saved, then defaults."""
+    saved = source.fields
     bb = overrides.get('bb') or infer_backbone(shapes) or saved.get('bb')
     if not bb or not any(key.startswith('decoder.') for key in shapes):
-        raise ValueError(f'{file} is not a checkpoint of BiRefNet; {nearest_layout(shapes)}. If '
-                         "its backbone is one of timm's, give bb='timm/<name>'")
+        raise ValueError(f'{source.file} is not a checkpoint of BiRefNet: its keys begin with '
+                         f'{beginnings(shapes)}; {nearest_layout(shapes)}. If its backbone is one '
+                         "of timm's, give bb='timm/<name>'")
     size = _size_of(bb, {**saved, **overrides})
     backbone = _build_without_values(bb, size, (1.,))
 
     found = infer_architecture(shapes, backbone.channels)
-    # Two things that keys do not show, so that a saved config may know better.
+    # Keys do not show this, so that a saved config may know better.
     if found['mul_scl_ipt'] == '' and saved.get('mul_scl_ipt') == 'add':
         found['mul_scl_ipt'] = 'add'
-    if saved.get('tile_order'):
-        found.pop('tile_order', None)
     config = Config(**{**saved, **found, 'bb': bb, 'bb_weights': '', **overrides})
 
     scales = Architecture.from_config(config).scales
-    if find_family(bb).built_for_size and (config.size != size or scales != (1.,)):
+    family = find_family(bb)
+    if family and family.built_for_size and (config.size != size or scales != (1.,)):
         backbone = _build_without_values(bb, config.size, scales)
     with torch.device('meta'):
         return _assemble(backbone, config)
@@ -179,7 +274,7 @@ def _build_without_values(bb: str, size: tuple[int, int], scales: tuple[float, .
     return build_backbone(bb, size, scales) if computed else backbone
 
 
-def _fill(model: BiRefNet, state: dict[str, Tensor]) -> None:
+def _fill(model: BiRefNet, state: State) -> None:
     """Moves the tensors of `state` into the network, one by one, so that memory holds them once."""
     official = to_official(model.state_dict(), model.config.bb)
     weights = {}
@@ -191,98 +286,38 @@ def _fill(model: BiRefNet, state: dict[str, Tensor]) -> None:
     model.load_state_dict(weights, assign=True)
 
 
-def _saved_fields(file: Path) -> dict[str, Any]:
-    """Fields of the Config saved beside a checkpoint of ours.
-
-    They are in `config.json`, whole or under the key 'birefnet'. That file may be another
-    project's, which the checkpoint's keys make up for.
-    """
-    path = file.with_name('config.json')
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not JSON ({error})') from error
-    if isinstance(content, dict):
-        content = content.get('birefnet', content)
-    if not isinstance(content, dict) or not {'mul_scl_ipt', 'tile_order'} <= content.keys():
-        return {}
-    known = {spec.name for spec in fields(Config)}
-    return {name: value for name, value in content.items() if name in known}
-
-
-# --- Finding --------------------------------------------------------------------------------------
-
-
-def find_checkpoint(path: str | os.PathLike, **hub: Any) -> Path:
-    """The file that `path` means, in any of the forms that `load_model` takes.
-
-    `hub` are options for the download of a repository. Raises ValueError if there is no such thing.
-    """
-    name = str(path)
-    path = Path(path)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return _find_in_folder(path)
-    entry = zoo.find(name)
-    asks_hub = bool(hub) and is_repository(name)
-    if entry and not asks_hub:
-        return zoo.fetch(entry)
-    if is_repository(name):
-        return _fetch_repository(name, **hub)
-    near = difflib.get_close_matches(name, zoo.zoo(), 1)
-    advice = f'; did you mean {near[0]}?' if near else ''
-    raise ValueError(f'{path}: there is no such checkpoint{advice}')
-
-
-def _find_in_folder(folder: Path) -> Path:
-    """A folder's model.safetensors, or a run's best, else its last checkpoint."""
-    candidates = ['model.safetensors', 'best.pth']
-    epochs = [path.stem.removeprefix('epoch_') for path in folder.glob('epoch_*.pth')]
-    numbers = [int(epoch) for epoch in epochs if epoch.isdecimal()]
-    if numbers:
-        candidates.append(f'epoch_{max(numbers)}.pth')
-    for candidate in candidates:
-        if (folder / candidate).is_file():
-            return folder / candidate
-    raise ValueError(f'{folder}: holds neither model.safetensors nor best.pth nor epoch_<N>.pth')
-
-
-def is_repository(name: str | os.PathLike) -> bool:
-    """Whether `name` has the form of a repository on the hub, and there is no such path here."""
-    pattern = r'[\w-]+/[\w.-]+(?<!\.pth)(?<!\.safetensors)'
-    return re.fullmatch(pattern, str(name)) is not None and not Path(name).exists()
-
-
-def _published_facts(name: str, file: Path) -> dict[str, Any]:
-    """Fields of Config that are known of published weights; none of others."""
-    entry = None if Path(name).exists() else zoo.find(name)
-    return {} if entry is None else entry.facts(file)
-
-
-def _fetch_repository(repository: str, **hub: Any) -> Path:
-    try:
-        return zoo.fetch_repository(repository, **hub)
-    except zoo.HUB_ERRORS as error:
-        kind = type(error).__name__
-        raise ValueError(f'{repository}: neither a local path nor to be had from the hub ({kind}); '
-                         'without a network, give a local file') from error
-
-
 # --- Saving ---------------------------------------------------------------------------------------
 
 
-def save_checkpoint(model: nn.Module, path: str | os.PathLike, state: State | None = None) -> None:
+def save_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike,
+    state: State | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    tile_order: str = 'row',
+) -> None:
     """Writes the network's weights in the official layout, atomically.
 
     Args:
         model: a BiRefNet, bare or wrapped for several GPUs or by torch.compile.
         path: `.safetensors` by suffix, else as torch saves it.
         state: the whole state dict of a sharded network, which holds only a part of each weight.
+        dtype: of the weights; default: as they are.
+        tile_order: 'row', or 'column' for programs of before November 2024 and those that kept
+            their order.
     """
     network = next(m for m in model.modules() if isinstance(m, BiRefNet))
     if state is None:
         state = network.state_dict()
-    write_state(to_official(strip_prefixes(state), network.encoder.backbone.name), path)
+    official = to_official(strip_prefixes(state), network.encoder.backbone.name)
+    if tile_order != 'row':
+        official = convert_tile_order(official, tile_order)
+    if dtype is not None:
+        official = {key: _to_dtype(value, dtype) for key, value in official.items()}
+    write_state(official, path, {'tile_order': tile_order})
+
+
+def _to_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """`value` as `dtype`, unless it holds whole numbers."""
+    return value.to(dtype) if value.is_floating_point() else value

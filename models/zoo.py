@@ -61,18 +61,19 @@ class Published:
         is_repository = re.fullmatch(r'([\w-]+/[\w.-]+)?', self.repository)
         assert is_repository, f'{self.name}: {self.repository} is not a repository'
 
-    def facts(self, file: Path) -> dict[str, Any]:
-        """Fields of Config that the keys of `file`, one of this entry's, do not show."""
-        tile_order = self.tile_order
-        is_release = bool(self.release) and fnmatch.fnmatchcase(file.name, self.release)
-        if is_release and self.release_tile_order:
-            tile_order = self.release_tile_order
-        return {
-            'task': self.task,
-            'size': self.size,
-            'dynamic_size': self.dynamic_size,
-            'tile_order': tile_order,
-        }
+    def facts(self) -> dict[str, Any]:
+        """Fields of Config that keys do not show."""
+        return {'task': self.task, 'size': self.size, 'dynamic_size': self.dynamic_size}
+
+    def is_release(self, file: Path) -> bool:
+        """Whether `file` has the name of this entry's release file."""
+        return bool(self.release) and fnmatch.fnmatchcase(file.name, self.release)
+
+    def likely_tile_order(self, file: Path) -> str:
+        """The tile order by the date of `file`, one of this entry's, in case it shows none."""
+        if self.is_release(file) and self.release_tile_order:
+            return self.release_tile_order
+        return self.tile_order
 
 
 @lru_cache(maxsize=1)
@@ -101,11 +102,40 @@ def find(name: str) -> Published | None:
     return by_repository.get(name)
 
 
+def identify(file: Path) -> Published | None:
+    """The entry that a local file is of, by its exact name or place; None for others.
+
+    These are: the name of a release file; an entry's name, in the folder of weights; and
+    model.safetensors in a folder named as a repository, a clone's or that of the hub's cache.
+    """
+    for entry in zoo().values():
+        is_kept = file.parent == weights_folder() and file.name == f'{entry.name}.safetensors'
+        if is_kept or entry.is_release(file) or _is_of_repository(file, entry.repository):
+            return entry
+    return None
+
+
+def _is_of_repository(file: Path, repository: str) -> bool:
+    if not repository or file.name != WEIGHTS:
+        return False
+    clone = repository.partition('/')[2]
+    cached = 'models--' + repository.replace('/', '--')  # <cached>/snapshots/<commit>/<file>
+    folders = [folder.name for folder in file.absolute().parents]
+    return folders[0] == clone or cached in folders[2:3]
+
+
+# Where nothing can be kept: a download there fails, and BIREFNET_HOME names a better place.
+NO_HOME = Path('/nonexistent')
+
+
 def weights_folder() -> Path:
     """Where weights are kept."""
     if home := os.environ.get('BIREFNET_HOME'):
         return Path(home)
-    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    try:
+        cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    except RuntimeError:  # a user whom the system does not know, as in some containers
+        cache = NO_HOME
     return Path(cache, 'birefnet')
 
 

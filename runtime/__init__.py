@@ -1,1 +1,1 @@
-"""What commands of every kind share: devices and how they are used."""
+"""What all commands share: devices, processes and their ranks, signals, logs, memory."""

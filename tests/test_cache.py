@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cache as cache_module
-from cache import SharedCache
+from data import cache as cache_module
+from data.cache import SharedCache
 
 REPOSITORY = Path(__file__).parents[1]
 RECORD = 1000
@@ -23,7 +23,7 @@ SLOW_BUILD = '''
 import sys, time
 from pathlib import Path
 import numpy as np
-from cache import SharedCache
+from data.cache import SharedCache
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 cache = SharedCache(folder / 'x.cache', [(folder / f'{row}.src',) for row in range(count)], 1000)
 def make(row):
@@ -167,7 +167,7 @@ def test_a_damaged_file_is_built_anew(tmp_path, kept):
 
 
 def test_its_size_is_told_before_it_is_built(tmp_path, caplog):
-    caplog.set_level('INFO', logger='cache')
+    caplog.set_level('INFO', logger='data.cache')
     told = []
     small_cache(tmp_path).build(lambda row: told.append(caplog.messages[0]) or np.zeros(RECORD, np.uint8))
     assert all('0.00 GB for 5 records' in message for message in told)

@@ -26,26 +26,31 @@ def error(*overrides: str) -> str:
     return str(caught.value)
 
 
-# --- Values that are legal --------------------------------------------------------------------------------------------
+# --- Values that are legal ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('text', 'expected'), [
     ('size=1024x768', (1024, 768)), ('size=512', (512, 512)), ('size=(640, 352)', (640, 352)),
     ('size=[640,352]', (640, 352)), ('size=640,352', (640, 352)), ('size=640 x 352', (640, 352)),
-    ('dynamic_size=((256,2304),(256,1024))', ((256, 2304), (256, 1024))), ('dynamic_size=None', None),
+    ('dynamic_size=((256,2304),(256,1024))', ((256, 2304), (256, 1024))),
+    ('dynamic_size=None', None),
     ('dynamic_size=', None), ('preproc_methods=flip,crop', ('flip', 'crop')),
     ('preproc_methods=flip+crop', ('flip', 'crop')),
     ('preproc_methods=flip', ('flip',)), ('preproc_methods=', ()), ('preproc_methods=[]', ()),
-    ('lr_decay_epochs=-20,-10', (-20, -10)), ('lr_decay_epochs=-20', (-20,)), ('deform_kernels=3', (3,)),
-    ('dec_ipt_levels=4,3,2,1', (4, 3, 2, 1)), ('lambdas_pix_last=bce:30,iou:.5', {'bce': 30., 'iou': .5}),
+    ('lr_decay_epochs=-20,-10', (-20, -10)), ('lr_decay_epochs=-20', (-20,)),
+    ('deform_kernels=3', (3,)),
+    ('dec_ipt_levels=4,3,2,1', (4, 3, 2, 1)),
+    ('lambdas_pix_last=bce:30,iou:.5', {'bce': 30., 'iou': .5}),
     ("lambdas_pix_last={'mae': 100}", {'mae': 100.}), ('compile=True', True), ('compile=1', True),
     ('compile=yes', True),
-    ('compile=false', False), ('compile=0', False), ('batch_size=4', 4), ('batch_size=4.0', 4), ('lr=1e-4', 1e-4),
+    ('compile=false', False), ('compile=0', False), ('batch_size=4', 4), ('batch_size=4.0', 4),
+    ('lr=1e-4', 1e-4),
     ('lr=0', 0.), ('ema_decay=.999', .999), ('seed=1152921504606846977', 2**60 + 1),
     ('squeeze_block=ResBlk_x12', 'ResBlk_x12'),
     ('squeeze_block=ASPPDeformable_x1', 'ASPPDeformable_x1'),
     ('bb=timm/convnext_atto.d2_in1k', 'timm/convnext_atto.d2_in1k'),
-    ('task=My set (v2.1) ä', 'My set (v2.1) ä'), ('weights=a=b.pth', 'a=b.pth'), ('training_set=A+B', 'A+B'),
+    ('task=My set (v2.1) ä', 'My set (v2.1) ä'), ('weights=a=b.pth', 'a=b.pth'),
+    ('training_set=A+B', 'A+B'),
 ])
 def test_legal_override(text, expected):
     value = getattr(Config.from_overrides([text]), text.partition('=')[0])
@@ -76,7 +81,7 @@ def test_none_brings_a_saved_value_back_to_automatic():
     assert Config.from_overrides(['batch_size=4'], saved).lr == Config(batch_size=16).lr
 
 
-# --- Presets (issue: the facts of training) ---------------------------------------------------------------------------
+# --- Presets (issue: the facts of training) -------------------------------------------------------
 
 GENERAL = {'bce': 30., 'iou': .5, 'mae': 100., 'ssim': 10.}
 PLAIN = {'bce': 30., 'iou': .5, 'ssim': 10.}
@@ -140,37 +145,51 @@ def test_configs_share_no_weights():
     assert other.lambdas_pix_last['bce'] == TASKS['DIS5K'].lambdas_pix_last['bce'] == 30
 
 
-# --- Errors -----------------------------------------------------------------------------------------------------------
+# --- Errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('text', 'words'), [
     ('btach_size=4', ['btach_size', 'batch_size']), ('backbone=x', ['backbone', 'no such field']),
     ('lambdas_pix_lst.mae=1', ['lambdas_pix_lst', 'lambdas_pix_last']), ('size.w=3', ['size.w']),
     ('compile', ['compile', 'key=value']), ('compile=maybe', ['compile', 'True or False']),
-    ('batch_size=four', ['batch_size', 'whole number']), ('batch_size=2.5', ['batch_size', 'whole number']),
+    ('batch_size=four', ['batch_size', 'whole number']),
+    ('batch_size=2.5', ['batch_size', 'whole number']),
     ('batch_size=0', ['batch_size', 'nearest: 1']), ('batch_size=', ['batch_size']),
     ('seed=-1', ['seed', 'nearest: 0']),
-    ('lr=nan', ['lr', 'number']), ('lr=inf', ['lr', 'number']), ('lr=1e999', ['lr']), ('lr=-1', ['lr', 'nearest: 0']),
-    ('size=1000x1024', ['size', '(992, 1024)']), ('size=16', ['size', '(32, 32)']), ('size=0', ['size', '32']),
+    ('lr=nan', ['lr', 'number']), ('lr=inf', ['lr', 'number']), ('lr=1e999', ['lr']),
+    ('lr=-1', ['lr', 'nearest: 0']),
+    ('size=1000x1024', ['size', '(992, 1024)']), ('size=16', ['size', '(32, 32)']),
+    ('size=0', ['size', '32']),
     ('size=1x2x3', ['size', 'WxH']), ('size=', ['size', 'WxH']), ('size=big', ['size', 'WxH']),
     ('size=(' + '9' * 400 + ',32)', ['size']), ('size=' + '(' * 5000, ['size']),
     ('dynamic_size=256x1024', ['dynamic_size', '(w_min, w_max)']),
     ('dynamic_size=((64,100),(256,256))', ['dynamic_size', 'multiples of 32', '96']),
     ('dynamic_size=((512,256),(256,512))', ['dynamic_size', 'minimum']),
-    ('bb=swin_v1_xl', ['bb', "'swin_v1_l'"]), ('bb=swin_large', ['bb', 'swin_v1_']), ('bb=timm/', ['bb']),
-    ('bb=timm/a b', ['bb']), ('cxt_num=4', ['cxt_num', '3']), ('mul_scl_ipt=concat', ['mul_scl_ipt', "'cat'"]),
+    ('bb=swin_v1_xl', ['bb', "'swin_v1_l'"]), ('bb=swin_large', ['bb', 'swin_v1_']),
+    ('bb=timm/', ['bb']),
+    ('bb=timm/a b', ['bb']), ('cxt_num=4', ['cxt_num', '3']),
+    ('mul_scl_ipt=concat', ['mul_scl_ipt', "'cat'"]),
     ('squeeze_block=BasicDecBlk', ['squeeze_block', "'BasicDecBlk_x1'"]),
     ('squeeze_block=ResBlk_x0', ['squeeze_block']),
-    ('squeeze_block=', ['squeeze_block', 'cxt_num', 'exclude']), ('dec_att=aspp', ['dec_att', "'ASPP'"]),
-    ('dec_blk=ResBlock', ['dec_blk', "'ResBlk'"]), ('preproc_methods=flip,rotat', ['preproc_methods', "'rotate'"]),
-    ('testsets=A+..', ['testsets']), ('training_set=..+A', ['training_set']), ('validation_set=.', ['validation_set']),
+    ('squeeze_block=', ['squeeze_block', 'cxt_num', 'exclude']),
+    ('dec_att=aspp', ['dec_att', "'ASPP'"]),
+    ('dec_blk=ResBlock', ['dec_blk', "'ResBlk'"]),
+    ('preproc_methods=flip,rotat', ['preproc_methods', "'rotate'"]),
+    ('testsets=A+..', ['testsets']), ('training_set=..+A', ['training_set']),
+    ('validation_set=.', ['validation_set']),
     ('task=a\0b', ['task']),
-    ('deform_kernels=2', ['deform_kernels', 'odd']), ('deform_kernels=', ['deform_kernels', '1 to 9']),
-    ('dec_ipt_levels=6', ['dec_ipt_levels', '6']), ('lambdas_pix_last.bec=1', ['lambdas_pix_last', 'bec', "'bce'"]),
-    ('lambdas_pix_last.bce=x', ['lambdas_pix_last']), ('lambdas_pix_last.bce=-1', ['lambdas_pix_last', 'negative']),
-    ('lambdas_pix_last=bce', ['lambdas_pix_last', 'name:weight']), ('ema_decay=1', ['ema_decay', '0.999']),
-    ('validation_share=1', ['validation_share']), ('mixed_precision=fp32', ['mixed_precision', "'fp16'"]),
-    ('task=../secret', ['task']), ('task=..', ['task']), ('task=', ['task']), ('training_set=A++B', ['training_set']),
+    ('deform_kernels=2', ['deform_kernels', 'odd']),
+    ('deform_kernels=', ['deform_kernels', '1 to 9']),
+    ('dec_ipt_levels=6', ['dec_ipt_levels', '6']),
+    ('lambdas_pix_last.bec=1', ['lambdas_pix_last', 'bec', "'bce'"]),
+    ('lambdas_pix_last.bce=x', ['lambdas_pix_last']),
+    ('lambdas_pix_last.bce=-1', ['lambdas_pix_last', 'negative']),
+    ('lambdas_pix_last=bce', ['lambdas_pix_last', 'name:weight']),
+    ('ema_decay=1', ['ema_decay', '0.999']),
+    ('validation_share=1', ['validation_share']),
+    ('mixed_precision=fp32', ['mixed_precision', "'fp16'"]),
+    ('task=../secret', ['task']), ('task=..', ['task']), ('task=', ['task']),
+    ('training_set=A++B', ['training_set']),
     ('testsets=../x', ['testsets']), ('tail_epochs=1000', ['tail_epochs', 'epochs=500']),
     ('device=gpu', ['device', "'cpu'"]), ('save_every=10s', ['save_every', '200', '10min']),
     ('save_every=-1', ['save_every']), ('early_stop=3', ['early_stop', 'val_step=1']),
@@ -201,9 +220,11 @@ def test_all_errors_at_once():
 
 @pytest.mark.parametrize('keyword', [{'bb': 3}, {'compile': 'on'}, {'batch_size': True}, {'size': 'x'},
                                      {'size': None, 'lr': 'a'},
-                                     {'task': None}, {'lambdas_pix_last': 5}, {'deform_kernels': {1: 2}},
+                                     {'task': None}, {'lambdas_pix_last': 5},
+                                     {'deform_kernels': {1: 2}},
                                      {'lr': 10**400},
-                                     {'dynamic_size': (256, 512)}, {'preproc_methods': ('flip', 3)}])
+                                     {'dynamic_size': (256, 512)},
+                                     {'preproc_methods': ('flip', 3)}])
 def test_wrong_types_as_keywords(keyword):
     with pytest.raises(ConfigError, match=next(reversed(keyword))):
         Config(**keyword)
@@ -236,11 +257,12 @@ def test_any_json_gives_a_config_or_one_error(values):
         Config(**values)
 
 
-# --- Saved configs ----------------------------------------------------------------------------------------------------
+# --- Saved configs --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('overrides', [
-    [], ['task=General-2K', 'dynamic_size=((256,512),(256,768))'], ['task=Demo', 'compile=1', 'lambdas_pix_last.cnt=3'],
+    [], ['task=General-2K', 'dynamic_size=((256,512),(256,768))'],
+    ['task=Demo', 'compile=1', 'lambdas_pix_last.cnt=3'],
     ['bb=timm/resnet18', 'squeeze_block=', 'cxt_num=0', 'preproc_methods=', 'lr_decay_epochs=-10,-5'],
 ])
 def test_round_trip(tmp_path, overrides):
@@ -264,7 +286,7 @@ def test_frozen():
         Config().task = 'COD'
 
 
-# --- Sets of a task ---------------------------------------------------------------------------------------------------
+# --- Sets of a task -------------------------------------------------------------------------------
 
 
 def make_sets(root: Path, task: str, *names: str) -> None:
@@ -303,12 +325,14 @@ def test_a_missing_folder_is_named(tmp_path):
         training_sets(Config(task='empty', data_root=str(tmp_path)))
 
 
-# --- The command line and the module itself ---------------------------------------------------------------------------
+# --- The command line and the module itself -------------------------------------------------------
 
 
 @pytest.mark.parametrize(('arguments', 'expected'), [
-    (['--print', 'task'], 'DIS5K'), (['--print_task', 'task=COD'], 'COD'), (['task=COD', '--print', 'epochs'], '150'),
-    (['--print_testsets', 'task=COD'], 'CHAMELEON+NC4K+TE-CAMO+TE-COD10K'), (['--print', 'training_set'], 'DIS-TR'),
+    (['--print', 'task'], 'DIS5K'), (['--print_task', 'task=COD'], 'COD'),
+    (['task=COD', '--print', 'epochs'], '150'),
+    (['--print_testsets', 'task=COD'], 'CHAMELEON+NC4K+TE-CAMO+TE-COD10K'),
+    (['--print', 'training_set'], 'DIS-TR'),
     (['--print', 'batch_size', 'task=Demo'], '8'), (['--print', 'resume'], ''),
 ])
 def test_print(capsys, arguments, expected):

@@ -116,7 +116,7 @@ def test_errors_are_one_line_and_an_exit_code(tmp_path, command, arguments, word
     done = subprocess.run([sys.executable, str(REPOSITORY / command), *arguments], cwd=tmp_path, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith('error: ')
+    assert done.stderr.startswith(f'{Path(command).stem}: ')
     assert words in done.stderr
     assert 'Traceback' not in done.stderr
 

@@ -8,7 +8,9 @@ import torch
 
 import export
 from exporting.onnx import OLDEST_TORCH, run_onnx
-from models import load_model, save_checkpoint
+from models import convert_tile_order, load_model, save_checkpoint
+from models.checkpoints.files import read_state
+from models.checkpoints.names import to_official
 from tests.models.small import build, image, output
 
 
@@ -54,6 +56,22 @@ def test_hf(weights, tmp_path, capsys):
     assert 'licence: mit' in (tmp_path / 'net' / 'README.md').read_text().lower()
     difference = output(load_model(tmp_path / 'net')) - output(model)
     assert 0 < difference.abs().max() < .05 * output(model).std()
+
+
+def test_weights_for_tools_of_the_old_order(weights, tmp_path, capsys):
+    model, file = weights
+    for order in ('column', 'row'):
+        target = tmp_path / f'{order}.pth'
+        arguments = ['weights', '-m', file, '-o', str(target), '--tile-order', order]
+        assert export.main(arguments) == 0
+        assert f'tile order {order}' in capsys.readouterr().out
+    row, column = (read_state(tmp_path / f'{order}.pth') for order in ('row', 'column'))
+    expected = to_official(model.state_dict(), model.config.bb)
+    assert row.keys() == column.keys() == expected.keys()
+    assert all(torch.equal(row[key], value) for key, value in expected.items())
+    again = convert_tile_order(column, 'row')
+    assert all(torch.equal(again[key], value) for key, value in row.items())
+    assert not all(torch.equal(column[key], value) for key, value in row.items())
 
 
 def test_zoo(capsys):

@@ -24,8 +24,8 @@ def theirs(monkeypatch):
 
 
 def test_torch_hub_loads_the_checkout(tmp_path, theirs):
-    model = build(tile_order='column')
-    save_checkpoint(model, tmp_path / 'net.pth')
+    model = build()
+    save_checkpoint(model, tmp_path / 'net.pth', tile_order='column')
     loaded = torch.hub.load(str(ROOT), 'birefnet', str(tmp_path / 'net.pth'), source='local', tile_order='column')
     assert torch.equal(output(loaded), output(model))
 

@@ -361,7 +361,8 @@ def test_adversarial_game_is_learnt() -> None:
         return values[0].item(), values[-1].item()
 
     first, last = train(list(discriminator.parameters()),
-                        lambda: loss.discriminator_loss(discriminator, logit.sigmoid(), gt, image), 30)
+                        lambda: loss.discriminator_loss(discriminator, logit.sigmoid(), gt, image),
+                        30)
     assert last < 0.5 * first
     discriminator.eval()
     first, last = train([logit], lambda: loss.generator_loss(discriminator, logit.sigmoid(), image), 40)

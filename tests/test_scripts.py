@@ -18,8 +18,9 @@ case "$*" in *"$FAIL"*) [ -z "$FAIL" ] || exit "$CODE" ;; esac
 @pytest.fixture
 def shell(tmp_path):
     """Runs a script in a copy of the project's; returns its exit code and what it called."""
-    for name in ('sub.sh', 'train.sh', 'test.sh', 'launch.sh', 'train_test.sh'):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / 'runtime').mkdir()
+    for name in ('sub.sh', 'train.sh', 'test.sh', 'runtime/launch.sh', 'train_test.sh'):
+        shutil.copy(ROOT / name, tmp_path / name)
     tools = tmp_path / 'tools'
     tools.mkdir()
 
@@ -51,7 +52,8 @@ def test_several_gpus_use_torchrun(shell):
     code, calls, _ = shell('train.sh', 'r', '0,2,5', 'task=COD')
     assert (code, len(calls)) == (0, 1)
     assert calls[0].startswith(
-        'python CUDA=0,2,5 -m training.launch --standalone --nproc-per-node 3 train.py --ckpt_dir ckpts/r')
+        'python CUDA=0,2,5 -m runtime.launch --standalone --local-addr 127.0.0.1 --nproc-per-node 3 '
+        'train.py --ckpt_dir ckpts/r')
 
 
 def test_several_nodes_need_a_rendezvous(shell):
@@ -67,7 +69,8 @@ def test_several_nodes_need_a_rendezvous(shell):
 def test_cpu_takes_no_gpu(shell):
     assert shell('train.sh', 'r', 'cpu')[1] == ['python CUDA= train.py --ckpt_dir ckpts/r device=cpu']
     two = shell('train.sh', 'r', 'cpu', CPU_PROCESSES='2')[1][0]
-    assert two.startswith('python CUDA= -m training.launch --standalone --nproc-per-node 2')
+    assert two.startswith(
+        'python CUDA= -m runtime.launch --standalone --local-addr 127.0.0.1 --nproc-per-node 2')
 
 
 def test_test_passes_resolutions_on(shell):
@@ -113,7 +116,7 @@ def test_a_job_of_several_nodes(shell):
     code, calls, error = shell('sub.sh', 'my run', '0,1', '0', 'task=COD', extra=slurm, NNODES='2')
     assert code == 0, error
     assert calls == [
-        'python CUDA=4,5 -m training.launch --nnodes 2 --node-rank 1 --master-addr n1 --master-port 23456 '
+        'python CUDA=4,5 -m runtime.launch --nnodes 2 --node-rank 1 --master-addr n1 --master-port 23456 '
         '--nproc-per-node 2 train.py --ckpt_dir ckpts/my run task=COD resume=auto device=cuda',
         'python CUDA=4 test.py task=COD pred_root=e_preds --ckpt_folder ckpts/my run --resolution config device=cuda',
         'python CUDA=4,5,6,7 eval_existingOnes.py --pred_root e_preds --ckpt_folder ckpts/my run task=COD']
@@ -127,3 +130,65 @@ def test_usage_without_arguments(shell):
         code, calls, error = shell(script)
         assert (code, calls) == (2, [])
         assert f'./{script}' in error
+
+
+@pytest.mark.parametrize('command', [
+    ('sub.sh', 'run'),
+    ('sub.sh', 'run', 'cpu', 'task=COD'),
+    ('sub.sh', 'run', 'task=COD'),
+    ('train.sh', 'run', 'task=COD'),
+    ('train.sh', 'run', '0;1'),
+    ('test.sh', 'task=COD'),
+], ids=' '.join)
+def test_a_missing_argument_is_refused(shell, command):
+    code, calls, error = shell(*command)
+    assert (code, calls) == (2, [])
+    assert f'./{command[0]} ' in error
+
+
+@pytest.mark.parametrize('script', ['sub.sh', 'train_test.sh'])
+def test_masks_are_made_on_the_first_gpu_of_training_unless_another_is_named(shell, script):
+    code, calls, _ = shell(script, 'run', '2')
+    assert code == 0
+    assert [call.split()[1] for call in calls[:2]] == ['CUDA=2', 'CUDA=2']
+    _, calls, _ = shell(script, 'run', '3,1')
+    assert calls[0].startswith('python CUDA=3,1 ')
+    assert calls[1].startswith('python CUDA=3 test.py')
+
+
+def test_a_folder_of_masks_is_passed_on(shell):
+    for command in (('sub.sh', 'r', 'cpu', 'cpu', 'pred_root=my masks'),
+                    ('test.sh', 'cpu', '--ckpt_folder', 'ckpts/r', 'pred_root=my masks')):
+        _, calls, _ = shell(*command)
+        assert 'test.py pred_root=my masks --ckpt_folder ckpts/r' in calls[-2]
+        assert 'eval_existingOnes.py --pred_root my masks --ckpt_folder ckpts/r' in calls[-1]
+
+
+def test_scripts_run_through_a_link_from_another_folder(shell, tmp_path):
+    (tmp_path / 'links').mkdir()
+    for name in ('sub.sh', 'train.sh', 'test.sh', 'train_test.sh'):
+        (tmp_path / 'links' / name).symlink_to(tmp_path / name)
+    assert len(shell('links/sub.sh', 'r', 'cpu', 'cpu')[1]) == 3
+    assert len(shell('links/train_test.sh', 'r', 'cpu')[1]) == 3
+    assert len(shell('links/train.sh', 'r', 'cpu')[1]) == 1
+    assert len(shell('links/test.sh', 'cpu', '--ckpt_folder', 'ckpts/r')[1]) == 2
+
+
+def test_a_clone_has_the_line_ends_of_unix(tmp_path):
+    """As git checks out where it is set to Windows' line ends."""
+    rules = (ROOT / '.gitattributes').read_text()
+    (tmp_path / '.gitattributes').write_text(rules)
+    (tmp_path / 'a.sh').write_bytes(b'echo\n')
+    (tmp_path / 'a.png').write_bytes(b'a\r\nb\n')
+
+    def git(*words: str) -> None:
+        subprocess.run(['git', '-c', 'core.autocrlf=true', *words], cwd=tmp_path, check=True,
+                       capture_output=True)
+
+    git('init')
+    git('add', '.')
+    for name in ('a.sh', 'a.png'):
+        (tmp_path / name).unlink()
+    git('checkout-index', '--all', '--force')
+    assert (tmp_path / 'a.sh').read_bytes() == b'echo\n'
+    assert (tmp_path / 'a.png').read_bytes() == b'a\r\nb\n'

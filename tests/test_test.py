@@ -1,6 +1,7 @@
 """test.py: which masks it writes, where, and what it does not do twice."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import test as script
 from config import Config
 from dataset import normalize
 from models import build_birefnet, load_model, save_checkpoint
@@ -20,8 +22,10 @@ from utils import read_image, write_json
 def setting(tmp_path_factory) -> tuple[Path, Path]:
     """Data, and a run's folder with two checkpoints of random weights."""
     root = tmp_path_factory.mktemp('test')
-    data, run = make_data(root / 'data'), root / 'ckpts' / 'tiny'
-    cfg = Config(task='Tiny', bb='pvt_v2_b0', mul_scl_ipt='', dec_att='', size=(64, 32), data_root=str(data))
+    data = make_data(root / 'data')
+    run = root / 'ckpts' / 'tiny'
+    cfg = Config(task='Tiny', bb='pvt_v2_b0', mul_scl_ipt='', dec_att='', size=(64, 32),
+                 data_root=str(data))
     for epoch in (1, 12):
         torch.manual_seed(epoch)
         save_checkpoint(build_birefnet(cfg), run / f'epoch_{epoch}.pth')
@@ -29,7 +33,8 @@ def setting(tmp_path_factory) -> tuple[Path, Path]:
     return data, run
 
 
-def run_test(setting, folder: Path, *more: str, size: int = 1) -> str:
+def run_test(folder: Path, *more: str, size: int = 1) -> str:
+    """Runs test.py in `size` processes; returns their output."""
     log = folder / 'out'
     codes = finish(start('test', ['device=cpu', f'pred_root={folder}', *more], log, size))
     assert codes == [0] * size, log.read_text()
@@ -48,43 +53,53 @@ def expected_mask(checkpoint: Path, image: Path, size: tuple[int, int]) -> np.nd
 
 def test_masks_of_all_checkpoints_at_several_sizes(setting, tmp_path):
     data, run = setting
-    run_test(setting, tmp_path, '--ckpt_folder', str(run), '--resolution', 'config', '96x64', 'native')
-    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
-    assert folders == sorted(f'tiny--epoch_{e}{s}' for e in (1, 12) for s in ('', '-reso_96x64', '-reso_native'))
+    run_test(tmp_path, '--ckpt_folder', str(run), '--resolution', 'config', '96x64', 'native')
+    sizes = {'': (64, 32), '-reso_96x64': (96, 64), '-reso_native': (64, 64)}
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {f'tiny--epoch_{epoch}{suffix}' for epoch in (1, 12) for suffix in sizes}
+
     manifest = json.loads((tmp_path / 'tiny--epoch_12' / 'manifest.json').read_text())
-    assert [manifest[key] for key in ('run', 'epoch', 'resolution', 'task')] == ['tiny', 12, '64x32', 'Tiny']
+    expected = {'run': 'tiny', 'epoch': 12, 'resolution': '64x32', 'task': 'Tiny'}
+    assert {name: manifest[name] for name in expected} == expected
+
     image = data / 'Tiny' / 'TE-Tiny' / 'im' / '1.png'
-    for suffix, size in (('', (64, 32)), ('-reso_96x64', (96, 64)), ('-reso_native', (64, 64))):
-        written = cv2.imread(str(tmp_path / f'tiny--epoch_12{suffix}' / 'TE-Tiny' / '1.png'), cv2.IMREAD_UNCHANGED)
+    for suffix, size in sizes.items():
+        file = tmp_path / f'tiny--epoch_12{suffix}' / 'TE-Tiny' / '1.png'
+        written = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
         expected = expected_mask(run / 'epoch_12.pth', image, size)
         assert written.shape == expected.shape == (48, 56)
-        assert abs(written.astype(int) - expected).max() <= 1  # truncation may fall on either side of a rounding error
+        # Truncation may fall on either side of a rounding error.
+        assert abs(written.astype(int) - expected).max() <= 1
 
 
 def test_nothing_twice_unless_the_checkpoint_changed(setting, tmp_path):
     _, run = setting
     file = run / 'epoch_1.pth'
     arguments = ('--ckpt', str(file))
-    run_test(setting, tmp_path, *arguments)
+    run_test(tmp_path, *arguments)
     masks = sorted((tmp_path / 'tiny--epoch_1' / 'TE-Tiny').iterdir())
     masks[0].unlink()
     kept = masks[1].stat().st_mtime_ns
-    assert '2 masks, 1 of them new' in run_test(setting, tmp_path, *arguments)
+    assert '2 masks, 1 of them new' in run_test(tmp_path, *arguments)
     assert masks[0].exists()
     assert masks[1].stat().st_mtime_ns == kept
     save_checkpoint(load_model(file), file)
-    assert '2 masks, 2 of them new' in run_test(setting, tmp_path, *arguments)
+    assert '2 masks, 2 of them new' in run_test(tmp_path, *arguments)
+
+
+def read_masks(folder: Path) -> dict[Path, bytes]:
+    """The masks below a folder by their relative path."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.glob('*/*/*.png')}
 
 
 def test_processes_share_the_images(setting, tmp_path):
     _, run = setting
     for size in (1, 2):
         (tmp_path / str(size)).mkdir()
-        run_test(setting, tmp_path / str(size), '--ckpt', str(run / 'epoch_1.pth'), size=size)
-    alone, shared = ({path.relative_to(tmp_path / size): path.read_bytes()
-                      for path in (tmp_path / size).glob('*/*/*.png')} for size in '12')
+        run_test(tmp_path / str(size), '--ckpt', str(run / 'epoch_1.pth'), size=size)
+    alone = read_masks(tmp_path / '1')
     assert len(alone) == 2
-    assert shared == alone
+    assert read_masks(tmp_path / '2') == alone
 
 
 def test_bad_requests_are_refused_before_the_first_mask(setting, tmp_path):
@@ -96,3 +111,33 @@ def test_bad_requests_are_refused_before_the_first_mask(setting, tmp_path):
         assert finish(start('test', arguments, tmp_path / 'out')) == [1]
         assert words in (tmp_path / 'out').read_text()
     assert not list(tmp_path.glob('*/*'))
+
+
+# --- Which weights, and at which size -------------------------------------------------------------
+
+
+def test_names_and_configs_of_others_do_not_decide(setting, tmp_path):
+    """The size is the saved one, whatever the folder is called; a foreign config is ignored."""
+    _, run = setting
+    misnamed = tmp_path / 'shop_hr'
+    shutil.copytree(run, misnamed)
+    foreign = tmp_path / 'foreign' / 'a.pth'
+    foreign.parent.mkdir()
+    shutil.copy(run / 'epoch_1.pth', foreign)
+    write_json(foreign.with_name('config.json'), {'architectures': ['BiRefNet']})
+
+    options = script.parse_arguments(['--ckpt', str(misnamed), '--ckpt', str(foreign)])
+    found = [(source.file.name, script.run_config(source, []).size)
+             for source in script.find_checkpoints(options, '')]
+    assert found == [('epoch_12.pth', (64, 32)), ('a.pth', (1024, 1024))]
+
+
+@pytest.mark.parametrize(('path', 'run'), [
+    ('ckpts/mine/epoch_3.pth', 'mine'),
+    ('ckpts/mine/last.pt', 'mine'),
+    ('my-net/model.safetensors', 'my-net'),
+    ('hub/models--someone--BiRefNet-ft/snapshots/abc/model.safetensors', 'BiRefNet-ft'),
+    ('BiRefNet-general-epoch_244.pth', 'BiRefNet-general'),
+])
+def test_names_of_runs(path, run):
+    assert script.run_of(Path(path)) == run

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import torch
@@ -118,7 +118,10 @@ def describe(config: Config) -> Figures:
         squeeze=[type(block).__name__ for block in model.squeeze],
         squeezed=(shapes.outputs[model.context][0], squeezed),
         neck=shapes.outputs[model.neck] if model.neck is not None else None,
-        levels=[_describe_level(level, shapes, height) for level in decoder.levels],
+        levels=[
+            _describe_level(cast(DecoderLevel, level), shapes, height)
+            for level in decoder.levels
+        ],
         reference=reference,
         head=(decoder.head.in_channels, tuple(logits.shape[1:])),
     )
@@ -144,8 +147,11 @@ def _describe_level(level: DecoderLevel, shapes: _Shapes, height: int) -> Level:
         reference = (shapes.inputs[level.reference][0], shapes.outputs[level.reference][0])
     outward = None
     if level.outward is not None:
-        outward = level.outward.features[0].out_channels
+        convolution = level.outward.features[0]
+        assert isinstance(convolution, nn.Conv2d)
+        outward = convolution.out_channels
     block = level.block
+    assert isinstance(block.attention, nn.Module)
     return Level(
         stride=height // features[1],
         features=features,

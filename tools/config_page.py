@@ -1,4 +1,4 @@
-"""Writes docs/config.md from config.py: `python -m tools.config_page`. Every word of it stands in config.py."""
+"""Writes docs/config.md from config.py: `python -m tools.config_page`."""
 
 import argparse
 import html
@@ -25,9 +25,10 @@ python train.py task=COD bb=pvt_v2_b2 size=512x768 \\
     preproc_methods=flip,rotate lambdas_pix_last.mae=100
 ```
 
-`python config.py task=COD` prints the resulting values, `python config.py --print bb task=COD` a single one. A wrong
-name or value is refused before anything is loaded, with the nearest legal ones. Each run saves its options in
-`ckpts/<run>/config.json`. The default *auto* follows from the task (see the last table) or from another field.
+`python config.py task=COD` prints the resulting values, `python config.py --print bb task=COD` a
+single one. A wrong name or value is refused before anything is loaded, with the nearest legal ones.
+Each run saves its options in `ckpts/<run>/config.json`. The default *auto* follows from the task
+(see the last table) or from another field.
 """
 
 
@@ -35,8 +36,10 @@ def render() -> str:
     """The page's text."""
     parts = [HEADER]
     for title, members in _sections():
-        rows = [[f'`{spec.name}`{{ #{spec.name} }}<br>{_kind(spec)}', _default(spec), _meaning(spec)]
-                for spec in members]
+        rows = []
+        for spec in members:
+            anchor = f'`{spec.name}`{{ #{spec.name} }}'
+            rows.append([f'{anchor}<br>{_kind(spec)}', _default(spec), _meaning(spec)])
         parts.append(f'\n## {title}\n\n' + _table(['Field and type', 'Default', 'Meaning'], rows))
     parts.append(f'\n## What a task changes\n\n{_tasks()}')
     return ''.join(parts)
@@ -52,7 +55,9 @@ def _sections() -> Iterator[tuple[str, list[Field]]]:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ['---'] * len(header), *([cell.replace('|', '\\|') for cell in row] for row in rows)]
+    lines = [header, ['---'] * len(header)]
+    for row in rows:
+        lines.append([cell.replace('|', '\\|') for cell in row])
     return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
@@ -86,14 +91,16 @@ def _meaning(spec: Field) -> str:
 
 
 def _tasks() -> str:
-    """A column for each task would be wider than any screen: a row for each field and value, with its tasks."""
+    """A table with a row for each field; a column for each task would be wider than any screen."""
     rows = []
-    usual = task_defaults('')
-    for name, default in usual.items():
-        values = {task: value for task in TASKS if (value := task_defaults(task)[name]) != default}
-        groups = {repr(value): [task for task, v in values.items() if v == value] for value in values.values()}
-        others = ', '.join(f'`{value}` ({", ".join(tasks)})' for value, tasks in groups.items()) or 'none'
-        rows.append([f'[`{name}`](#{name})', _code(default), others])
+    for name, default in task_defaults('').items():
+        tasks_by_value: dict[str, list[str]] = {}
+        for task in TASKS:
+            value = task_defaults(task)[name]
+            if value != default:
+                tasks_by_value.setdefault(_code(value), []).append(task)
+        others = [f'{value} ({", ".join(tasks)})' for value, tasks in tasks_by_value.items()]
+        rows.append([f'[`{name}`](#{name})', _code(default), ', '.join(others) or 'none'])
     return _table(['Field', 'Usually', 'Other values'], rows)
 
 

@@ -114,7 +114,9 @@ class Checkout:
             match node:
                 case ast.ImportFrom(level=0, module=str(module)) if self._is_ours(module):
                     start, _ = _span(node, starts)
-                    name = FROM.match(source, start).end()
+                    found = FROM.match(source, start)
+                    assert found
+                    name = found.end()
                     edits.add(_Edit(name, name, f'{self.package}.'.encode()))
                 case ast.Import(names=names):
                     for alias in filter(lambda alias: self._is_ours(alias.name), names):
@@ -188,7 +190,9 @@ class _Loader(importlib.abc.FileLoader, importlib.abc.SourceLoader):
         super().__init__(name, path)
         self.checkout = checkout
 
-    def source_to_code(self, data: bytes, path: str, *_: Any) -> Any:
+    def source_to_code(  # type: ignore[override]
+        self, data: bytes, path: str, *_: Any,
+    ) -> Any:
         return compile(self.checkout.rewrite(data), path, 'exec', dont_inherit=True)
 
 
@@ -207,7 +211,8 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         loader = _Loader(name, str(source), self.checkout)
         is_package = not module or source.name == '__init__.py'
-        folders = [] if is_package else None  # empty: no other finder shall look for its modules
+        # Empty, so that no other finder looks for its modules.
+        folders: list[str] | None = [] if is_package else None
         return importlib.util.spec_from_file_location(
             name, source, loader=loader, submodule_search_locations=folders)
 

@@ -1,1 +1,1 @@
-"""What train.py is made of: processes, schedule, state on disk, log, the loop."""
+"""Training: networks and their steps, epochs, validation, the state on disk."""

@@ -1,53 +1,117 @@
-"""When things happen: learning rates and checkpoints by step and epoch, saving also by the clock."""
+"""When things happen: learning rates by step, checkpoints and validations by epoch, saving."""
 
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from utils import ceil_div
 
 COSINE_FLOOR = .01
+# At most so many epochs of a run without validation, so that TensorBoard's files stay small.
+PREVIEWED_EPOCHS = 50
 
 
-def rate_factor(step: int, steps_per_epoch: int, epochs: int, schedule: str = 'step', warmup_steps: int = 0,
-                decay_epochs: Sequence[int] = (), decay_rate: float = .5) -> float:
-    """What the learning rate is multiplied by in optimizer step `step`, counted from 0 over the whole run.
+def rate_factor(
+    step: int,
+    steps_per_epoch: int,
+    epochs: int,
+    schedule: str = 'step',
+    warmup_steps: int = 0,
+    decay_epochs: Sequence[int] = (),
+    decay_rate: float = .5,
+) -> float:
+    """Computes what the learning rate is multiplied by in an optimizer step.
 
-    'step': `decay_rate` once more from the beginning of each of `decay_epochs` (1-based; -1 is the last epoch) on.
-    'cosine': half a cosine from 1 to COSINE_FLOOR after the warm-up. Both rise linearly over `warmup_steps`.
+    Args:
+        step: counted from 0 over the whole run.
+        steps_per_epoch: optimizer steps in an epoch.
+        epochs: how many epochs the run has.
+        schedule: 'step', or 'cosine' for half a cosine from 1 to COSINE_FLOOR after the warm-up.
+        warmup_steps: steps over which either schedule rises linearly.
+        decay_epochs: epochs (1-based; -1 is the last) from which on the 'step' schedule multiplies
+            by `decay_rate` once more.
+        decay_rate: factor of the 'step' schedule.
     """
     warmup = min(1., (step + 1) / (warmup_steps + 1))
     if schedule == 'cosine':
-        progress = max(0, step - warmup_steps) / max(1, steps_per_epoch * epochs - warmup_steps)
-        return warmup * (COSINE_FLOOR + (1 - COSINE_FLOOR) * (1 + math.cos(math.pi * min(1., progress))) / 2)
+        decay_steps = max(1, steps_per_epoch * epochs - warmup_steps)
+        progress = max(0, step - warmup_steps) / decay_steps
+        cosine = 1 + math.cos(math.pi * min(1., progress))
+        return warmup * (COSINE_FLOOR + (1 - COSINE_FLOOR) * cosine / 2)
+
     epoch = step // steps_per_epoch + 1
     milestones = [e if e > 0 else epochs + 1 + e for e in decay_epochs]
-    return warmup * decay_rate ** sum(epoch >= milestone for milestone in milestones)
+    decays = sum(epoch >= milestone for milestone in milestones)
+    return warmup * decay_rate ** decays
 
 
-def is_checkpoint(epoch: int, epochs: int, save_last: int, save_step: int) -> bool:
-    """Whether the weights of `epoch` (1-based) are kept: each `save_step` within the `save_last` last, and the last."""
-    return epoch == epochs or (epoch > epochs - save_last and epoch % save_step == 0)
+@dataclass(frozen=True)
+class EpochPlan:
+    """What follows after which epoch. Epochs are counted from 1.
 
+    Args:
+        epochs: how many epochs the run has.
+        save_last: checkpoints are kept within so many last epochs,
+        save_step: and there each so many epochs. The last epoch's is always kept.
+        val_step: epochs between validations; 0: none. There is one after the last epoch.
+        early_stop: validations without a better one after which the run ends; 0: never.
+    """
 
-def is_validation(epoch: int, epochs: int, val_step: int) -> bool:
-    """Whether there is a validation after `epoch` (1-based): each `val_step` (0: none), and after the last."""
-    return val_step > 0 and (epoch % val_step == 0 or epoch == epochs)
+    epochs: int
+    save_last: int = 1
+    save_step: int = 1
+    val_step: int = 0
+    early_stop: int = 0
+
+    def is_checkpoint(self, epoch: int) -> bool:
+        """Whether the weights of `epoch` are kept."""
+        is_late = epoch > self.epochs - self.save_last
+        return epoch == self.epochs or (is_late and epoch % self.save_step == 0)
+
+    def is_validation(self, epoch: int) -> bool:
+        """Whether there is a validation after `epoch`."""
+        return self.val_step > 0 and self._is_due(epoch, self.val_step)
+
+    def is_preview(self, epoch: int) -> bool:
+        """Whether previews are drawn after `epoch`: with each validation, or now and then."""
+        step = self.val_step or ceil_div(self.epochs, PREVIEWED_EPOCHS)
+        return self._is_due(epoch, step)
+
+    def _is_due(self, epoch: int, step: int) -> bool:
+        return epoch % step == 0 or epoch == self.epochs
+
+    def num_checkpoints(self) -> int:
+        """How many checkpoints the whole run keeps."""
+        return sum(self.is_checkpoint(epoch) for epoch in range(1, self.epochs + 1))
+
+    def num_validations(self) -> int:
+        """How many validations the whole run has."""
+        return sum(self.is_validation(epoch) for epoch in range(1, self.epochs + 1))
 
 
 class SaveInterval:
-    """When to save inside an epoch: each so many steps ('200'; '0' never), or minutes ('10min')."""
+    """When the state is saved inside an epoch.
+
+    Args:
+        text: '200' for every 200 optimizer steps ('0' for never), '10min' for every ten minutes.
+    """
 
     def __init__(self, text: str) -> None:
         number = int(text.removesuffix('min'))
-        self._steps, self._seconds = (0, 60 * number) if text.endswith('min') else (number, 0)
-        self._since = time.monotonic()
+        is_time = text.endswith('min')
+        self._steps = 0 if is_time else number
+        self._seconds = 60 * number if is_time else 0
+        self._saved_at = time.monotonic()
 
-    def after(self, step: int) -> bool:
-        """Whether the step, counted from 1, is one to save after: the same answer on every rank."""
+    def is_due_after(self, step: int) -> bool:
+        """Whether to save after a step, counted from 1: the same answer on every rank."""
         return self._steps > 0 and step % self._steps == 0
 
-    def passed(self) -> bool:
-        """Whether the minutes have passed on this process's clock since this was last so."""
-        due = self._seconds > 0 and time.monotonic() - self._since >= self._seconds
-        if due:
-            self._since = time.monotonic()
-        return due
+    def has_passed(self) -> bool:
+        """Whether the minutes have passed since this last returned True, by this rank's clock."""
+        now = time.monotonic()
+        if self._seconds == 0 or now - self._saved_at < self._seconds:
+            return False
+        self._saved_at = now
+        return True

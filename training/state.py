@@ -1,22 +1,110 @@
-"""The state of a run on disk: written durably, the previous one kept until the new one is complete."""
+"""The state of a run on disk. The previous one is kept until the new one is complete."""
 
 import logging
 import os
 import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.checkpoints.files import save_atomically
+from utils import replace_file
 
 logger = logging.getLogger(__name__)
 
-LAST, PREVIOUS = 'last.pt', 'last.previous.pt'
-# Fields that a resumed run may change: where things lie and what is reported, not what is computed.
-FREE_FIELDS = frozenset(
-    'data_root cache_dir ckpt_root pred_root save_dir num_workers skip_bad resume weights device save_last save_step '
-    'save_every log_step load_all testsets val_metric val_ema early_stop dry_run'.split())
+LAST = 'last.pt'
+PREVIOUS = 'last.previous.pt'
+MESSAGE_LENGTH = 100
+# Fields that a resumed run may change: where files are and what is reported, not what is computed.
+FREE_FIELDS = frozenset([
+    'cache_dir', 'ckpt_root', 'data_root', 'device', 'dry_run', 'early_stop', 'load_all',
+    'log_step', 'num_workers', 'pred_root', 'resume', 'save_dir', 'save_every', 'save_last',
+    'save_step', 'skip_bad', 'testsets', 'val_ema', 'val_metric', 'weights',
+])
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a run needs to go on exactly: what last.pt holds.
+
+    Args:
+        trainer: `Trainer.state_dict()`, whose entries lie beside the other fields in the file.
+        best: `Best.state_dict()`.
+        log_position: where log.jsonl ended.
+        config: every field of the run's config.
+        world_size: the number of ranks, on which the order of images depends.
+    """
+
+    trainer: dict[str, Any]
+    best: dict[str, Any]
+    log_position: int
+    config: dict[str, Any]
+    world_size: int
+
+    def save(self, folder: Path) -> None:
+        """Writes the state of the run in `folder`; errors as of `save_state`."""
+        own = {name: getattr(self, name) for name in _RUN_KEYS}
+        save_state(folder, {**self.trainer, **own})
+
+    @classmethod
+    def load(cls, folder: Path) -> 'RunState | None':
+        """Reads the run's newest state that is whole, as of `load_state`.
+
+        Raises ValueError if it is not the state of a run.
+        """
+        saved = load_state(folder)
+        if saved is None:
+            return None
+        missing = [name for name in _RUN_KEYS if name not in saved]
+        if missing:
+            raise ValueError(f'{folder / LAST} is not the state of a run: '
+                             f'it holds no {", ".join(missing)}')
+        own = {name: saved.pop(name) for name in _RUN_KEYS}
+        return cls(trainer=saved, **own)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epoch and batch."""
+        return self.trainer['epoch'], self.trainer['batch']
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Raises ValueError that lists the fields in which the run's config and `config` differ.
+
+        Fields that do not change what is computed may differ.
+        """
+        conflicts = []
+        for name, value in config.items():
+            if name in FREE_FIELDS or name not in self.config:
+                continue
+            before = self.config[name]
+            if before != value:
+                conflicts.append(
+                    f'{name}: the run was started with {before!r}, now it is {value!r}')
+        if conflicts:
+            raise ValueError(
+                'the run to resume contradicts this config (resume=force goes on all the same):\n  '
+                + '\n  '.join(conflicts))
+
+    def check_tile_order(self) -> None:
+        """Raises ValueError for a run of an earlier version whose network was in column order."""
+        if self.config.get('tile_order') == 'column':
+            raise ValueError(
+                'the run to resume has tile_order=column, which networks here no longer have: '
+                'start another run with weights=<folder of this run>, which converts them')
+
+    def check_world_size(self, size: int) -> None:
+        """Raises ValueError if the run had another number of ranks."""
+        if self.world_size != size:
+            raise ValueError(
+                f'the run to resume had {self.world_size} processes, now there are {size}: '
+                'the order of its images depends on their number')
+
+
+_RUN_KEYS = [spec.name for spec in fields(RunState) if spec.name != 'trainer']
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
@@ -27,14 +115,17 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     new = folder / f'{LAST}.new'
     save_atomically(state, new)
     if (folder / LAST).exists():
-        os.replace(folder / LAST, folder / PREVIOUS)
-    os.replace(new, folder / LAST)
-    _sync(folder)
+        replace_file(folder / LAST, folder / PREVIOUS)
+    replace_file(new, folder / LAST)
+    _sync_folder(folder)
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Makes renames in `folder` durable, where the system allows it."""
-    if os.name == 'posix':
+    if os.name != 'posix':
+        return
+    # The files themselves are on the disk: a refusal loses nothing but a rename.
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -43,32 +134,65 @@ def _sync(folder: Path) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state of a run that is whole, on the CPU; None if the run has none.
+    """Returns the newest state of a run that is whole, on the CPU; None if the run has none.
 
-    A damaged last.pt is told of and the previous one taken. Raises ValueError if none that is there can be read.
+    A damaged last.pt is reported and the previous one is taken.
+
+    Raises:
+        ValueError: there are states, but all are damaged or not of this program.
+        OSError: the file system does not give a state, which may be whole.
     """
     problems = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
             continue
-        try:
-            with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
-                if bad := archive.testzip():
-                    raise ValueError(f'wrong checksum of {bad}')
-            # Mapped, not read: the processes of a machine share the page cache, and each takes its part.
-            state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-        except Exception as error:  # torch's reader raises many kinds on damaged files
-            problems.append(f'{path}: damaged ({str(error).splitlines()[0][:100]})')
+        if damage := _find_damage(path):
+            problems.append(f'{path}: damaged ({damage})')
             continue
         if problems:
             logger.warning('%s; going on from %s', problems[0], path)
-        return state
+        return _read_state(path)
     if problems:
-        raise ValueError('\n'.join([*problems, 'no state to resume from: start the run anew under another name']))
+        advice = ('no state to resume from: put one back from a copy, or train on from the '
+                  'weights of a checkpoint with weights=FILE and another --ckpt_dir')
+        raise ValueError('\n'.join([*problems, advice]))
     return None
 
 
-def contradictions(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Fields in which a run's saved config and the current one differ, and may not."""
-    return [f'{name}: the run was started with {saved[name]!r}, now it is {value!r}' for name, value in current.items()
-            if name not in FREE_FIELDS and name in saved and saved[name] != value]
+def _find_damage(path: Path) -> str:
+    """Compares a file with its checksums, which torch writes and does not check itself.
+
+    Returns what is damaged, '' if nothing is. Raises OSError if the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises many kinds on damaged files
+        return _first_line(error)
+    return f'wrong checksum of {damaged}' if damaged else ''
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Reads a state that is whole.
+
+    Mapped, because the processes of a machine then share the page cache and each takes its part;
+    read, where the file system does not map files.
+    """
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except Exception as error:  # torch hides what the system has answered
+        logger.info('%s: read instead of mapped (%s)', path, _first_line(error))
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f'{path}: its checksums are right, but this version of PyTorch does not '
+                         f'load it ({_first_line(error)})') from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:MESSAGE_LENGTH]

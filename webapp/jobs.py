@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from torch import nn
 
-from inference.api import PreparedImage, prepare, published_sizes, render_frames, size_rule
+from inference.api import PreparedImage, prepare, render_frames, size_rule
 from inference.compose import Style, chequered, compose, over
 from inference.images import Size, SizeRule, decode_image, encode, write_bytes
 from inference.masks import to_mask, write_mask
@@ -63,7 +63,7 @@ class LoadedModel(NamedTuple):
 
     def size_rule(self, resolution: str) -> SizeRule:
         """Builds the rule for the size of the network's input, as `inference.api.size_rule`."""
-        return size_rule(self.module, resolution, *published_sizes(self.source))
+        return size_rule(self.module, resolution)
 
     def limited_size_rule(self, resolution: str, limits: Limits) -> SizeRule:
         """Builds a rule that raises ValueError where the image or the input exceeds the limits."""
@@ -236,7 +236,7 @@ def render(
     """
     deadline = Deadline(limits.seconds)
     names = result_names([segmentation.source for segmentation in segmentations])
-    results = []
+    results: list[Result] = []
     for segmentation, name in zip(segmentations, names, strict=True):
         report(len(results), len(segmentations))
         deadline.check()
@@ -368,8 +368,8 @@ def parse_color(text: str) -> tuple[int, int, int, int]:
     text = text.strip()
     match = RGB_COLOR.fullmatch(text)
     if HEX_COLOR.fullmatch(text):
-        red, green, blue, *rest = bytes.fromhex(text[1:])
-        alpha = rest[0] if rest else 255
+        red, green, blue, *rest = map(float, bytes.fromhex(text[1:]))
+        alpha = rest[0] if rest else 255.
     elif match:
         red, green, blue = (float(value) for value in match.groups()[:3])
         opacity = float(match[4] or 1)

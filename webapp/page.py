@@ -42,7 +42,7 @@ EDGES = [
     ('Clean, fast', 'blur-fusion'),
     ('Clean, thorough', 'multi-level'),
 ]
-RESOLUTIONS = [
+RESOLUTIONS: list[str | tuple[str, str]] = [
     ('As trained', ''),
     '512',
     '1024',

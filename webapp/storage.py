@@ -19,7 +19,8 @@ SWEEP_SECONDS = 60.
 class Storage:
     """Uploads and results, deleted when their visitor leaves, and after a time without use.
 
-    Gradio names an upload by the hash of its content, so that two visitors may share it.
+    Gradio names an upload by the hash of its content, so that two visitors may share it. A visitor
+    is the hash of their session, None for whoever has none.
 
     Args:
         folder: where the files are.
@@ -29,17 +30,17 @@ class Storage:
     def __init__(self, folder: Path, keep_seconds: float) -> None:
         self.folder = folder
         self.keep_seconds = keep_seconds
-        self._used: dict[str, set[Path]] = defaultdict(set)  # visitor -> files and folders
+        self._used: dict[str | None, set[Path]] = defaultdict(set)  # visitor -> files and folders
         self._lock = Lock()
 
-    def new_folder(self, visitor: str) -> Path:
+    def new_folder(self, visitor: str | None) -> Path:
         """Makes an empty folder for a visitor's results."""
         folder = Path(tempfile.mkdtemp(prefix='job-', dir=self.folder))
         with self._lock:
             self._used[visitor].add(folder)
         return folder
 
-    def use(self, visitor: str, files: Iterable[Path]) -> None:
+    def use(self, visitor: str | None, files: Iterable[Path]) -> None:
         """Keeps files for a visitor, for `keep_seconds` from now on."""
         files = list(files)
         for file in files:
@@ -48,7 +49,7 @@ class Storage:
         with self._lock:
             self._used[visitor].update(files)
 
-    def delete(self, visitor: str, folders: Iterable[Path]) -> None:
+    def delete(self, visitor: str | None, folders: Iterable[Path]) -> None:
         """Deletes those of the folders that belong to the visitor."""
         with self._lock:
             own = self._used[visitor].intersection(folders)
@@ -56,11 +57,11 @@ class Storage:
         for folder in own:
             _delete(folder)
 
-    def leave(self, visitor: str) -> None:
+    def leave(self, visitor: str | None) -> None:
         """Deletes the files of a visitor that no other visitor uses."""
         with self._lock:
             own = self._used.pop(visitor, set())
-            shared = set().union(*self._used.values())
+            shared: set[Path] = set().union(*self._used.values())
         for file in own - shared:
             _delete(file)
 
@@ -131,7 +132,7 @@ def temporary_storage(keep_seconds: float) -> Iterator[Storage]:
 def _delete_abandoned() -> None:
     """Deletes the folders of processes that have ended, whose locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f'{PREFIX}*/'):
-        with suppress(Timeout, OSError), FileLock(folder / 'lock', blocking=False):
+        with suppress(Timeout, OSError), FileLock(folder / 'lock', timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -121,7 +121,8 @@ def dilate_ellipse(packed: np.ndarray, radius: int) -> np.ndarray:
         if width:
             widened |= shift_columns(packed, width)
             widened |= shift_columns(packed, -width)
-        for step in np.flatnonzero(half_widths == width) - radius:
+        steps = np.flatnonzero(half_widths == width) - radius
+        for step in steps.tolist():
             if abs(step) >= rows:
                 continue
             target = slice(max(step, 0), rows + min(step, 0))

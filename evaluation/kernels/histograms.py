@@ -1,16 +1,23 @@
-"""Metrics that follow from counts of grey values alone: S, MAE, MSE, and E, F and IoU by threshold.
+"""Metrics that follow from counts of grey values alone: S, MAE, MSE and E; counts by threshold.
 
 A histogram is int64 (256,): pixels by grey value; `inside` counts the pixels of the mask, `outside`
 the others. A region histogram stacks both, (2, 256). A curve is float64 (256,): index i is the
-threshold q >= 255 - i on the normalised prediction q.
+threshold q >= 255 - i on the normalised prediction q. Behind the 256 thresholds, histograms and
+curves may have two more binary predictions: at the adaptive threshold, and above .5.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 EPS = 2.0 ** -52
 LEVELS = 256
+# Where the further binary predictions are.
+ADAPTIVE = LEVELS
+BINARY = LEVELS + 1
 
 
 class Levels(NamedTuple):
@@ -29,20 +36,47 @@ class Levels(NamedTuple):
     high: int
 
 
-class ThresholdCounts(NamedTuple):
-    """Counts of a binary prediction, or at all 256 thresholds, that E, F, IoU, ... follow from.
+@dataclass(frozen=True)
+class ThresholdCounts:
+    """Counts of a binary prediction, or at all thresholds, that E, F, IoU, ... follow from.
 
     Attributes:
-        true_positives: int64, () or (256,).
+        true_positives: int64, (), (256,), or (258,) with the adaptive and the binary prediction;
+            (targets, 258) for several masks in one image.
         false_positives: Of the same shape.
-        foreground: Pixels of the mask.
+        foreground: Pixels of the mask; (targets, 1) for several.
         size: Pixels of the image.
     """
 
     true_positives: np.ndarray
     false_positives: np.ndarray
-    foreground: int
-    size: int
+    foreground: int | np.ndarray
+    size: int | np.ndarray
+
+    @cached_property
+    def background(self) -> int | np.ndarray:
+        """Pixels outside the mask."""
+        return self.size - self.foreground
+
+    @cached_property
+    def found(self) -> np.ndarray:
+        """Positives, true and false."""
+        return self.true_positives + self.false_positives
+
+    @cached_property
+    def precision(self) -> np.ndarray:
+        """Share of the found pixels that belong to the mask; 0 where nothing is found."""
+        return self.true_positives / np.maximum(self.found, 1)
+
+    @cached_property
+    def recall(self) -> np.ndarray:
+        """Share of the mask's pixels that are found; 0 for an empty mask."""
+        return self.true_positives / np.maximum(self.foreground, 1)
+
+    @cached_property
+    def specificity(self) -> np.ndarray:
+        """Share of the background that is not found; 0 for a full mask."""
+        return (self.background - self.false_positives) / np.maximum(self.background, 1)
 
 
 def normalise(histogram: np.ndarray) -> Levels:
@@ -52,12 +86,17 @@ def normalise(histogram: np.ndarray) -> Levels:
     """
     used = np.flatnonzero(histogram)
     low, high = int(used[0]), int(used[-1])
-    p = np.arange(LEVELS) / 255
     if low == high:
-        low, high = 0, 255
-    else:
-        p = np.clip((p - p[low]) / (p[high] - p[low]), 0, 1)
+        return unnormalised()
+    p = np.arange(LEVELS) / 255
+    p = np.clip((p - p[low]) / (p[high] - p[low]), 0, 1)
     return Levels(p, (255 * p).astype(np.uint8), low, high)
+
+
+def unnormalised() -> Levels:
+    """The division by 255."""
+    p = np.arange(LEVELS) / 255
+    return Levels(p, (255 * p).astype(np.uint8), 0, 255)
 
 
 def regroup(counts: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -68,14 +107,43 @@ def regroup(counts: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def threshold_counts(histogram: np.ndarray) -> ThresholdCounts:
-    """Accumulates a region histogram (2, 256) by normalised value over all falling thresholds.
+    """Accumulates a region histogram by normalised value over all falling thresholds.
 
-    Histograms of several images may be added before: the counts are then those of all their pixels.
+    Args:
+        histogram: int64 (2, 256), or (2, 258) with true and false positives of the adaptive and
+            the binary prediction behind it; (targets, 2, ...) for several masks.
     """
-    true_positives, false_positives = np.cumsum(histogram[:, ::-1], axis=-1)
-    foreground = int(true_positives[-1])
+    falling = np.cumsum(histogram[..., LEVELS - 1::-1], axis=-1)
+    totals = falling[..., -1]
+    counts = np.concatenate((falling, histogram[..., LEVELS:]), axis=-1)
+    if histogram.ndim == 2:
+        foreground, background = totals.tolist()
+        return ThresholdCounts(counts[0], counts[1], foreground, foreground + background)
+    foreground = totals[:, :1]
     return ThresholdCounts(
-        true_positives, false_positives, foreground, foreground + int(false_positives[-1]))
+        counts[:, 0], counts[:, 1], foreground, foreground + totals[:, 1:])
+
+
+def pool_counts(images: Sequence[ThresholdCounts]) -> ThresholdCounts:
+    """Pools several images: adds their counts at each threshold, or lists all their targets."""
+    if images[0].true_positives.ndim > 1:
+        return ThresholdCounts(
+            np.concatenate([counts.true_positives for counts in images]),
+            np.concatenate([counts.false_positives for counts in images]),
+            np.concatenate([counts.foreground for counts in images]),
+            np.concatenate([counts.size for counts in images]))
+    return ThresholdCounts(
+        np.sum([counts.true_positives for counts in images], axis=0),
+        np.sum([counts.false_positives for counts in images], axis=0),
+        np.sum([np.asarray(counts.foreground) for counts in images], axis=0),
+        np.sum([np.asarray(counts.size) for counts in images], axis=0))
+
+
+def sum_targets(counts: ThresholdCounts) -> ThresholdCounts:
+    """Adds the counts of several targets."""
+    return ThresholdCounts(
+        counts.true_positives.sum(axis=0), counts.false_positives.sum(axis=0),
+        np.sum(counts.foreground), np.sum(counts.size))
 
 
 def absolute_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:
@@ -156,28 +224,10 @@ def _region_score(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> flo
     return float(denominator == 0)
 
 
-def precision(counts: ThresholdCounts) -> np.ndarray:
-    """Share of the found pixels that belong to the mask; 0 where nothing is found."""
-    found = counts.true_positives + counts.false_positives
-    return counts.true_positives / np.maximum(found, 1)
-
-
-def recall(counts: ThresholdCounts) -> np.ndarray:
-    """Share of the mask's pixels that are found; 0 for an empty mask."""
-    return counts.true_positives / max(counts.foreground, 1)
-
-
-def f_measure(counts: ThresholdCounts, beta2: float = 0.3) -> np.ndarray:
-    """F-measure (Achanta et al., CVPR 2009); 0 where no pixel of the mask is found."""
-    p = precision(counts)
-    r = recall(counts)
-    numerator = (1 + beta2) * p * r
-    return numerator / np.where(numerator == 0, 1, beta2 * p + r)
-
-
 def e_measure(counts: ThresholdCounts) -> np.ndarray:
     """E-measure (Fan et al., IJCAI 2018): the sum over N - 1 + eps, as published."""
-    true, false, foreground, size = counts
+    true, false = counts.true_positives, counts.false_positives
+    foreground, size = counts.foreground, counts.size
     if foreground == 0:
         return (size - false) / (size - 1 + EPS)
     if foreground == size:
@@ -196,9 +246,3 @@ def e_measure(counts: ThresholdCounts) -> np.ndarray:
         alignment = 2 * x * y / (x ** 2 + y ** 2 + EPS)
         total = total + (alignment + 1) ** 2 / 4 * pixels
     return total / (size - 1 + EPS)
-
-
-def iou(counts: ThresholdCounts) -> np.ndarray:
-    """Intersection over union."""
-    union = max(counts.foreground, 1) + counts.false_positives
-    return counts.true_positives / union

@@ -7,6 +7,7 @@ correction effort is defined on that skeleton.
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
 
 import cv2
@@ -62,8 +63,8 @@ def skeletonize(mask: np.ndarray) -> np.ndarray:
             idle_halves = 0 if len(removed) else idle_halves + 1
             upper_left = removed - (stride + 1)
             parts = [border.compress(~is_removed)]
-            for offset, bit in updates:
-                parts.append(_clear_neighbour(codes[offset:], upper_left, bit) + offset)
+            for offset, own_bit in updates:
+                parts.append(_clear_neighbour(codes[offset:], upper_left, own_bit) + offset)
             border = np.concatenate(parts)
     skeleton = codes & STRAIGHT == STRAIGHT
     skeleton[border] = True
@@ -108,6 +109,14 @@ def cached_skeleton(mask: np.ndarray, folder: str | os.PathLike | None) -> np.nd
         skeleton.reshape(-1)[np.load(path, allow_pickle=False)] = True
     except (OSError, ValueError, IndexError, EOFError):
         skeleton = skeletonize(mask)
+        _keep(path, skeleton)
+    return skeleton
+
+
+def _keep(path: Path, skeleton: np.ndarray) -> None:
+    """Writes a skeleton, or warns once that there is no place for it."""
+    try:
         with atomic_write(path) as file:
             np.save(file, np.flatnonzero(skeleton).astype(np.int32))
-    return skeleton
+    except OSError as error:
+        warnings.warn(f'skeletons are not kept for the next run, which takes longer ({error})')

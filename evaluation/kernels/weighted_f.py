@@ -129,10 +129,11 @@ def weighted_f(
     levels: Levels,
     foreground_count: int,
     around: Surroundings,
+    beta: float = 1,
     blocks_at_a_time: int = BLOCKS_AT_A_TIME,
     words_at_a_time: int = WORDS_AT_A_TIME,
 ) -> float:
-    """Computes weighted F with beta 1.
+    """Computes weighted F.
 
     Args:
         prediction: uint8 (H, W).
@@ -141,6 +142,7 @@ def weighted_f(
         levels: The prediction's normalisation.
         foreground_count: Pixels of the mask, at least 1.
         around: The mask's surroundings.
+        beta: Weight of recall; PySODMetrics does not square it.
         blocks_at_a_time: Blocks that are filtered at a time.
         words_at_a_time: Words whose weights are looked up at a time.
     """
@@ -155,7 +157,7 @@ def weighted_f(
     true_positives = foreground_count - missed
     recall = 1 - missed / foreground_count
     precision = true_positives / (true_positives + false_positives + EPS)
-    return float(2 * recall * precision / (recall + precision + EPS))
+    return float((1 + beta) * recall * precision / (recall + beta * precision + EPS))
 
 
 def _weighted_sum(

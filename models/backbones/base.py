@@ -49,5 +49,6 @@ class Backbone(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes activations in the backward pass, if `net` can do so."""
-        if hasattr(self.net, 'set_grad_checkpointing'):
-            self.net.set_grad_checkpointing(enable)
+        set_own = getattr(self.net, 'set_grad_checkpointing', None)
+        if set_own is not None:
+            set_own(enable)

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class BackboneFamily:
 BACKBONES: dict[str, BackboneFamily] = {}
 
 
-def register_backbones(*names: str, **facts: object) -> Callable:
+def register_backbones(*names: str, **facts: Any) -> Callable:
     """Decorator of a `build` function: registers backbones of these names.
 
     `facts` are the other attributes of BackboneFamily.

@@ -7,7 +7,7 @@ map is not a multiple of the window. Parameter names are those of the official c
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -344,6 +344,7 @@ class SwinTransformer(nn.Module):
         """
         x = self.patch_embed(x)
         maps = []
+        stage: Any  # a Stage: a ModuleList does not say what it holds
         for i, stage in enumerate(self.layers):
             for block in stage.blocks:
                 if self.grad_checkpointing and self.training:
@@ -366,7 +367,16 @@ def _init(module: nn.Module) -> None:
 
 # --- Registration ---------------------------------------------------------------------------------
 
-SWINS = {
+class Settings(TypedDict):
+    """Arguments of SwinTransformer."""
+
+    dim: int
+    depths: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+    window: int
+
+
+SWINS: dict[str, Settings] = {
     'swin_v1_t': {'dim': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24), 'window': 7},
     'swin_v1_s': {'dim': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24), 'window': 7},
     'swin_v1_b': {'dim': 128, 'depths': (2, 2, 18, 2), 'heads': (4, 8, 16, 32), 'window': 12},

@@ -28,8 +28,8 @@ STRIDES = (4, 8, 16, 32)
 class _RatesWithValues(TorchFunctionMode):
     """Keeps drop path rates off the meta device: older timm reads them while it builds a network.
 
-    It makes them by a `linspace` that names neither device nor type, unlike that of positions, which
-    belong where the network is.
+    It makes them by a `linspace` that names neither device nor type, unlike that of positions,
+    which belong where the network is.
     """
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (),
@@ -44,6 +44,12 @@ def _create(name: str, **options: Any) -> nn.Module:
     """timm's network `name` that returns feature maps, built on any device, meta included."""
     with _RatesWithValues():
         return timm.create_model(name, features_only=True, **options)
+
+
+def _map_channels(net: nn.Module) -> list[int]:
+    """The channels of each map that a model of timm returns."""
+    info: Any = net.feature_info
+    return info.channels()
 
 
 def rename_timm(state: State, net: nn.Module) -> State:
@@ -117,7 +123,7 @@ def rename_pvt(state: State, net: nn.Module) -> State:
 def build_pvt(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """Pyramid Vision Transformer v2 (Wang 2021) with drop path 0.1."""
     net = _create(name, pretrained=pretrained, drop_path_rate=.1)
-    return Backbone(net, net.feature_info.channels())
+    return Backbone(net, _map_channels(net))
 
 
 # --- DINOv3 ---------------------------------------------------------------------------------------
@@ -164,7 +170,7 @@ def build_dino(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) 
     """DINOv3: the features of four blocks, all at stride 16, without a further norm."""
     dino = DINOS[name]
     net = _create(dino.timm_name, pretrained=pretrained, out_indices=dino.blocks)
-    return Backbone(net, net.feature_info.channels(), smallest=16, needs_neck=True)
+    return Backbone(net, _map_channels(net), smallest=16, needs_neck=True)
 
 
 # --- Any model ------------------------------------------------------------------------------------
@@ -207,7 +213,7 @@ def _is_channels_last(net: nn.Module) -> bool:
 
 def _find_fit(model: str, sizes: Sequence[Size]) -> _Fit:
     """The first options under which the model runs at all sizes, and its maps at STRIDES."""
-    alternatives = (
+    alternatives: tuple[dict[str, Any], ...] = (
         {},
         {'img_size': sizes[0]},
         {'img_size': sizes[0], 'dynamic_img_size': True},

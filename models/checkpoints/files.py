@@ -1,14 +1,16 @@
 """Checkpoint files: read without running code from them, written atomically."""
 
+import logging
 import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
@@ -16,37 +18,65 @@ from torch import Tensor
 from models.backbones.registry import State
 from utils import atomic_write
 
-# Keys under which files hold a state dict.
-WRAPPERS = ('model', 'state_dict', 'model_state_dict', 'params', 'net')
+logger = logging.getLogger(__name__)
+
+MOST_DICTS = 1000  # that are searched in a file
+DECODER = re.compile(r'(.*\.)?decoder\.')
+ENCODERS = ('bb.', 'encoder.')  # official, ours
+AVERAGE = re.compile(r'(?<![a-z])ema(?![a-z])')
 
 
 def read_state(path: str | os.PathLike) -> State:
-    """Reads a state dict, without running any code from its file, on the CPU.
+    """Reads the state dict of a network, without running any code from its file, on the CPU.
 
-    Unwraps keys such as 'model' or 'state_dict' and drops the prefixes that DataParallel and
-    torch.compile leave.
+    It may lie in dicts of any names, behind any prefix ('state_dict', 'model.', 'generator.'). Of
+    several networks the moving average ('ema') is taken. What DataParallel and torch.compile leave
+    in keys is dropped.
 
     Args:
         path: `.safetensors`, else a file of `torch.save`.
 
     Raises:
-        ValueError: the file holds no tensors by name, or tensors that would fill the memory.
+        ValueError: the file holds no tensors by name, several networks and no moving average, or
+            tensors that would fill the memory.
     """
-    state = _unwrap(_read(path))
-    if not state:
+    groups = _find_groups(read_content(path))
+    if not groups:
         raise ValueError(f'{path}: holds no state dict')
+    groups = {name: strip_prefixes(group) for name, group in groups.items()}
+    networks = _find_networks(groups)
+    if networks:
+        state = networks[_choose(path, networks)]
+    else:  # a backbone's, perhaps
+        state = max(groups.values(), key=len)
     if strange := [key for key, value in state.items() if not _is_plain(value)]:
         raise ValueError(f'{path}: holds tensors that are not stored value by value: '
                          f'{shorten(strange)}')
-    return strip_prefixes(state)
+    return state
 
 
-def _read(path: str | os.PathLike) -> Any:
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What a safetensors file says of itself; {} for other files."""
+    if not _is_safetensors(path):
+        return {}
+    try:
+        with safe_open(path, 'pt') as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f'{path}: not a safetensors file ({error})') from error
+
+
+def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
+    """Reads all that a file holds, without running any code from it, on the CPU.
+
+    With `mmap`, a file of `torch.save` is mapped and its tensors are read on use. Raises ValueError
+    that names the file.
+    """
     try:
         if _is_safetensors(path):
             return load_safetensors(path)
         _refuse_compressed(path)
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise ValueError(f'{path}: there is no such checkpoint') from None
     except SafetensorError as error:
@@ -71,22 +101,55 @@ def _refuse_compressed(path: str | os.PathLike) -> None:
         raise ValueError('compressed, as no checkpoint is')
 
 
-def _unwrap(content: Any) -> State:
-    """The tensors by name in what a file holds, under WRAPPERS or not."""
-    for _ in WRAPPERS:  # a limit, since a forged dict may hold itself
-        content = _unwrap_once(content)
-    if not isinstance(content, dict):
-        return {}
-    return {key: value for key, value in content.items()
-            if isinstance(key, str) and isinstance(value, Tensor)}
+def _find_groups(content: Any) -> dict[str, State]:
+    """The dicts in `content` that hold tensors by name, each under its path, such as 'model.'."""
+    groups: dict[str, State] = {}
+    waiting = [('', content)]
+    seen: set[int] = set()  # a forged dict may hold itself
+    while waiting and len(seen) < MOST_DICTS:
+        path, value = waiting.pop(0)
+        if not isinstance(value, dict) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        tensors = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                continue
+            if isinstance(item, Tensor):
+                tensors[key] = item
+            elif isinstance(item, dict):
+                waiting.append((f'{path}{key}.', item))
+        if tensors:
+            groups[path] = tensors
+    return groups
 
 
-def _unwrap_once(content: Any) -> Any:
-    if isinstance(content, dict):
-        for wrapper in WRAPPERS:
-            if isinstance(content.get(wrapper), dict):
-                return content[wrapper]
-    return content
+def _find_networks(groups: Mapping[str, State]) -> dict[str, State]:
+    """State dicts of this method's networks by what stands before their keys: path and prefix."""
+    networks = {}
+    for path, group in groups.items():
+        matches = [DECODER.match(key) for key in group]
+        prefixes = dict.fromkeys(match[1] or '' for match in matches if match)
+        for prefix in prefixes:
+            own = {key.removeprefix(prefix): value for key, value in group.items()
+                   if key.startswith(prefix)}
+            if any(key.startswith(ENCODERS) for key in own):
+                networks[path + prefix] = own
+    return networks
+
+
+def _choose(path: str | os.PathLike, networks: Mapping[str, State]) -> str:
+    """The name of the one network, or of the moving average. Raises ValueError for others."""
+    names = list(networks)
+    if len(names) == 1:
+        return names[0]
+    averages = [name for name in names if AVERAGE.search(name)]
+    listed = ', '.join(repr(name.rstrip('.')) for name in names)
+    if len(averages) != 1:
+        raise ValueError(f'{path}: holds several networks, {listed}: save the one that is meant '
+                         'alone')
+    logger.info('%s: of %s, %r is taken', path, listed, averages[0].rstrip('.'))
+    return averages[0]
 
 
 def _is_plain(value: Tensor) -> bool:
@@ -97,16 +160,20 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> State:
-    """Drops `module.` and `_orig_mod.`, repeated and in any order, wherever wrappers put them."""
+    """Drops `module.` and `_orig_mod.`, repeated and in any order, wherever wrappers put them.
+
+    With them goes the counter that torch's AveragedModel puts beside a network.
+    """
     wrappers = re.compile(r'(?<![^.])(module\.|_orig_mod\.)+')
-    return {wrappers.sub('', key): value for key, value in state.items()}
+    return {wrappers.sub('', key): value for key, value in state.items() if key != 'n_averaged'}
 
 
-def write_state(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+def write_state(state: Mapping[str, Tensor], path: str | os.PathLike,
+                metadata: Mapping[str, str] | None = None) -> None:
     """Writes tensors by name, atomically.
 
-    The format follows from the suffix of `path`: `.safetensors`, else that of `torch.save`. Raises
-    OSError, leaving what was there, if it cannot be written.
+    The format follows from the suffix of `path`: `.safetensors`, else that of `torch.save`, which
+    has no place for `metadata`. Raises OSError, leaving what was there, if it cannot be written.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     if not _is_safetensors(path):
@@ -114,7 +181,7 @@ def write_state(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
         return
     apart = {key: value.clone() for key, value in plain.items()}  # the format has no shared memory
     with atomic_write(path) as file:
-        file.write(save_safetensors(apart, {'format': 'pt'}))
+        file.write(save_safetensors(apart, {'format': 'pt', **(metadata or {})}))
 
 
 def save_atomically(value: Any, path: str | os.PathLike) -> None:
@@ -122,12 +189,45 @@ def save_atomically(value: Any, path: str | os.PathLike) -> None:
 
     Raises OSError, leaving what was there, if it cannot be written.
     """
-    try:
-        with atomic_write(path) as file:
-            torch.save(value, file)
-    except RuntimeError as error:  # torch's writer hides the reason
-        reason = str(error).splitlines()[0]
-        raise OSError(f'{path}: not written; is the disk full? ({reason})') from error
+    with atomic_write(path) as file:
+        output = _Output(file)
+        try:
+            torch.save(value, cast('IO[bytes]', output))
+        except RuntimeError:
+            if isinstance(output.error, OSError):
+                raise OSError(f'{path}: not written; is the disk full? '
+                              f'({output.error})') from output.error
+            if output.error:
+                raise output.error from None
+            raise
+
+
+class _Output:
+    """A file that remembers why it could not be written, which torch's writer hides.
+
+    The reason may be Ctrl-C.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def beginnings(keys: Iterable[str]) -> str:
+    """What keys begin with, most frequent first: 'net. (812 keys), head. (2 keys)'."""
+    counts = Counter(key.partition('.')[0] for key in keys)
+    words = [f'{part}. ({count} keys)' for part, count in counts.most_common()]
+    return shorten(words)
 
 
 def shorten(keys: Iterable[str], most: int = 4) -> str:

@@ -49,9 +49,8 @@ class _Layers:
 def infer_architecture(shapes: Shapes, channels: tuple[int, ...]) -> dict[str, Any]:
     """Config fields that official keys and shapes settle.
 
-    `channels` are those of the backbone's x1..x4 before any doubling. 'add' against '' and the tile
-    order of the full decoder cannot be seen: these fields stay at their defaults, which the caller
-    may override.
+    `channels` are those of the backbone's x1..x4 before any doubling. 'add' against '' cannot be
+    seen: `mul_scl_ipt` is '' for both.
     """
     layers = _Layers(shapes)
     is_doubled = _is_doubled(layers, channels)
@@ -123,20 +122,18 @@ def _attention_kind(layers: _Layers, attention: str) -> str:
 def _infer_inward_reference(layers: _Layers) -> dict[str, Any]:
     levels = tuple(n for n in REFERENCE_LEVELS if layers.has(f'decoder.ipt_blk{n}.conv1'))
     tiled = [layers.weight(f'decoder.ipt_blk{n}.conv1')[1] for n in levels if n > 1]
-    found = {
+    found: dict[str, Any] = {
         'dec_ipt': bool(levels),
         'dec_ipt_split': any(channels != 3 for channels in tiled) or not tiled,
     }
     if levels:
         found['dec_ipt_levels'] = levels
-    if is_generation_2024_03(layers.shapes):
-        found['tile_order'] = 'column'
     return found
 
 
 def _infer_supervision(layers: _Layers) -> dict[str, Any]:
     levels = tuple(n for n in OUTWARD_LEVELS if layers.has(f'decoder.gdt_convs_{n}.0'))
-    found = {'ms_supervision': layers.has('decoder.conv_ms_spvn_4'), 'out_ref': bool(levels)}
+    found: dict[str, Any] = {'ms_supervision': layers.has('decoder.conv_ms_spvn_4'), 'out_ref': bool(levels)}
     if levels:
         found['out_ref_levels'] = levels
     return found

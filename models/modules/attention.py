@@ -54,11 +54,10 @@ def concatenate_and_project(branches: Sequence[Branch], x: Tensor, projection: n
     weight, and the projections are added. Of the 890 MB that training kept for the backward pass
     (pvt_v2_b0, batch 4 at 256x256), this saves 198 (benchmarks/LOG.md).
     """
-    total = None
     weights = projection.weight.split(BRANCH_CHANNELS, 1)
-    for branch, weight in zip(branches, weights, strict=True):
-        projected = branch(x, weight)
-        total = projected if total is None else total + projected
+    total = branches[0](x, weights[0])
+    for branch, weight in zip(branches[1:], weights[1:], strict=True):
+        total = total + branch(x, weight)
     return total
 
 

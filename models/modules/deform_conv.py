@@ -22,7 +22,7 @@ from models.modules.tracing import is_exporting
 # Values in the columns of one block: enough for the full speed of the matrix product, few enough
 # for a cache.
 BLOCK_VALUES = 1 << 22
-# The gradient of embedding_bag's weights: private to PyTorch, so that a release may lack it. It only
+# The gradient of embedding_bag's weights: private to PyTorch, so that a release may lack it. It
 # saves time.
 BAG_GRADIENT = getattr(torch.ops.aten, '_embedding_bag_per_sample_weights_backward', None)
 
@@ -71,8 +71,8 @@ class DeformableConv2d(nn.Module):
         self.regular_conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding,
                                       bias=False)
         for layer in (self.offset_conv, self.modulator_conv):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, H, W) -> (B, out_channels, H, W)."""
@@ -184,7 +184,7 @@ class _Samples(NamedTuple):
 
     corner: Tensor  # (N,) int32, the upper left corner's row in the bordered map
     shifts: tuple[int, int, int, int]  # from there to each corner's row
-    weights: tuple[Tensor, Tensor, Tensor, Tensor]  # (N,) each: bilinear weight times modulation
+    weights: tuple[Tensor, ...]  # (N,) for each corner: bilinear weight times modulation
     down: Tensor  # (N,) fractional position between the upper and the lower corners, 0..1
     right: Tensor  # (N,) fractional position between the left and the right corners, 0..1
     slope_y: Tensor  # (N,) modulation where y matters, 0 where it is off the map
@@ -227,7 +227,7 @@ class _Samples(NamedTuple):
 
 
 def _scalar_products(grad: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
-    """Products (N, 4) of each row of `grad` (N, C) with the `rows` (R, C) named by `corners` (N, 4)."""
+    """Products (N, 4) of each row of `grad` (N, C) with the `rows` (R, C) at `corners` (N, 4)."""
     if BAG_GRADIENT is None:
         products = [(rows[corner] * grad).sum(1) for corner in corners.unbind(1)]
         return torch.stack(products, 1)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class _AnyBatch:
+class _AnyBatch(nn.BatchNorm2d):
     """Makes a BatchNorm work at every batch size.
 
     A single value per channel has no variance (a pooled map of one image, for example). The norm
@@ -27,7 +28,7 @@ class _AnyBatch:
             self.training = True
 
 
-class BatchNorm2d(_AnyBatch, nn.BatchNorm2d):
+class BatchNorm2d(_AnyBatch):
     """torch's, for every batch size."""
 
 
@@ -40,22 +41,30 @@ def allow_any_batch(net: nn.Module) -> nn.Module:
 
     Returns `net`, or its replacement if it is a BatchNorm itself.
     """
-    if type(net) in (nn.BatchNorm2d, BatchNormAct2d):
+    if isinstance(net, nn.BatchNorm2d) and type(net) in (nn.BatchNorm2d, BatchNormAct2d):
         return _replacement(net)
     for name, child in net.named_children():
         setattr(net, name, allow_any_batch(child))
     return net
 
 
-def _replacement(norm: nn.BatchNorm2d | BatchNormAct2d) -> nn.Module:
+def _replacement(norm: nn.BatchNorm2d) -> nn.Module:
     """One of our BatchNorms that shares parameters and buffers with `norm`."""
-    settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    settings: dict[str, Any] = {
+        'num_features': norm.num_features,
+        'eps': norm.eps,
+        'momentum': norm.momentum,
+        'affine': norm.affine,
+        'track_running_stats': norm.track_running_stats,
+    }
+    ours: nn.BatchNorm2d
     if isinstance(norm, BatchNormAct2d):
-        ours = _BatchNormAct2d(*settings, apply_act=False)
-        ours.drop = norm.drop
-        ours.act = norm.act
+        activated = _BatchNormAct2d(**settings, apply_act=False)
+        activated.drop = norm.drop
+        activated.act = norm.act
+        ours = activated
     else:
-        ours = BatchNorm2d(*settings)
+        ours = BatchNorm2d(**settings)
     ours.weight = norm.weight
     ours.bias = norm.bias
     ours.running_mean = norm.running_mean

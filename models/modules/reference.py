@@ -10,35 +10,26 @@ from torch import Tensor, nn
 from models.modules.norm import BatchNorm2d
 from models.modules.resize import resize
 
-# Order of the tiles' channels, slowest first, as axes of (B, C, rows, height, columns, width).
-TILE_AXES = {
-    'row': (0, 1, 2, 4, 3, 5),  # channel, row, column
-    'column': (0, 4, 2, 1, 3, 5),  # column, row, channel
-}
 
-
-def image_to_tiles(image: Tensor, height: int, width: int, order: str = 'row') -> Tensor:
+def image_to_tiles(image: Tensor, height: int, width: int) -> Tensor:
     """Cuts `image` (B, C, H, W) into tiles stacked on channels: (B, C*rows*columns, height, width).
 
-    `order` is one of TILE_AXES. H and W must be multiples of `height` and `width`.
+    Channels count by (channel of the image, row, column), slowest first. H and W must be multiples
+    of `height` and `width`. Weights of another order: `models.checkpoints.tile_order`.
     """
     batch, channels, full_height, full_width = image.shape
     rows = full_height // height
     columns = full_width // width
     grid = image.reshape(batch, channels, rows, height, columns, width)
-    grid = grid.permute(TILE_AXES[order])
-    return grid.reshape(batch, -1, height, width)
+    tiles = grid.transpose(3, 4)  # (B, C, rows, columns, height, width)
+    return tiles.reshape(batch, -1, height, width)
 
 
 @dataclass(frozen=True)
 class ImageView:
-    """What a decoder level sees of the image: all of it in tiles, or resized.
-
-    This is the one place that knows the order of the tiles.
-    """
+    """What a decoder level sees of the image: all of it in tiles, or resized."""
 
     split: bool = True
-    tile_order: str = 'row'
 
     def channels_at(self, stride: int) -> int:
         """Channels of the view for a level of this stride."""
@@ -49,7 +40,7 @@ class ImageView:
         if not self.split:
             return resize(image, size)
         height, width = size
-        return image_to_tiles(image, height, width, self.tile_order)
+        return image_to_tiles(image, height, width)
 
 
 def laplacian(image: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 Sizes are symbols then, which must not be compared or rounded.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,7 +54,7 @@ def mark_divisible(image: Tensor, length: int) -> Tensor:
 
 
 def _fresh_symbol(number: Tensor, minimum: int) -> int:
-    symbol = number.item()
+    symbol: Any = number.item()
     torch._check(symbol >= minimum)
     return symbol
 

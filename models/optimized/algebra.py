@@ -5,6 +5,7 @@ Weights are computed in float64, so that results stay equal to rounding.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from models.modules.resize import resize
 
 # oneDNN's linear layer: private to PyTorch, so that a release may lack it. It only saves time.
-LINEAR = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+LINEAR: Any = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 ONEDNN = (
     LINEAR is not None
     and torch.backends.mkldnn.is_available()
@@ -62,7 +63,7 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d
 
 
 def folded_weights(layer: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
-    """Weight (O, I, k, k) and bias (O,) of `layer` and the BatchNorm (eval mode) behind it, float64."""
+    """Weight (O, I, k, k) and bias (O,) of `layer` and the BatchNorm (eval mode) behind, float64."""
     weight = layer.weight.detach().double()
     if layer.bias is None:
         bias = weight.new_zeros(len(weight))
@@ -70,6 +71,8 @@ def folded_weights(layer: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tupl
         bias = layer.bias.detach().double()
     if norm is None:
         return weight, bias
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     deviation = (norm.running_var.double() + norm.eps).sqrt()
     scale = norm.weight.detach().double() / deviation
     weight = weight * scale[:, None, None, None]

@@ -1,5 +1,7 @@
 """Decoder blocks for inference: BatchNorm folded, branches projected while in the cache."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,8 @@ class FastDeformableBranch(nn.Module):
 
     def __init__(self, branch: Branch, projection: Tensor) -> None:
         super().__init__()
-        layer: DeformableConv2d = branch.conv
+        layer = branch.conv
+        assert isinstance(layer, DeformableConv2d)
         offset_weight, offset_bias = folded_weights(layer.offset_conv)
         modulator_weight, modulator_bias = folded_weights(layer.modulator_conv)
         self.predictor = make_conv(
@@ -82,6 +85,7 @@ class FastPlainBranch(nn.Module):
 
     def __init__(self, branch: Branch, projection: Tensor) -> None:
         super().__init__()
+        assert isinstance(branch.conv, nn.Conv2d)
         self.conv = fold_batchnorm(branch.conv, branch.bn)
         self.projection = nn.Parameter(projection.to(self.conv.weight), False)
 
@@ -111,6 +115,7 @@ class FastPooling(nn.Module):
         for branch, projection in zip(branches, projections, strict=True):
             self.branches.append(_fast_branch(branch, projection))
 
+        assert isinstance(pooling.pooled.conv, nn.Conv2d)
         self.pooled = fold_batchnorm(pooling.pooled.conv, pooling.pooled.bn)
         like = nn.utils.skip_init(nn.Conv2d, 1, 1, 1).to(pooling.project.weight)
         self.project_pooled = make_conv(pooled_projection[..., None, None], bias, like)
@@ -128,6 +133,7 @@ class FastPooling(nn.Module):
         rows = None
         if self.deformable and x.device.type == 'cpu':
             rows = bordered_rows(x.float())
+        branch: Any  # a ModuleList does not say what it holds
         for branch in self.branches:
             branch.add_to(out, x, rows)
         return out.relu_().view(batch, height, width, -1).permute(0, 3, 1, 2)
@@ -225,6 +231,8 @@ class FastOutward(nn.Module):
     def __init__(self, outward: OutwardReference) -> None:
         super().__init__()
         conv, norm, _ = outward.features
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
         self.features = fold_batchnorm(conv, norm)
         self.attention = fold_batchnorm(outward.attention)
 

@@ -2,8 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +123,7 @@ class FastBiRefNet(nn.Module):
         squeezed = self.squeeze(self._with_context(maps))
         maps[3] = (squeezed,)
         if self.neck is not None:
-            maps = self._through_neck(maps, image.shape[2:])
+            maps = _through_neck(self.neck, maps, image.shape[2:])
         return [self.decoder(image, maps)]
 
     def _with_context(self, maps: Sequence[Maps]) -> Tensor:
@@ -135,12 +136,13 @@ class FastBiRefNet(nn.Module):
         parts += [resize(x, size) for x in maps[3]]
         return torch.cat(parts, 1)
 
-    def _through_neck(self, maps: Sequence[Maps], size: Sequence[int]) -> list[Maps]:
-        pyramid = []
-        for i, (layer, x) in enumerate(zip(self.neck, maps, strict=True)):
-            level_size = [side >> (i + 2) for side in size]
-            pyramid.append((layer(x, level_size),))
-        return pyramid
+
+def _through_neck(neck: nn.ModuleList, maps: Sequence[Maps], size: Sequence[int]) -> list[Maps]:
+    pyramid: list[Maps] = []
+    for i, (layer, x) in enumerate(zip(neck, maps, strict=True)):
+        level_size = [side >> (i + 2) for side in size]
+        pyramid.append((layer(x, level_size),))
+    return pyramid
 
 
 def _fast_squeeze(block: nn.Module) -> nn.Module:
@@ -150,7 +152,8 @@ def _fast_squeeze(block: nn.Module) -> nn.Module:
 
 
 def _fast_neck(neck: PyramidNeck, has_half_size_maps: bool) -> nn.ModuleList:
-    *finer, last = neck.convs
+    convs: list[Any] = list(neck.convs)  # a ModuleList does not say what it holds
+    *finer, last = convs
     layers = nn.ModuleList(Pointwise(conv, has_half_size_maps) for conv in finer)
     layers.append(Pointwise(last, False))  # x4 is one map after the squeeze
     return layers
@@ -193,17 +196,15 @@ class Pointwise(nn.Module):
         """
         own_size = maps[0].shape[2:]
         shrinks = own_size[0] * own_size[1] > size[0] * size[1]
-        layers = [self.on_full]
-        if self.on_half is not None:
-            layers.append(self.on_half)
 
-        total = None
-        for layer, x in zip(layers, maps, strict=True):
+        def bring(layer: nn.Module, x: Tensor) -> Tensor:
             if shrinks:
-                y = layer(resize_through(x, own_size, size))
-            else:
-                y = resize_through(layer(x), own_size, size)
-            total = y if total is None else total + y
+                return layer(resize_through(x, own_size, size))
+            return resize_through(layer(x), own_size, size)
+
+        total = bring(self.on_full, maps[0])
+        if self.on_half is not None:
+            total = total + bring(self.on_half, maps[1])
         return total
 
     def add_to(self, coarse: Tensor, maps: Maps) -> Tensor:
@@ -225,12 +226,13 @@ class FastLevel(nn.Module):
     def __init__(self, level: DecoderLevel, has_half_size_maps: bool,
                  head: tuple[Tensor, Tensor] | None) -> None:
         super().__init__()
-        channels = level.block.conv_in.in_channels
+        block: Any = level.block
+        channels = block.conv_in.in_channels
         self.reference = None
         if level.reference is not None:
             channels -= level.reference.conv_out.out_channels
             self.reference = FastReference(level.reference)
-        self.block = FastBlock(level.block, channels, head)
+        self.block = FastBlock(block, channels, head)
         self.outward = self.lateral = None
         if level.outward is not None:
             self.outward = FastOutward(level.outward)
@@ -249,6 +251,7 @@ class FastLevel(nn.Module):
         if self.outward is not None:
             x = self.outward(x)
         if self.lateral is not None:
+            assert finer is not None, 'only the last level has no finer map'
             x = self.lateral.add_to(x, finer)
         return x
 
@@ -262,13 +265,15 @@ class FastDecoder(nn.Module):
 
         # The head reads the last level's features and then the full-resolution reference.
         weight, bias = folded_weights(decoder.head)
-        feature_channels = decoder.levels[-1].block.conv_out.out_channels
+        last: Any = decoder.levels[-1]  # a ModuleList does not say what it holds
+        feature_channels = last.block.conv_out.out_channels
         on_features = weight[:, :feature_channels, 0, 0]
         on_reference = weight[:, feature_channels:, 0, 0]
 
         self.levels = nn.ModuleList()
+        level: Any
         for level in decoder.levels:
-            is_last = level is decoder.levels[-1]
+            is_last = level is last
             head = (on_features, bias) if is_last else None
             self.levels.append(FastLevel(level, has_half_size_maps, head))
         self.reference = None
@@ -337,7 +342,7 @@ class Compiled(nn.Module):
     def __init__(self, net: FastBiRefNet) -> None:
         super().__init__()
         self.net = net
-        self.compiled = torch.compile(net, dynamic=False)
+        self.compiled: Callable[..., Any] | None = torch.compile(net, dynamic=False)
         self.config = net.config
 
     @property

@@ -1,6 +1,7 @@
 """The Swin backbone for inference: windows are gathered by index instead of cut and copied."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,8 @@ def _window_groups(batch: int, height: int, width: int, window: int, shift: int,
 
 class FastSwinBlock(nn.Module):
     """A SwinBlock in eval mode, of tokens as rows; it shares the weights and keeps biases ready."""
+
+    bias: Tensor  # (kinds of mask, heads, w*w, w*w)
 
     def __init__(self, block: SwinBlock) -> None:
         super().__init__()
@@ -137,6 +140,7 @@ class FastSwin(nn.Module):
         self.stages = nn.ModuleList()
         self.merging = nn.ModuleList()
         self.norms = nn.ModuleList()
+        stage: Any  # a Stage: a ModuleList does not say what it holds
         for i, stage in enumerate(net.layers):
             self.stages.append(nn.ModuleList(FastSwinBlock(block) for block in stage.blocks))
             self.merging.append(stage.downsample or nn.Identity())
@@ -146,6 +150,7 @@ class FastSwin(nn.Module):
         """image (B, 3, H, W) -> four maps (B, C, h, w)."""
         x = self.patch_embed(image)
         maps = []
+        blocks: Any
         for blocks, norm, merging in zip(self.stages, self.norms, self.merging, strict=True):
             batch, height, width, channels = x.shape
             rows = x.reshape(batch * height * width, channels)

@@ -67,7 +67,8 @@ def outcome(tmp_path):
 def test_command_line(outcome, monkeypatch, capsys):
     out = outcome / 'pictures' / 'demo.png'
     monkeypatch.setattr(sys, 'argv', ['gallery', '--data_root', str(outcome / 'datasets'), '--rows', '3',
-                                      '--first', str(outcome / 'first'), '--best', str(outcome / 'best'),
+                                      '--first', str(outcome / 'first'), '--best',
+                                      str(outcome / 'best'),
                                       '-o', str(out)])
     main()
     assert str(out) in capsys.readouterr().out

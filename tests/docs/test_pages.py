@@ -17,8 +17,8 @@ import evaluation
 import inference
 import loss
 import models
-import transforms
-from evaluation.metrics import SCORES
+from data import transforms
+from evaluation.metrics import METRICS, SCORES
 from models import save_checkpoint
 from models.backbones import registry
 from tests.models.small import build
@@ -143,6 +143,23 @@ def test_options_that_documents_give_exist(script):
         commands += re.findall(rf'(?:^|[`| ])(?:python )?{re.escape(script)} [^`#\n|>]*', text, re.M)
     assert any(OPTION.search(command) for command in commands)
     assert [command for command in commands if not known.issuperset(OPTION.findall(command))] == []
+
+
+def test_the_metrics_page_has_a_row_for_each_metric():
+    """Scores, columns and direction as the registry has them."""
+    text = (ROOT / 'docs' / 'metrics.md').read_text(encoding='utf-8')
+    row = re.compile(r'^\| \[(.+?)\]\(#.+?\) \| (.+?) \| (.+?) \|', re.M)
+    rows = {}
+    for scores, columns, better in row.findall(text):
+        names_of_scores = re.findall(r'`(\w+)`', scores)
+        for score, column in zip(names_of_scores, columns.split(', '), strict=True):
+            rows[score] = (column, better)
+    expected = {}
+    for metric in METRICS.values():
+        better = 'higher' if metric.higher_is_better else 'lower'
+        for score in metric.scores:
+            expected[score.name] = (score.column, better)
+    assert rows == expected
 
 
 def test_figures_in_tables_were_measured():

@@ -135,8 +135,8 @@ def test_weighted_f_in_pieces(blocks, words):
     excess = region_histogram.as_words(np.where(mask > 0, 0, prediction).astype(np.uint8))
     found = weighted_f.weighted_f(
         prediction, excess, np.arange(len(excess)), levels, np.count_nonzero(mask),
-        weighted_f.surroundings(mask), blocks, words)
-    expected = definitions.weighted_f(definitions.normalise(prediction), mask > 0)
+        weighted_f.surroundings(mask), 1, blocks, words)
+    expected = definitions.masks.weighted_f(definitions.masks.normalise(prediction), mask > 0)
     assert found == pytest.approx(expected, rel=1e-12)
 
 

@@ -7,33 +7,45 @@ import pytest
 
 from config import task_record
 from evaluation import figures, results, selection, tables
-from evaluation.metrics import METRICS, SCORES, parse_metrics
+from evaluation.metrics import (
+    GROUPS,
+    METRICS,
+    SCORES,
+    USUAL,
+    parse_metrics,
+    table_columns,
+)
 from evaluation.report import picked
 from evaluation.summary import Method, MethodScores, describe_method, sort_methods
 
 COLUMNS = ('Smeasure', 'wFmeasure', 'MAE')
 
 @pytest.mark.parametrize(('score', 'value', 'text'), [
-    ('sm', .8619, '.862'), ('sm', .9994, '.999'), ('sm', .9995, '1.000'), ('maxEm', 1.0000517, '1.000'),
+    ('sm', .8619, '.862'), ('sm', .9994, '.999'), ('sm', .9995, '1.000'),
+    ('maxEm', 1.0000517, '1.000'),
     ('mae', 0, '.000'), ('hce', 1234.4, '1234'), ('mba', math.nan, '-')])
 def test_formats(score, value, text):
     assert tables.format_score(score, value) == text
 
 
 @pytest.mark.parametrize(('score', 'value', 'text'), [
-    ('sm', .02971, '.0297'), ('sm', -.0012, '-.0012'), ('sm', 0, '.0000'), ('hce', 28.48, '28.5'), ('hce', -3, '-3.0')])
+    ('sm', .02971, '.0297'), ('sm', -.0012, '-.0012'), ('sm', 0, '.0000'), ('hce', 28.48, '28.5'),
+    ('hce', -3, '-3.0')])
 def test_differences(score, value, text):
     assert tables.format_difference(score, value) == text
 
 
 @pytest.mark.parametrize(('task', 'start'), [
-    ('DIS5K', ['maxFm', 'wfm', 'mae', 'sm', 'meanEm', 'hce']), ('General-2K', ['maxFm', 'wfm', 'mae']),
-    ('COD', ['sm', 'wfm', 'meanFm', 'meanEm', 'maxEm', 'mae']), ('HRSOD', ['sm', 'maxFm', 'meanEm', 'mae']),
+    ('DIS5K', ['maxFm', 'wfm', 'mae', 'sm', 'meanEm', 'hce']),
+    ('General-2K', ['maxFm', 'wfm', 'mae']),
+    ('COD', ['sm', 'wfm', 'meanFm', 'meanEm', 'maxEm', 'mae']),
+    ('HRSOD', ['sm', 'maxFm', 'meanEm', 'mae']),
     ('Matting', ['sm', 'maxFm', 'meanEm', 'mse']), ('Mine', ['sm', 'mae', 'maxEm'])])
 def test_columns(task, start):
     shown = tables.shown_scores(task_record(task).columns, SCORES)
     assert shown[:len(start)] == start
-    assert len(shown) == 13
+    # Mattes have five errors more, on the whole image and in the trimap's unknown part.
+    assert len(shown) == (23 if task == 'Matting' else 13)
 
 
 def test_columns_of_a_subset():
@@ -75,7 +87,8 @@ def test_overall_leaves_out_what_is_not_there(tmp_path):
     ([.3, .1, .2], True, {1: 'worst', 2: 'median', 0: 'best'}),
     ([.3, .1, .2], False, {0: 'worst', 2: 'median', 1: 'best'}),
     ([math.nan, .5, .4, math.nan, .6], True, {2: 'worst', 1: 'median', 4: 'best'}),
-    ([.5, .7], True, {0: 'worst', 1: 'median and best'}), ([.5], False, {0: 'worst and median and best'})])
+    ([.5, .7], True, {0: 'worst', 1: 'median and best'}),
+    ([.5], False, {0: 'worst and median and best'})])
 def test_images_of_the_report(values, higher, picks):
     assert picked(np.array(values), higher) == picks
 
@@ -169,5 +182,26 @@ def test_metric_names():
     assert parse_metrics('S+MAE+wF+BIoU') == ['sm', 'wfm', 'mae', 'biou']
     assert parse_metrics('maxFm+E') == ['fm', 'em']
     assert parse_metrics('smeasure+WF') == ['sm', 'wfm']
-    with pytest.raises(ValueError, match=r'--metrics S\+psnr.*sm, wfm, .*biou, maxFm, '):
+    assert parse_metrics('medical+maxIoU')[:3] == ['sm', 'wfm', 'em']
+    assert {'dice', 'iou', 'aucroc'} <= set(parse_metrics('medical+maxIoU'))
+    assert parse_metrics('usual') == list(USUAL)
+    with pytest.raises(ValueError, match=r"--metrics S\+psnr.*'psnr'.*S, wF, .*cod, dis, .*all; "):
         parse_metrics('S+psnr')
+
+
+@pytest.mark.parametrize(('text', 'columns'), [
+    ('usual', ['Smeasure', 'maxFm']),
+    ('S+F', ['Smeasure', 'maxFm']),
+    ('binIoU', ['Smeasure', 'maxFm', 'binIoU']),
+    ('pooledBinDice', ['Smeasure', 'maxFm', 'pooledBinDice']),
+    ('IoU', ['Smeasure', 'maxFm', 'maxIoU', 'meanIoU', 'adpIoU', 'binIoU']),
+])
+def test_columns_of_what_is_named(text, columns):
+    assert table_columns(text, ('Smeasure', 'maxFm')) == columns
+
+
+def test_groups_name_scores():
+    assert all(set(scores) <= set(SCORES) for scores in GROUPS.values())
+    assert table_columns('medical', ()) == [
+        next(found.column for found in SCORES[score].scores if found.name == score)
+        for score in GROUPS['medical']]

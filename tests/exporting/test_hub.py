@@ -39,7 +39,7 @@ FAMILY_CONFIG = '''{
 
 @pytest.fixture(scope='module')
 def model() -> BiRefNet:
-    return build(bb='swin_v1_t', mul_scl_ipt='', size=(96, 64), tile_order='column')
+    return build(bb='swin_v1_t', mul_scl_ipt='', size=(96, 64))
 
 
 @pytest.fixture(scope='module')
@@ -65,11 +65,12 @@ def aligned(network: torch.nn.Module) -> torch.nn.Module:
 
 def test_what_a_folder_holds(folder, model):
     assert {file.name for file in folder.iterdir()} == {
-        'README.md', 'config.json', 'model.safetensors', 'modeling_birefnet.py', 'preprocessor_config.json'}
+        'README.md', 'config.json', 'model.safetensors', 'modeling_birefnet.py',
+        'preprocessor_config.json'}
     assert load_file(folder / 'model.safetensors').keys() == to_official(model.state_dict(), 'swin_v1_t').keys()
     config = json.loads((folder / 'config.json').read_text())
     assert json.loads(FAMILY_CONFIG).keys() - config.keys() == {'_name_or_path'}
-    assert config['birefnet']['tile_order'] == 'column'
+    assert 'tile_order' not in config['birefnet']
     assert not {'data_root', 'weights', 'ckpt_root'} & config['birefnet'].keys(), 'no paths of this machine'
     preprocessor = json.loads((folder / 'preprocessor_config.json').read_text())
     assert (preprocessor['size'], preprocessor['resample']) == ({'height': 64, 'width': 96}, 2)
@@ -77,7 +78,7 @@ def test_what_a_folder_holds(folder, model):
 
 def test_we_read_our_folder(folder, model):
     loaded = load_model(folder)
-    assert (loaded.config.size, loaded.config.tile_order) == ((96, 64), 'column')
+    assert loaded.config.size == (96, 64)
     assert torch.equal(output(loaded), output(model))
 
 
@@ -153,7 +154,7 @@ def test_a_backbone_that_transformers_cannot_load(tmp_path):
 ])
 def test_we_read_the_familys_folders(tmp_path, switches, dtype):
     """With their config, which tells nothing, and code beside it, which is not looked at."""
-    model = build(**switches, tile_order='column' if switches else 'row')
+    model = build(**switches)
     state = to_official(model.state_dict(), 'pvt_v2_b0')
     save_file({key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()},
               tmp_path / 'model.safetensors', {'format': 'pt'})
@@ -206,7 +207,7 @@ def test_pushing(model, monkeypatch):
     assert '# some-body/net' in done[3]
 
 
-# --- The card ---------------------------------------------------------------------------------------------------------
+# --- The card -------------------------------------------------------------------------------------
 
 
 def card_of(folder: Path) -> tuple[dict, str]:

@@ -9,7 +9,7 @@ from exporting.onnx import OLDEST_TORCH, bytes_of, operators, run_onnx, save_onn
 from exporting.program import (
     LARGEST,
     OLDEST_FOR_DYNAMIC,
-    Deployed,
+    ExportWrapper,
     compare,
     photographs,
     save_program,
@@ -34,7 +34,7 @@ def convnet():
 @pytest.fixture(scope='module')
 def program(convnet):
     """Of one size."""
-    return trace(Deployed(convnet), (96, 64))
+    return trace(ExportWrapper(convnet), (96, 64))
 
 
 @pytest.fixture(scope='module')
@@ -73,8 +73,8 @@ def test_deformable_convolutions_are_single_nodes(exported):
 @pytest.mark.slow
 def test_one_file_for_all_sizes_and_batches(convnet, tmp_path):
     """Probabilities by choice, weights beside the graph by choice."""
-    save_onnx(trace(Deployed(convnet, sigmoid=True), (96, 64), dynamic=True), tmp_path / 'net.onnx', lambda _: None,
-              external=True)
+    program = trace(ExportWrapper(convnet, sigmoid=True), (96, 64), dynamic=True)
+    save_onnx(program, tmp_path / 'net.onnx', lambda _: None, external=True)
     assert {file.name for file in tmp_path.iterdir()} == {'net.onnx', 'net.onnx.data'}
     assert (tmp_path / 'net.onnx').stat().st_size < 1e6 < bytes_of(tmp_path / 'net.onnx')
     run = run_onnx(tmp_path / 'net.onnx')
@@ -89,7 +89,7 @@ def test_one_file_for_all_sizes_and_batches(convnet, tmp_path):
 @pytest.mark.slow
 def test_half_precision_inside(convnet, exported, tmp_path):
     path = tmp_path / 'half.onnx'
-    save_onnx(trace(Deployed(convnet, dtype=torch.float16), (96, 64)), path, lambda _: None)
+    save_onnx(trace(ExportWrapper(convnet, dtype=torch.float16), (96, 64)), path, lambda _: None)
     x = image(64, 96, batch=1)
     found = run_onnx(path)(x)
     assert found.dtype == torch.float32
@@ -104,7 +104,7 @@ def test_swin_at_every_size(monkeypatch, tmp_path):
     """Windows are padded, shifted and masked by sizes that the file is told only when it runs."""
     monkeypatch.setitem(SWINS, 'swin_v1_t', {'dim': 24, 'depths': (2, 1, 1, 1), 'heads': (1, 2, 4, 8), 'window': 7})
     model = build(bb='swin_v1_t', dec_att='', dec_ipt=False, out_ref=False, squeeze_block='', cxt_num=0)
-    save_onnx(trace(Deployed(model), (96, 64), dynamic=True), tmp_path / 'net.onnx', lambda _: None)
+    save_onnx(trace(ExportWrapper(model), (96, 64), dynamic=True), tmp_path / 'net.onnx', lambda _: None)
     run = run_onnx(tmp_path / 'net.onnx')
     for shape in ((64, 96, 1), (224, 224, 1), (96, 288, 2)):
         x = image(*shape)
@@ -125,7 +125,7 @@ def test_a_program_of_torch_export(convnet, program, tmp_path):
     x = image(64, 96, batch=1)
     checked = []
     save_program(program, tmp_path / 'net.pt2',
-                 lambda run: checked.append(compare(Deployed(convnet), run, {'x': x}, 1e-3)))
+                 lambda run: checked.append(compare(ExportWrapper(convnet), run, {'x': x}, 1e-3)))
     assert checked[0]['x'] < 1e-3
     assert (tmp_path / 'net.pt2').is_file()
 
@@ -133,9 +133,9 @@ def test_a_program_of_torch_export(convnet, program, tmp_path):
 def test_a_copy_that_differs_is_refused(convnet):
     wrong = {'photo at 96x64': image(64, 96, batch=1)}
     with pytest.raises(ValueError, match=r'photo at 96x64 0\.5'):
-        compare(Deployed(convnet), lambda x: output(convnet, x) + .5 * output(convnet, x).std(), wrong, 1e-3)
+        compare(ExportWrapper(convnet), lambda x: output(convnet, x) + .5 * output(convnet, x).std(), wrong, 1e-3)
     with pytest.raises(ValueError, match='nan'):
-        compare(Deployed(convnet), lambda x: output(convnet, x) * float('nan'), wrong, 1e-3)
+        compare(ExportWrapper(convnet), lambda x: output(convnet, x) * float('nan'), wrong, 1e-3)
 
 
 def test_a_file_that_fails_its_check_does_not_appear(program, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from exporting.onnx import OLDEST_TORCH, save_onnx
-from exporting.program import Deployed, photographs, to_input, trace
+from exporting.program import ExportWrapper, photographs, to_input, trace
 from tests.models.small import build
 from utils import read_mask, write_png
 
@@ -29,12 +29,13 @@ def test_its_mask_is_ours(tmp_path):
     assert PYTHON.is_file(), 'run `make .venv-rembg/requirements`: rembg lives in an environment of its own'
     model = build(bb='timm/resnet18', mul_scl_ipt='', deform_kernels=(3,))
     file = tmp_path / 'home' / 'models' / 'birefnet-general' / 'birefnet-general.onnx'
-    save_onnx(trace(Deployed(model), (1024, 1024)), file, lambda _: None)
+    save_onnx(trace(ExportWrapper(model), (1024, 1024)), file, lambda _: None)
     photo = photographs()['astronaut']
     write_png(tmp_path / 'photo.png', photo)
     subprocess.run([PYTHON, Path(__file__).with_name('rembg_mask.py'), tmp_path / 'photo.png', tmp_path / 'mask.png'],
                    check=True, cwd=tmp_path, env={'PATH': os.environ['PATH'], 'HOME': str(tmp_path),
-                                                  'REMBG_HOME': str(tmp_path / 'home'), 'MODEL_CHECKSUM_DISABLED': '1'})
+                                                  'REMBG_HOME': str(tmp_path / 'home'),
+                                                  'MODEL_CHECKSUM_DISABLED': '1'})
     seen = np.asarray(Image.fromarray(photo).resize((1024, 1024), Image.Resampling.LANCZOS))
     with torch.inference_mode():
         expected = model(to_input(seen, (1024, 1024)))[-1].sigmoid()[0, 0].numpy()

@@ -1,13 +1,15 @@
 """What must hold on a GPU, each as a function of the device.
 
-A CPU passes most of them too, which shows that the checks themselves are sound; those of GPU_ONLY speak of what a CPU
-lacks or take it too long. No package is needed but those that the network, training and pytest need.
+A CPU passes most of them too, which shows that the checks themselves are sound; those of GPU_ONLY
+are about what a CPU lacks or takes too long over. No package is needed but those that the network,
+training and pytest need.
 
-Where two devices, layouts or wrappers compute the same, they do so in float64. It keeps 53 bits, 2e-16: sums of up to
-10^4 terms in another order lose at most four digits of 16 and a hundred layers two more, so that EXACT leaves one to
-spare. Results of fewer bits differ from float64's by rounding: a hundred layers that each add a third of a unit in the
-mean square make three units, and the largest of some thousand values is four times that, 16 at most. They sum in
-float32, whose own results lose up to ten times as much where sums of thousands of terms are subtracted.
+Where two devices, layouts or wrappers compute the same, they do so in float64. It keeps 53 bits,
+2e-16: sums of up to 10^4 terms in another order lose at most four digits of 16 and a hundred layers
+two more, so that EXACT leaves one to spare. Results of fewer bits differ from float64's by
+rounding: a hundred layers that each add a third of a unit in the mean square make three units, and
+the largest of some thousand values is four times that, 16 at most. They sum in float32, whose own
+results lose up to ten times as much where sums of thousands of terms are subtracted.
 """
 
 import json
@@ -36,24 +38,27 @@ from loss import Criterion
 from models import build_birefnet, load_model, optimize, save_checkpoint
 from models.modules.deform_conv import deform_conv2d
 from models.modules.norm import BatchNorm2d
+from runtime.distributed import World
 from tests.models import small
 from tests.training.runs import make_data
-from training.distributed import World
-from training.loop import Options, Trainer, distribute
+from training.networks import TrainedNetwork, distribute
 from training.sharding import gather_whole, shard
 from training.state import load_state, save_state
 from training.sync_bn import synchronise
+from training.trainer import StepOptions, Trainer
 
-os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS reads it once, before any deterministic check
+# cuBLAS reads it once, before any deterministic check.
+os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 ROOT = Path(__file__).parents[2]
 EXACT = 1e-9
-LIGHT = {'deform_kernels': (3,), 'mul_scl_ipt': ''}  # the network of checks that are not about its every part
+# The network of checks that are not about its every part.
+LIGHT = {'deform_kernels': (3,), 'mul_scl_ipt': ''}
 WEIGHTS = {'bce': 30., 'iou': .5, 'ssim': 10.}
 CPU = torch.device('cpu')
 
 
-# --- What the checks share --------------------------------------------------------------------------------------------
+# --- What the checks share ------------------------------------------------------------------------
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -67,21 +72,17 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.std())
 
 
-def assert_equal_gradients(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = EXACT) -> None:
-    """Each within `tolerance` of its own norm, or of the largest where it is nothing but rounding itself."""
+def assert_equal_gradients(
+    found: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    tolerance: float = EXACT,
+) -> None:
+    """Each within `tolerance` of its own norm, or of the largest where it is rounding alone."""
     assert found.keys() == expected.keys()
     largest = max(value.norm() for value in expected.values())
     for name, value in expected.items():
-        assert (found[name].cpu() - value.cpu()).norm() <= tolerance * (value.norm() + largest), name
-
-
-def without_chance(model: nn.Module) -> nn.Module:
-    """The network in training mode, but for what drops features at random."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) or type(module).__name__ == 'DropPath':
-            module.eval()
-    return model
+        distance = (found[name].cpu() - value.cpu()).norm()
+        assert distance <= tolerance * (value.norm() + largest), name
 
 
 def images(count: int = 2, height: int = 64, width: int = 64) -> Batch:
@@ -99,7 +100,10 @@ def loss_and_gradients(model: nn.Module, device: torch.device) -> tuple[Tensor, 
     terms = Criterion(WEIGHTS, 10)(model(image, side_outputs=True), mask, epoch=1)
     loss = sum(terms.values())
     loss.backward()
-    gradients = {name.removeprefix('module.'): p.grad for name, p in model.named_parameters() if p.grad is not None}
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            gradients[name.removeprefix('module.')] = parameter.grad
     return loss.detach(), gradients
 
 
@@ -110,26 +114,35 @@ def expected_step() -> tuple[Tensor, dict[str, Tensor]]:
 
 def double_network(device: torch.device) -> nn.Module:
     """A network for `loss_and_gradients`."""
-    return without_chance(small.build(**LIGHT).double()).to(device)
+    return prepare_double(small.build(**LIGHT), device)
+
+
+def prepare_double(model: nn.Module, device: torch.device) -> nn.Module:
+    """The network in float64, in training mode without randomness."""
+    small.without_randomness(model)
+    return model.double().to(device)
 
 
 def build_trainer(device: torch.device, precision: str = 'no') -> Trainer:
     """A trainer of one process, with all that is random in training."""
-    model = small.build(**LIGHT).to(device)
+    model = small.build(**LIGHT).train().to(device)
     torch.manual_seed(2)
-    return Trainer(model, torch.optim.AdamW(model.parameters(), 1e-4, fused=True), Criterion(WEIGHTS, 10),
-                   lambda step: 1., Options(mixed_precision=precision), World(0, 1, device))
+    world = World(0, 1, device)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+    return trainer_of(TrainedNetwork(model, optimizer, world), world, precision)
+
+
+def trainer_of(network: TrainedNetwork, world: World, precision: str) -> Trainer:
+    options = StepOptions(mixed_precision=precision)
+    return Trainer(network, Criterion(WEIGHTS, 10), lambda step: 1., options, world)
 
 
 def step_losses(trainer: Trainer, count: int) -> list[float]:
     """Trains `count` steps; the loss of each."""
     losses = []
-    trainer.net.train()
     for _ in range(count):
-        trainer._step(images(), trainer.batch + 1)
-        trainer.batch += 1
-        losses.append(trainer.window.means(trainer.world)['loss'])
-        trainer.window.clear()
+        trainer.step(images())
+        losses.append(trainer.take_means()['loss'])
     return losses
 
 
@@ -156,47 +169,63 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-# --- The network ------------------------------------------------------------------------------------------------------
+# --- The network ----------------------------------------------------------------------------------
 
 
 def check_forward(device: torch.device) -> None:
     """The network's map is the CPU's, for a convolutional pyramid and a windowed backbone."""
     for bb in ('pvt_v2_b0', 'swin_v1_t'):
         model = small.build(bb=bb).double()
-        expected = small.output(model, small.image().double())
-        assert difference(small.output(model.to(device), small.image().double().to(device)), expected) < EXACT, bb
+        image = small.image().double()
+        expected = small.output(model, image)
+        found = small.output(model.to(device), image.to(device))
+        assert difference(found, expected) < EXACT, bb
 
 
 def check_training_step(device: torch.device) -> None:
     """Loss and gradients are the CPU's, statistics of the batch included."""
-    loss, gradients = loss_and_gradients(without_chance(small.build().double()), CPU)
-    found, own = loss_and_gradients(without_chance(small.build().double()).to(device), device)
+    loss, gradients = loss_and_gradients(prepare_double(small.build(), CPU), CPU)
+    found, own = loss_and_gradients(prepare_double(small.build(), device), device)
     assert abs(found.cpu() - loss) < EXACT * loss
     assert_equal_gradients(own, gradients)
 
 
 def check_deformable_convolution(device: torch.device) -> None:
-    """The operator, as the network takes it and as deterministic runs do, is torchvision's; gradients too."""
+    """The operator and its gradients are torchvision's, in deterministic runs too."""
     for kernel in (1, 3, 7):
-        generator = torch.Generator().manual_seed(kernel)
-        shapes = ((2, 8, 12, 9), (2, 2 * kernel ** 2, 12, 9), (2, kernel ** 2, 12, 9), (5, 8, kernel, kernel))
-        inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).to(device).requires_grad_()
-                  for shape in shapes]
-        x, offset, modulation, weight = inputs
-        expected = torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=kernel // 2)
+        x, offset, modulation, weight = inputs = operator_inputs(kernel, device)
+        expected = torchvision.ops.deform_conv2d(
+            x, offset, weight, mask=modulation, padding=kernel // 2)
         gradients = torch.autograd.grad(expected.square().sum(), inputs)
         assert_operator(inputs, expected, gradients)
         with deterministic():
             assert_operator(inputs, expected, gradients)
-            first, second = (torch.autograd.grad(deform_conv2d(*inputs).square().sum(), inputs) for _ in range(2))
+            first = operator_gradients(inputs)
+            second = operator_gradients(inputs)
         assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def operator_inputs(kernel: int, device: torch.device) -> list[Tensor]:
+    """Random image, offsets, modulation and weight, in float64."""
+    generator = torch.Generator().manual_seed(kernel)
+    taps = kernel ** 2
+    shapes = ((2, 8, 12, 9), (2, 2 * taps, 12, 9), (2, taps, 12, 9), (5, 8, kernel, kernel))
+    inputs = []
+    for shape in shapes:
+        values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        inputs.append(values.to(device).requires_grad_())
+    return inputs
+
+
+def operator_gradients(inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """The gradients of the squared sum of our operator's output."""
+    return torch.autograd.grad(deform_conv2d(*inputs).square().sum(), inputs)
 
 
 def assert_operator(inputs: list[Tensor], expected: Tensor, gradients: tuple[Tensor, ...]) -> None:
     """Our operator's output and gradients."""
-    found = deform_conv2d(*inputs)
-    assert difference(found, expected) < EXACT
-    for own, other in zip(torch.autograd.grad(found.square().sum(), inputs), gradients, strict=True):
+    assert difference(deform_conv2d(*inputs), expected) < EXACT
+    for own, other in zip(operator_gradients(inputs), gradients, strict=True):
         assert difference(own, other) < EXACT
 
 
@@ -205,7 +234,8 @@ def check_channels_last(device: torch.device) -> None:
     model, image = small.build().double().to(device), small.image().double().to(device)
     expected = small.output(model, image)
     model.to(memory_format=torch.channels_last)
-    assert difference(small.output(model, image.contiguous(memory_format=torch.channels_last)), expected) < EXACT
+    found = small.output(model, image.contiguous(memory_format=torch.channels_last))
+    assert difference(found, expected) < EXACT
 
 
 def check_optimize(device: torch.device, dtype: torch.dtype, compile: bool = False) -> None:
@@ -228,11 +258,11 @@ def check_compiled_step(device: torch.device) -> None:
     assert_equal_gradients(own, gradients)
 
 
-# --- Training ---------------------------------------------------------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------
 
 
 def check_autocast(device: torch.device, precision: str) -> None:
-    """Steps under autocast start from the float32 loss, move the weights, and keep them in float32."""
+    """Steps under autocast start from the float32 loss and move weights that stay float32."""
     dtype = {'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
     plain = step_losses(build_trainer(device), 1)[0]
     trainer = build_trainer(device, precision)
@@ -246,12 +276,12 @@ def check_autocast(device: torch.device, precision: str) -> None:
 def check_overflow(device: torch.device) -> None:
     """Under fp16 an infinite gradient halves the scale and leaves the weights alone."""
     trainer = build_trainer(device, 'fp16')
-    optimize_now = trainer._optimize
-    trainer._optimize = lambda: torch.zeros((), device=device)
-    step_losses(trainer, 1)
-    before, scale = [p.clone() for p in trainer.model.parameters()], trainer.scaler.get_scale()
-    next(p for p in trainer.model.parameters() if p.grad is not None).grad.view(-1)[0] = torch.inf
-    assert optimize_now() == 0
+    trainer.accumulate_gradients(images())
+    before = [p.clone() for p in trainer.model.parameters()]
+    scale = trainer.scaler.get_scale()
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    gradients[0].view(-1)[0] = torch.inf
+    assert trainer.update_weights() == 0
     assert trainer.scaler.get_scale() == scale / 2
     assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), before, strict=True))
 
@@ -280,28 +310,34 @@ def check_data_parallel(device: torch.device) -> None:
 
 
 def check_synchronised_statistics(device: torch.device) -> None:
-    """Under sync_bn one process has the output, the gradients and the running statistics of the plain layer.
+    """Under sync_bn one process has output, gradients and running statistics of the plain layer.
 
     In float32, in which the statistics are summed.
     """
     torch.manual_seed(0)
-    plain, image = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNorm2d(8)).to(device), torch.randn(2, 3, 9, 7, device=device)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNorm2d(8)).to(device)
+    image = torch.randn(2, 3, 9, 7, device=device)
     with process_group(device) as world:
-        joined = synchronise(deepcopy(plain), world)
-        assert type(joined[1]) is not type(plain[1])
-        outputs = [layers(image) for layers in (joined, plain)]
-        for output in outputs:
-            output.pow(3).sum().backward()
+        synchronised = synchronise(deepcopy(plain), world)
+        assert type(synchronised[1]) is not type(plain[1])
+        found = norm_results(synchronised, image)
+        expected = norm_results(plain, image)
     tolerance = rounding(torch.float32)
-    pairs = [[output.detach() for output in outputs], *zip(joined.buffers(), plain.buffers(), strict=True),
-             *((ours.grad, theirs.grad) for ours, theirs in zip(joined[1].parameters(), plain[1].parameters(),
-                                                                strict=True))]
-    for found, expected in pairs:
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+    for ours, theirs in zip(found, expected, strict=True):
+        absolute = tolerance * float(theirs.abs().max())
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=absolute)
+
+
+def norm_results(layers: nn.Sequential, image: Tensor) -> list[Tensor]:
+    """Output, running statistics, and gradients of the norm's parameters."""
+    output = layers(image)
+    output.pow(3).sum().backward()
+    gradients = [parameter.grad for parameter in layers[1].parameters()]
+    return [output.detach(), *layers.buffers(), *gradients]
 
 
 def check_sharding(device: torch.device) -> None:
-    """A network under FSDP2 has the bare one's gradients, takes steps, and its state goes into another one whole."""
+    """A sharded network has the bare one's gradients, takes steps, and its state is whole."""
     loss, gradients = expected_step()
     with process_group(device):
         world = World(0, 1, device)
@@ -311,23 +347,23 @@ def check_sharding(device: torch.device) -> None:
         assert abs(found.cpu() - loss) < EXACT * loss
         assert_equal_gradients({name: grad.full_tensor() for name, grad in own.items()}, gradients)
 
-        trainer = build_trainer(device, 'bf16')
-        bare = build_trainer(device, 'bf16')
-        shard(trainer.model, world)
-        trainer = Trainer(trainer.model, torch.optim.AdamW(trainer.model.parameters(), 1e-4), trainer.criterion,
-                          trainer.rate, trainer.options, world)
+        model = small.build(**LIGHT).train()
+        shard(model, world)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+        trainer = trainer_of(TrainedNetwork(model, optimizer, world), world, 'bf16')
         step_losses(trainer, 2)
-        bare.load_state_dict(trainer.state_dict(0))
+        bare = build_trainer(device, 'bf16')
+        bare.load_state_dict(trainer.state_dict())
         for name, value in gather_whole(trainer.model.state_dict(), world).items():
             assert torch.equal(bare.model.state_dict()[name].cpu(), value.cpu()), name
 
 
 def check_resume(device: torch.device, folder: Path) -> None:
-    """A trainer that goes on from a saved state has the losses of one that was never stopped, to the bit."""
+    """A trainer that resumes has the losses of one that was never stopped, to the bit."""
     with deterministic():
         whole = build_trainer(device, 'bf16')
         step_losses(whole, 2)
-        save_state(folder, whole.state_dict(0))
+        save_state(folder, whole.state_dict())
         expected = step_losses(whole, 2)
         resumed = build_trainer(device, 'bf16')
         resumed.load_state_dict(load_state(folder))
@@ -336,28 +372,32 @@ def check_resume(device: torch.device, folder: Path) -> None:
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
-# --- Inference --------------------------------------------------------------------------------------------------------
+# --- Inference ------------------------------------------------------------------------------------
 
 
 def check_predict(device: torch.device, folder: Path) -> None:
-    """Masks of weights that lie on the device are the CPU's, to one of 255 grey levels, whose border rounding may
-    cross."""
-    save_checkpoint(small.build(), folder / 'model.pth')
+    """Masks of weights on the device are the CPU's, to one of 255 grey levels.
+
+    Rounding may cross the border between two of them.
+    """
+    file = folder / 'model.pth'
+    save_checkpoint(small.build(), file)
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
-    found, expected = (predict(load_model(folder / 'model.pth', where), pixels, resolution='96x64').astype(int)
-                       for where in (device, CPU))
+    found = predict(load_model(file, device), pixels, resolution='96x64').astype(int)
+    expected = predict(load_model(file, CPU), pixels, resolution='96x64').astype(int)
     assert abs(found - expected).max() <= 1
     assert expected.std() > 0
 
 
 def check_export(device: torch.device, folder: Path) -> None:
-    """Weights that lie on the device are written as they are, as a checkpoint and as a folder for the hub."""
+    """Weights on the device are written unchanged, to a checkpoint and to a folder for the hub."""
     model = small.build().to(device)
     save_checkpoint(model, folder / 'model.safetensors')
     save_pretrained(model, folder / 'folder')
     for file in ('model.safetensors', 'folder'):
         copied = load_model(folder / file).state_dict()
-        assert all(torch.equal(copied[name], value.cpu()) for name, value in model.state_dict().items()), file
+        for name, value in model.state_dict().items():
+            assert torch.equal(copied[name], value.cpu()), (file, name)
 
 
 def check_free_memory(device: torch.device) -> None:
@@ -373,7 +413,7 @@ def check_free_memory(device: torch.device) -> None:
         assert abs(before - free_memory(device)) < 2 ** 25
 
 
-# --- What a CPU lacks, or takes too long over ----------------------------------------------------------------------
+# --- What a CPU lacks, or takes too long over -----------------------------------------------------
 
 
 def check_memory_estimate(device: torch.device) -> None:
@@ -403,54 +443,85 @@ def check_growing_segments(device: torch.device) -> None:
     code = ('import torch; from runtime.device import prepare_device; '
             f'x = torch.ones(1, device=prepare_device("{device}")); '
             'assert all(segment["is_expandable"] for segment in torch.cuda.memory_snapshot())')
-    environment = {name: value for name, value in os.environ.items() if not name.endswith('ALLOC_CONF')}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.endswith('ALLOC_CONF')}
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT, env=environment)
 
 
 def check_scripts(device: torch.device, folder: Path) -> None:
-    """Two equal deterministic runs leave equal logs and weights, of which test.py makes masks and export.py a file."""
+    """Two equal deterministic runs leave equal files, which test.py and export.py read."""
     data = make_data(folder / 'data')
-    common = [f'data_root={data}', f'pred_root={folder / "masks"}', f'device={device.type}', 'mixed_precision=bf16']
+    common = [
+        f'data_root={data}',
+        f'pred_root={folder / "masks"}',
+        f'device={device.type}',
+        'mixed_precision=bf16',
+    ]
+    training = ('deterministic=true task=Tiny bb=pvt_v2_b0 size=64 batch_size=2 epochs=2 '
+                'save_step=1 log_step=1 num_workers=2 grad_checkpointing=true').split()
     runs = [folder / name for name in ('one', 'two')]
     for run in runs:
-        call('train.py', '--ckpt_dir', run, *common, 'deterministic=true', 'task=Tiny', 'bb=pvt_v2_b0', 'size=64',
-             'batch_size=2', 'epochs=2', 'save_step=1', 'log_step=1', 'num_workers=2', 'grad_checkpointing=true')
+        call('train.py', '--ckpt_dir', run, *common, *training)
     one, two = ((run / 'log.jsonl').read_text() for run in runs)
     assert one == two
     losses = [json.loads(line).get('loss') for line in one.splitlines()]
     assert any(losses)
     weights = [load_model(run / 'epoch_2.pth').state_dict() for run in runs]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    call('test.py', '--ckpt', runs[0] / 'epoch_2.pth', *common)
+    checkpoint = runs[0] / 'epoch_2.pth'
+    call('test.py', '--ckpt', checkpoint, *common)
     assert len(list((folder / 'masks').rglob('*.png'))) == 2
-    call('export.py', 'pt2', '-m', runs[0] / 'epoch_2.pth', '-o', folder / 'network.pt2', '--size', '64x64')
-    assert (folder / 'network.pt2').exists()
+    exported = folder / 'network.pt2'
+    call('export.py', 'pt2', '-m', checkpoint, '-o', exported, '--size', '64x64')
+    assert exported.exists()
 
 
 def call(script: str, *arguments: Any) -> None:
     """Runs one of the commands; its output is shown if it fails."""
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True)
+    command = [sys.executable, script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, f'{script}: {done.stdout}\n{done.stderr}'
 
 
 def variants(check: Callable, *values: Any) -> dict[str, tuple[Callable, tuple]]:
     """One check by the names of its variants."""
-    return {f'{check.__name__}[{str(value).removeprefix("torch.")}]': (check, (value,)) for value in values}
+    found = {}
+    for value in values:
+        name = str(value).removeprefix('torch.')
+        found[f'{check.__name__}[{name}]'] = (check, (value,))
+    return found
+
+
+def by_name(*checks: Callable) -> dict[str, tuple[Callable, tuple]]:
+    """Checks that take the device alone, or a folder besides, by their names."""
+    return {check.__name__: (check, ()) for check in checks}
 
 
 # By name: the check and its arguments behind the device, most important first.
 EVERYWHERE: dict[str, tuple[Callable, tuple]] = {
-    **{check.__name__: (check, ()) for check in (
-        check_forward, check_training_step, check_deformable_convolution)},
+    **by_name(check_forward, check_training_step, check_deformable_convolution),
     **variants(check_optimize, torch.float32, torch.bfloat16, torch.float16),
     **variants(check_autocast, 'bf16'),
-    **{check.__name__: (check, ()) for check in (
-        check_channels_last, check_resume, check_predict, check_export, check_loading,
-        check_data_parallel, check_synchronised_statistics, check_sharding, check_free_memory)},
+    **by_name(
+        check_channels_last,
+        check_resume,
+        check_predict,
+        check_export,
+        check_loading,
+        check_data_parallel,
+        check_synchronised_statistics,
+        check_sharding,
+        check_free_memory,
+    ),
 }
 GPU_ONLY: dict[str, tuple[Callable, tuple]] = {
     **variants(check_autocast, 'fp16'),
-    **{check.__name__: (check, ()) for check in (
-        check_overflow, check_memory_estimate, check_growing_segments, check_scripts, check_compiled_step)},
+    **by_name(
+        check_overflow,
+        check_memory_estimate,
+        check_growing_segments,
+        check_scripts,
+        check_compiled_step,
+    ),
     'check_optimize[compiled]': (check_optimize, (torch.float32, True)),
 }

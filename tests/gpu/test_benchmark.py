@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import gpu
 
-SMALL = ['--device', 'cpu', '--size', '64x64', '--backbones', 'pvt_v2_b0', '--runs', '1', '--train-batch', '1']
+SMALL = '--device cpu --size 64x64 --backbones pvt_v2_b0 --runs 1 --train-batch 1'.split()
 
 
 def names_and_lines(path) -> dict[str, dict]:
@@ -16,10 +16,15 @@ def names_and_lines(path) -> dict[str, dict]:
 
 def test_prints_and_keeps_a_line_for_each_case(one_thread, tmp_path, capsys):
     file = tmp_path / 'gpu.jsonl'
-    assert gpu.main([*SMALL, '--dtypes', 'bf16', '--batches', '1', '--compiled', 'without', '--json', str(file)]) == 0
+    cases = '--dtypes bf16 --batches 1 --compiled without'.split()
+    assert gpu.main([*SMALL, *cases, '--json', str(file)]) == 0
     lines = names_and_lines(file)
-    assert list(lines) == ['pvt_v2_b0 plain float32 batch 1', 'pvt_v2_b0 optimize bf16 batch 1',
-                           'pvt_v2_b0 train bf16 batch 1', 'pvt_v2_b0 train bf16 batch 1 grad_checkpointing']
+    assert list(lines) == [
+        'pvt_v2_b0 plain float32 batch 1',
+        'pvt_v2_b0 optimize bf16 batch 1',
+        'pvt_v2_b0 train bf16 batch 1',
+        'pvt_v2_b0 train bf16 batch 1 grad_checkpointing',
+    ]
     assert all(line['ms'] > 0 for line in lines.values())
     output = capsys.readouterr().out
     assert all(name in output for name in lines)
@@ -36,7 +41,8 @@ def test_goes_on_after_a_failure(monkeypatch, tmp_path, capsys):
     file = tmp_path / 'gpu.jsonl'
     assert gpu.main([*SMALL, '--parts', 'inference', '--batches', '1', '--json', str(file)]) == 0
     lines = names_and_lines(file)
-    assert lines.pop('pvt_v2_b0 plain float32 batch 1')['error'] == 'OutOfMemoryError: no memory left'
+    failed = lines.pop('pvt_v2_b0 plain float32 batch 1')
+    assert failed['error'] == 'OutOfMemoryError: no memory left'
     assert all('ms' in line for line in lines.values())
     assert 'no memory left' in capsys.readouterr().out
 
@@ -49,7 +55,8 @@ def test_begins_nothing_when_its_time_is_over(monkeypatch, seconds, code, capsys
 
 
 def test_compiled_cases_come_with_what_they_are_compared_with():
-    cases = list(gpu.list_cases(['inference', 'training'], ['swin_v1_t'], list(gpu.DTYPES), [1, 4], 2))
+    parts = ['inference', 'training']
+    cases = list(gpu.list_cases(parts, ['swin_v1_t'], list(gpu.DTYPES), [1, 4], 2))
     only = [case for case in cases if gpu.is_wanted(case, 'only')]
     assert {case.reference for case in only} <= set(only)
     assert sum(case.compiled for case in only) == sum(case.compiled for case in cases) == 8

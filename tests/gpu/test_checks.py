@@ -17,7 +17,8 @@ def full_precision(one_thread) -> Iterator[None]:
     """No TF32, whose 11 bits would hide differences."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision('highest')
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+    flags = {'enabled': True, 'benchmark': False, 'deterministic': False, 'allow_tf32': False}
+    with torch.backends.cudnn.flags(**flags):
         yield
     torch.set_float32_matmul_precision(before)
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from config import Config
 from inference import predict
-from inference.api import PUBLISHED_DYNAMIC, published_sizes
 from inference.network import Predictor, check_memory
 from models import build_birefnet, optimize
 
@@ -139,13 +138,3 @@ def test_an_output_that_is_not_finite_is_an_error():
 def test_too_little_memory_is_an_error_before_the_work():
     with pytest.raises(ValueError, match=r'GiB.*resolution of at most'):
         check_memory((10 ** 6, 10 ** 6), 1, torch.device('cpu'))
-
-
-@pytest.mark.parametrize(('name', 'expected'), [
-    ('ZhengPeng7/BiRefNet_HR', ((2048, 2048), None)),
-    ('BiRefNet_lite-2K', ((2560, 1440), None)),
-    ('x/BiRefNet_dynamic', (None, PUBLISHED_DYNAMIC)),
-    ('ckpts/run/epoch_3.pth', (None, None)),
-])
-def test_sizes_of_published_weights(name, expected):
-    assert published_sizes(name) == expected

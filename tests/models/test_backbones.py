@@ -25,9 +25,12 @@ from models.checkpoints.pretrained import load_backbone
 from tests.models.small import image
 
 CHANNELS = {
-    'swin_v1_t': (96, 192, 384, 768), 'swin_v1_l': (192, 384, 768, 1536), 'pvt_v2_b0': (32, 64, 160, 256),
-    'pvt_v2_b1': (64, 128, 320, 512), 'pvt_v2_b2': (64, 128, 320, 512), 'pvt_v2_b5': (64, 128, 320, 512),
-    'vgg16': (128, 256, 512, 512), 'vgg16bn': (128, 256, 512, 512), 'resnet50': (256, 512, 1024, 2048),
+    'swin_v1_t': (96, 192, 384, 768), 'swin_v1_l': (192, 384, 768, 1536),
+    'pvt_v2_b0': (32, 64, 160, 256),
+    'pvt_v2_b1': (64, 128, 320, 512), 'pvt_v2_b2': (64, 128, 320, 512),
+    'pvt_v2_b5': (64, 128, 320, 512),
+    'vgg16': (128, 256, 512, 512), 'vgg16bn': (128, 256, 512, 512),
+    'resnet50': (256, 512, 1024, 2048),
     'timm/resnet18': (64, 128, 256, 512), 'timm/convnext_atto': (40, 80, 160, 320),
 }
 
@@ -43,7 +46,8 @@ def test_channels_and_strides(name):
 
 
 @pytest.mark.parametrize(('name', 'width', 'blocks'), [
-    ('dino_v3_s', 384, 12), ('dino_v3_s_plus', 384, 12), ('dino_v3_b', 768, 12), ('dino_v3_l', 1024, 24)])
+    ('dino_v3_s', 384, 12), ('dino_v3_s_plus', 384, 12), ('dino_v3_b', 768, 12),
+    ('dino_v3_l', 1024, 24)])
 def test_dino_gives_four_maps_of_one_stride(name, width, blocks):
     with torch.device('meta'):
         backbone = build_backbone(name)
@@ -93,7 +97,7 @@ def test_unknown_names():
         build_backbone('timm/resnt18')
 
 
-# --- timm -------------------------------------------------------------------------------------------------------------
+# --- timm -----------------------------------------------------------------------------------------
 
 
 def test_timm_maps_are_channels_first():
@@ -137,7 +141,7 @@ def test_timm_norms_take_single_images():
     assert not all(still)
 
 
-# --- Pretrained weights ---------------------------------------------------------------------------------------------
+# --- Pretrained weights ---------------------------------------------------------------------------
 
 
 def assert_equal(net: nn.Module, expected: dict[str, torch.Tensor]) -> None:
@@ -256,7 +260,8 @@ def test_timm_files(tmp_path, name):
 def test_weights_of_another_backbone_are_refused(tmp_path, official_swin):
     torch.save(official_swin, tmp_path / 'swin.pth')
     for bb, words in (('pvt_v2_b0', 'missing'), ('swin_v1_s', r'missing: layers\.2\.blocks\.6'),
-                      ('swin_v1_b', 'of another shape'), ('resnet50', 'missing'), ('timm/resnet18', 'missing')):
+                      ('swin_v1_b', 'of another shape'), ('resnet50', 'missing'),
+                      ('timm/resnet18', 'missing')):
         with pytest.raises(ValueError, match=rf'swin\.pth: no weights for bb={bb}: .*{words}'):
             load_backbone(build_backbone(bb, (64, 64)), tmp_path / 'swin.pth')
 

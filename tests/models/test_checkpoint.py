@@ -27,14 +27,17 @@ from models.checkpoints.names import DERIVED, from_official, to_official
 from tests.models.small import build, image, output
 
 SWITCHES = {
-    'mul_scl_ipt': ('', 'add', 'cat'), 'cxt_num': (0, 1, 2, 3), 'dec_blk': ('BasicDecBlk', 'ResBlk'),
+    'mul_scl_ipt': ('', 'add', 'cat'), 'cxt_num': (0, 1, 2, 3),
+    'dec_blk': ('BasicDecBlk', 'ResBlk'),
     'squeeze_block': ('', 'BasicDecBlk_x1', 'BasicDecBlk_x3', 'ResBlk_x1', 'ResBlk_x2', 'ASPP_x1', 'ASPP_x2',
                       'ASPPDeformable_x1'),
-    'dec_att': ('', 'ASPP', 'ASPPDeformable'), 'dec_channels_inter': ('fixed', 'adap'), 'dec_ipt': (True, True, False),
+    'dec_att': ('', 'ASPP', 'ASPPDeformable'), 'dec_channels_inter': ('fixed', 'adap'),
+    'dec_ipt': (True, True, False),
     'dec_ipt_split': (True, False), 'dec_ipt_levels': ((5, 4, 3, 2, 1), (4, 3, 2, 1), (5, 1), (1,)),
-    'ms_supervision': (True, True, False), 'out_ref': (True, False), 'out_ref_levels': ((4, 3, 2), (3, 2), (4,)),
-    'deform_kernels': ((1, 3, 7), (3,), (1, 5)), 'auxiliary_classification': (False, True), 'num_classes': (219, 10),
-    'tile_order': ('row', 'column'),
+    'ms_supervision': (True, True, False), 'out_ref': (True, False),
+    'out_ref_levels': ((4, 3, 2), (3, 2), (4,)),
+    'deform_kernels': ((1, 3, 7), (3,), (1, 5)), 'auxiliary_classification': (False, True),
+    'num_classes': (219, 10),
 }
 
 
@@ -50,7 +53,6 @@ def visible(cfg: Config) -> dict:
     fields['out_ref'] = cfg.out_ref and cfg.ms_supervision
     hidden = {'dec_ipt_levels': not cfg.dec_ipt, 'out_ref_levels': not fields['out_ref'],
               'dec_ipt_split': not cfg.dec_ipt or cfg.dec_ipt_levels == (1,),
-              'tile_order': not (cfg.dec_ipt and cfg.dec_ipt_split) or cfg.dec_ipt_levels == (1,),
               'deform_kernels': 'ASPPDeformable' not in (cfg.dec_att, cfg.squeeze_block[:-3]),
               'num_classes': not cfg.auxiliary_classification}
     return {name: value for name, value in fields.items() if not hidden.get(name)}
@@ -86,7 +88,7 @@ def official(model) -> dict[str, torch.Tensor]:
     return to_official(model.state_dict(), 'pvt_v2_b0')
 
 
-# --- The architecture from keys and shapes --------------------------------------------------------------------------
+# --- The architecture from keys and shapes --------------------------------------------------------
 
 
 @pytest.mark.parametrize('seed', range(40))
@@ -95,8 +97,8 @@ def test_switches_follow_from_keys(seed):
     shapes = shapes_of(cfg)
     assert infer_backbone(shapes) == cfg.bb
     channels = channels_of(cfg.bb)
-    # The two that keys do not settle come from the config saved with a run.
-    unseen = {'tile_order': cfg.tile_order, **({'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {})}
+    # What keys do not settle comes from the config saved with a run.
+    unseen = {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
     found = Config(bb=cfg.bb, **{**infer_architecture(shapes, channels), **unseen})
     assert visible(found) == visible(cfg)
 
@@ -108,7 +110,7 @@ def test_files_alone_give_the_network_back(tmp_path, seed, suffix):
     original = build(**random_switches(100 + seed))
     save_checkpoint(original, path)
     cfg = original.config
-    unseen = {'tile_order': cfg.tile_order, **({'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {})}
+    unseen = {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
     loaded = load_model(path, **unseen)
     assert visible(loaded.config) == visible(cfg)
     assert not any(module.training for module in loaded.modules())
@@ -138,7 +140,8 @@ def test_loading_builds_one_network(tmp_path, model, monkeypatch):
 
 
 @pytest.mark.parametrize('bb', [
-    'swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l', 'pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2', 'pvt_v2_b5', 'vgg16',
+    'swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l', 'pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2',
+    'pvt_v2_b5', 'vgg16',
     'vgg16bn', 'resnet50', 'dino_v3_s', 'dino_v3_s_plus', 'dino_v3_b', 'dino_v3_l'])
 @pytest.mark.parametrize('pyramid', ['cat', ''])
 def test_every_backbone_is_told_apart(bb, pyramid):
@@ -156,29 +159,25 @@ def test_the_largest_backbones_are_told_apart(bb):
 
 
 def test_generations(tmp_path):
-    old = {'dec_ipt_levels': (4, 3, 2, 1), 'out_ref_levels': (3, 2), 'deform_kernels': (3,), 'tile_order': 'column'}
+    old = {'dec_ipt_levels': (4, 3, 2, 1), 'out_ref_levels': (3, 2), 'deform_kernels': (3,)}
     original = build(**old)
-    save_checkpoint(original, tmp_path / 'BiRefNet_DIS_ep580.pth')
-    keys = read_state(tmp_path / 'BiRefNet_DIS_ep580.pth')
+    path = tmp_path / 'BiRefNet_DIS_ep580.pth'
+    save_checkpoint(original, path, tile_order='column')
+    keys = read_state(path)
     assert not any(key.startswith(('decoder.ipt_blk5', 'decoder.gdt_convs_4')) for key in keys)
-    loaded = load_model(tmp_path / 'BiRefNet_DIS_ep580.pth')
+    loaded = load_model(path)
     assert {name: getattr(loaded.config, name) for name in old} == old
     assert torch.equal(output(loaded), output(original))
 
-    column = build(tile_order='column')  # 2024-05: as the current one, but for an option
-    save_checkpoint(column, tmp_path / 'epoch_244.pth')
-    assert load_model(tmp_path / 'epoch_244.pth').config.tile_order == 'row'
-    assert torch.equal(output(load_model(tmp_path / 'epoch_244.pth', tile_order='column')), output(column))
-    assert not torch.allclose(output(load_model(tmp_path / 'epoch_244.pth')), output(column))
 
-
-# --- Names ------------------------------------------------------------------------------------------------------------
+# --- Names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('switches', [
     {}, {'squeeze_block': 'ASPPDeformable_x2', 'dec_blk': 'ResBlk'},
     {'dec_att': 'ASPP', 'auxiliary_classification': True},
-    {'bb': 'swin_v1_t'}, {'bb': 'resnet50'}, {'bb': 'vgg16bn'}, {'bb': 'dino_v3_s'}, {'bb': 'timm/resnet18'},
+    {'bb': 'swin_v1_t'}, {'bb': 'resnet50'}, {'bb': 'vgg16bn'}, {'bb': 'dino_v3_s'},
+    {'bb': 'timm/resnet18'},
     {'squeeze_block': 'ResBlk_x12'}, {'deform_kernels': (1, 3, 5, 7, 9, 3, 3, 3, 3)}])
 def test_names_go_both_ways(switches):
     cfg = Config(**{'bb': 'pvt_v2_b0', **switches})
@@ -241,7 +240,7 @@ def test_swin_index_is_written_as_published(tmp_path):
     assert first.data_ptr() != second.data_ptr()
 
 
-# --- What people wrap weights in ------------------------------------------------------------------------------------
+# --- What people wrap weights in ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'module._orig_mod.', '_orig_mod.module.',
@@ -254,7 +253,8 @@ def test_prefixes(tmp_path, official, prefix, suffix):
 
 def test_prefixes_inside_and_names_that_look_like_them():
     keys = {'bb._orig_mod.stages_0.x': 'bb.stages_0.x', 'squeeze_module.0.conv_in.x': 'squeeze_module.0.conv_in.x',
-            'decoder.module.head': 'decoder.head', '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a'}
+            'decoder.module.head': 'decoder.head',
+            '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a'}
     assert list(strip_prefixes(dict.fromkeys(keys, torch.zeros(())))) == list(keys.values())
 
 
@@ -298,11 +298,12 @@ def test_loading_draws_no_weights(tmp_path, model):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# --- Folders ----------------------------------------------------------------------------------------------------------
+# --- Folders --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('foreign', [
-    {'architectures': ['BiRefNet'], 'model_type': 'x', 'size': 'large', 'task': None}, {'bb_pretrained': False},
+    {'architectures': ['BiRefNet'], 'model_type': 'x', 'size': 'large', 'task': None},
+    {'bb_pretrained': False},
     [1, 2], 'text', None,
     {'embed_dim': 192, 'depths': [2, 2, 18, 2], 'dec_channels_inter': 'wide', 'mul_scl_ipt': 'none'}])
 def test_hugging_face_folder(tmp_path, model, foreign, expected):
@@ -312,7 +313,7 @@ def test_hugging_face_folder(tmp_path, model, foreign, expected):
 
 
 def test_run_folder(tmp_path):
-    original = build(mul_scl_ipt='add', tile_order='column', task='COD', batch_size=3, dec_att='')
+    original = build(mul_scl_ipt='add', task='COD', batch_size=3, dec_att='')
     (tmp_path / 'config.json').write_text(json.dumps(original.config.as_dict()))
     for epoch in (2, 10, 9):
         weakened = copy.deepcopy(original)
@@ -328,7 +329,7 @@ def test_run_folder(tmp_path):
     assert torch.allclose(output(second), output(original) + 2, atol=1e-5)
     save_checkpoint(original, tmp_path / 'best.pth')
     assert torch.equal(output(load_model(tmp_path)), output(original))
-    assert load_model(tmp_path, tile_order='row', seed=3).config.tile_order == 'row'
+    assert load_model(tmp_path, seed=3).config.seed == 3
 
 
 def test_a_timm_backbone_needs_its_name_once(tmp_path):
@@ -379,7 +380,7 @@ def test_a_repository_of_the_hub(tmp_path, model, monkeypatch, expected):
     assert asked == [('some-body/Net_lite-2K', 'model.safetensors'), ('some-body/Net_lite-2K', 'config.json')]
 
 
-# --- Files that fit nothing -------------------------------------------------------------------------------------------
+# --- Files that fit nothing -----------------------------------------------------------------------
 
 
 class Bomb:
@@ -459,7 +460,8 @@ def test_a_swin_of_another_depth_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(('overrides', 'words'), [
-    ({'dec_att': 'ASPP'}, "dec_att='ASPP' as given"), ({'bb': 'pvt_v2_b2'}, "bb='pvt_v2_b2' as given"),
+    ({'dec_att': 'ASPP'}, "dec_att='ASPP' as given"),
+    ({'bb': 'pvt_v2_b2'}, "bb='pvt_v2_b2' as given"),
     ({'mul_scl_ipt': 'cat'}, "mul_scl_ipt='cat' as given"),
     ({'squeeze_block': 'BasicDecBlk_x2'}, 'as given: .*missing')])
 def test_overrides_that_contradict_the_keys(tmp_path, model, overrides, words):
@@ -477,7 +479,7 @@ def test_wrong_overrides(tmp_path, model, overrides):
     assert isinstance(caught.value, ConfigError) or 'timm' in str(overrides)
 
 
-# --- Writing ----------------------------------------------------------------------------------------------------------
+# --- Writing --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])

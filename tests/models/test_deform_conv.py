@@ -17,7 +17,8 @@ def inputs(shape=(2, 6, 7, 9), out=4, kernel=3, spread=2., dtype=torch.float32) 
     batch, channels, height, width = shape
     taps = kernel**2
     values = [torch.randn(size, generator=generator, dtype=dtype) for size in (
-        shape, (batch, 2 * taps, height, width), (batch, taps, height, width), (out, channels, kernel, kernel))]
+        shape, (batch, 2 * taps, height, width), (batch, taps, height, width),
+        (out, channels, kernel, kernel))]
     values[1] *= spread
     values[3] /= (channels * taps)**.5
     return [value.requires_grad_() for value in values]
@@ -158,7 +159,8 @@ def test_module_starts_as_a_convolution():
     assert torch.allclose(module(x), nn.functional.conv2d(x, module.regular_conv.weight, padding=1), atol=1e-6)
     assert {name: tuple(value.shape) for name, value in module.state_dict().items()} == {
         'offset_conv.weight': (18, 5, 3, 3), 'offset_conv.bias': (18,),
-        'modulator_conv.weight': (9, 5, 3, 3), 'modulator_conv.bias': (9,), 'regular_conv.weight': (8, 5, 3, 3)}
+        'modulator_conv.weight': (9, 5, 3, 3), 'modulator_conv.bias': (9,),
+        'regular_conv.weight': (8, 5, 3, 3)}
 
 
 def trained_module() -> DeformableConv2d:

@@ -35,7 +35,7 @@ def total(out) -> torch.Tensor:
     return loss if out.class_logits is None else loss + out.class_logits.square().mean()
 
 
-# --- What comes out ---------------------------------------------------------------------------------------------------
+# --- What comes out -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('height', 'width'), [(32, 32), (32, 64), (64, 32), (96, 160), (160, 64)])
@@ -49,7 +49,8 @@ def test_every_size_in_eval(shared, height, width):
 
 @pytest.mark.parametrize(('switches', 'sides', 'pairs', 'classes'), [
     ({}, 3, 3, None), ({'out_ref': False}, 3, 0, None), ({'ms_supervision': False}, 0, 0, None),
-    ({'out_ref_levels': (3, 2)}, 3, 2, None), ({'auxiliary_classification': True, 'num_classes': 7}, 3, 3, 7),
+    ({'out_ref_levels': (3, 2)}, 3, 2, None),
+    ({'auxiliary_classification': True, 'num_classes': 7}, 3, 3, 7),
     ({'ms_supervision': False, 'out_ref': False, 'dec_ipt': False, 'squeeze_block': '', 'cxt_num': 0, 'dec_att': '',
       'mul_scl_ipt': ''}, 0, 0, None),
     ({'dec_ipt_split': False, 'dec_blk': 'ResBlk', 'dec_att': 'ASPP', 'dec_channels_inter': 'adap'}, 3, 3, None)])
@@ -99,7 +100,7 @@ def test_without_side_outputs_their_layers_are_not_used():
     assert torch.equal(output(with_head, x), before)
 
 
-# --- Sizes ------------------------------------------------------------------------------------------------------------
+# --- Sizes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('height', 'width', 'advice'), [
@@ -117,7 +118,7 @@ def test_smallest_size_in_every_backbone(bb):
     assert output(model.eval(), image(32, 64, 1)).shape == (1, 1, 32, 64)
 
 
-# --- Batches: nothing depends on their size (pain 2) ------------------------------------------------------------------
+# --- Batches: nothing depends on their size (pain 2) ----------------------------------------------
 
 
 @pytest.mark.parametrize('switches', [{}, {'bb': 'swin_v1_t'}, {'dec_att': 'ASPP', 'squeeze_block': 'ASPP_x1'}])
@@ -169,7 +170,7 @@ def test_single_values_use_running_statistics(foreign):
     assert torch.equal(norm(pair), nn.functional.batch_norm(pair, None, None, norm.weight, norm.bias, True))
 
 
-# --- Training ---------------------------------------------------------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------
 
 
 def test_a_frozen_backbone_stays_as_it_is():
@@ -229,7 +230,7 @@ def test_half_precision(shared, dtype):
     assert (half - output(shared)).abs().mean() < .1 * output(shared).std()
 
 
-# --- Objects ----------------------------------------------------------------------------------------------------------
+# --- Objects --------------------------------------------------------------------------------------
 
 
 def test_copies_are_whole_and_apart(shared):
@@ -260,19 +261,18 @@ def test_exports_as_one_graph(shared):
     assert type(output(shared)) is torch.Tensor
 
 
-# --- Bilateral reference --------------------------------------------------------------------------------------------
+# --- Bilateral reference --------------------------------------------------------------------------
 
 
 def test_tiles():
     x = image(64, 96, 1)
-    row, column = (image_to_tiles(x, 16, 48, order) for order in ('row', 'column'))
-    assert row.shape == column.shape == (1, 3 * 4 * 2, 16, 48)
+    tiles = image_to_tiles(x, 16, 48)
+    assert tiles.shape == (1, 3 * 4 * 2, 16, 48)
     for c in range(3):
         for i in range(4):
             for j in range(2):
                 tile = x[0, c, 16 * i:16 * i + 16, 48 * j:48 * j + 48]
-                assert torch.equal(row[0, (c * 4 + i) * 2 + j], tile)
-                assert torch.equal(column[0, (j * 4 + i) * 3 + c], tile)
+                assert torch.equal(tiles[0, (c * 4 + i) * 2 + j], tile)
 
 
 @pytest.mark.parametrize('split', [True, False])

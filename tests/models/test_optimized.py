@@ -59,9 +59,12 @@ def test_equals_plain_network(golden_model, size):
 
 
 @pytest.mark.parametrize('overrides', [
-    {'bb': 'vgg16bn'}, {'bb': 'resnet50', 'dec_att': 'ASPP'}, {'dec_ipt_split': False}, {'dec_ipt': False},
-    {'squeeze_block': '', 'cxt_num': 0}, {'squeeze_block': 'ResBlk_x2', 'cxt_num': 2}, {'mul_scl_ipt': ''},
-    {'squeeze_block': 'ASPPDeformable_x1'}, {'dec_channels_inter': 'adap', 'dec_att': ''}, {'out_ref': False}],
+    {'bb': 'vgg16bn'}, {'bb': 'resnet50', 'dec_att': 'ASPP'}, {'dec_ipt_split': False},
+    {'dec_ipt': False},
+    {'squeeze_block': '', 'cxt_num': 0}, {'squeeze_block': 'ResBlk_x2', 'cxt_num': 2},
+    {'mul_scl_ipt': ''},
+    {'squeeze_block': 'ASPPDeformable_x1'}, {'dec_channels_inter': 'adap', 'dec_att': ''},
+    {'out_ref': False}],
     ids=lambda overrides: ','.join(f'{k}={v}' for k, v in overrides.items()))
 def test_equals_plain_network_of_other_configs(overrides):
     model = randomize(build_birefnet(Config(**{'bb': 'pvt_v2_b0', **overrides})))

@@ -34,7 +34,7 @@ def picture(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-# --- One block, by hand ---------------------------------------------------------------------------------------------
+# --- One block, by hand ---------------------------------------------------------------------------
 
 
 def attend_to(attention: WindowAttention, tokens: Tensor, positions: list[tuple[int, int]], groups: list) -> Tensor:
@@ -108,7 +108,7 @@ def test_merging_takes_four_neighbours_and_pads_odd_sides(either_way):
         assert torch.allclose(merged[0, i, j], merge.reduction(merge.norm(four)))
 
 
-# --- The network ----------------------------------------------------------------------------------------------------
+# --- The network ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('height', 'width'), [(32, 32), (32, 64), (96, 160), (16, 16), (50, 70)])
@@ -172,7 +172,7 @@ def test_published_sizes(name, channels, blocks):
     assert SWINS[name]['window'] == (7 if name[-1] in 'ts' else 12)
 
 
-# --- Position tables ------------------------------------------------------------------------------------------------
+# --- Position tables ------------------------------------------------------------------------------
 
 
 def test_tables_of_another_window_are_interpolated():
@@ -189,7 +189,7 @@ def test_tables_of_another_window_are_interpolated():
     assert all(torch.equal(same[name], value) for name, value in large.state_dict().items())
 
 
-# --- What is kept between calls -------------------------------------------------------------------------------------
+# --- What is kept between calls -------------------------------------------------------------------
 
 
 def test_kept_tensors_serve_training_after_inference():

@@ -12,7 +12,7 @@ import torch
 from config import BACKBONES, TASKS
 from models import load_model, save_checkpoint, zoo
 from models.zoo import Published, download, fetch, find
-from tests.models.small import build, image, output
+from tests.models.small import build, output
 
 SMALL = {'dec_att': '', 'mul_scl_ipt': ''}
 
@@ -91,21 +91,22 @@ def test_no_name_leads_out_of_the_folder(release):
         Published(name='x', task='General', release=release)
 
 
-def test_the_tile_order_of_a_file_and_of_a_repository():
+def test_the_likely_tile_order_of_a_file_and_of_a_repository():
     general = find('general')
-    assert general.facts(Path('BiRefNet-general-epoch_244.pth'))['tile_order'] == 'column'
-    assert general.facts(Path('general.safetensors'))['tile_order'] == 'row'
-    assert find('matting').facts(Path('BiRefNet-matting-epoch_100.pth'))['tile_order'] == 'row'
+    assert general.likely_tile_order(Path('BiRefNet-general-epoch_244.pth')) == 'column'
+    assert general.likely_tile_order(Path('general.safetensors')) == 'row'
+    assert find('matting').likely_tile_order(Path('BiRefNet-matting-epoch_100.pth')) == 'row'
 
 
 def test_a_mirror_serves_a_release_file_once(server, monkeypatch, small_entry):
     address, folder, asked = server
     model = build(**SMALL)
-    save_checkpoint(model, folder / small_entry.release)
+    save_checkpoint(model, folder / small_entry.release, tile_order='column')
     monkeypatch.setenv('BIREFNET_MIRROR', address + '/')
     loaded = load_model('small')
-    assert (loaded.config.task, loaded.config.size, loaded.config.tile_order) == ('General', (64, 96), 'column')
-    assert torch.equal(output(load_model('small', tile_order='row')), output(model))
+    assert (loaded.config.task, loaded.config.size) == ('General', (64, 96))
+    assert torch.equal(output(loaded), output(model)), 'untrained: the order is the likely one'
+    assert not torch.equal(output(load_model('small', tile_order='row')), output(model))
     assert asked == ['/Small-epoch_3.pth'], 'kept after the first time'
 
 
@@ -130,7 +131,7 @@ def test_the_hub(tmp_path, monkeypatch, small_entry):
         return str(weights.with_name(name))
 
     monkeypatch.setattr('models.zoo.hf_hub_download', hub)
-    assert load_model('small').config.tile_order == 'row'
+    assert load_model('small').config.size == (64, 96)
     assert load_model('some-body/Small').config.size == (64, 96)
     assert asked == ['model.safetensors', 'config.json']
     weights.unlink()
@@ -140,11 +141,13 @@ def test_the_hub(tmp_path, monkeypatch, small_entry):
 
 @pytest.mark.parametrize('name', ['small.safetensors', 'Small-epoch_3.pth'])
 def test_a_file_put_there_by_hand(tmp_path, small_entry, name):
-    model = build(tile_order='column', **SMALL)
-    save_checkpoint(model, tmp_path / 'home' / name)
+    model = build(**SMALL)
+    order = 'column' if name.endswith('.pth') else 'row'
+    save_checkpoint(model, tmp_path / 'home' / name, tile_order=order)
     loaded = load_model('small')
-    assert loaded.config.tile_order == ('column' if name.endswith('.pth') else 'row')
-    assert loaded(image())[-1].shape == (2, 1, 64, 96)
+    assert torch.equal(output(loaded), output(model))
+    assert loaded.config.size == (64, 96)
+    assert load_model(tmp_path / 'home' / name).config.size == (64, 96), 'by its path, too'
 
 
 def test_without_a_network_it_says_what_to_do(tmp_path):

@@ -44,10 +44,13 @@ def test_a_missing_device_is_an_error(name):
 
 
 def test_names_mean_devices(cuda, monkeypatch):
-    assert [str(choose_device(name)) for name in ('auto', 'cuda', 'cuda:1', 'cpu')] == ['cuda:0', 'cuda:0', 'cuda:1',
-                                                                                        'cpu']
+    def chosen(*names: str) -> list[str]:
+        return [str(choose_device(name)) for name in names]
+
+    expected = ['cuda:0', 'cuda:0', 'cuda:1', 'cpu']
+    assert chosen('auto', 'cuda', 'cuda:1', 'cpu') == expected
     monkeypatch.setenv('LOCAL_RANK', '1')
-    assert [str(choose_device(name)) for name in ('auto', 'cuda', 'cuda:0')] == ['cuda:1', 'cuda:1', 'cuda:0']
+    assert chosen('auto', 'cuda', 'cuda:0') == ['cuda:1', 'cuda:1', 'cuda:0']
     monkeypatch.setenv('LOCAL_RANK', '2')
     with pytest.raises(ValueError, match='cuda:2: there is none here'):
         choose_device('auto')
@@ -69,34 +72,45 @@ def test_cuda_is_set_up_for_speed(cuda, fixed_size):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize(('version', 'variable'), [('2.8.0+cu128', 'PYTORCH_CUDA_ALLOC_CONF'),
-                                                   ('2.9.1', 'PYTORCH_ALLOC_CONF'), ('2.14.1', 'PYTORCH_ALLOC_CONF')])
+def allocator_settings() -> dict[str, str]:
+    """What the environment tells the allocator."""
+    return {name: os.environ[name] for name in ALLOCATOR_VARIABLES if name in os.environ}
+
+
+@pytest.mark.parametrize(('version', 'variable'), [
+    ('2.8.0+cu128', 'PYTORCH_CUDA_ALLOC_CONF'),
+    ('2.9.1', 'PYTORCH_ALLOC_CONF'),
+    ('2.14.1', 'PYTORCH_ALLOC_CONF'),
+])
 def test_segments_may_grow(cuda, monkeypatch, version, variable):
     monkeypatch.setattr(torch, '__version__', type(torch.__version__)(version))
     monkeypatch.setattr(sys, 'platform', 'linux')
     prepare_device('cuda')
-    assert {name: os.environ.get(name) for name in ALLOCATOR_VARIABLES if name in os.environ} == {
-        variable: 'expandable_segments:True'}
+    assert allocator_settings() == {variable: 'expandable_segments:True'}
 
 
 @pytest.mark.parametrize('variable', ALLOCATOR_VARIABLES)
 def test_the_environment_configures_the_allocator(cuda, monkeypatch, variable):
     monkeypatch.setenv(variable, 'max_split_size_mb:64')
     prepare_device('cuda')
-    assert {name: os.environ[name] for name in ALLOCATOR_VARIABLES if name in os.environ} == {
-        variable: 'max_split_size_mb:64'}
+    assert allocator_settings() == {variable: 'max_split_size_mb:64'}
 
 
 def test_segments_stay_as_they_are_on_other_systems(cuda, monkeypatch):
     monkeypatch.setattr(sys, 'platform', 'win32')
     prepare_device('cuda')
-    assert not set(ALLOCATOR_VARIABLES) & set(os.environ)
+    assert not allocator_settings()
 
 
 @pytest.mark.parametrize(('capability', 'mixed_precision', 'suggested'), [
-    ((8, 0), 'no', True), ((12, 0), 'no', True), ((7, 5), 'no', False), ((8, 0), 'bf16', False), ((8, 0), '', False)])
-def test_bfloat16_is_suggested_once_where_the_card_has_it(cuda, monkeypatch, caplog, capability, mixed_precision,
-                                                          suggested):
+    ((8, 0), 'no', True),
+    ((12, 0), 'no', True),
+    ((7, 5), 'no', False),
+    ((8, 0), 'bf16', False),
+    ((8, 0), '', False),
+])
+def test_bfloat16_is_suggested_once_where_the_card_has_it(
+        cuda, monkeypatch, caplog, capability, mixed_precision, suggested):
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
     with caplog.at_level(logging.INFO):
         prepare_device('cuda', mixed_precision=mixed_precision)

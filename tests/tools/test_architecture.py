@@ -23,7 +23,8 @@ def test_the_default_network():
     assert shown.squeezed == (3072 + 1536 + 768 + 384, (3072, 32, 32))
     assert [level.reference for level in shown.levels] == [(3072, 384), (768, 384), (192, 192), (48, 96)]
     assert [level.block for level in shown.levels] == [
-        ('BasicDecBlk', 3456, 1536), ('BasicDecBlk', 1920, 768), ('BasicDecBlk', 960, 384), ('BasicDecBlk', 480, 192)]
+        ('BasicDecBlk', 3456, 1536), ('BasicDecBlk', 1920, 768), ('BasicDecBlk', 960, 384),
+        ('BasicDecBlk', 480, 192)]
     assert [level.outward for level in shown.levels] == [16, 16, 16, None]
     assert shown.head == (240, (1, 1024, 1024))
 

@@ -28,6 +28,7 @@ def test_the_contracts_are_kept():
     ('models/decoder.py', 'config', 'Config is read by'),
     ('utils.py', 'loss', 'evaluation and the demo'),          # evaluation reaches torch by way of utils
     ('inference/compose.py', 'dataset', 'inference runs any network'),
+    ('data/cache.py', 'models', 'data knows neither the network'),
     ('webapp/storage.py', 'models.zoo', 'the web page gets its networks'),
     ('exporting/hub.py', 'exporting.modeling', 'exporting.modeling is read'),
     ('training/meter.py', 'predict', 'entry scripts are not imported'),
@@ -39,7 +40,8 @@ def test_a_broken_contract_is_reported(tmp_path, importer, imported, contract):
     done = run('-c', CODE, str(tmp_path))
     assert done.returncode == 1, done.stderr
     broken = [line for line in done.stdout.splitlines() if 'BROKEN' in line]
-    assert any(line.startswith(contract) for line in broken), done.stdout
+    # Within the line: import-linter 2.5 begins each with a colour, even in a pipe.
+    assert any(contract in line for line in broken), done.stdout
 
 
 def test_no_script_is_forgotten():

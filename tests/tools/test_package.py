@@ -56,8 +56,10 @@ def test_imports_of_ours_are_rewritten(small, source, expected):
 
 
 @pytest.mark.parametrize('source', [
-    'from .part import first', 'from . import config', 'import configparser, partial', 'from parts.part import config',
-    'import os.config', "text = 'import config'", '# import config', 'config = part.first', 'import birefnet',
+    'from .part import first', 'from . import config', 'import configparser, partial',
+    'from parts.part import config',
+    'import os.config', "text = 'import config'", '# import config', 'config = part.first',
+    'import birefnet',
     "path = 'run.py'", "text = 'see docs/run.py for more'", "text = 'python -m pytest of run.pyc'",
 ])
 def test_all_else_stays(small, source):

@@ -5,33 +5,41 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+import torch.distributed as dist
 
+from runtime.distributed import World
 from utils import STOP_SIGNALS
 
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(['train', 'test'])
 HANGS = 600  # seconds after which something waits for what will not come, on any machine
-TINY = ('task=Tiny bb=pvt_v2_b0 mul_scl_ipt= dec_att= size=32 batch_size=2 epochs=3 save_step=1 log_step=1 lr=1e-3 '
-        'num_workers=0 device=cpu').split()
+TINY = ('task=Tiny bb=pvt_v2_b0 mul_scl_ipt= dec_att= size=32 batch_size=2 epochs=3 save_step=1 '
+        'log_step=1 lr=1e-3 num_workers=0 device=cpu').split()
 
 
 def make_data(root: Path, train: int = 6, test: int = 2) -> Path:
     """Bright discs on dark noise, task 'Tiny'; returns `root`."""
     rng = np.random.default_rng(0)
     for name, count in (('TR-Tiny', train), ('TE-Tiny', test)):
-        for kind in ('im', 'gt'):
-            (root / 'Tiny' / name / kind).mkdir(parents=True)
+        images = root / 'Tiny' / name / 'im'
+        masks = root / 'Tiny' / name / 'gt'
+        images.mkdir(parents=True)
+        masks.mkdir()
         for i in range(count):
             mask = np.zeros((48, 56), np.uint8)
-            cv2.circle(mask, (int(rng.integers(18, 38)), int(rng.integers(18, 30))), 12, 255, -1)
-            image = rng.integers(0, 90, (48, 56, 3), dtype=np.uint8) + mask[..., None] // 2
-            cv2.imwrite(str(root / 'Tiny' / name / 'im' / f'{i}.png'), image)
-            cv2.imwrite(str(root / 'Tiny' / name / 'gt' / f'{i}.png'), mask)
+            centre = (int(rng.integers(18, 38)), int(rng.integers(18, 30)))
+            cv2.circle(mask, centre, 12, 255, -1)
+            noise = rng.integers(0, 90, (48, 56, 3), dtype=np.uint8)
+            image = noise + mask[..., None] // 2
+            cv2.imwrite(str(images / f'{i}.png'), image)
+            cv2.imwrite(str(masks / f'{i}.png'), mask)
     return root
 
 
@@ -40,11 +48,11 @@ def _main(script: str, arguments: list[str], rank: int, size: int, port: int, lo
     os.dup2(output, 1)
     os.dup2(output, 2)
     if size > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1',
-                          MASTER_PORT=str(port))
-    import torch
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
+                          MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    # A loader of this process may have started the server that forks us, which holds these signals back.
+    # A loader of the parent may have started the server that forked this process, which blocks
+    # these signals.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     sys.argv = [script, *arguments]
     sys.exit(__import__(script).main())
@@ -53,8 +61,12 @@ def _main(script: str, arguments: list[str], rank: int, size: int, port: int, lo
 def start(script: str, arguments: list[str], log: Path, size: int = 1) -> list:
     """Starts `size` processes of train.py or test.py; their output is appended to `log`."""
     port = free_port()
-    processes = [FORKS.Process(target=_main, args=(script, arguments, rank, size, port, str(log)))
-                 for rank in range(size)]
+    argument_lists = [(script, arguments, rank, size, port, str(log)) for rank in range(size)]
+    return _start_all(_main, argument_lists)
+
+
+def _start_all(function: Callable, argument_lists: list[tuple]) -> list:
+    processes = [FORKS.Process(target=function, args=args) for args in argument_lists]
     for process in processes:
         process.start()
     return processes
@@ -72,13 +84,30 @@ def finish(processes: list) -> list[int]:
     return [process.exitcode for process in processes]
 
 
+def wait_for(log: Path, lines: int) -> None:
+    """Waits until a file has so many lines."""
+    deadline = time.monotonic() + HANGS
+    while time.monotonic() < deadline:
+        if log.exists() and log.read_bytes().count(b'\n') >= lines:
+            return
+        time.sleep(.02)
+    raise TimeoutError(log)
+
+
 def call(function: Callable, size: int, *args) -> None:
-    """Runs `function(rank, size, port, *args)` in `size` processes, which must all succeed."""
+    """Runs `function(world, *args)` on the CPU in `size` ranks, which must all succeed."""
     port = free_port()
-    processes = [FORKS.Process(target=function, args=(rank, size, port, *args)) for rank in range(size)]
-    for process in processes:
-        process.start()
+    argument_lists = [(function, rank, size, port, args) for rank in range(size)]
+    processes = _start_all(_call_on_rank, argument_lists)
     assert finish(processes) == [0] * size
+
+
+def _call_on_rank(function: Callable, rank: int, size: int, port: int, args: tuple) -> None:
+    torch.set_num_threads(1)
+    store = dist.TCPStore('127.0.0.1', port, size, is_master=rank == 0)
+    dist.init_process_group('gloo', store=store, rank=rank, world_size=size)
+    function(World(rank, size, torch.device('cpu')), *args)
+    dist.destroy_process_group()
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import random
 import resource
@@ -20,10 +21,12 @@ import train
 from config import Config
 from dataset import Batch
 from models import build_birefnet, load_model
-from tests.training.runs import HANGS, TINY, finish, make_data, start
-from training.distributed import PREEMPTED, World
-from training.loop import Trainer
+from runtime.distributed import PREEMPTED
+from tests.training.runs import TINY, finish, make_data, start, wait_for
+from tests.training.trainers import ALONE
+from training.sharding import ON_CPU
 from training.state import load_state
+from training.trainer import Trainer
 
 
 @pytest.fixture(scope='module')
@@ -51,16 +54,23 @@ def whole(data, tmp_path_factory) -> Path:
     return folder
 
 
+def read_log(folder: Path) -> list[dict]:
+    """The lines of log.jsonl."""
+    text = (folder / 'log.jsonl').read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def outcome(folder: Path) -> dict[str, bytes]:
     """All that must not depend on interruptions."""
-    return {name: (folder / name).read_bytes() for name in ('epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'log.jsonl')}
+    names = ('epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'log.jsonl')
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def test_leaves_checkpoints_config_and_log(whole):
     assert Config.load(whole / 'config.json').task == 'Tiny'
-    model = load_model(whole / 'epoch_3.pth')
-    assert (model.config.bb, model.config.dec_att, model.config.mul_scl_ipt) == ('pvt_v2_b0', '', '')
-    lines = [json.loads(line) for line in (whole / 'log.jsonl').read_text().splitlines()]
+    config = load_model(whole / 'epoch_3.pth').config
+    assert (config.bb, config.dec_att, config.mul_scl_ipt) == ('pvt_v2_b0', '', '')
+    lines = read_log(whole)
     steps = [line for line in lines if 'batch' in line]
     assert [line['step'] for line in steps] == list(range(1, 10))
     assert steps[0].keys() >= {'loss', 'bce', 'iou', 'ssim', 'edge', 'gradient_norm', 'lr'}
@@ -71,15 +81,20 @@ def test_leaves_checkpoints_config_and_log(whole):
 def test_tensorboard_shows_the_run(whole):
     events = EventAccumulator(str(whole / 'tensorboard'), {'scalars': 0, 'images': 0})
     events.Reload()
-    lines = [json.loads(line) for line in (whole / 'log.jsonl').read_text().splitlines()]
+    lines = read_log(whole)
     losses = [line['loss'] for line in lines if 'batch' in line]
     assert [event.value for event in events.Scalars('loss/loss')] == pytest.approx(losses)
-    assert {'loss/bce', 'loss/edge', 'optimizer/lr', 'optimizer/lr_backbone', 'optimizer/gradient_norm',
-            'speed/images_per_second', 'speed/waiting_for_data', 'memory/host_GB'} <= set(events.Tags()['scalars'])
+    scalars = events.Tags()['scalars']
+    assert {'loss/bce', 'loss/edge'} <= set(scalars)
+    assert {'optimizer/lr', 'optimizer/lr_backbone', 'optimizer/gradient_norm'} <= set(scalars)
+    assert {'speed/images_per_second', 'speed/waiting_for_data'} <= set(scalars)
+    assert 'memory/host_GB' in scalars
     assert all(event.value > 0 for event in events.Scalars('speed/images_per_second'))
-    pictures = events.Tags()['images']
-    assert len(pictures) == 3  # of six pairs every second
-    strips = [np.asarray(Image.open(io.BytesIO(e.encoded_image_string))) for e in events.Images(pictures[0])]
+
+    previews = events.Tags()['images']
+    assert len(previews) == 3  # every second of six pairs
+    encoded = [event.encoded_image_string for event in events.Images(previews[0])]
+    strips = [np.asarray(Image.open(io.BytesIO(png))) for png in encoded]
     assert len(strips) == 3  # each epoch
     assert np.array_equal(strips[0][:, :256], strips[2][:, :256])  # the same image
     assert not np.array_equal(strips[0][:, 524:780], strips[2][:, 524:780])  # another prediction
@@ -118,15 +133,6 @@ def test_signals_save_and_resume_to_the_same_bits(whole, data, tmp_path, name):
     assert outcome(tmp_path / 'run') == outcome(whole)
 
 
-def wait_for(log: Path, lines: int) -> None:
-    deadline = time.monotonic() + HANGS
-    while time.monotonic() < deadline:
-        if log.exists() and log.read_bytes().count(b'\n') >= lines:
-            return
-        time.sleep(.02)
-    raise TimeoutError(log)
-
-
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(whole, data, tmp_path):
     rng, folder = random.Random(5), tmp_path / 'run'
@@ -141,16 +147,27 @@ def test_twenty_kills_change_nothing(whole, data, tmp_path):
     assert outcome(folder) == outcome(whole)
 
 
+REPLICATED = ''
+SHARDED = (
+    'sharding=fsdp ema_decay=.5 lambda_adv_g=10 grad_checkpointing=true mixed_precision=bf16 '
+    'accumulate=2 grad_clip=1 val_step=1 validation_set=VD-Tiny')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('more', [
-    '', 'sharding=fsdp ema_decay=.5 lambda_adv_g=10 grad_checkpointing=true mixed_precision=bf16 accumulate=2 '
-    'grad_clip=1 val_step=1 validation_set=VD-Tiny'], ids=['copies', 'shares'])
+    pytest.param(REPLICATED, id='replicated'),
+    pytest.param(SHARDED, id='sharded', marks=pytest.mark.skipif(
+        not ON_CPU, reason='FSDP2 on CPUs needs a newer PyTorch')),
+])
 def test_two_processes_resume_after_a_kill(tmp_path, more):
     data = make_data(tmp_path / 'data', train=9)
-    for kind in ('im', 'gt'):  # three images for two processes, six are left for training
-        (data / 'Tiny' / 'VD-Tiny' / kind).mkdir(parents=True)
-        for i in (6, 7, 8):
-            (data / 'Tiny' / 'TR-Tiny' / kind / f'{i}.png').rename(data / 'Tiny' / 'VD-Tiny' / kind / f'{i}.png')
+    # Three images to validate on for two processes; six are left for training.
+    for kind in ('im', 'gt'):
+        training = data / 'Tiny' / 'TR-Tiny' / kind
+        validation = data / 'Tiny' / 'VD-Tiny' / kind
+        validation.mkdir(parents=True)
+        for name in ('6.png', '7.png', '8.png'):
+            (training / name).rename(validation / name)
     more = ['save_every=2', 'batch_size=1', 'epochs=2', *more.split()]
     codes, output = run(data, tmp_path / 'whole', *more, size=2)
     assert codes == [0, 0], output
@@ -180,8 +197,9 @@ def test_truncated_state_gives_way_to_the_previous(whole, data, tmp_path):
     'lambda_adv_g=10 dynamic_size=((32,64),(32,64)) size=64',
     'auxiliary_classification=true num_classes=3',
     'accumulate=2 ema_decay=.5 grad_clip=1 optimizer=Adam lr_schedule=cosine warmup_steps=2',
-    'mixed_precision=bf16 grad_checkpointing=true channels_last=true load_all=true background_color_synthesis=true'],
-    ids=['adversarial', 'classes', 'accumulate', 'bf16'])
+    'mixed_precision=bf16 grad_checkpointing=true channels_last=true load_all=true '
+    'background_color_synthesis=true',
+], ids=['adversarial', 'classes', 'accumulate', 'bf16'])
 def test_switches_train(data, tmp_path, more):
     more = more.split()
     if 'num_classes=3' in more:
@@ -190,65 +208,76 @@ def test_switches_train(data, tmp_path, more):
             file.rename(file.with_name(f'1#a#2#{"bcd"[int(file.stem) % 3]}#{file.name}'))
     codes, output = run(data, tmp_path / 'run', 'epochs=2', f'cache_dir={tmp_path}', *more)
     assert codes == [0], output
-    lines = [json.loads(line) for line in (tmp_path / 'run' / 'log.jsonl').read_text().splitlines()]
+    lines = read_log(tmp_path / 'run')
     terms = set().union(*lines)
     assert ('adversarial' in terms and 'discriminator' in terms) == (more[0] == 'lambda_adv_g=10')
     assert ('class' in terms) == ('num_classes=3' in more)
 
 
-def build(**fields) -> Trainer:
-    cfg = Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 32), deform_kernels=(3,), tail_epochs=0, **fields)
+def build_trainer(**fields) -> Trainer:
+    cfg = Config(bb='pvt_v2_b0', mul_scl_ipt='', size=(32, 32), deform_kernels=(3,),
+                 tail_epochs=0, **fields)
     torch.manual_seed(0)
-    return train.build_trainer(cfg, build_birefnet(cfg), 10, World(0, 1, torch.device('cpu')))
+    return train.build_trainer(cfg, build_birefnet(cfg), 10, ALONE)
 
 
 def one_batch() -> Batch:
-    return Batch(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), torch.zeros(2, 1, 32, 32, dtype=torch.uint8),
-                 [], torch.full((2,), -1), [])
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    mask = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    return Batch(image, mask, [], torch.full((2,), -1), [])
 
 
 def test_the_backbone_has_a_rate_of_its_own():
-    t = build(lr=1e-2, lr_bb_factor=.1, warmup_steps=1)
-    inside = {id(p) for p in t.model.encoder.backbone.parameters()}
-    rest, backbone = t.optimizer.param_groups
+    trainer = build_trainer(lr=1e-2, lr_bb_factor=.1, warmup_steps=1)
+    inside = {id(p) for p in trainer.model.encoder.backbone.parameters()}
+    optimizer = trainer.network.optimizer
+    others, backbone = optimizer.param_groups
     assert {id(p) for p in backbone['params']} == inside
-    assert len(rest['params']) + len(inside) == len(list(t.model.parameters()))
-    assert t.optimizer.defaults['fused']
-    t._step(one_batch(), 1)
-    assert [group['lr'] for group in t.optimizer.param_groups] == pytest.approx([5e-3, 5e-4])  # warming up
+    assert len(others['params']) + len(inside) == len(list(trainer.model.parameters()))
+    assert optimizer.defaults['fused']
+    trainer.step(one_batch())
+    assert trainer.network.rates == pytest.approx([5e-3, 5e-4])  # warming up
 
 
 def test_autocast_and_memory_format_reach_the_network():
-    t, seen = build(mixed_precision='bf16', channels_last=True, grad_clip=1.), []
-    t.model.decoder.levels[3].block.conv_in.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
-    t._step(one_batch(), 1)
-    (x, out), = seen
+    trainer = build_trainer(mixed_precision='bf16', channels_last=True, grad_clip=1.)
+    convolution = trainer.model.decoder.levels[3].block.conv_in
+    seen = []
+    convolution.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    trainer.step(one_batch())
+    [(x, output)] = seen
     assert x.is_contiguous(memory_format=torch.channels_last)
-    assert out.dtype == torch.bfloat16
-    assert t.model.decoder.levels[3].block.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    assert {p.dtype for p in t.model.parameters()} == {torch.float32}
-    assert t.window.values.isfinite().all()
+    assert output.dtype == torch.bfloat16
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert all(math.isfinite(value) for value in trainer.take_means().values())
+
+
+def count_kept_values(checkpointing: bool) -> dict[str, int]:
+    """Values, but for weights, that the forward pass keeps for the backward pass."""
+    trainer = build_trainer(grad_checkpointing=checkpointing)
+    counts = {'backbone': 0, 'decoder': 0}
+    current = []
+    parts = {'backbone': trainer.model.encoder.backbone, 'decoder': trainer.model.decoder}
+    for name, module in parts.items():
+        module.register_forward_pre_hook(lambda *_, name=name: current.append(name))
+        module.register_forward_hook(lambda *_: current.pop() and None)
+    weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        is_weight = tensor.untyped_storage().data_ptr() in weights
+        if current and not is_weight:
+            counts[current[-1]] += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        trainer.step(one_batch())
+    return counts
 
 
 def test_checkpointing_keeps_less_of_backbone_and_decoder():
-    def kept(checkpointing: bool) -> dict[str, int]:
-        """Values, but for weights, that the forward pass keeps for the backward pass."""
-        t, sizes, seen = build(grad_checkpointing=checkpointing), {'backbone': 0, 'decoder': 0}, []
-        weights = {p.untyped_storage().data_ptr() for p in t.model.parameters()}
-        for name, module in (('backbone', t.model.encoder.backbone), ('decoder', t.model.decoder)):
-            module.register_forward_pre_hook(lambda *_, name=name: seen.append(name))
-            module.register_forward_hook(lambda *_: seen.pop() and None)
-
-        def pack(tensor):
-            if seen and tensor.untyped_storage().data_ptr() not in weights:
-                sizes[seen[-1]] += tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            t._step(one_batch(), 1)
-        return sizes
-
-    few, many = kept(True), kept(False)
+    few = count_kept_values(checkpointing=True)
+    many = count_kept_values(checkpointing=False)
     assert few['backbone'] < .5 * many['backbone']
     assert few['decoder'] < .5 * many['decoder']
 
@@ -259,9 +288,11 @@ def test_what_cannot_be_compiled_runs_and_says_so(monkeypatch, capfd):
 
     monkeypatch.setattr('torch._inductor.compile_fx.compile_fx', broken)
     with torch._dynamo.config.patch(suppress_errors=False):  # which gives it back at the end
-        t = build(compile=True)
-        assert all(part._compiled_call_impl for part in (t.model.encoder.backbone, t.model.decoder))
-        head = t.model.decoder.head  # small, as all inner parts are tried one by one after the whole
+        model = build_trainer(compile=True).model
+        for part in (model.encoder.backbone, model.decoder):
+            assert part._compiled_call_impl
+        # Small, as all inner parts are tried one by one after the whole.
+        head = model.decoder.head
         head.compile()
         x = torch.ones(1, head.in_channels, 4, 4)
         assert torch.equal(head(x), head.forward(x))
@@ -269,18 +300,21 @@ def test_what_cannot_be_compiled_runs_and_says_so(monkeypatch, capfd):
 
 
 def test_weights_bring_their_architecture(whole, data, tmp_path):
-    overrides = ['dec_att=ASPPDeformable', 'mul_scl_ipt=cat', f'weights={whole / "epoch_3.pth"}', 'epochs=1', 'lr=0']
-    codes, output = run(data, tmp_path / 'run', *overrides)
+    weights = whole / 'epoch_3.pth'
+    other_architecture = ['dec_att=ASPPDeformable', 'mul_scl_ipt=cat']
+    codes, output = run(data, tmp_path / 'run', *other_architecture, f'weights={weights}',
+                        'epochs=1', 'lr=0')
     assert codes == [0], output
-    ours, theirs = load_model(tmp_path / 'run' / 'epoch_1.pth'), load_model(whole / 'epoch_3.pth')
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    found = load_model(tmp_path / 'run' / 'epoch_1.pth').parameters()
+    expected = load_model(weights).parameters()
+    assert all(torch.equal(p, q) for p, q in zip(found, expected, strict=True))
 
 
 def test_validation_keeps_the_best_and_stops_early(data, tmp_path):
-    more = ['val_step=1', 'validation_share=.34', 'early_stop=1', 'epochs=6', 'lr=0', 'val_metric=mae']
-    codes, output = run(data, tmp_path / 'run', *more)
+    validation = ['val_step=1', 'validation_share=.34', 'early_stop=1', 'val_metric=mae']
+    codes, output = run(data, tmp_path / 'run', 'epochs=6', 'lr=0', *validation)
     assert codes == [0], output
-    lines = [json.loads(line) for line in (tmp_path / 'run' / 'log.jsonl').read_text().splitlines()]
+    lines = read_log(tmp_path / 'run')
     scores = [line['validation'] for line in lines if 'validation' in line]
     assert len(scores) == 2  # with lr=0 the second is no better, which ends the run
     assert scores[0].keys() >= {'sm', 'mae', 'wfm', 'loss'}
@@ -334,10 +368,12 @@ def test_bad_data_met_in_the_middle(tmp_path):
     assert all(f'skipped: {path}' in output for path in damaged)
 
 
-@pytest.mark.parametrize('more', ['', 'val_step=1 validation_set=TE-Tiny'], ids=['training', 'validation'])
+@pytest.mark.parametrize(
+    'more', ['', 'val_step=1 validation_set=TE-Tiny'], ids=['training', 'validation'])
 def test_a_failure_on_one_rank_ends_all(tmp_path, more):
     data, folder = make_data(tmp_path / 'data', test=3), tmp_path / 'run'
-    processes = start('train', arguments(data, folder, 'epochs=500', *more.split()), tmp_path / 'out', size=2)
+    run_arguments = arguments(data, folder, 'epochs=500', *more.split())
+    processes = start('train', run_arguments, tmp_path / 'out', size=2)
     wait_for(folder / 'log.jsonl', lines=5)
     image = data / 'Tiny' / ('TE-Tiny' if more else 'TR-Tiny') / 'im' / '1.png'
     image.write_bytes(image.read_bytes()[:200])
@@ -367,7 +403,8 @@ def test_a_disk_that_becomes_full_leaves_the_last_state(whole, data, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(data, tmp_path):
     (tmp_path / 'file').write_text('in the way')
-    assert finish(start('train', arguments(data, tmp_path / 'file' / 'run'), tmp_path / 'out')) == [1]
+    processes = start('train', arguments(data, tmp_path / 'file' / 'run'), tmp_path / 'out')
+    assert finish(processes) == [1]
     assert str(tmp_path / 'file') in (tmp_path / 'out').read_text()
 
 

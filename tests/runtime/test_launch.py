@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.runs import HANGS, TINY, finish, free_port, make_data, start
-from tests.training.test_train import wait_for
-from training.distributed import PREEMPTED
+from runtime.distributed import PREEMPTED
+from tests.training.runs import HANGS, TINY, finish, free_port, make_data, start, wait_for
 from training.state import load_state
 
 ROOT = Path(__file__).parents[2]
@@ -21,11 +20,17 @@ pytestmark = pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='ne
 
 def train(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
     """`train.sh` on the CPU, one thread a process; its output goes to `folder`.out."""
-    environment = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1',
-                   'PYTHONPATH': str(ROOT), **environment}
+    environment = {
+        **os.environ,
+        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        'OMP_NUM_THREADS': '1',
+        'PYTHONPATH': str(ROOT),
+        **environment,
+    }
+    script = str(ROOT / 'train.sh')
+    command = ['bash', script, 'run', 'cpu', *TINY, '--ckpt_dir', str(folder), *arguments]
     with open(folder.with_suffix('.out'), 'ab') as output:
-        return subprocess.Popen(['bash', str(ROOT / 'train.sh'), 'run', 'cpu', *TINY, '--ckpt_dir', str(folder),
-                                 *arguments], env=environment, stdout=output, stderr=output)
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
 
 def descendants(process: int) -> list[int]:
@@ -38,13 +43,17 @@ def descendants(process: int) -> list[int]:
 
 
 @pytest.mark.parametrize(('signals', 'code', 'expected'), [
-    ([signal.SIGUSR1, signal.SIGTERM], PREEMPTED, PREEMPTED), ([signal.SIGTERM], 3, 1)])
+    ([signal.SIGUSR1, signal.SIGTERM], PREEMPTED, PREEMPTED),
+    ([signal.SIGTERM], 3, 1),
+])
 def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code, expected):
     script = tmp_path / 'script.sh'
-    script.write_text(f'trap "exit {code}" USR1 TERM\ntouch "{tmp_path}/up$RANK"\n'
+    script.write_text(f'trap "exit {code}" USR1 TERM\n'
+                      f'touch "{tmp_path}/up$RANK"\n'
                       'for i in {1..600}; do sleep .1; done')
-    launcher = subprocess.Popen([sys.executable, '-m', 'training.launch', '--standalone', '--nproc-per-node', '2',
-                                 '--no-python', 'bash', str(script)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    launch = [sys.executable, '-m', 'runtime.launch', '--standalone', '--nproc-per-node', '2']
+    command = [*launch, '--no-python', 'bash', str(script)]
+    launcher = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + HANGS
     while len(list(tmp_path.glob('up*'))) < 2 and time.monotonic() < deadline:
         time.sleep(.05)
@@ -58,31 +67,34 @@ def test_a_signal_to_one_of_two_nodes_saves_and_ends_both(tmp_path):
     """As Slurm does it: to all processes of a node, those that load data included."""
     data = make_data(tmp_path / 'data', train=40)
     whole, folder = tmp_path / 'whole', tmp_path / 'run'
-    codes = finish(start('train', [*TINY, f'data_root={data}', '--ckpt_dir', str(whole)], tmp_path / 'out', 2))
-    assert codes == [0, 0], (tmp_path / 'out').read_text()
+    log = tmp_path / 'out'
+    arguments = [*TINY, f'data_root={data}']
+    codes = finish(start('train', [*arguments, '--ckpt_dir', str(whole)], log, 2))
+    assert codes == [0, 0], log.read_text()
 
-    port = str(free_port())
-    nodes = [train(folder, f'data_root={data}', 'num_workers=1', NNODES='2', NODE_RANK=rank, MASTER_ADDR='127.0.0.1',
-                   MASTER_PORT=port) for rank in '01']
+    master = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
+    nodes = [train(folder, f'data_root={data}', 'num_workers=1', NNODES='2', NODE_RANK=rank,
+                   **master) for rank in '01']
     wait_for(folder / 'log.jsonl', lines=2)
     processes = [nodes[1].pid, *descendants(nodes[1].pid)]
     assert len(processes) > 3  # torchrun, training, its fork server and its loader
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGUSR1)
-    assert [node.wait(HANGS) for node in nodes] == [PREEMPTED] * 2, folder.with_suffix('.out').read_text()
+    codes = [node.wait(HANGS) for node in nodes]
+    assert codes == [PREEMPTED] * 2, folder.with_suffix('.out').read_text()
     assert not (folder / 'epoch_3.pth').exists()
 
-    codes = finish(start('train', [*TINY, f'data_root={data}', '--ckpt_dir', str(folder), 'resume=auto'],
-                         tmp_path / 'out', 2))
-    assert codes == [0, 0], (tmp_path / 'out').read_text()
+    resumed = [*arguments, '--ckpt_dir', str(folder), 'resume=auto']
+    codes = finish(start('train', resumed, log, 2))
+    assert codes == [0, 0], log.read_text()
     for name in ('epoch_3.pth', 'log.jsonl'):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
 @pytest.mark.slow
 def test_a_failure_on_one_rank_ends_all_with_its_traceback(tmp_path):
-    """An image that becomes unreadable in the middle of a run, met by the loader of one rank alone."""
+    """An image becomes unreadable in the middle of a run, which the loader of one rank meets."""
     data, folder = make_data(tmp_path / 'data'), tmp_path / 'run'
     run = train(folder, f'data_root={data}', 'num_workers=1', 'epochs=500', CPU_PROCESSES='2')
     wait_for(folder / 'log.jsonl', lines=8)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.log import RunLog
+from runtime.log import RunLog
 
 
 def tell(log: RunLog, step: int) -> None:
     log.write(step=step)
     log.scalars('loss', {'bce': float(step)}, step)
-    log.picture('a', np.zeros((8, 8, 3), np.uint8), step)
+    log.image('a', np.zeros((8, 8, 3), np.uint8), step)
 
 
 def test_a_log_opened_anew_goes_on_after_its_step(tmp_path: Path):

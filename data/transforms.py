@@ -1,8 +1,8 @@
 """Paired augmentations of an image, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W).
 
-Every random draw comes from the generator that is passed in; no function changes its inputs, and any may return them
-unchanged. What Pillow defines (rotation and the four enhancements) is computed with OpenCV and look-up tables, and
-agrees with Pillow within 2 grey levels.
+Every random draw comes from the generator that is passed in. No function changes its inputs, and
+any may return them unchanged. What Pillow defines (rotation and the four enhancements) is computed
+with OpenCV and look-up tables, and agrees with Pillow within 2 grey levels.
 """
 
 import math
@@ -29,6 +29,11 @@ GREY_PROBABILITY = 0.4
 NEAR_FOREGROUND_PROBABILITY = 0.4
 NEAR_FOREGROUND_SHARE = 0.2  # how far towards black or white the mean colour moves
 
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # of R, G and B
+# Pillow truncates a blend, OpenCV rounds it. Adding a little less than -1/2 before makes OpenCV
+# truncate, and keeps whole numbers what they are.
+TRUNCATE = -0.49
+
 # By name, in the order in which they are applied, which is that of their definitions.
 AUGMENTATIONS: dict[str, Augmentation] = {}
 
@@ -45,12 +50,10 @@ def augmentation(function: Augmentation) -> Augmentation:
     """
     name = function.__name__
     if name in AUGMENTATIONS:
-        raise ValueError(f'an augmentation {name} is registered already; give the function another name')
+        raise ValueError(
+            f'an augmentation {name} is registered already; give the function another name')
     AUGMENTATIONS[name] = function
     return function
-
-# Pillow truncates a blend where OpenCV rounds it. A little less than a half keeps whole numbers what they are.
-TRUNCATE = -0.49
 
 
 @augmentation
@@ -63,7 +66,10 @@ def flip(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels,
 
 @augmentation
 def crop(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """Keeps a centred window, each side shortened by up to 10% of the shorter one, and resizes it back to (H, W)."""
+    """Keeps a centred window and resizes it back to (H, W).
+
+    Each side of the window is shortened by up to 10% of the image's shorter side.
+    """
     height, width = mask.shape
     most = min(height, width) // CROP_SHARE
     window_height = height - int(rng.integers(most + 1))
@@ -87,7 +93,7 @@ def rotate(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixel
 
 @augmentation
 def enhance(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """Changes brightness and contrast by .5..1.5, colour by 0..2 and sharpness by 0..3, in steps of .1."""
+    """Changes brightness, contrast (.5..1.5), colour (0..2) and sharpness (0..3) in steps of .1."""
     changes = (
         (brightness, BRIGHTNESS_TENTHS),
         (contrast, CONTRAST_TENTHS),
@@ -111,9 +117,25 @@ def pepper(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixel
     return peppered, mask
 
 
-def augment(image: Pixels, mask: Pixels, rng: np.random.Generator, methods: Sequence[str],
-            background_color_synthesis: bool = False) -> tuple[Pixels, Pixels]:
-    """Applies the augmentations named in `methods`, in the order of `AUGMENTATIONS`, after the background synthesis."""
+def augment(
+    image: Pixels,
+    mask: Pixels,
+    rng: np.random.Generator,
+    methods: Sequence[str],
+    background_color_synthesis: bool = False,
+) -> tuple[Pixels, Pixels]:
+    """Applies augmentations in the order of `AUGMENTATIONS`.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        mask: uint8 (H, W).
+        rng: source of every random draw.
+        methods: names of the augmentations; their order does not matter.
+        background_color_synthesis: replace the background by a flat colour first.
+
+    Returns:
+        Image and mask of the same sizes and types.
+    """
     if background_color_synthesis:
         image, mask = replace_background(image, mask, rng)
     for name, function in AUGMENTATIONS.items():
@@ -122,11 +144,13 @@ def augment(image: Pixels, mask: Pixels, rng: np.random.Generator, methods: Sequ
     return image, mask
 
 
-def replace_background(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+def replace_background(
+    image: Pixels, mask: Pixels, rng: np.random.Generator,
+) -> tuple[Pixels, Pixels]:
     """Composites the foreground, with the mask as its alpha, over a flat colour.
 
-    The colour is a grey (p .4), the foreground's mean colour moved by up to 20% towards black or white (p .4),
-    or any (p .2).
+    The colour is a grey (p .4), the foreground's mean colour moved by up to 20% towards black or
+    white (p .4), or any (p .2).
     """
     kind = rng.random()
     if kind < GREY_PROBABILITY:
@@ -145,40 +169,71 @@ def replace_background(image: Pixels, mask: Pixels, rng: np.random.Generator) ->
     return cv2.blendLinear(image, flat, alpha, 1 - alpha), mask
 
 
-def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels]:
-    """Both rotated counter-clockwise about their centre: Pillow's `rotate(degrees, BICUBIC)`, black outside.
+# ---- rotation ----
 
-    Pillow's bicubic kernel has a = -1, OpenCV's a = -.75. In one dimension the kernel is linear in a, and at a = 0 it
-    is linear interpolation with smoothed fractions, so Pillow's is 4/3 of OpenCV's less 1/3 of that. In two dimensions
-    this leaves out a term of a^2, small enough to keep within 2 grey levels but for a pixel in 10^5 at hard edges.
+
+def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels]:
+    """Rotates both counter-clockwise about their centre, as Pillow's `rotate(degrees, BICUBIC)`.
+
+    What comes from outside is black. Pillow's bicubic kernel has a = -1, OpenCV's a = -.75. In one
+    dimension the kernel is linear in a, and at a = 0 it is linear interpolation with smoothed
+    fractions, so Pillow's is 4/3 of OpenCV's less 1/3 of that. In two dimensions this leaves out a
+    term of a^2, small enough to keep within 2 grey levels but for a pixel in 10^5 at hard edges.
     """
     if degrees % 360 == 0:
         return image, mask
-    size = height, width = mask.shape
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turn, centre = np.array([[cos, -sin], [sin, cos]]), np.array([width / 2, height / 2])
-    to_source = np.column_stack([turn, centre - turn @ (centre - 0.5) - 0.5])
-    inverse_warp = {'M': to_source, 'dsize': size[::-1]}
+    height, width = mask.shape
+    to_source = _rotation_to_source(height, width, degrees)
+    size = (width, height)
 
+    # Image and mask as one image of four channels.
     pair = cv2.insertChannel(mask, cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), 3)
-    cubic = cv2.warpAffine(pair, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
-                           **inverse_warp)
-    # Padding by hand: OpenCV's remap is twice as fast with its default border, which then is never seen.
+    cubic = cv2.warpAffine(
+        pair,
+        to_source,
+        size,
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+    # OpenCV's remap is twice as fast with its default border. A border of one pixel keeps that
+    # border out of sight, and moves all positions by one.
     padded = cv2.copyMakeBorder(pair, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    hermite = cv2.remap(padded, *(_smoothed(row, size) for row in to_source + np.array([0, 0, 1])),
-                        cv2.INTER_LINEAR)
-    inside = cv2.warpAffine(np.ones(size, np.uint8), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, **inverse_warp)
-    pair = cv2.copyTo(cv2.addWeighted(cubic, 4 / 3, hermite, -1 / 3, TRUNCATE), inside)
+    columns, rows = to_source + np.array([0, 0, 1])
+    map_x = _smoothed(columns, height, width)
+    map_y = _smoothed(rows, height, width)
+    hermite = cv2.remap(padded, map_x, map_y, cv2.INTER_LINEAR)
+
+    ones = np.ones((height, width), np.uint8)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    inside = cv2.warpAffine(ones, to_source, size, flags=flags)
+    blend = cv2.addWeighted(cubic, 4 / 3, hermite, -1 / 3, TRUNCATE)
+    pair = cv2.copyTo(blend, inside)
     return cv2.cvtColor(pair, cv2.COLOR_RGBA2RGB), cv2.extractChannel(pair, 3)
 
 
-def _smoothed(row: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """One coordinate of an affine map over a grid of `size`, its fraction t replaced by 3 t^2 - 2 t^3; float32.
+def _rotation_to_source(height: int, width: int, degrees: float) -> np.ndarray:
+    """The affine map, float64 (2, 3), from a rotated image's pixel (x, y, 1) to the original's."""
+    cos = math.cos(math.radians(degrees))
+    sin = math.sin(math.radians(degrees))
+    turn = np.array([[cos, -sin], [sin, cos]])
+    centre = np.array([width / 2, height / 2])
+    shift = centre - turn @ (centre - 0.5) - 0.5  # pixels' centres are at halves
+    return np.column_stack([turn, shift])
 
-    With u = t - 1/2 that adds u/2 - 2 u^3. In place, as this is a fifth of a rotation's time.
+
+def _smoothed(coefficients: np.ndarray, height: int, width: int) -> np.ndarray:
+    """One coordinate of an affine map over a grid, its fraction t replaced by 3 t^2 - 2 t^3.
+
+    With u = t - 1/2 that adds u/2 - 2 u^3. It is computed in place, because this is a fifth of a
+    rotation's time.
+
+    Returns:
+        float32 (height, width).
     """
-    height, width = size
-    down, right = row[1] * np.arange(height), row[0] * np.arange(width) + row[2] - 0.5
+    by_x, by_y, constant = coefficients
+    down = by_y * np.arange(height)
+    right = by_x * np.arange(width) + constant - 0.5
     middle = np.add.outer(down.astype(np.float32), right.astype(np.float32))
     u = middle - np.rint(middle)
     middle += 0.5
@@ -190,6 +245,9 @@ def _smoothed(row: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return middle
 
 
+# ---- Pillow's enhancements ----
+
+
 def brightness(image: Pixels, factor: float) -> Pixels:
     """Pillow's `ImageEnhance.Brightness`: a blend with black."""
     return cv2.LUT(image, _blend_table(0, factor))
@@ -197,29 +255,36 @@ def brightness(image: Pixels, factor: float) -> Pixels:
 
 def contrast(image: Pixels, factor: float) -> Pixels:
     """Pillow's `ImageEnhance.Contrast`: a blend with the mean of the grey image."""
-    grey_mean = int(np.dot(cv2.mean(image)[:3], (0.299, 0.587, 0.114)) + 0.5)
+    grey_mean = int(np.dot(cv2.mean(image)[:3], GREY_WEIGHTS) + 0.5)
     return cv2.LUT(image, _blend_table(grey_mean, factor))
 
 
 def colour(image: Pixels, factor: float) -> Pixels:
     """Pillow's `ImageEnhance.Color`: a blend with the grey image."""
-    to_grey = np.tile((0.299, 0.587, 0.114), (3, 1))
-    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * to_grey)
+    to_grey = np.tile(GREY_WEIGHTS, (3, 1))
+    matrix = factor * np.eye(3) + (1 - factor) * to_grey
+    return cv2.transform(image, matrix)
 
 
 def sharpness(image: Pixels, factor: float) -> Pixels:
-    """Pillow's `ImageEnhance.Sharpness`: a blend with the image smoothed by a 3x3 kernel of ones around a 5.
+    """Pillow's `ImageEnhance.Sharpness`: a blend with a smoothed image.
 
-    That kernel is 9/13 of the box filter and 4/13 of the image; Pillow leaves the outermost pixels unsmoothed.
+    It is smoothed by a 3x3 kernel of ones around a 5, which is 9/13 of the box filter and 4/13
+    of the image. Pillow leaves the outermost pixels unsmoothed.
     """
     smooth = (1 - factor) * 9 / 13
-    sharp = cv2.addWeighted(image, 1 - smooth, cv2.blur(image, (3, 3)), smooth, TRUNCATE)
+    blurred = cv2.blur(image, (3, 3))
+    sharp = cv2.addWeighted(image, 1 - smooth, blurred, smooth, TRUNCATE)
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         sharp[edge] = image[edge]
     return sharp
 
 
 def _blend_table(degenerate: int, factor: float) -> np.ndarray:
-    """Look-up table of `degenerate + factor * (value - degenerate)`, clipped and truncated as Pillow does, uint8."""
+    """Look-up table of a blend of each grey level with `degenerate`, uint8 (256,).
+
+    Clipped and truncated as Pillow does.
+    """
     values = np.arange(256, dtype=np.float32)
-    return np.clip(degenerate + np.float32(factor) * (values - degenerate), 0, 255).astype(np.uint8)
+    blended = degenerate + np.float32(factor) * (values - degenerate)
+    return np.clip(blended, 0, 255).astype(np.uint8)

@@ -1,4 +1,12 @@
-# Sourced by train.sh and test.sh: launch GPUS SCRIPT [ARGUMENT ...] runs SCRIPT on these GPUs, or on the CPU.
+# Sourced by sub.sh, train.sh and test.sh.
+
+# gpus TEXT tells whether a text names GPUs, as the scripts take them.
+gpus() {
+    local one='([0-9]+|(GPU|MIG)-[^,=]+)'
+    [[ $1 =~ ^(cpu|$one(,$one)*)$ ]]
+}
+
+# launch GPUS SCRIPT [ARGUMENT ...] runs SCRIPT on these GPUs, or on the CPU.
 launch() {
     local gpus=$1 device=cuda processes
     shift
@@ -15,13 +23,14 @@ launch() {
         export CUDA_VISIBLE_DEVICES=$gpus
     fi
     if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
-        local rendezvous=(--standalone)
+        # By its address, because a machine's own name may not resolve.
+        local rendezvous=(--standalone --local-addr 127.0.0.1)
         if [ "${NNODES:-1}" -gt 1 ]; then
             rendezvous=(--nnodes "$NNODES" --node-rank "${NODE_RANK:?set NODE_RANK on each node}"
                         --master-addr "${MASTER_ADDR:?set MASTER_ADDR to the first node}"
                         --master-port "${MASTER_PORT:-29500}")
         fi
-        exec python -m training.launch "${rendezvous[@]}" --nproc-per-node "$processes" "$@" "device=$device"
+        exec python -m runtime.launch "${rendezvous[@]}" --nproc-per-node "$processes" "$@" "device=$device"
     fi
     exec python "$@" "device=$device"
 }

@@ -1,11 +1,4 @@
-"""The metrics as their papers define them: on whole float images, with loops; slow and plain.
-
-Tests hold the kernels equal to these definitions. The symbols, all (H, W): `pred` is the
-prediction, uint8 0..255; `p` the same min-max normalised to 0..1; `q` that in 0..255 again; `b` a
-binary prediction; `g` the mask, boolean.
-
-This module needs scipy and scikit-image, which nothing else in `evaluation` does.
-"""
+"""The usual metrics of binary masks: S, E, weighted F, HCE, mBA, boundary IoU, MAE and MSE."""
 
 import cv2
 import numpy as np
@@ -13,7 +6,13 @@ from scipy.ndimage import binary_dilation, convolve, distance_transform_edt, lab
 from skimage.morphology import skeletonize
 
 EPS = 2.0 ** -52
+Pixel = tuple[int, int]
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
+
+
+def foreground(gt: np.ndarray) -> np.ndarray:
+    """The mask of uint8 (H, W), boolean: above 128, or where it is 1 if it has only 0 and 1."""
+    return gt == 1 if gt.max() == 1 else gt > 128
 
 
 def normalise(pred: np.ndarray) -> np.ndarray:
@@ -34,8 +33,8 @@ def mse(p: np.ndarray, g: np.ndarray) -> float:
     return ((p - g) ** 2).mean()
 
 
-def s_measure(p: np.ndarray, g: np.ndarray) -> float:
-    """S-measure with alpha .5: Fan et al., "Structure-measure", ICCV 2017.
+def s_measure(p: np.ndarray, g: np.ndarray, alpha: float = 0.5) -> float:
+    """S-measure: Fan et al., "Structure-measure", ICCV 2017.
 
     A quadrant of one pixel has no SSIM and counts 0. An empty mask scores 1 - mean p, a full one
     mean p, as published.
@@ -61,7 +60,7 @@ def s_measure(p: np.ndarray, g: np.ndarray) -> float:
     for quadrant in quadrants:
         area = g[quadrant].size / g.size
         region_term += area * _ssim(p[quadrant], g[quadrant])
-    return max(0, 0.5 * object_term + 0.5 * region_term)
+    return max(0, alpha * object_term + (1 - alpha) * region_term)
 
 
 def _object_score(x: np.ndarray) -> float:
@@ -87,18 +86,6 @@ def _ssim(p: np.ndarray, g: np.ndarray) -> float:
     return numerator / (denominator + EPS)
 
 
-def f_measure(b: np.ndarray, g: np.ndarray) -> float:
-    """F-measure with beta^2 .3: Achanta et al., "Frequency-tuned salient region detection",
-    CVPR 2009.
-    """
-    hits = (b & g).sum()
-    if hits == 0:
-        return 0.0
-    precision = hits / b.sum()
-    recall = hits / g.sum()
-    return 1.3 * precision * recall / (0.3 * precision + recall)
-
-
 def e_measure(b: np.ndarray, g: np.ndarray) -> float:
     """E-measure: Fan et al., "Enhanced-alignment measure", IJCAI 2018."""
     if not g.any():
@@ -113,7 +100,7 @@ def e_measure(b: np.ndarray, g: np.ndarray) -> float:
     return enhanced.sum() / (g.size - 1 + EPS)
 
 
-def weighted_f(p: np.ndarray, g: np.ndarray) -> float:
+def weighted_f(p: np.ndarray, g: np.ndarray, beta: float = 1) -> float:
     """Weighted F-measure: Margolin et al., "How to evaluate foreground maps?", CVPR 2014."""
     if not g.any():
         return 0.0
@@ -135,7 +122,7 @@ def weighted_f(p: np.ndarray, g: np.ndarray) -> float:
     false_positives = weighted[~g].sum()
     recall = 1 - weighted[g].mean()
     precision = true_positives / (true_positives + false_positives + EPS)
-    return 2 * recall * precision / (recall + precision + EPS)
+    return (1 + beta) * recall * precision / (recall + beta * precision + EPS)
 
 
 def hce(pred: np.ndarray, g: np.ndarray) -> int:
@@ -170,7 +157,7 @@ def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
     touching = binary_dilation(other_side, CROSS)
     contours, _ = cv2.findContours(
         region.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
-    seen = set()
+    seen: set[Pixel] = set()
     total = 0
     for contour in contours:
         lines = _split(contour[:, 0].tolist(), touching, seen)
@@ -185,9 +172,9 @@ def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
     return total + number - len(touched)
 
 
-def _split(points: list, touching: np.ndarray, seen: set) -> list[list]:
+def _split(points: list[Pixel], touching: np.ndarray, seen: set[Pixel]) -> list[list[Pixel]]:
     """Splits a contour into polylines of touching pixels that no contour has had before."""
-    lines = [[]]
+    lines: list[list[Pixel]] = [[]]
     for x, y in points:
         if touching[y, x] and (y, x) not in seen:
             seen.add((y, x))
@@ -197,7 +184,7 @@ def _split(points: list, touching: np.ndarray, seen: set) -> list[list]:
     return [line for line in lines if line]
 
 
-def _are_neighbours(first: tuple[int, int], second: tuple[int, int]) -> bool:
+def _are_neighbours(first: Pixel, second: Pixel) -> bool:
     return max(abs(first[0] - second[0]), abs(first[1] - second[1])) <= 1
 
 
@@ -235,19 +222,14 @@ def _boundary(image: np.ndarray) -> np.ndarray:
     return image - eroded[1:-1, 1:-1]
 
 
-def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
-    """Computes all scores of a prediction against a mask, both uint8 (H, W)."""
-    g = gt > 128
-    p = normalise(pred)
-    q = (255 * p).astype(np.uint8)
+def scores(pred: np.ndarray, p: np.ndarray, q: np.ndarray, g: np.ndarray) -> dict[str, float]:
+    """Computes these scores of a prediction."""
     adaptive = p >= min(2 * p.mean(), 1)
-    binaries = [q >= threshold for threshold in range(255, -1, -1)]
     curves = {
-        'Em': np.array([e_measure(b, g) for b in binaries]),
-        'Fm': np.array([f_measure(b, g) for b in binaries]),
+        'Em': np.array([e_measure(q >= threshold, g) for threshold in range(255, -1, -1)]),
         'BIoU': boundary_iou(q, g),
     }
-    scores = {
+    found = {
         'sm': s_measure(p, g),
         'wfm': weighted_f(p, g),
         'mae': mae(p, g),
@@ -255,9 +237,8 @@ def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
         'hce': hce(pred, g),
         'mba': mba(pred, g),
         'adpEm': e_measure(adaptive, g),
-        'adpFm': f_measure(adaptive, g),
     }
     for name, curve in curves.items():
-        scores[f'max{name}'] = curve.max()
-        scores[f'mean{name}'] = curve.mean()
-    return scores
+        found[f'max{name}'] = curve.max()
+        found[f'mean{name}'] = curve.mean()
+    return found

@@ -1,0 +1,1 @@
+"""Training data: pairs of image and mask, their cache, augmentations, and loader processes."""

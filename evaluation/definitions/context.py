@@ -1,0 +1,32 @@
+"""Context measure: Wang et al., arXiv 2512.07076, 2025, as PySODMetrics has it."""
+
+import numpy as np
+from scipy.ndimage import correlate
+
+
+def context_measure(p: np.ndarray, g: np.ndarray) -> float:
+    """Harmonic mean of how much of the prediction lies in the mask's context, and the reverse."""
+    if not g.any() or p.sum() == 0:
+        return 0.0
+    kernel = _kernel(g)
+    forward = (p * correlate(g.astype(float), kernel, mode='mirror')).sum() / p.sum()
+    around = correlate(p, kernel, mode='mirror')[g]
+    reverse = ((1 - np.exp(-around)) / (1 - np.exp(-1))).mean()
+    return 2 * forward * reverse / (forward + reverse)
+
+
+def _kernel(g: np.ndarray) -> np.ndarray:
+    """A Gaussian with the covariance of the mask's pixels, scaled to a trace of 6^2."""
+    rows, columns = np.nonzero(g)
+    if len(rows) == 1:
+        covariance = np.eye(2) / 4
+        reach = np.array([1, 1])
+    else:
+        covariance = np.cov(rows, columns) + 2.0 ** -52 * np.eye(2)
+        covariance *= 36 / np.trace(covariance)
+        reach = np.round(3 * np.sqrt(np.diag(covariance))).astype(int)
+    y, x = np.mgrid[-reach[0]:reach[0] + 1, -reach[1]:reach[1] + 1]
+    # A line of pixels along a diagonal has a singular covariance.
+    (a, b), (_, c) = np.linalg.inv(covariance + 1e-12 * np.eye(2))
+    kernel = np.exp(-0.5 * (a * y * y + 2 * b * x * y + c * x * x))
+    return kernel / kernel.sum()

@@ -1,0 +1,78 @@
+"""Context measure: Wang et al., "Context-measure: contextualizing metric for camouflage", 2025.
+
+arXiv 2512.07076, as PySODMetrics computes it with alpha 6 and beta^2 1. Images are filtered in
+float32; sums are in float64.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+ALPHA = 6.0
+# Brings 1 - exp(-1) to 1.
+SCALE = 1 / (1 - np.exp(-1))
+EPS = 2.0 ** -52
+
+
+class Context(NamedTuple):
+    """What the context measure needs to know of a mask.
+
+    Attributes:
+        kernel: Gaussian of the mask's shape, float32.
+        forward: The mask filtered by it, float32 (H, W).
+        inside: Boolean (H, W).
+    """
+
+    kernel: np.ndarray
+    forward: np.ndarray
+    inside: np.ndarray
+
+
+def prepare(mask: np.ndarray) -> Context:
+    """Prepares a mask, uint8 (H, W) of 0 and 255, with at least one pixel set."""
+    inside = mask > 0
+    kernel = gaussian(*shape_of(inside)).astype(np.float32)
+    return Context(kernel, _filter(inside.astype(np.float32), kernel), inside)
+
+
+def shape_of(inside: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Covariance of a mask's rows and columns, of trace alpha^2, and the kernel's radii."""
+    rows, columns = np.nonzero(inside)
+    if len(rows) == 1:
+        return np.eye(2) / 4, 1, 1
+    covariance = np.cov(rows, columns) + EPS * np.eye(2)
+    covariance *= ALPHA ** 2 / np.trace(covariance)
+    row_radius, column_radius = np.round(3 * np.sqrt(np.diag(covariance))).astype(int).tolist()
+    return covariance, row_radius, column_radius
+
+
+def gaussian(covariance: np.ndarray, row_radius: int, column_radius: int) -> np.ndarray:
+    """A Gaussian with sum 1. A degenerate one, of a diagonal line of pixels, is that line."""
+    rows, columns = np.mgrid[-row_radius:row_radius + 1, -column_radius:column_radius + 1]
+    offsets = np.stack((rows, columns), axis=-1)
+    inverse = np.linalg.inv(covariance + 1e-12 * np.eye(2))
+    kernel = np.exp(-0.5 * np.einsum('...i,ij,...j', offsets, inverse, offsets))
+    return kernel / kernel.sum()
+
+
+def context_measure(prediction: np.ndarray, p: np.ndarray, context: Context) -> float:
+    """Computes the context measure.
+
+    Args:
+        prediction: uint8 (H, W).
+        p: Normalised value of each grey value, (256,).
+        context: The mask's.
+    """
+    values = cv2.LUT(prediction, p.astype(np.float32))
+    total = values.sum(dtype=np.float64)
+    if total == 0:
+        return 0.0
+    forward = float(np.einsum('ij,ij->', values, context.forward, dtype=np.float64)) / total
+    around = _filter(values, context.kernel)[context.inside]
+    reverse = float(np.mean(SCALE * -np.expm1(-around), dtype=np.float64))
+    return 2 * forward * reverse / (forward + reverse)
+
+
+def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return cv2.filter2D(image, cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT_101)

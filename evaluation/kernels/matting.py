@@ -1,0 +1,136 @@
+"""Errors of mattes on the soft ground truth, whole or in a region (a trimap's unknown part).
+
+Rhemann et al., "A perceptually motivated online benchmark for image matting", CVPR 2009. Mattes are
+uint8; values are divided by 255 and not normalised. Sums are given in thousands.
+"""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+THOUSAND = 1000
+SIGMA = 1.4
+# Where the Gaussian falls below .01, as the benchmark's code cuts it.
+RADIUS = 4
+STRIP_ROWS = 128
+# Connectivity: ten steps of .1, and the distance from which a pixel counts as disconnected.
+STEPS = 10
+FAR = 0.15
+
+Region = np.ndarray | None
+
+
+def absolute_sum(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
+    """SAD: sum of absolute differences, in thousands."""
+    return float(_differences(pred, alpha, region) @ np.arange(256)) / 255 / THOUSAND
+
+
+def absolute_mean(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
+    """MAD: mean of absolute differences; NaN for an empty region."""
+    counts = _differences(pred, alpha, region)
+    return _mean(counts, np.arange(256) / 255)
+
+
+def squared_mean(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
+    """MSE: mean of squared differences; NaN for an empty region."""
+    counts = _differences(pred, alpha, region)
+    return _mean(counts, (np.arange(256) / 255) ** 2)
+
+
+def _differences(pred: np.ndarray, alpha: np.ndarray, region: Region) -> np.ndarray:
+    """Counts the absolute differences, int64 (256,)."""
+    difference = cv2.absdiff(pred, alpha)
+    values = difference.reshape(-1) if region is None else difference[region]
+    return np.bincount(values, minlength=256)
+
+
+def _mean(counts: np.ndarray, values: np.ndarray) -> float:
+    size = counts.sum()
+    return float(counts @ values / size) if size else float('nan')
+
+
+def gradient(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
+    """Sum of squared differences of the gradients' magnitudes, in thousands.
+
+    The gradient is by first-order Gaussian derivatives, sigma 1.4, of filters of norm 1; at the
+    border the outermost pixels are repeated.
+    """
+    total = 0.0
+    for rows, padded in _differing_strips(pred, alpha):
+        inner = slice(rows.start - padded.start, rows.stop - padded.start)
+        difference = _magnitude(pred[padded])[inner] - _magnitude(alpha[padded])[inner]
+        if region is not None:
+            difference = difference[region[rows]]
+        total += float(np.vdot(difference, difference))
+    return total / THOUSAND
+
+
+def _differing_strips(pred: np.ndarray, alpha: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Yields strips of rows whose gradients may differ, and the same with the filter's reach."""
+    height = len(pred)
+    for start in range(0, height, STRIP_ROWS):
+        rows = slice(start, min(start + STRIP_ROWS, height))
+        padded = slice(max(start - RADIUS, 0), min(rows.stop + RADIUS, height))
+        if not np.array_equal(pred[padded], alpha[padded]):
+            yield rows, padded
+
+
+def _magnitude(matte: np.ndarray) -> np.ndarray:
+    """The gradient's magnitude, float64."""
+    x = np.arange(-RADIUS, RADIUS + 1, dtype=np.float64)
+    gauss = np.exp(-x ** 2 / (2 * SIGMA ** 2))
+    slope = x * gauss
+    gauss /= np.linalg.norm(gauss)
+    slope /= np.linalg.norm(slope) * 255
+    across = cv2.sepFilter2D(matte, cv2.CV_64F, slope, gauss, borderType=cv2.BORDER_REPLICATE)
+    down = cv2.sepFilter2D(matte, cv2.CV_64F, gauss, slope, borderType=cv2.BORDER_REPLICATE)
+    return cv2.magnitude(across, down)
+
+
+def connectivity(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
+    """Sum of differences of connectivity, in thousands.
+
+    A pixel's level is the highest threshold, in steps of .1, at which it belongs to the largest
+    component (four neighbours) of what both mattes have. It is connected unless its value is
+    above the level by .15 or more; then less by that distance.
+    """
+    both = cv2.min(pred, alpha)
+    losses = _connectivity_losses()
+    # Pixels that belong to the largest component at all thresholds so far, as flat indices.
+    inside = np.arange(pred.size)
+    total = 0.0
+    for step in range(1, STEPS + 1):
+        main = _largest_component(both >= -(-255 * step // STEPS)).reshape(-1)
+        is_kept = main.take(inside)
+        total += _lost(pred, alpha, region, inside[~is_kept], losses[step - 1])
+        inside = inside[is_kept]
+    total += _lost(pred, alpha, region, inside, losses[STEPS])
+    return total / THOUSAND
+
+
+def _connectivity_losses() -> np.ndarray:
+    """1 less the connectivity, by level and value, (11, 256)."""
+    levels = np.arange(STEPS + 1)[:, None] / STEPS
+    distance = np.arange(256) / 255 - levels
+    return np.where(distance >= FAR, distance, 0)
+
+
+def _largest_component(binary: np.ndarray) -> np.ndarray:
+    """The largest component of four neighbours, boolean; of equal ones the first."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        binary.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if len(areas) == 0:
+        return np.zeros(binary.shape, bool)
+    return labels == 1 + areas.argmax()
+
+
+def _lost(
+    pred: np.ndarray, alpha: np.ndarray, region: Region, pixels: np.ndarray, loss: np.ndarray,
+) -> float:
+    """Adds the differences of connectivity of pixels of one level."""
+    if region is not None:
+        pixels = pixels[region.reshape(-1).take(pixels)]
+    difference = loss.take(pred.take(pixels)) - loss.take(alpha.take(pixels))
+    return float(np.abs(difference).sum())

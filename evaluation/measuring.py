@@ -1,0 +1,230 @@
+"""Scores of single pairs, and their averages over a set.
+
+    score_pair(pred, gt)                             -> {'sm': .86, 'mae': .03, ...}
+    GroundTruth(gt).score(pred, {'sm', 'mae'})       one mask for many predictions
+
+Predictions and masks are uint8 (H, W) or boolean. Predictions are min-max normalised (for all
+metrics but HCE and mBA), masks are cut above 128.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluation.kernels.histograms import (
+    BINARY,
+    LEVELS,
+    ThresholdCounts,
+    pool_counts,
+    sum_targets,
+    threshold_counts,
+)
+from evaluation.kernels.targets import in_image
+from evaluation.metrics import METRICS, Curve, Metric, select_metrics
+from evaluation.prepared import PreparedMask, PreparedPrediction
+
+
+class Measurement(NamedTuple):
+    """What is measured on one pair; curves and averages follow from it.
+
+    Attributes:
+        values: Scores that do not follow from counts, by name, and such curves by their metrics'.
+        counts: Counts int64 inside and outside, by normalised grey value: 'pixels' of the mask,
+            (2, 258) with the adaptive and the binary prediction behind, and 'boundary' of its
+            boundary, (2, 256), or 'targets' of its targets, (targets, 2, 258), if a metric needs
+            them.
+    """
+
+    values: dict[str, float | list[float]]
+    counts: dict[str, np.ndarray]
+
+
+class Averages(NamedTuple):
+    """Scores of several images.
+
+    Attributes:
+        values: Values of the images (images,) by score. Their mean, without NaN, is the score.
+        image_curves: Curves of the images, (images, 256) or more, by name.
+    """
+
+    values: dict[str, np.ndarray]
+    image_curves: dict[str, np.ndarray]
+
+    @property
+    def curves(self) -> dict[str, np.ndarray]:
+        """Curves averaged over the images, (256,), by name."""
+        return {name: points[:, :LEVELS].mean(axis=0) for name, points in self.image_curves.items()}
+
+
+class GroundTruth(PreparedMask):
+    """A mask against which any number of predictions are scored.
+
+    Args:
+        gt: uint8 (H, W), foreground above 128, or boolean.
+        skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
+        trimap: uint8 (H, W), about 128 where the matte is unknown; for errors of mattes there.
+
+    Raises:
+        ValueError: For another type or shape.
+    """
+
+    def score(
+        self, pred: np.ndarray, metrics: Collection[str] | None = None,
+    ) -> dict[str, float]:
+        """Computes scores of a prediction.
+
+        Args:
+            pred: uint8 (H, W) 0..255, or boolean.
+            metrics: Names of scores ('maxFm') or metrics ('fm', with all its scores); None for all
+                that the mask has what they need for.
+                Scores over pooled pixels, which are those of the image here, only by name.
+
+        Returns:
+            Scores by name. mBA is NaN where the mask has no boundary.
+
+        Raises:
+            ValueError: For another size or type of the prediction, or an unknown name.
+        """
+        names = select_metrics(metrics)
+        if metrics is None:
+            names = [name for name in names if self.has(METRICS[name].needs)]
+        values, _ = average([self.measure(pred, names)], names)
+        scores = {}
+        for name in names:
+            is_whole = metrics is None or name in metrics
+            for score in METRICS[name].scores:
+                if (is_whole and not score.pooled_from) or (metrics and score.name in metrics):
+                    scores[score.name] = float(values[score.name][0])
+        return scores
+
+    def measure(
+        self, pred: np.ndarray, metrics: Collection[str] = tuple(METRICS),
+    ) -> Measurement:
+        """Measures a prediction for these metrics.
+
+        Raises:
+            ValueError: As `score`.
+        """
+        return measure_pair(PreparedPrediction(pred, self), [METRICS[name] for name in metrics])
+
+
+def measure_pair(pair: PreparedPrediction, metrics: Sequence[Metric]) -> Measurement:
+    """Measures a pair for these metrics."""
+    values: dict[str, float | list[float]] = {}
+    counts = {'pixels': pair.pixel_counts}
+    for metric in metrics:
+        values |= metric.measured_scores(pair)
+        if metric.counts == 'boundary':
+            counts['boundary'] = pair.boundary_counts
+        elif metric.counts in ('targets', 'boxes'):
+            counts['targets'] = pair.target_counts
+    return Measurement(values, counts)
+
+
+def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
+    """Computes all scores of a prediction against a mask.
+
+    Args:
+        pred: uint8 (H, W) 0..255, or boolean; min-max normalised for all metrics but HCE and mBA.
+        gt: uint8 (H, W), foreground above 128, or boolean.
+
+    Returns:
+        Scores by name (`evaluation.metrics.SCORES`; docs/metrics.md has their sources). All lie in
+        0..1, except HCE, a count, and E-measure, which may exceed 1 by 1 / (N - 1). mBA is NaN
+        where the mask has no boundary.
+
+    Raises:
+        ValueError: For other types or differing sizes.
+    """
+    return GroundTruth(gt).score(pred)
+
+
+def average(measurements: Sequence[Measurement], metrics: Collection[str]) -> Averages:
+    """Turns measurements of several images into the scores and mean curves of these metrics.
+
+    Scores over pooled pixels are those of each image by itself here; `pool` has those of the set.
+    """
+    return average_records(measurements, [METRICS[name] for name in metrics])
+
+
+def average_records(measurements: Sequence[Measurement], records: Sequence[Metric]) -> Averages:
+    """As `average`, for metrics that the registry need not have."""
+    counts = _counts_by_kind(measurements, records)
+    values = {}
+    curves = {}
+    for metric in records:
+        for name, curve in metric.curves.items():
+            curves[name] = np.array(
+                [_mean_of_targets(curve(found)) for found in counts[metric.counts]])
+        if metric.measure_curve:
+            curves[metric.name] = np.array([m.values[metric.name] for m in measurements])
+        for score in metric.scores:
+            if score.reduce is None:
+                present = [m.values.get(score.name, math.nan) for m in measurements]
+                values[score.name] = np.array(present)
+            elif score.pooled_from is None:
+                values[score.name] = score.reduce(curves[metric.name])
+            else:
+                values[score.name] = values[score.pooled_from]
+    return Averages(values, curves)
+
+
+def pool(measurements: Sequence[Measurement], metrics: Collection[str]) -> dict[str, float]:
+    """Computes the scores over the pooled pixels of several images."""
+    records = [METRICS[name] for name in metrics]
+    counts = _counts_by_kind(measurements, records)
+    pooled = {kind: pool_counts(found) for kind, found in counts.items()}
+    scores = {}
+    for metric in records:
+        wanted = [score for score in metric.scores if score.pooled_from]
+        if metric.curve is None or not wanted:
+            continue
+        curve = _pooled_curve(metric.curve, pooled[metric.counts])[None]
+        for score in wanted:
+            assert score.reduce is not None, score.name
+            scores[score.name] = float(score.reduce(curve)[0])
+    return scores
+
+
+def _pooled_curve(curve: Curve, counts: ThresholdCounts) -> np.ndarray:
+    """The curve of all pixels, or the mean curve of all targets, (258,).
+
+    As in PySODMetrics, the binary prediction is scored by the sum over all targets instead.
+    """
+    points = _mean_of_targets(curve(counts))
+    if counts.true_positives.ndim > 1:
+        points[BINARY] = curve(sum_targets(counts))[BINARY]
+    return points
+
+
+def _counts_by_kind(
+    measurements: Sequence[Measurement], records: Sequence[Metric],
+) -> dict[str, list[ThresholdCounts]]:
+    """Accumulates the counts that the metrics' curves read, of each image."""
+    kinds = {metric.counts for metric in records if metric.curve}
+    return {kind: [_accumulated(measured, kind) for measured in measurements] for kind in kinds}
+
+
+def _accumulated(measured: Measurement, kind: str) -> ThresholdCounts:
+    if kind == 'boxes':
+        return threshold_counts(measured.counts['targets'])
+    if kind == 'targets':
+        size = int(measured.counts['pixels'][:, :LEVELS].sum())
+        return threshold_counts(in_image(measured.counts['targets'], size))
+    return threshold_counts(measured.counts[kind])
+
+
+def _mean_of_targets(points: np.ndarray) -> np.ndarray:
+    """Averages curves (targets, 258) without those that are NaN; a curve (258,) stays."""
+    if points.ndim == 1:
+        return points
+    present = points[~np.isnan(points[:, 0])]
+    return present.mean(axis=0) if len(present) else points[0]
+
+
+def mean_of_present(values: np.ndarray) -> float:
+    """Averages values (images,) without NaN; NaN if there is none."""
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else float('nan')

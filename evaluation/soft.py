@@ -1,0 +1,91 @@
+"""Predictions in floating point, finer than 8 bits.
+
+Counts are taken at the same 256 thresholds as those of 8 bits; what reads the values themselves
+is computed from them by the plain definitions, which need scipy and scikit-image.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from evaluation.definitions import context, masks, multiscale, targets
+from evaluation.kernels import histograms
+from evaluation.kernels.histograms import Levels
+from evaluation.prepared import PreparedMask, PreparedPrediction
+
+
+class SoftPrediction(PreparedPrediction):
+    """A prediction, float (H, W) in 0..1, of a prepared mask.
+
+    Args:
+        pred: The prediction.
+        truth: The mask.
+        normalize: Whether to min-max normalise the prediction.
+    """
+
+    def __init__(self, pred: np.ndarray, truth: PreparedMask, normalize: bool = True) -> None:
+        p = pred.astype(np.float64)
+        if normalize and np.ptp(p) > 0:
+            p = (p - p.min()) / np.ptp(p)
+        super().__init__((255 * p).astype(np.uint8), truth, normalize=False)
+        self.p = p
+
+    @property
+    def levels(self) -> Levels:
+        """The grey values of the thresholds, which are normalised already."""
+        greys = np.arange(histograms.LEVELS)
+        return Levels(greys / 255, greys.astype(np.uint8), 0, 255)
+
+    @property
+    def _mask(self) -> np.ndarray:
+        return self.truth.mask > 0
+
+    @cached_property
+    def target_counts(self) -> np.ndarray:
+        """Counts (targets, 2, 258) as of the base class, with the targets' own thresholds."""
+        counts = super().target_counts.copy()
+        for index, box in enumerate(self.truth.targets.boxes):
+            p = self.p[box]
+            mean = p.sum() / self.truth.size
+            counts[index, :, histograms.LEVELS:] = _found(p, self._mask[box], mean)
+        return counts
+
+    def _binary_counts(self) -> np.ndarray:
+        return _found(self.p, self._mask, self.p.mean())
+
+    def s_measure(self, alpha: float = 0.5) -> float:
+        """S-measure."""
+        return masks.s_measure(self.p, self._mask, alpha)
+
+    def absolute_error(self) -> float:
+        """MAE."""
+        return masks.mae(self.p, self._mask)
+
+    def squared_error(self) -> float:
+        """MSE."""
+        return masks.mse(self.p, self._mask)
+
+    def size_invariant_error(self) -> float:
+        """MAE of the targets."""
+        return targets.absolute_error(self.p, self._mask)
+
+    def multiscale_iou(self) -> np.ndarray:
+        """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
+        curve = super().multiscale_iou()
+        curve[-2] = multiscale.msiou(self.p >= min(2 * self.p.mean(), 1), self._mask)
+        curve[-1] = multiscale.msiou(self.p > 0.5, self._mask)
+        return curve
+
+    def context_measure(self) -> float:
+        """Context measure."""
+        return context.context_measure(self.p, self._mask)
+
+    def weighted_f(self, beta: float = 1) -> float:
+        """Weighted F-measure."""
+        return masks.weighted_f(self.p, self._mask, beta)
+
+
+def _found(p: np.ndarray, g: np.ndarray, mean: float) -> np.ndarray:
+    """Counts (2, 2) found inside and outside g: at the adaptive threshold, and above .5."""
+    binaries = (p >= min(2 * mean, 1), p > 0.5)
+    return np.array([[np.count_nonzero(b & side) for b in binaries] for side in (g, ~g)])

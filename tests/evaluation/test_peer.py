@@ -1,0 +1,145 @@
+"""Our scores against those that PySODMetrics 1.6.2 gave for the same pairs (golden/record.py)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation import GroundTruth, scoring
+from evaluation.metrics import METRICS, SCORES
+from tests.evaluation.golden.pairs import samples
+
+RECORDED = json.loads(Path(__file__).with_name('golden').joinpath('pysodmetrics.json').read_text())
+# What the peer rounds to half precision, or computes in another order.
+LOOSE = ('MSIoU', 'cm')
+
+
+def tolerance(score):
+    return 1e-6 if score.endswith(LOOSE) else 1e-9
+
+
+def assert_equal(found, expected):
+    assert len(expected) >= 10
+    for score, value in expected.items():
+        assert found[score] == pytest.approx(value, abs=tolerance(score)), score
+
+
+@pytest.mark.parametrize('name', samples())
+def test_single_pairs(name):
+    sample = samples()[name]
+    expected = {score: value for score, value in RECORDED[name].items() if score in SCORES}
+    found = GroundTruth(sample.mask).score(sample.pred, set(expected))
+    assert_equal(found, expected)
+
+
+def test_pooled():
+    expected = {score: value for score, value in RECORDED['pooled'].items() if score in SCORES}
+    metrics = [name for name in METRICS if any(SCORES[score].name == name for score in expected)]
+    measurements = []
+    for sample in samples().values():
+        measurements.append(GroundTruth(sample.mask).measure(sample.pred, metrics))
+    assert_equal(scoring.pool(measurements, metrics), expected)
+
+
+CLASSES = {
+    'Smeasure(alpha=.3)': lambda: scoring.Smeasure(alpha=.3),
+    'Fmeasure(beta=1)': lambda: scoring.Fmeasure(beta=1),
+    'WeightedFmeasure(beta=.3)': lambda: scoring.WeightedFmeasure(beta=.3),
+    'MAE()': scoring.MAE,
+    'Emeasure()': scoring.Emeasure,
+    'SizeInvarianceMAE()': scoring.SizeInvarianceMAE,
+}
+HANDLED = {
+    'FmeasureV2': scoring.FmeasureV2,
+    'SizeInvarianceFmeasureV2': scoring.SizeInvarianceFmeasureV2,
+}
+
+
+def arguments(kind):
+    """Prediction, mask and normalize as record.py passes them."""
+    sample = samples()['blobs']
+    if kind == 'uint8':
+        return {'pred': sample.pred, 'gt': sample.mask, 'normalize': True}
+    soft = np.sqrt(sample.pred / 255).astype({'float': np.float64, 'float32': np.float32}[kind])
+    return {'pred': soft, 'gt': sample.mask > 128, 'normalize': False}
+
+
+def summarised(result):
+    """Mean and maximum in the place of curves, as record.py has them."""
+    if isinstance(result, dict):
+        return {key: summarised(value) for key, value in result.items()}
+    parts = result if isinstance(result, list) else [result]
+    values = np.concatenate([np.ravel(part) for part in parts])
+    return float(values[0]) if values.size == 1 else [values.mean(), values.max()]
+
+
+def assert_nested_equal(found, expected, tolerance):
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            assert_nested_equal(found[key], value, tolerance)
+        else:
+            assert found[key] == pytest.approx(value, abs=tolerance), key
+
+
+@pytest.mark.parametrize('kind', ['uint8', 'float', 'float32'])
+@pytest.mark.parametrize('call', CLASSES)
+def test_calls(call, kind):
+    metric = CLASSES[call]()
+    metric.step(**arguments(kind))
+    # The peer adds float32 in float32, which has 24 bits.
+    rounding = 1e-6 if kind == 'float32' else 1e-9
+    assert_nested_equal(
+        summarised(metric.get_results()), RECORDED['calls'][f'{call} {kind}'], rounding)
+
+
+@pytest.mark.parametrize('call', HANDLED)
+def test_handlers(call):
+    handlers = {
+        'f1': scoring.FmeasureHandler(True, True, with_binary=True, beta=1),
+        'iou': scoring.IOUHandler(with_dynamic=True, with_adaptive=True, with_binary=True)}
+    metric = HANDLED[call](metric_handlers=handlers)
+    metric.step(**arguments('float'))
+    assert_nested_equal(
+        summarised(metric.get_results()), RECORDED['calls'][f'{call} float'], 1e-9)
+
+
+def test_handlers_over_pooled_pixels():
+    metric = scoring.FmeasureV2()
+    handler = scoring.IOUHandler(False, False, with_binary=True, sample_based=False)
+    metric.add_handler('IoU', handler)
+    for sample in samples().values():
+        metric.step(sample.pred, sample.mask)
+    expected = RECORDED['pooled']['pooledBinIoU']
+    assert metric.get_results() == {'IoU': {'binary': pytest.approx(expected, abs=1e-9)}}
+
+
+def test_a_handler_is_a_function_of_counts():
+    handler = scoring.DICEHandler(with_dynamic=True, with_adaptive=False)
+    assert handler(tp=3, fp=2, tn=4, fn=1) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize('gt', ['boolean', 'of 0 and 1', 'of 0 and 255'])
+@pytest.mark.parametrize('normalize', [True, False])
+def test_masks_and_predictions_of_any_kind(gt, normalize):
+    """Predictions of k / 255 are the 8-bit ones, and a mask is a mask."""
+    sample = samples()['narrow']
+    mask = sample.mask > 128
+    masks = {'boolean': mask, 'of 0 and 1': mask.astype(np.uint8), 'of 0 and 255': sample.mask}
+    p = sample.pred / 255
+    expected = p
+    if normalize:
+        expected = (p - p.min()) / (p.max() - p.min())
+    for pred in (sample.pred, p, p.astype(np.float32)):
+        metric = scoring.MAE()
+        metric.step(pred, masks[gt], normalize=normalize)
+        assert metric.get_results()['mae'] == pytest.approx(np.abs(expected - mask).mean())
+
+
+def test_misuse():
+    with pytest.raises(ValueError, match=r'must be in 0\.\.1'):
+        scoring.MAE().step(np.full((4, 4), 1.5), np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match='no handler'):
+        scoring.FmeasureV2().step(np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match='relax 3'):
+        scoring.HumanCorrectionEffortMeasure(relax=3)
