@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from data.cache import PairCache
+from data.checks import check_images, check_masks, check_readable
 from data.pairs import (
     Pair,
     Size,
-    check_images,
-    check_readable,
     class_ids,
     class_names,
     find_images_in_set,
@@ -45,6 +44,7 @@ __all__ = [
     'TrainSet',
     'build_loader',
     'check_images',
+    'check_masks',
     'check_readable',
     'class_names',
     'collate',

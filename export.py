@@ -41,7 +41,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='onnx|pt2|hf|weights|zoo')
+    commands = parser.add_subparsers(
+        dest='command', required=True, metavar='onnx|pt2|hf|weights|zoo')
     for name in ('onnx', 'pt2', 'hf', 'weights'):
         command = commands.add_parser(name, help='see %(prog)s --help')
         _add_common(command)

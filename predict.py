@@ -56,9 +56,10 @@ from inference.video import (
     is_sequence,
 )
 from models import load_model, optimize
+from readers import MAX_PIXELS, TooManyPixels
 from runtime.device import choose_device, prepare_device
 from runtime.log import print_messages
-from utils import IMAGE_SUFFIXES, MAX_PIXELS, TooManyPixels, read_lines
+from utils import IMAGE_SUFFIXES, read_lines
 
 WATCH_SECONDS = 1.
 WATCH_REST = 30  # a folder is looked through during at most one part in so many of the time

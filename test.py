@@ -30,12 +30,13 @@ from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import load_model, optimize
 from models.loading import Source, resolve
+from readers import read_image
 from runtime.command import explain_interrupt, run_command
 from runtime.device import prepare_device
 from runtime.distributed import World, gather, join_world, refuse_separate_tasks
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
-from utils import STRIDE, Progress, epoch_of, read_image, write_json
+from utils import STRIDE, Progress, epoch_of, write_json
 
 logger = logging.getLogger(__name__)
 

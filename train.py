@@ -31,6 +31,7 @@ from dataset import (
     Size,
     TrainSet,
     build_loader,
+    check_masks,
     check_readable,
     class_names,
     find_pairs,
@@ -102,7 +103,10 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     if not cfg.weights:
         return build_birefnet(cfg), replace(cfg, tile_order='row')
     overrides: dict[str, Any] = {
-        'size': cfg.size, 'freeze_bb': cfg.freeze_bb, **_hidden_architecture(cfg)}
+        'size': cfg.size,
+        'freeze_bb': cfg.freeze_bb,
+        **_hidden_architecture(cfg),
+    }
     model = load_model(cfg.weights, **overrides)
     found = {name: getattr(model.config, name) for name in ARCHITECTURE}
     for name, value in found.items():
@@ -157,6 +161,7 @@ def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
                 len(training), '+'.join(sets), len(validation))
     if not cfg.skip_bad:
         check_readable([*training, *validation])
+        check_masks([*training, *validation])
     return training, validation
 
 

@@ -151,7 +151,10 @@ def peer_python(given: str | None) -> str:
     """The interpreter of an environment with PySODMetrics, which is made if none is given."""
     if given:
         return given
-    folder = runner.cache_folder().parent / PEER_PACKAGE.replace('==', '-')
+    cache = runner.cache_folder()
+    if cache is None:
+        raise SystemExit('no folder for the peer: give its interpreter as --peer')
+    folder = cache.parent / PEER_PACKAGE.replace('==', '-')
     python = folder / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
     if not (folder / 'complete').exists():
         print(f'making {folder} ...', flush=True)

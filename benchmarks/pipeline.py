@@ -24,7 +24,8 @@ from torchvision.transforms.functional import normalize, to_tensor
 from inference.masks import encode_png, to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
-from utils import IMAGENET_MEAN, IMAGENET_STD, read_image
+from readers import read_image
+from utils import IMAGENET_MEAN, IMAGENET_STD
 
 HEIGHT = 2000
 WIDTH = 3000

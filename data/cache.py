@@ -22,7 +22,7 @@ from utils import LACKING, replace_file, round_up
 logger = logging.getLogger(__name__)
 
 PAGE = 4096
-VERSION = 1
+VERSION = 2  # raised whenever other pixels are read of the same files
 RECORDS_PER_SYNC = 64
 
 

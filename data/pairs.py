@@ -1,21 +1,18 @@
-"""Pairs of image and mask: found in folders, checked, and read at one size."""
+"""Pairs of image and mask: found in folders, and read at one size."""
 
 import unicodedata
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from utils import MAX_PIXELS, find_images, open_header, open_image, read_image, read_mask
+from readers import read_image, read_mask
+from utils import find_images
 
 Size = tuple[int, int]  # (width, height)
-
-ASPECT_TOLERANCE = 0.02  # by how much the aspect ratios of an image and its mask may differ
 
 
 class Pair(NamedTuple):
@@ -116,88 +113,6 @@ def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
 
 def _unpaired(files: dict[str, Path], partners: dict[str, Path], problem: str) -> list[str]:
     return [f'{path}: {problem}' for stem, path in files.items() if stem not in partners]
-
-
-# ---- checking ----
-
-
-def check_readable(pairs: Sequence[Pair], workers: int = 8, full: bool = False) -> None:
-    """Checks that all images and masks can be read, and warns of pairs that differ in shape.
-
-    An image and its mask may differ in size. If their aspect ratios differ by over 2%, the mask is
-    probably another image's, or was drawn before the image was rotated.
-
-    Args:
-        pairs: whose files are checked.
-        workers: number of threads.
-        full: as of `check_images`.
-
-    Raises:
-        ValueError: as `check_images`.
-    """
-    files = []
-    for pair in pairs:
-        files += [pair.image, pair.mask]
-    sizes = check_images(files, workers, full)
-
-    askew = []
-    for pair, image_size, mask_size in zip(pairs, sizes[::2], sizes[1::2], strict=True):
-        width, height = image_size
-        mask_width, mask_height = mask_size
-        difference = abs(width * mask_height - height * mask_width)
-        if difference > ASPECT_TOLERANCE * width * mask_height:
-            mask_text = f'its mask {pair.mask}: {mask_width}x{mask_height}'
-            askew.append(f'{pair.image}: {width}x{height}, {mask_text}')
-    if askew:
-        listed = '\n  '.join(askew)
-        warnings.warn(f'{len(askew)} images and masks differ in aspect ratio:\n  {listed}')
-
-
-def check_images(files: Sequence[Path], workers: int = 8, full: bool = False) -> list[Size]:
-    """Checks that all `files` are readable images.
-
-    Args:
-        files: paths.
-        workers: number of threads.
-        full: whether to decode JPEG and PNG files too. Without it, these pass by their header and
-            their end marker. All others are decoded anyway.
-
-    Returns:
-        (width, height) of each, upright.
-
-    Raises:
-        ValueError: lists every unreadable or truncated file.
-    """
-    def check(path: Path) -> Size | str:
-        try:
-            size = None if full else _size_by_header(path)
-            return size or open_image(path).size
-        except (ValueError, OSError) as error:
-            return with_path(path, error)
-
-    sizes: list[Size] = []
-    problems: list[str] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for result in pool.map(check, files):
-            if isinstance(result, str):
-                problems.append(result)
-            else:
-                sizes.append(result)
-    raise_all(problems)
-    return sizes
-
-
-def _size_by_header(path: Path) -> Size | None:
-    """(width, height), upright, if header and last bytes say that the image is whole; else None."""
-    with open(path, 'rb') as file:
-        opened = open_header(file)
-        if opened is None:
-            return None
-        header, orientation = opened
-        width, height = header.size
-    if width * height > MAX_PIXELS:
-        return None
-    return (height, width) if orientation >= 5 else (width, height)
 
 
 # ---- classes ----

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluation import GroundTruth
-from utils import atomic_write, find_images, open_image, read_mask
+from readers import open_image, read_mask, read_soft_mask
+from utils import atomic_write, find_images
 
 # In pixels.
 CELL = (300, 260)  # the largest width and height of a picture
@@ -123,7 +124,7 @@ def s_measures(masks: Paths, gt_paths: Paths) -> np.ndarray:
     """The S-measure of each mask, float64 (N,)."""
     values = []
     for mask, gt in zip(masks, gt_paths, strict=True):
-        scores = GroundTruth(read_mask(gt)).score(read_mask(mask), {'sm'})
+        scores = GroundTruth(read_mask(gt)).score(read_soft_mask(mask), {'sm'})
         values.append(scores['sm'])
     return np.array(values)
 

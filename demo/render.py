@@ -14,7 +14,7 @@ import numpy as np
 import skimage
 
 from demo.shapes import SHAPES, Part
-from utils import read_image
+from readers import read_image
 
 # The object.
 SUPERSAMPLING = 4              # outlines have soft edges of 4x4 samples a pixel

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from evaluation.inputs import read_prediction
 from evaluation.metrics import COLUMNS, higher_is_better
 from evaluation.style import COLORS, STYLE
-from utils import read_image, read_mask
+from readers import read_image, read_mask
 
 BEST_COLOR = '#1b1f24'
 LINE_STYLES = ('-', '--', ':')

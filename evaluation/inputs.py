@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from utils import find_images, open_header, open_image, read_mask
+from readers import open_header, open_image, read_soft_mask, survey_masks
+from utils import find_images
 
 LISTED_PROBLEMS = 50
 
@@ -60,7 +60,7 @@ def fingerprint(path: Path) -> list[int]:
 
 def read_prediction(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """Reads a prediction as uint8 grey, resized (INTER_LINEAR) to the mask's `shape` if needed."""
-    prediction = read_mask(path)
+    prediction = read_soft_mask(path)
     if prediction.shape == shape:
         return prediction
     return cv2.resize(prediction, shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -169,6 +169,8 @@ class _Pairing:
                 f'{self.folder}: no masks; --gt_root should hold <set>/gt/<name>.png')
         headers = {stem: self._header(path) for stem, path in masks.items()}
         self._note_depth(self.folder, headers)
+        if masks and None not in headers.values():
+            self._survey(list(masks.values()))
         trimaps = self._images_by_stem(self.folder.with_name('trimap'))
         images = {}
         for stem, path in masks.items():
@@ -217,6 +219,13 @@ class _Pairing:
             self.notes.append(f'{folder}: {resized} of another size, resized to their ground truth')
         return paired
 
+    def _survey(self, masks: list[Path]) -> None:
+        """Notes how the masks are understood; it is a problem if none of them has foreground."""
+        try:
+            self.notes += survey_masks(str(self.folder), masks)
+        except ValueError as error:
+            self.problems.append(str(error))
+
     def _note_depth(self, folder: Path, headers: Mapping[str, Header | None]) -> None:
         deep = [h for h in headers.values() if h and h.mode.startswith(('I', 'F'))]
         if deep:
@@ -258,10 +267,8 @@ def read_header(path: Path) -> Header:
     """
     with open(path, 'rb') as file:
         image, orientation = open_header(file) or (None, 1)
-        if image is None and Image.open(file).format == 'PNG':
-            raise ValueError('cut off')
         if image is None:
-            image = open_image(path)  # other formats are decoded to see whether they are whole
+            image = open_image(path)  # others are decoded to see whether they are whole
     width, height = image.size
     if orientation >= 5:  # EXIF: turned by 90 degrees
         width, height = height, width

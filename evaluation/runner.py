@@ -12,8 +12,9 @@ from evaluation.kernels import hce
 from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
 from evaluation.store import ScoreStore, make_row
+from readers import read_mask
 from runtime.locks import hold_lock
-from utils import Progress, read_mask
+from utils import Progress
 
 
 class Request(NamedTuple):

@@ -15,7 +15,8 @@ from torch.export import Dim, ExportedProgram
 
 from exporting.staging import staged
 from inference.images import Size
-from utils import IMAGENET_MEAN, IMAGENET_STD, STRIDE, read_image
+from readers import read_image
+from utils import IMAGENET_MEAN, IMAGENET_STD, STRIDE
 
 # The names that the field's tools expect.
 INPUT = 'input_image'

@@ -136,7 +136,8 @@ def _curve(transfer: int) -> np.ndarray:
         light = np.maximum(root - .8359375, 0) / (18.8515625 - 18.6875 * root)
         return np.minimum(light ** (8192 / 1305) * 10_000 / REFERENCE_WHITE, 1)
     if transfer == HLG:  # ITU-R BT.2100, where the reference white has the value 0.75
-        light = np.where(x <= .5, x ** 2 / 3, (np.exp((x - .55991073) / .17883277) + .28466892) / 12)
+        bright = (np.exp((x - .55991073) / .17883277) + .28466892) / 12
+        light = np.where(x <= .5, x ** 2 / 3, bright)
         white = np.interp(.75, x, light)
         return np.minimum(light / white, 1) ** 1.2
     return np.where(x <= .04045, x / 12.92, ((x + .055) / 1.055) ** 2.4)

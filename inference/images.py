@@ -13,13 +13,8 @@ from PIL import ExifTags, Image, ImageCms
 
 from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb, with_chunks
 from inference.masks import encode_png
-from utils import MAX_PIXELS, STRIDE, atomic_write, open_image, read_image, to_rgb
-
-try:  # HEIC, where the extra is installed
-    import pillow_heif
-    pillow_heif.register_heif_opener()
-except ImportError:
-    pass
+from readers import MAX_PIXELS, identify, open_image, read_image, to_rgb
+from utils import STRIDE, atomic_write
 
 Size = tuple[int, int]  # width, height
 SizeRule = Callable[[Size], Size]  # from an image's size to that of the network's input
@@ -105,7 +100,7 @@ def read_backdrop(
 
 def _open_header(data: bytes) -> Image.Image | None:
     try:
-        return Image.open(io.BytesIO(data))
+        return identify(io.BytesIO(data))
     except Exception:  # decoding will say what is wrong
         return None
 
@@ -147,7 +142,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
-    except ImageCms.PyCMSError:  # the profile is damaged
+    except (ImageCms.PyCMSError, OSError):  # the profile is damaged
         return image
     assert converted is not None  # only a conversion in place returns nothing
     return converted

@@ -7,7 +7,8 @@ import numpy as np
 
 from inference.video_reading import Report, is_animated, open_source
 from inference.video_writing import ANIMATED_FORMATS, check_video_target, is_sequence, open_target
-from utils import MAX_PIXELS, print_error
+from readers import MAX_PIXELS
+from utils import print_error
 
 try:
     from av import FFmpegError

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from inference.color import to_srgb
-from utils import IMAGE_SUFFIXES, TooManyPixels
+from readers import TooManyPixels
+from utils import IMAGE_SUFFIXES
 
 try:
     import av

@@ -31,6 +31,7 @@ def run_command(
         # Names of files may hold what the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
     try:
         return main() or 0
     except KeyboardInterrupt as interrupt:
@@ -42,7 +43,7 @@ def run_command(
     except MemoryError as error:
         print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')
         return 1
-    except (ValueError, OSError, *errors) as error:
+    except expected as error:
         print_error(f'{name}: {error}')
         return 1
 

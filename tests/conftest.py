@@ -6,12 +6,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')  # for the processes that tests start; torch here has read it by now
+# For the processes that tests start: torch in this one has read it by now.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 @pytest.fixture(scope='module')
 def one_thread() -> Iterator[None]:
-    """Tiny networks on one thread: where other work runs, several would mostly wait for each other."""
+    """Tiny networks on one thread. Beside other work, several would mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""What older releases lack, and what a newer one may drop: taken away here, and the results stay the same."""
+"""What older releases lack, and a newer one may drop: taken away, and the results stay the same."""
 
 import ast
 import importlib.metadata
@@ -17,16 +17,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-import utils
 from evaluation import score_pair
 from evaluation.kernels import bits, hce, weighted_f
 from models.backbones.timm_features import _RatesWithValues
 from models.modules import deform_conv
 from models.modules.tracing import is_exporting
 from models.optimized import algebra
+from readers import plain
 
 ROOT = Path(__file__).parents[1]
-OWN = {path.stem for path in ROOT.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
+OWN = {
+    path.stem for path in ROOT.iterdir()
+    if path.suffix == '.py' or (path / '__init__.py').exists()
+}
 # The distribution asked for that provides an import, or brings the one that does.
 DISTRIBUTIONS = {'cv2': 'opencv-python-headless', 'gradio_client': 'gradio', 'httpx': 'gradio',
                  'markdown': 'mkdocs-material'}
@@ -36,7 +39,8 @@ PEERS = {'py_sod_metrics', 'rembg'}  # what is compared with, in environments of
 def declared() -> list[Requirement]:
     """All direct requirements, those of extras included."""
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']
-    lines = [*project.get('dependencies', []), *chain(*project.get('optional-dependencies', {}).values())]
+    extras = project.get('optional-dependencies', {})
+    lines = [*project.get('dependencies', []), *chain(*extras.values())]
     for path in ROOT.glob('requirements*.txt'):
         lines += re.findall(r'^\w[^#\n]*', path.read_text(encoding='utf-8'), re.M)
     return [Requirement(line.strip()) for line in lines]
@@ -53,27 +57,36 @@ def imported(path: Path) -> set[str]:
 def test_every_import_is_declared():
     packages = importlib.metadata.packages_distributions()
     names = {canonicalize_name(requirement.name) for requirement in declared()}
-    sources = [path for path in ROOT.glob('**/*.py') if not path.relative_to(ROOT).parts[0].startswith('.')]
+    sources = [path for path in ROOT.glob('**/*.py')
+               if not path.relative_to(ROOT).parts[0].startswith('.')]
     assert len(sources) > 100
     for path in sources:
         for name in imported(path) - OWN - PEERS - set(sys.stdlib_module_names):
-            known = {canonicalize_name(n) for n in [DISTRIBUTIONS.get(name, name), *packages.get(name, [])]}
-            assert known & names, f'{path.relative_to(ROOT)} imports {name}, which no list of requirements has'
+            distributions = [DISTRIBUTIONS.get(name, name), *packages.get(name, [])]
+            known = {canonicalize_name(distribution) for distribution in distributions}
+            assert known & names, f'{path.relative_to(ROOT)} imports {name}, which is not required'
 
 
 def test_every_requirement_has_its_lowest_release_pinned():
-    lines = re.findall(r'^\w\S*', (ROOT / 'constraints-lowest.txt').read_text(encoding='utf-8'), re.M)
-    pins = {canonicalize_name(name): version for name, version in (line.split('==') for line in lines)}
+    text = (ROOT / 'constraints-lowest.txt').read_text(encoding='utf-8')
+    pins = {}
+    for line in re.findall(r'^\w\S*', text, re.M):
+        name, version = line.split('==')
+        pins[canonicalize_name(name)] = version
     for requirement in declared():
         name = canonicalize_name(requirement.name)
         if name != 'birefnet':  # an extra that is made of others
-            assert requirement.specifier.contains(pins[name]), f'{requirement}: {pins[name]} is pinned'
+            pin = pins[name]
+            assert requirement.specifier.contains(pin), f'{requirement}: {pin} is pinned'
 
 
 def test_deformable_convolution_without_the_private_gradient(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 5, 9, 7), (2, 18, 9, 7), (2, 9, 9, 7), (3, 5, 3, 3))
-    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    inputs = []
+    for shape in shapes:
+        values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        inputs.append(values.requires_grad_())
 
     def gradients() -> tuple[torch.Tensor, ...]:
         return torch.autograd.grad(deform_conv.deform_conv2d(*inputs).square().sum(), inputs)
@@ -85,10 +98,14 @@ def test_deformable_convolution_without_the_private_gradient(monkeypatch):
 
 def test_no_other_operator_is_private():
     private = re.compile(r"torch\.ops\.\w+\._\w+|torch\._C\b")
-    sources = [path for path in ROOT.glob('**/*.py') if path.relative_to(ROOT).parts[0].removesuffix('.py') in OWN]
+    sources = [path for path in ROOT.glob('**/*.py')
+               if path.relative_to(ROOT).parts[0].removesuffix('.py') in OWN]
     assert {ROOT / 'train.py', ROOT / 'models' / 'decoder.py'} <= set(sources)
-    found = {path.name for path in sources
-             if ROOT / 'tests' not in path.parents and private.search(path.read_text(encoding='utf-8'))}
+    found = set()
+    for path in sources:
+        is_test = ROOT / 'tests' in path.parents
+        if not is_test and private.search(path.read_text(encoding='utf-8')):
+            found.add(path.name)
     assert found == set()  # those that are looked for by `getattr` are guarded
 
 
@@ -97,14 +114,16 @@ def test_linear_layers_without_the_private_operator(activation, monkeypatch):
     x, weight, bias = torch.randn(50, 20), torch.randn(7, 20), torch.randn(7)
     before = algebra.linear(x, weight, bias, activation)
     monkeypatch.setattr(algebra, 'ONEDNN', False)
-    torch.testing.assert_close(algebra.linear(x, weight, bias, activation), before, rtol=1e-5, atol=1e-5)
+    after = algebra.linear(x, weight, bias, activation)
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('device', ['cpu', 'meta'])
 def test_rates_are_read_while_a_network_is_built_on_any_device(device):
     with torch.device(device), _RatesWithValues():
         assert torch.linspace(0, 1, 3).tolist() == [0, .5, 1]
-        assert torch.linspace(0, 1, 3, dtype=torch.float32).device.type == torch.zeros(2).device.type == device
+        typed = torch.linspace(0, 1, 3, dtype=torch.float32)
+        assert typed.device.type == torch.zeros(2).device.type == device
 
 
 class Witness(torch.nn.Module):
@@ -142,13 +161,18 @@ def test_pictures_without_decoding_to_rgb(mode, kind, monkeypatch):
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(buffer, kind)
-    before = utils._decode_by_opencv(buffer.getvalue(), mode)
-    monkeypatch.setattr(utils, 'IMREAD_RGB', cv2.IMREAD_COLOR)
-    assert np.array_equal(utils._decode_by_opencv(buffer.getvalue(), mode), before)
-    assert utils._decode_by_opencv(b'damaged', mode) is None
+    before = plain._decode_by_opencv(buffer.getvalue(), mode)
+    monkeypatch.setattr(plain, 'IMREAD_RGB', cv2.IMREAD_COLOR)
+    assert np.array_equal(plain._decode_by_opencv(buffer.getvalue(), mode), before)
+    assert plain._decode_by_opencv(b'damaged', mode) is None
 
 
-@pytest.mark.parametrize(('version', 'warned'), [('4.8.0', 1), ('4.12.0', 1), ('4.13.0-dev', 0), ('5.0.0', 0)])
+@pytest.mark.parametrize(('version', 'warned'), [
+    ('4.8.0', 1),
+    ('4.12.0', 1),
+    ('4.13.0-dev', 0),
+    ('5.0.0', 0),
+])
 def test_hce_says_once_that_an_old_opencv_counts_otherwise(version, warned, monkeypatch, recwarn):
     monkeypatch.setattr(cv2, '__version__', version)
     hce.warn_of_old_opencv.cache_clear()

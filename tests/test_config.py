@@ -60,7 +60,8 @@ def test_legal_override(text, expected):
 
 def test_keywords_are_checked_as_overrides_are():
     cfg = Config(size=[512, 256], batch_size=2, compile=False, lambdas_pix_last={'bce': 1})
-    assert cfg == Config.from_overrides(['size=512x256', 'batch_size=2', 'compile=no', 'lambdas_pix_last=bce:1'])
+    overrides = ['size=512x256', 'batch_size=2', 'compile=no', 'lambdas_pix_last=bce:1']
+    assert cfg == Config.from_overrides(overrides)
 
 
 @pytest.mark.parametrize('order', [1, -1])
@@ -88,10 +89,12 @@ PLAIN = {'bce': 30., 'iou': .5, 'ssim': 10.}
 PUBLISHED = {  # epochs, base lr, tail, save_last, save_step, size, weights, test sets
     'DIS5K': (500, 1e-4, 40, 50, 5, (1024, 1024), PLAIN, 'DIS-VD+DIS-TE1+DIS-TE2+DIS-TE3+DIS-TE4'),
     'COD': (150, 1e-5, 20, 50, 5, (1024, 1024), PLAIN, 'CHAMELEON+NC4K+TE-CAMO+TE-COD10K'),
-    'HRSOD': (150, 1e-5, 20, 50, 5, (1024, 1024), PLAIN, 'DAVIS-S+TE-HRSOD+TE-UHRSD+DUT-OMRON+TE-DUTS'),
+    'HRSOD': (150, 1e-5, 20, 50, 5, (1024, 1024), PLAIN,
+              'DAVIS-S+TE-HRSOD+TE-UHRSD+DUT-OMRON+TE-DUTS'),
     'General': (200, 1e-5, 20, 50, 5, (1024, 1024), GENERAL, 'DIS-VD+TE-P3M-500-NP'),
     'General-2K': (250, 1e-5, 20, 30, 2, (2560, 1440), GENERAL, 'DIS-VD+TE-P3M-500-NP'),
-    'Matting': (150, 1e-5, 10, 50, 5, (1024, 1024), {'bce': 30., 'mae': 100., 'ssim': 10.}, 'TE-P3M-500-NP+TE-AM-2k'),
+    'Matting': (150, 1e-5, 10, 50, 5, (1024, 1024), {'bce': 30., 'mae': 100., 'ssim': 10.},
+                'TE-P3M-500-NP+TE-AM-2k'),
     'my own task': (150, 1e-5, 20, 50, 5, (1024, 1024), PLAIN, ''),
 }
 
@@ -99,8 +102,17 @@ PUBLISHED = {  # epochs, base lr, tail, save_last, save_step, size, weights, tes
 @pytest.mark.parametrize('task', PUBLISHED)
 def test_preset_of_a_task(task):
     cfg = Config(task=task)
-    assert (cfg.epochs, cfg.base_lr, cfg.tail_epochs, cfg.save_last, cfg.save_step, cfg.size, cfg.lambdas_pix_last,
-            cfg.testsets) == PUBLISHED[task]
+    found = (
+        cfg.epochs,
+        cfg.base_lr,
+        cfg.tail_epochs,
+        cfg.save_last,
+        cfg.save_step,
+        cfg.size,
+        cfg.lambdas_pix_last,
+        cfg.testsets,
+    )
+    assert found == PUBLISHED[task]
     assert cfg.bb == 'swin_v1_l'
     assert cfg.lr == pytest.approx(cfg.base_lr * (cfg.batch_size / 4) ** .5)
 
@@ -214,27 +226,42 @@ def test_values_that_exclude_each_other(pair):
 
 def test_all_errors_at_once():
     assert error('btach_size=1', 'colour=red', 'compile').count('\n') == 2
-    assert [line.split(':')[0] for line in error('size=x', 'bb=y', 'lr=z').splitlines()] == ['size', 'bb', 'lr']
+    lines = error('size=x', 'bb=y', 'lr=z').splitlines()
+    assert [line.split(':')[0] for line in lines] == ['size', 'bb', 'lr']
     assert error('size=30', 'ema_decay=1', 'deform_kernels=2').count('\n') == 2
 
 
-@pytest.mark.parametrize('keyword', [{'bb': 3}, {'compile': 'on'}, {'batch_size': True}, {'size': 'x'},
-                                     {'size': None, 'lr': 'a'},
-                                     {'task': None}, {'lambdas_pix_last': 5},
-                                     {'deform_kernels': {1: 2}},
-                                     {'lr': 10**400},
-                                     {'dynamic_size': (256, 512)},
-                                     {'preproc_methods': ('flip', 3)}])
+@pytest.mark.parametrize('keyword', [
+    {'bb': 3},
+    {'compile': 'on'},
+    {'batch_size': True},
+    {'size': 'x'},
+    {'size': None, 'lr': 'a'},
+    {'task': None},
+    {'lambdas_pix_last': 5},
+    {'deform_kernels': {1: 2}},
+    {'lr': 10**400},
+    {'dynamic_size': (256, 512)},
+    {'preproc_methods': ('flip', 3)},
+])
 def test_wrong_types_as_keywords(keyword):
     with pytest.raises(ConfigError, match=next(reversed(keyword))):
         Config(**keyword)
 
 
-VALUES = st.one_of(st.text(max_size=12), st.integers().map(str), st.floats().map(str), st.sampled_from(
-    ['', 'None', 'True', '[]', '{}', '()', '((1,2),(3,4))', '1,2', 'a:b', 'bce:1', '32x64', "{'bce': None}", '[[]]',
-     '0x', '{1: 2}',
-     '(' * 300, '-', '1e5', '[1,', "{'a': {}}", '\x00', '9' * 5000, '[' + '9' * 5000 + ']']))
-NAMES = st.one_of(st.sampled_from([*FIELDS, 'lambdas_pix_last.bce', 'lambdas_pix_last.', 'x']), st.text(max_size=5))
+ODD_VALUES = [
+    '', 'None', 'True', '[]', '{}', '()', '((1,2),(3,4))', '1,2', 'a:b', 'bce:1', '32x64',
+    "{'bce': None}", '[[]]', '0x', '{1: 2}', '(' * 300, '-', '1e5', '[1,', "{'a': {}}", '\x00',
+    '9' * 5000, '[' + '9' * 5000 + ']',
+]
+VALUES = st.one_of(
+    st.text(max_size=12),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(ODD_VALUES),
+)
+ODD_NAMES = [*FIELDS, 'lambdas_pix_last.bce', 'lambdas_pix_last.', 'x']
+NAMES = st.one_of(st.sampled_from(ODD_NAMES), st.text(max_size=5))
 
 
 @settings(max_examples=300, deadline=None)
@@ -245,9 +272,14 @@ def test_any_overrides_give_a_config_or_one_error(overrides):
         assert Config.from_overrides([], cfg.as_dict()) == cfg
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
-                    max_leaves=5)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+
+
+def containers(inner: st.SearchStrategy) -> st.SearchStrategy:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+
+
+JSON = st.recursive(SCALARS, containers, max_leaves=5)
 
 
 @settings(max_examples=300, deadline=None)
@@ -263,7 +295,8 @@ def test_any_json_gives_a_config_or_one_error(values):
 @pytest.mark.parametrize('overrides', [
     [], ['task=General-2K', 'dynamic_size=((256,512),(256,768))'],
     ['task=Demo', 'compile=1', 'lambdas_pix_last.cnt=3'],
-    ['bb=timm/resnet18', 'squeeze_block=', 'cxt_num=0', 'preproc_methods=', 'lr_decay_epochs=-10,-5'],
+    ['bb=timm/resnet18', 'squeeze_block=', 'cxt_num=0', 'preproc_methods=',
+     'lr_decay_epochs=-10,-5'],
 ])
 def test_round_trip(tmp_path, overrides):
     cfg = Config.from_overrides(overrides)
@@ -273,7 +306,9 @@ def test_round_trip(tmp_path, overrides):
     assert Config.load(path, ['seed=3']) == dataclasses.replace(cfg, seed=3)
 
 
-@pytest.mark.parametrize('content', [b'{', b'', b'[1]', b'"text"', b'\xff\xfe\x00', b'null', b'{"colour": 1}'])
+@pytest.mark.parametrize('content', [
+    b'{', b'', b'[1]', b'"text"', b'\xff\xfe\x00', b'null', b'{"colour": 1}',
+])
 def test_files_that_are_no_config(tmp_path, content):
     path = tmp_path / 'config.json'
     path.write_bytes(content)
@@ -347,7 +382,12 @@ def test_print_everything(capsys):
     assert all(f'{name} = ' in out for name in FIELDS)
 
 
-@pytest.mark.parametrize('arguments', [['--print'], ['--print', 'tsak'], ['--prnt', 'task'], ['task']])
+@pytest.mark.parametrize('arguments', [
+    ['--print'],
+    ['--print', 'tsak'],
+    ['--prnt', 'task'],
+    ['task'],
+])
 def test_print_errors(arguments):
     with pytest.raises(ConfigError):
         main(arguments)
@@ -355,8 +395,8 @@ def test_print_errors(arguments):
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     """As a script, without site-packages."""
-    return subprocess.run([sys.executable, '-S', config.__file__, *arguments], capture_output=True, text=True,
-                          check=False)
+    command = [sys.executable, '-S', config.__file__, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_script():
@@ -372,20 +412,30 @@ def test_script():
 def test_standard_library_only():
     sources = [Path(module.__file__).read_text(encoding='utf-8') for module in (config, fields)]
     tree = ast.parse('\n'.join(sources))
-    modules = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    modules += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules.append(node.module)
     assert {module.split('.')[0] for module in modules} <= set(sys.stdlib_module_names) | {'fields'}
 
 
 def test_importing_touches_no_file():
-    program = ('import sys; sys.dont_write_bytecode = True\n'
-               'import dataclasses, difflib, json, math, re, typing, ast, collections.abc, pathlib, encodings.idna\n'
-               'opened = []\n'
-               'sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)\n'
-               'import config\n'
-               'print([str(path) for path in opened if not str(path).endswith((".py", ".pyc"))])')
+    program = '''
+import sys; sys.dont_write_bytecode = True
+import dataclasses, difflib, json, math, re, typing, ast, collections.abc, pathlib, encodings.idna
+opened = []
+def note(event, args):
+    if event == 'open':
+        opened.append(str(args[0]))
+sys.addaudithook(note)
+import config
+print([path for path in opened if not path.endswith(('.py', '.pyc'))])
+'''
     folder = Path(config.__file__).parent
-    result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True, cwd=folder)
+    command = [sys.executable, '-c', program]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     assert result.stdout.strip() == '[]'
 
 

@@ -22,6 +22,7 @@ from dataset import (
     TrainSet,
     build_loader,
     check_images,
+    check_masks,
     check_readable,
     class_names,
     find_images_in_set,
@@ -29,6 +30,7 @@ from dataset import (
     load_pair,
     normalize,
 )
+from readers.orientation import upright
 
 ALL_METHODS = ('flip', 'crop', 'rotate', 'enhance', 'pepper')
 SIZE = (64, 48)
@@ -135,6 +137,49 @@ def test_a_mask_of_another_shape_is_warned_of(tmp_path):
     write(tmp_path / 'Task' / 'TR-a' / 'gt' / 'b.png', np.zeros((128, 96), np.uint8))
     with pytest.warns(UserWarning, match=r'(?s)^1 images and masks differ.*b\.jpg: 128x96, its mask .*b\.png: 96x128'):
         check_readable(find_pairs(tmp_path, 'Task', ['TR-a']))
+
+
+def make_turned_set(root: Path, size: tuple[int, int], orientation: int, turned_masks: bool) -> list[Pair]:
+    """Photographs that lie in the file, with masks of an object in them, drawn upright or not."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lying = np.full((*size, 3), 90, np.uint8)
+    lying[5:20, 10:50] = 230
+    mask = (lying[..., 0] > 128).astype(np.uint8) * 255
+    if not turned_masks:
+        mask = np.ascontiguousarray(upright(mask, orientation))
+    for stem in ('a', 'b', 'c'):
+        write(root / 'Task' / 'TR-a' / 'im' / f'{stem}.png', lying, exif=exif)
+        write(root / 'Task' / 'TR-a' / 'gt' / f'{stem}.png', mask)
+    return find_pairs(root, 'Task', ['TR-a'])
+
+
+@pytest.mark.parametrize(('size', 'orientation'), [((64, 64), 6), ((48, 64), 3), ((64, 64), 2)])
+def test_masks_drawn_before_the_image_was_turned_are_named(tmp_path, size, orientation):
+    pairs = make_turned_set(tmp_path, size, orientation, turned_masks=True)
+    with pytest.warns(UserWarning, match=r'TR-a: 3 images are turned .*of 3 masks 3 fit'):
+        check_readable(pairs)
+
+
+@pytest.mark.parametrize(('size', 'orientation'), [((64, 64), 6), ((48, 64), 3), ((48, 64), 6)])
+def test_masks_of_turned_images_that_are_drawn_upright_are_fine(tmp_path, size, orientation, recwarn):
+    check_readable(make_turned_set(tmp_path, size, orientation, turned_masks=False))
+    assert not recwarn.list
+
+
+def test_sets_are_warned_of_once_and_refused_without_foreground(tmp_path):
+    make_set(tmp_path, 'TR-ones', ['a', 'b'])
+    make_set(tmp_path, 'TR-empty', ['c', 'd'])
+    found = find_pairs(tmp_path, 'Task', ['TR-ones', 'TR-empty'])
+    for pair in found[:2]:
+        write(pair.mask, np.array(Image.open(pair.mask)) // 255)
+    with pytest.warns(UserWarning, match=r'TR-ones: 2 of 2 masks hold no values but 0 and 1') as warned:
+        check_masks(found)
+    assert len(warned) == 1
+    for pair in found[2:]:
+        write(pair.mask, np.zeros((96, 128), np.uint8))
+    with pytest.raises(ValueError, match=r'TR-empty: not one of the 2 masks has foreground'):
+        check_masks(found[2:])
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -17,18 +17,27 @@ from tests.models.small import build, image, output
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
     """A small network, and a run's folder with its weights."""
-    model = build(bb='timm/resnet18', mul_scl_ipt='', dec_att='', squeeze_block='', cxt_num=0, out_ref=False,
-                  size=(96, 64))
+    model = build(
+        bb='timm/resnet18',
+        mul_scl_ipt='',
+        dec_att='',
+        squeeze_block='',
+        cxt_num=0,
+        out_ref=False,
+        size=(96, 64),
+    )
     file = tmp_path_factory.mktemp('run') / 'epoch_3.pth'
     save_checkpoint(model, file)
     file.with_name('config.json').write_text(json.dumps(model.config.as_dict()))
     return model, str(file)
 
 
-@pytest.mark.skipif(torch.__version__ < OLDEST_TORCH, reason='this PyTorch is too old for ONNX export')
+@pytest.mark.skipif(
+    torch.__version__ < OLDEST_TORCH, reason='this PyTorch is too old for ONNX export')
 def test_onnx(weights, tmp_path, capsys):
     model, file = weights
-    assert export.main(['onnx', '-m', file, '-o', str(tmp_path / 'net.onnx'), '--size', '64x96', '--sigmoid']) == 0
+    target = str(tmp_path / 'net.onnx')
+    assert export.main(['onnx', '-m', file, '-o', target, '--size', '64x96', '--sigmoid']) == 0
     printed = capsys.readouterr().out
     assert 'astronaut at 64x96: largest difference' in printed
     assert 'passed onnx.checker' in printed
@@ -50,7 +59,8 @@ def test_pt2(weights, tmp_path, capsys):
 
 def test_hf(weights, tmp_path, capsys):
     model, file = weights
-    arguments = ['hf', '-m', file, '-o', str(tmp_path / 'net'), '--license', 'mit', '--dtype', 'float16']
+    target = str(tmp_path / 'net')
+    arguments = ['hf', '-m', file, '-o', target, '--license', 'mit', '--dtype', 'float16']
     assert export.main(arguments) == 0
     assert 'modeling_birefnet.py' in capsys.readouterr().out
     assert 'licence: mit' in (tmp_path / 'net' / 'README.md').read_text().lower()

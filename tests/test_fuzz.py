@@ -28,7 +28,7 @@ from inference.images import decode_image
 from models import load_model
 from models.checkpoints.files import read_state
 from predict import find_jobs
-from utils import TooManyPixels, open_image, read_image, read_mask
+from readers import TooManyPixels, open_image, read_image, read_mask, read_soft_mask
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 60))
 MAX_PIXELS = 1_000_000
@@ -79,6 +79,8 @@ def picture_file(kind: str, mode: str, **options) -> bytes:
     rng, shape = np.random.default_rng(0), {'L': (13, 17), 'RGB': (13, 17, 3), 'RGBA': (13, 17, 4)}
     if mode == 'I;16':
         image = Image.fromarray(rng.integers(0, 65536, (13, 17)).astype(np.uint16))
+    elif mode == 'F':
+        image = Image.fromarray(rng.random((13, 17), np.float32))
     elif mode == 'P':
         image = Image.fromarray(rng.integers(0, 255, shape['L'], dtype=np.uint8)).convert('P')
     elif mode == 'CMYK':
@@ -105,6 +107,7 @@ PICTURES = {
         ('WEBP', 'RGBA', {}),
         ('TIFF', 'RGB', {}),
         ('TIFF', 'I;16', {'compression': 'tiff_lzw'}),
+        ('TIFF', 'F', {}),
         ('GIF', 'P', {'transparency': 3}),
     )
 }
@@ -117,7 +120,7 @@ def test_images(name, draw, tmp_path):
     data = draw.draw(damaged(PICTURES[name]))
     file = tmp_path / 'picture.bin'
     file.write_bytes(data)
-    for read in (open_image, read_image, read_mask, decode_image):
+    for read in (open_image, read_image, read_mask, read_soft_mask, decode_image):
         for source, called in ((data, 'image data'), (file, str(file))):
             with only_complaints(called):
                 read(source, MAX_PIXELS)

@@ -26,11 +26,11 @@ def theirs(monkeypatch):
 def test_torch_hub_loads_the_checkout(tmp_path, theirs):
     model = build()
     save_checkpoint(model, tmp_path / 'net.pth', tile_order='column')
-    loaded = torch.hub.load(str(ROOT), 'birefnet', str(tmp_path / 'net.pth'), source='local', tile_order='column')
+    arguments = (str(ROOT), 'birefnet', str(tmp_path / 'net.pth'))
+    loaded = torch.hub.load(*arguments, source='local', tile_order='column')
     assert torch.equal(output(loaded), output(model))
 
-    fast = torch.hub.load(str(ROOT), 'birefnet', str(tmp_path / 'net.pth'), source='local', optimize=True,
-                          tile_order='column')
+    fast = torch.hub.load(*arguments, source='local', optimize=True, tile_order='column')
     with torch.inference_mode():
         assert (fast(image())[-1] - output(model)).abs().max() < 1e-3 * output(model).std()
     assert {name: sys.modules[name] for name in theirs} == theirs

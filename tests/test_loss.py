@@ -35,17 +35,22 @@ def seeded(name: str) -> np.random.Generator:
 
 
 def golden_logit(name: str, shape: list[int]) -> Tensor:
-    return torch.from_numpy(2 * seeded(name).standard_normal(shape, dtype=np.float32)).requires_grad_()
+    values = seeded(name).standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy(2 * values).requires_grad_()
 
 
 def golden_mask(case: str) -> Tensor:
-    return torch.from_numpy((seeded(f'loss-gt-{case}').random(GOLDEN[case]['shape']) > 0.6).astype(np.float32))
+    values = seeded(f'loss-gt-{case}').random(GOLDEN[case]['shape'])
+    return torch.from_numpy((values > 0.6).astype(np.float32))
 
 
-def random_pair(seed: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def random_pair(
+    seed: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     logit = torch.randn(shape, generator=generator, dtype=dtype) * 3
-    return logit, logit.sigmoid(), torch.rand(shape, generator=generator, dtype=dtype).gt(0.5).to(dtype)
+    mask = torch.rand(shape, generator=generator, dtype=dtype).gt(0.5).to(dtype)
+    return logit, logit.sigmoid(), mask
 
 
 sizes = st.tuples(st.integers(1, 3), st.just(1), st.integers(3, 150), st.integers(3, 150))
@@ -71,7 +76,8 @@ def test_a_name_is_registered_once() -> None:
 # ---- golden values ----
 
 
-@pytest.mark.parametrize(('case', 'name'), [(case, name) for case in CASES for name in GOLDEN[case]['losses']])
+@pytest.mark.parametrize(
+    ('case', 'name'), [(case, name) for case in CASES for name in GOLDEN[case]['losses']])
 def test_golden_value_and_gradient(case: str, name: str) -> None:
     expected = GOLDEN[case]['losses'][name]
     logit = golden_logit(f'loss-logit-{case}', GOLDEN[case]['shape'])
@@ -85,10 +91,13 @@ def test_golden_value_and_gradient(case: str, name: str) -> None:
 def test_golden_sum_over_outputs(case: str) -> None:
     height, width = GOLDEN[case]['shape'][2:]
     sizes = [(height // n, width // n) for n in (16, 8, 4, 1)]
-    logits = [golden_logit(f'loss-scale{i}-{case}', GOLDEN[case]['shape'][:2] + list(s)) for i, s in enumerate(sizes)]
+    leading = GOLDEN[case]['shape'][:2]
+    logits = [golden_logit(f'loss-scale{i}-{case}', [*leading, *size])
+              for i, size in enumerate(sizes)]
     terms = loss.pixel_terms(logits, golden_mask(case), {**DEFAULT, 'mae': 0})
     assert sum(terms.values()).item() == pytest.approx(GOLDEN[case]['pix_total'], rel=2e-6)
-    assert {k: v.item() / 4 for k, v in terms.items()} == pytest.approx(GOLDEN[case]['pix_terms'], rel=2e-6)
+    means = {name: term.item() / 4 for name, term in terms.items()}
+    assert means == pytest.approx(GOLDEN[case]['pix_terms'], rel=2e-6)
 
 
 # ---- pixel losses ----
@@ -135,7 +144,9 @@ def test_blur_gradients() -> None:
 
 @few
 @given(sizes, seeds)
-def test_perfect_prediction_is_best_and_nothing_is_negative(shape: tuple[int, ...], seed: int) -> None:
+def test_perfect_prediction_is_best_and_nothing_is_negative(
+    shape: tuple[int, ...], seed: int,
+) -> None:
     _, _, g = random_pair(seed, shape)
     rough = random_pair(seed + 1, shape)[0]
     perfect = (2 * g - 1) * 40
@@ -151,7 +162,8 @@ def test_perfect_prediction_is_best_and_nothing_is_negative(shape: tuple[int, ..
 def test_perfect_prediction_costs_nothing(name: str) -> None:
     _, _, g = random_pair(0, (2, 1, 70, 40))
     perfect = (2 * g - 1) * 40
-    assert PIXEL_LOSSES[name].function(perfect, perfect.sigmoid(), g).item() == pytest.approx(0, abs=1e-6)
+    value = PIXEL_LOSSES[name].function(perfect, perfect.sigmoid(), g).item()
+    assert value == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize('name', PIXEL_LOSSES)
@@ -160,7 +172,9 @@ def test_perfect_prediction_costs_nothing(name: str) -> None:
 def test_extreme_logits_stay_finite(name: str, fill: str, sign: int) -> None:
     g = {'empty': torch.zeros(2, 1, 80, 70), 'full': torch.ones(2, 1, 80, 70),
          'random': (torch.rand(2, 1, 80, 70) > 0.5).float()}[fill]
-    for logit in (torch.full_like(g, sign * 1e4), sign * 1e4 * (2 * g - 1), torch.randn_like(g) * 1e4):
+    uniform = torch.full_like(g, sign * 1e4)
+    extreme = sign * 1e4 * (2 * g - 1)
+    for logit in (uniform, extreme, torch.randn_like(g) * 1e4):
         logit.requires_grad_()
         value = loss.pixel_terms([logit], g, {name: 1.0})[name]
         value.backward()
@@ -199,12 +213,14 @@ def test_zero_weights_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_loss_is_a_sum_or_a_mean_over_the_batch_as_registered() -> None:
-    assert {name for name, registered in PIXEL_LOSSES.items() if registered.summed_over_batch} == {'iou', 'iou_patch'}
+    summed = {name for name, registered in PIXEL_LOSSES.items() if registered.summed_over_batch}
+    assert summed == {'iou', 'iou_patch'}
     logit, _, g = random_pair(0, (1, 1, 20, 20))
     one = loss.pixel_terms([logit], g, ALL)
     three = loss.pixel_terms([logit.expand(3, -1, -1, -1)], g.expand(3, -1, -1, -1), ALL)
     for name in ALL:
-        torch.testing.assert_close(three[name], one[name] * (3 if PIXEL_LOSSES[name].summed_over_batch else 1))
+        factor = 3 if name in summed else 1
+        torch.testing.assert_close(three[name], one[name] * factor)
 
 
 # ---- edge and class loss ----
@@ -212,22 +228,29 @@ def test_each_loss_is_a_sum_or_a_mean_over_the_batch_as_registered() -> None:
 
 def test_edge_loss_flows_into_prediction_and_label() -> None:
     pairs = [(torch.randn(2, 1, n, n, dtype=torch.float64, requires_grad=True),
-              torch.randn(2, 1, 2 * n, 2 * n, dtype=torch.float64, requires_grad=True)) for n in (3, 4)]
+              torch.randn(2, 1, 2 * n, 2 * n, dtype=torch.float64, requires_grad=True))
+              for n in (3, 4)]
     value = loss.edge_loss(pairs)
     expected = 0
     for prediction, label in pairs:
-        q = F.interpolate(prediction, size=label.shape[2:], mode='bilinear', align_corners=True).sigmoid()
+        resized = F.interpolate(
+            prediction, size=label.shape[2:], mode='bilinear', align_corners=True)
+        q = resized.sigmoid()
         t = label.sigmoid()
         expected = expected - (t * q.log() + (1 - t) * (1 - q).log()).mean()
     torch.testing.assert_close(value, expected)
     leaves = [x for pair in pairs for x in pair]
-    for ours, naive in zip(torch.autograd.grad(value, leaves), torch.autograd.grad(expected, leaves), strict=True):
+    gradients = torch.autograd.grad(value, leaves)
+    expected_gradients = torch.autograd.grad(expected, leaves)
+    for ours, naive in zip(gradients, expected_gradients, strict=True):
         assert naive.norm() > 0
         torch.testing.assert_close(ours, naive)
 
 
 def test_edge_loss_of_extreme_logits() -> None:
-    prediction, label = (torch.tensor([1e4, -1e4, 1e4, -1e4]).view(1, 1, 2, 2).requires_grad_() for _ in 'pl')
+    values = torch.tensor([1e4, -1e4, 1e4, -1e4]).view(1, 1, 2, 2)
+    prediction = values.clone().requires_grad_()
+    label = values.clone().requires_grad_()
     loss.edge_loss([(prediction, -label)]).backward()
     assert prediction.grad.isfinite().all()
     assert label.grad.isfinite().all()
@@ -236,20 +259,27 @@ def test_edge_loss_of_extreme_logits() -> None:
 # ---- tail ----
 
 
-@pytest.mark.parametrize(('task', 'epochs', 'first'), [('DIS5K', 500, 461), ('COD', 150, 131), ('General-2K', 250, 231),
-                                                       ('Matting', 150, 141), ('my own', 100, 81)])
+@pytest.mark.parametrize(('task', 'epochs', 'first'), [
+    ('DIS5K', 500, 461),
+    ('COD', 150, 131),
+    ('General-2K', 250, 231),
+    ('Matting', 150, 141),
+    ('my own', 100, 81),
+])
 def test_tail_begins_where_published(task: str, epochs: int, first: int) -> None:
     weights = {'bce': 30.0, 'iou': 0.5, 'mae': 100.0, 'mse': 3.0, 'ssim': 10.0}
     tail, factors = Config(task=task, epochs=epochs).tail_epochs, task_record(task).tail_factors
     assert loss.tail_weights(weights, factors, first - 1, epochs, tail) == weights
-    once, last = (loss.tail_weights(weights, factors, epoch, epochs, tail) for epoch in (first, epochs))
+    once = loss.tail_weights(weights, factors, first, epochs, tail)
+    last = loss.tail_weights(weights, factors, epochs, epochs, tail)
     n = epochs - first + 1
     if task == 'Matting':
         assert once == pytest.approx({**weights, 'mse': 2.7, 'ssim': 9.0})
         assert last == pytest.approx({**weights, 'mse': 3 * 0.9 ** n, 'ssim': 10 * 0.9 ** n})
     else:
         assert once == pytest.approx({**weights, 'bce': 0, 'iou': 0.25, 'mae': 90})
-        assert last == pytest.approx({**weights, 'bce': 0, 'iou': 0.5 * 0.5 ** n, 'mae': 100 * 0.9 ** n})
+        shrunk = {'bce': 0, 'iou': 0.5 * 0.5 ** n, 'mae': 100 * 0.9 ** n}
+        assert last == pytest.approx({**weights, **shrunk})
 
 
 @few
@@ -259,10 +289,13 @@ def test_tail_compounds_and_needs_no_history(task: str, epochs: int, last: int) 
     if task == 'Matting':
         factors = {'mse': 0.9, 'ssim': 0.9}
     running = weights
-    for epoch in range(1, epochs + 1):  # a loop that multiplies as it goes must agree with the function of the epoch
+    # A loop that multiplies as it goes must agree with the function of the epoch.
+    for epoch in range(1, epochs + 1):
         if epoch > epochs - last:
             running = {name: weight * factors.get(name, 1) for name, weight in running.items()}
-        assert loss.tail_weights(weights, task_record(task).tail_factors, epoch, epochs, last) == pytest.approx(running)
+        published = task_record(task).tail_factors
+        found = loss.tail_weights(weights, published, epoch, epochs, last)
+        assert found == pytest.approx(running)
 
 
 # ---- criterion ----
@@ -315,16 +348,20 @@ def test_adversarial_losses_are_cross_entropies() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.mean((1, 2, 3))[:, None]
 
-    image, p, gt = torch.full((1, 3, 4, 4), 2.0), torch.full((1, 1, 4, 4), 0.25), torch.ones(1, 1, 4, 4)
+    image = torch.full((1, 3, 4, 4), 2.0)
+    p = torch.full((1, 1, 4, 4), 0.25)
+    gt = torch.ones(1, 1, 4, 4)
     softplus = F.softplus(torch.tensor([-0.5, -2.0, 0.5]))  # p * image is 0.5, gt * image is 2
     torch.testing.assert_close(loss.generator_loss(MeanOfInput(), p, image), softplus[0])
-    torch.testing.assert_close(loss.discriminator_loss(MeanOfInput(), p, gt, image), (softplus[1] + softplus[2]) / 2)
+    found = loss.discriminator_loss(MeanOfInput(), p, gt, image)
+    torch.testing.assert_close(found, (softplus[1] + softplus[2]) / 2)
 
 
 def test_adversarial_gradients_stay_on_their_side() -> None:
     discriminator, image = Discriminator((32, 32)), torch.randn(2, 3, 32, 32)
     logit = torch.randn(2, 1, 32, 32, requires_grad=True)
-    loss.discriminator_loss(discriminator, logit.sigmoid(), torch.ones(2, 1, 32, 32), image).backward()
+    gt = torch.ones(2, 1, 32, 32)
+    loss.discriminator_loss(discriminator, logit.sigmoid(), gt, image).backward()
     assert logit.grad is None
     assert all(p.grad is not None for p in discriminator.parameters())
     discriminator.zero_grad()
@@ -350,7 +387,9 @@ def test_adversarial_game_is_learnt() -> None:
     gt, image = (x ** 2 + y ** 2 < 0.5).float().expand(4, 1, 32, 32), torch.ones(4, 3, 32, 32)
     logit, discriminator = torch.randn(4, 1, 32, 32, requires_grad=True), Discriminator((32, 32))
 
-    def train(parameters: list[Tensor], value: Callable[[], Tensor], steps: int) -> tuple[float, float]:
+    def train(
+        parameters: list[Tensor], value: Callable[[], Tensor], steps: int,
+    ) -> tuple[float, float]:
         optimizer = torch.optim.Adam(parameters, lr=3e-3 if len(parameters) > 1 else 0.1)
         values = []
         for _ in range(steps):
@@ -365,5 +404,6 @@ def test_adversarial_game_is_learnt() -> None:
                         30)
     assert last < 0.5 * first
     discriminator.eval()
-    first, last = train([logit], lambda: loss.generator_loss(discriminator, logit.sigmoid(), image), 40)
+    first, last = train(
+        [logit], lambda: loss.generator_loss(discriminator, logit.sigmoid(), image), 40)
     assert last < 0.5 * first

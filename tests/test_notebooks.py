@@ -13,7 +13,8 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / 'notebooks').glob('*.ipynb'))
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_notebook_runs(path):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(path.parent)}}).execute()
+    resources = {'metadata': {'path': str(path.parent)}}
+    NotebookClient(notebook, timeout=600, resources=resources).execute()
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
@@ -21,7 +22,9 @@ def test_notebooks_are_kept_without_outputs(path):
     """Outputs would be of one machine, and make every difference unreadable."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert all(not cell.get('outputs') and cell.get('execution_count') is None for cell in notebook.cells)
+    for cell in notebook.cells:
+        assert not cell.get('outputs')
+        assert cell.get('execution_count') is None
 
 
 def test_there_are_three():

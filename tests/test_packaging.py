@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, called beside modules of the user's that are named like ours."""
+"""The wheel in an environment of its own, called beside a user's modules of the same names."""
 
 import os
 import re
@@ -59,7 +59,8 @@ class Installed:
 def installed(tmp_path_factory) -> Installed:
     """An environment with a wheel that was built from a source distribution.
 
-    Nothing is downloaded: what the wheel requires is that of the environment in which the tests run.
+    Nothing is downloaded: what the wheel requires is that of the environment in which the tests
+    run.
     """
     work = tmp_path_factory.mktemp('packaging')
     pip = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
@@ -77,7 +78,8 @@ def installed(tmp_path_factory) -> Installed:
     subprocess.run([*pip, '--python', python, 'install', *alone, wheel], check=True)
     found.folder.mkdir()
     for name in SHADOWS:
-        (found.folder / f'{name}.py').write_text(f"raise ImportError('{name}.py is the user\\'s own')\n")
+        shadow = found.folder / f'{name}.py'
+        shadow.write_text(f"raise ImportError('{name}.py is the user\\'s own')\n")
     return found
 
 
@@ -88,9 +90,10 @@ def test_one_package_is_installed(installed, tmp_path):
     assert len(names) == 2
     Checkout(ROOT).write(tmp_path)
     package = installed.packages / 'birefnet'
-    files = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
-    assert files == {path.relative_to(package): path.read_bytes() for path in package.rglob('*')
-                     if path.is_file() and path.suffix != '.pyc'}
+    files = {path.relative_to(tmp_path): path.read_bytes()
+             for path in tmp_path.rglob('*') if path.is_file()}
+    assert files == {path.relative_to(package): path.read_bytes()
+                     for path in package.rglob('*') if path.is_file() and path.suffix != '.pyc'}
 
 
 @pytest.mark.slow
@@ -98,9 +101,11 @@ def test_a_run_from_training_to_the_best_checkpoint(installed):
     """Data is loaded by a worker and scored by processes, which import the package anew."""
     make_data(installed.folder / 'datasets', train=4)
     options = [text for text in TINY if not text.startswith(('epochs', 'num_workers'))]
-    installed.run('birefnet', 'train', '--ckpt_dir', 'ckpts/run', *options, 'epochs=1', 'num_workers=1')
+    options += ['epochs=1', 'num_workers=1']
+    installed.run('birefnet', 'train', '--ckpt_dir', 'ckpts/run', *options)
     installed.run('birefnet', 'test', '--ckpt_folder', 'ckpts/run', 'device=cpu')
-    installed.run('birefnet', 'eval', '--ckpt_folder', 'ckpts/run', '--workers', '2', '--cache', 'cache')
+    installed.run(
+        'birefnet', 'eval', '--ckpt_folder', 'ckpts/run', '--workers', '2', '--cache', 'cache')
     assert 'run--epoch_1' in installed.run('birefnet', 'best', 'task=Tiny')
     assert (installed.folder / 'e_preds/run--epoch_1/TE-Tiny/1.png').is_file()
     assert (installed.folder / 'e_results/report.html').is_file()
@@ -110,14 +115,16 @@ def test_a_run_from_training_to_the_best_checkpoint(installed):
 def test_pictures_torch_hub_and_python(installed):
     save_checkpoint(build(), installed.folder / 'net.pth')
     cv2.imwrite(str(installed.folder / 'photo.png'), np.full((48, 64, 3), 90, np.uint8))
-    installed.run('birefnet', 'predict', 'photo.png', 'cut.png', '-m', 'net.pth', '--resolution', '64x64')
+    installed.run(
+        'birefnet', 'predict', 'photo.png', 'cut.png', '-m', 'net.pth', '--resolution', '64x64')
     assert cv2.imread(str(installed.folder / 'cut.png'), cv2.IMREAD_UNCHANGED).shape == (48, 64, 4)
     installed.run('python', '-c', HUB, ROOT, *SHADOWS)
 
 
 @pytest.mark.slow
 def test_the_file_for_transformers_is_the_same(installed):
-    code = 'from birefnet.exporting.huggingface import modeling_source; print(modeling_source("swin_v1_t"))'
+    code = ('from birefnet.exporting.huggingface import modeling_source; '
+            'print(modeling_source("swin_v1_t"))')
     assert installed.run('python', '-c', code) == modeling_source('swin_v1_t') + '\n'
 
 
@@ -125,11 +132,13 @@ def test_an_editable_installation(tmp_path):
     """It runs the checkout's own files, and workers of a run find it by the same name."""
     (tmp_path / 'birefnet').mkdir()
     (tmp_path / 'birefnet/__init__.py').write_text(link(ROOT))
-    code = 'import birefnet.config, sys; print(birefnet.__file__, birefnet.config.__file__, "config" in sys.modules)'
+    code = ('import birefnet.config, sys; '
+            'print(birefnet.__file__, birefnet.config.__file__, "config" in sys.modules)')
     for arguments, expected in (
             (['-c', code], f'{ROOT / "birefnet.py"} {ROOT / "config.py"} False\n'),
             (['-m', 'birefnet', 'config', '--print', 'bb', 'task=COD'], 'swin_v1_l\n')):
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, expected), done.stderr
 
 
@@ -138,11 +147,13 @@ def test_the_command_explains_itself(installed):
     commands = ('train', 'test', 'eval', 'best', 'predict', 'export', 'app', 'zoo', 'config')
     page = installed.run('birefnet', '--help')
     assert all(f'\n  {command} ' in page for command in commands)
-    assert installed.run('birefnet', 'predict', '--help').startswith('usage: birefnet predict INPUT')
+    options = installed.run('birefnet', 'predict', '--help')
+    assert options.startswith('usage: birefnet predict INPUT')
     assert 'birefnet train task=COD' in installed.run('birefnet', 'config', '--help')
     loaded = installed.run('python', '-X', 'importtime', '-m', 'birefnet', '--help')
     assert re.search(r'\| +argparse$', loaded, re.M)
-    assert not re.search(r'\| +(torch|numpy)$', loaded, re.M), 'the list of commands need not wait for them'
+    slow = re.search(r'\| +(torch|numpy)$', loaded, re.M)
+    assert not slow, 'the list of commands need not wait for them'
 
 
 def test_the_package_has_the_names_of_models():

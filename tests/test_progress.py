@@ -30,7 +30,11 @@ def clock(monkeypatch) -> list[float]:
 def test_a_log_gets_a_line_at_least_every_30_seconds(clock, monkeypatch, seconds, units):
     monkeypatch.setattr(sys, 'stderr', io.StringIO())
     said = []
-    with Progress(units, 'epoch 1/3', 'batch', say=lambda line: said.append((clock[0], line))) as progress:
+
+    def say(line: str) -> None:
+        said.append((clock[0], line))
+
+    with Progress(units, 'epoch 1/3', 'batch', say=say) as progress:
         for _ in range(units):
             clock[0] += seconds
             progress.update()

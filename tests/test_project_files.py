@@ -1,8 +1,9 @@
-"""The files around the code: what they name exists, and they have the form that their readers ask for."""
+"""The files around the code: what they name exists, and they have the form that is asked for."""
 
 import re
 import shlex
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def ignored(path: str) -> bool:
 
 def test_the_dockerfile_copies_what_is_there():
     instructions = re.sub(r'\\\n', ' ', read('Dockerfile'))
-    sources = [source for line in re.findall(r'^COPY (.*)$', instructions, re.M) for source in shlex.split(line)[:-1]]
+    sources = []
+    for line in re.findall(r'^COPY (.*)$', instructions, re.M):
+        sources += shlex.split(line)[:-1]
     assert sources
     for source in sources:
         assert (ROOT / source).exists(), source
@@ -37,19 +40,23 @@ def test_the_dockerfile_copies_what_is_there():
         assert lists in sources or lists.startswith('/tmp/'), lists
     entry, = re.findall(r'^ENTRYPOINT \["([^"]+)"', instructions, re.M)
     assert entry in project()['scripts']
-    assert set(re.findall(r"'\.\[(\w+)\]'", instructions)) <= project()['optional-dependencies'].keys()
+    extras = set(re.findall(r"'\.\[(\w+)\]'", instructions))
+    assert extras <= project()['optional-dependencies'].keys()
 
 
 def test_the_dockerfile_takes_torch_from_its_own_index():
     pattern = re.search(r"grep -E '(.*?)' requirements.txt", read('Dockerfile'))[1]
-    assert [line.split('>')[0] for line in read('requirements.txt').split('\n') if re.match(pattern, line)] == \
-        ['torch', 'torchvision']
+    taken = [line for line in read('requirements.txt').split('\n') if re.match(pattern, line)]
+    assert [line.split('>')[0] for line in taken] == ['torch', 'torchvision']
 
 
 def test_each_requirement_stands_in_one_place():
     lists = [read('requirements.txt').split('\n'), *project()['optional-dependencies'].values()]
-    names = [name[0] for lines in lists for line in lines if (name := re.match(r'[\w-]+(?!\w*\[)', line))
-             and not line.startswith('birefnet[')]
+    names = []
+    for line in chain(*lists):
+        name = re.match(r'[\w-]+(?!\w*\[)', line)
+        if name and not line.startswith('birefnet['):
+            names.append(name[0])
     assert {'torch', 'gradio', 'pytest'} <= set(names)
     assert len(names) == len(set(names))
 
@@ -57,10 +64,13 @@ def test_each_requirement_stands_in_one_place():
 def test_extras_that_are_named_exist():
     extras = project()['optional-dependencies']
     named = [name for lines in extras.values() for name in lines if name.startswith('birefnet[')]
-    for path in [*ROOT.glob('*.py'), *ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), ROOT / 'Makefile']:
+    documents = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
+    for path in [*ROOT.glob('*.py'), *documents, ROOT / 'Makefile']:
         named += re.findall(r'''["'](\.\[[a-z,]+\])["']''', path.read_text(encoding='utf-8'))
     assert len(named) > 5
-    assert {name for text in named for name in re.search(r'\[([\w,]+)\]', text)[1].split(',')} <= extras.keys()
+    for text in named:
+        names = re.search(r'\[([\w,]+)\]', text)[1].split(',')
+        assert set(names) <= extras.keys(), text
 
 
 def test_the_workflow_runs_both_commands():
@@ -70,14 +80,16 @@ def test_the_workflow_runs_both_commands():
     assert 'make lint test test-all' in read('.ci/run').split('\n')
     targets = set(re.findall(r'^([a-z-]+):', read('Makefile'), re.M))
     assert {'lint', 'test', 'test-all'} <= targets
-    assert {command.removeprefix('make ') for command in commands if command.startswith('make ')} <= targets
+    made = {command for command in commands if command.startswith('make ')}
+    assert {command.removeprefix('make ') for command in made} <= targets
 
 
 def test_the_citation_is_the_papers():
     citation = yaml.safe_load(read('CITATION.cff'))
     paper = citation['preferred-citation']
     assert {'cff-version', 'message', 'title', 'authors'} <= citation.keys()
-    assert paper['title'] == 'Bilateral Reference for High-Resolution Dichotomous Image Segmentation'
+    title = 'Bilateral Reference for High-Resolution Dichotomous Image Segmentation'
+    assert paper['title'] == title
     assert [author['family-names'] for author in paper['authors']] == \
         ['Zheng', 'Gao', 'Fan', 'Liu', 'Laaksonen', 'Ouyang', 'Sebe']
 
@@ -90,6 +102,7 @@ def test_issue_forms_are_whole(path):
         assert form.keys() <= {'blank_issues_enabled', 'contact_links'}
         return
     assert {'name', 'description', 'body'} <= form.keys()
-    ids = [field['id'] for field in form['body'] if field['type'] != 'markdown']
+    questions = [field for field in form['body'] if field['type'] != 'markdown']
+    ids = [field['id'] for field in questions]
     assert len(set(ids)) == len(ids)
-    assert all(field['attributes']['label'] for field in form['body'] if field['type'] != 'markdown')
+    assert all(field['attributes']['label'] for field in questions)

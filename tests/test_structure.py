@@ -1,4 +1,4 @@
-"""Rules that the sources keep. Directions of imports are contracts in pyproject.toml (tools/contracts.py)."""
+"""Rules that the sources keep. Directions of imports are contracts in pyproject.toml."""
 
 import ast
 from collections.abc import Iterator
@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ENTRY_SCRIPTS = {'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
+ENTRY_SCRIPTS = {
+    'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
 PACKAGES = {path.parent for path in ROOT.glob('*/__init__.py')}
-FILES = sorted([*ROOT.glob('*.py'), *(file for package in PACKAGES for file in package.rglob('*.py'))])
+FILES = [*ROOT.glob('*.py')]
+for package in PACKAGES:
+    FILES += package.rglob('*.py')
+FILES.sort()
 NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 SOURCES = [name for name in NAMES if not name.startswith('tests/')]
-# Parts of names that stand for a folder of one machine. They are joined here, so that this file passes, too.
+# Parts of names that stand for a folder of one machine. They are joined here, so that this file
+# passes, too.
 MACHINE_PATHS = ['/'.join(('', folder, '')) for folder in ('work', 'home')]
 
 
@@ -21,7 +26,7 @@ def parse(name: str) -> ast.Module:
 
 
 def imported_packages(tree: ast.Module) -> Iterator[str]:
-    """Top-level names of all modules that a source imports, anywhere in it; '' for a relative import."""
+    """Top-level names of all modules that a source imports; '' for a relative import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.split('.')[0] for alias in node.names)
@@ -59,7 +64,7 @@ def test_the_files_are_found():
 
 @pytest.mark.parametrize('name', SOURCES)
 def test_sources_import_neither_scripts_nor_tests(name):
-    """This includes what the package does not contain. A relative import would hide where it points."""
+    """Also what the package does not contain. A relative import would hide where it points."""
     assert not set(imported_packages(parse(name))) & {*ENTRY_SCRIPTS, 'tests', ''}
 
 
@@ -88,9 +93,10 @@ def test_unsafe_calls_are_recognised(source):
 
 
 def test_what_is_allowed_is_not_reported():
-    source = '"""Title."""\nimport os\nLIMIT = 3\nif __name__ == "__main__":\n    torch.load(path, weights_only=True)\n'
+    source = ('"""Title."""\nimport os\nLIMIT = 3\n'
+              'if __name__ == "__main__":\n    torch.load(path, weights_only=True)\n')
     assert list(unsafe_calls(ast.parse(source))) == []
     assert list(statements_at_import(ast.parse(source))) == []
     assert len(list(statements_at_import(ast.parse(source + 'main()')))) == 1
-    assert list(imported_packages(ast.parse('import os.path\nfrom models.zoo import find\nfrom . import x'))) == \
-        ['os', 'models', '']
+    imports = ast.parse('import os.path\nfrom models.zoo import find\nfrom . import x')
+    assert list(imported_packages(imports)) == ['os', 'models', '']

@@ -14,8 +14,9 @@ import test as script
 from config import Config
 from dataset import normalize
 from models import build_birefnet, load_model, save_checkpoint
+from readers import read_image
 from tests.training.runs import finish, make_data, start
-from utils import read_image, write_json
+from utils import write_json
 
 
 @pytest.fixture(scope='module')

@@ -17,8 +17,9 @@ from evaluation.measuring import mean_of_present
 from evaluation.metrics import VALIDATION_SCORES, higher_is_better, image_score
 from inference.masks import to_mask
 from loss import add_losses, pixel_terms
+from readers import read_mask
 from runtime.distributed import World, gather, share_buffers
-from utils import read_mask, round_up
+from utils import round_up
 
 logger = logging.getLogger(__name__)
 

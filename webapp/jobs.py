@@ -19,7 +19,8 @@ from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_animated
-from utils import STRIDE, read_mask
+from readers import read_soft_mask
+from utils import STRIDE
 
 PREVIEW_SIDE = 1400  # long side, in pixels, of what the page shows
 WORKERS = 2  # threads that decode and encode: at most seven images are in memory at once
@@ -246,7 +247,7 @@ def render(
 
 def _render_one(segmentation: Segmentation, name: str, style: Style, folder: Path) -> Result:
     image = decode_image(segmentation.source.read_bytes())
-    mask = read_mask(segmentation.mask)
+    mask = read_soft_mask(segmentation.mask)
     pixels = compose(image, mask, style)
     refined_mask = compose(image, mask, replace(style, output='mask'))
 

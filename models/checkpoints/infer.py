@@ -133,7 +133,10 @@ def _infer_inward_reference(layers: _Layers) -> dict[str, Any]:
 
 def _infer_supervision(layers: _Layers) -> dict[str, Any]:
     levels = tuple(n for n in OUTWARD_LEVELS if layers.has(f'decoder.gdt_convs_{n}.0'))
-    found: dict[str, Any] = {'ms_supervision': layers.has('decoder.conv_ms_spvn_4'), 'out_ref': bool(levels)}
+    found: dict[str, Any] = {
+        'ms_supervision': layers.has('decoder.conv_ms_spvn_4'),
+        'out_ref': bool(levels),
+    }
     if levels:
         found['out_ref_levels'] = levels
     return found

@@ -63,7 +63,7 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d
 
 
 def folded_weights(layer: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor, Tensor]:
-    """Weight (O, I, k, k) and bias (O,) of `layer` and the BatchNorm (eval mode) behind, float64."""
+    """Folds a BatchNorm (eval mode) into `layer`: weight (O, I, k, k) and bias (O,), float64."""
     weight = layer.weight.detach().double()
     if layer.bias is None:
         bias = weight.new_zeros(len(weight))

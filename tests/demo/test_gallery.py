@@ -8,7 +8,8 @@ import pytest
 from demo import gallery as module
 from demo.gallery import compare, gallery, main, representative
 from demo.make_data import make_data
-from utils import read_image, read_mask, write_png
+from readers import read_image, read_mask
+from utils import write_png
 
 
 def flat(path, grey: int, shape=(40, 60)):
@@ -27,11 +28,14 @@ def test_each_row_shows_its_pictures_in_the_order_of_the_columns(tmp_path):
         for column in range(4):
             y, x = top + row * (height + module.GAP), module.MARGIN + column * step
             assert np.unique(page[y:y + height, x:x + cell]).tolist() == [greys[row, column]]
-    assert page.shape == (top + 2 * height + module.GAP + module.MARGIN, 2 * module.MARGIN + 4 * step - module.GAP, 3)
+    page_height = top + 2 * height + module.GAP + module.MARGIN
+    page_width = 2 * module.MARGIN + 4 * step - module.GAP
+    assert page.shape == (page_height, page_width, 3)
 
 
 def test_tall_pictures_fit_and_masks_take_the_size_of_their_image(tmp_path):
-    image, mask = flat(tmp_path / 'tall.png', 20, (200, 50)), flat(tmp_path / 'small.png', 200, (8, 2))
+    image = flat(tmp_path / 'tall.png', 20, (200, 50))
+    mask = flat(tmp_path / 'small.png', 200, (8, 2))
     page = gallery([image], [mask], {'mask': [mask]})
     assert page.height == 2 * module.MARGIN + module.HEADER + module.CELL[1]
 
@@ -66,10 +70,15 @@ def outcome(tmp_path):
 
 def test_command_line(outcome, monkeypatch, capsys):
     out = outcome / 'pictures' / 'demo.png'
-    monkeypatch.setattr(sys, 'argv', ['gallery', '--data_root', str(outcome / 'datasets'), '--rows', '3',
-                                      '--first', str(outcome / 'first'), '--best',
-                                      str(outcome / 'best'),
-                                      '-o', str(out)])
+    arguments = [
+        'gallery',
+        '--data_root', str(outcome / 'datasets'),
+        '--rows', '3',
+        '--first', str(outcome / 'first'),
+        '--best', str(outcome / 'best'),
+        '-o', str(out),
+    ]
+    monkeypatch.setattr(sys, 'argv', arguments)
     main()
     assert str(out) in capsys.readouterr().out
     assert read_image(out).shape[1] == 2 * module.MARGIN + 4 * module.CELL[0] + 3 * module.GAP
@@ -78,8 +87,13 @@ def test_command_line(outcome, monkeypatch, capsys):
 def test_titles_carry_the_mean_scores(outcome, monkeypatch):
     seen = {}
     monkeypatch.setattr(module, 'gallery', lambda images, gts, columns: seen.update(columns))
-    compare(outcome / 'datasets' / 'Demo' / 'TE-Demo', outcome / 'first' / 'TE-Demo', outcome / 'best' / 'TE-Demo',
-            ('epoch 1', 'epoch 9'), rows=2)
+    compare(
+        outcome / 'datasets' / 'Demo' / 'TE-Demo',
+        outcome / 'first' / 'TE-Demo',
+        outcome / 'best' / 'TE-Demo',
+        ('epoch 1', 'epoch 9'),
+        rows=2,
+    )
     first, best = seen
     assert first.startswith('epoch 1\nS-measure 0.')
     assert best.startswith('epoch 9\nS-measure 0.9') or best.startswith('epoch 9\nS-measure 1.0')
@@ -87,11 +101,13 @@ def test_titles_carry_the_mean_scores(outcome, monkeypatch):
 
 
 def test_every_missing_mask_is_named(outcome):
+    data = outcome / 'datasets' / 'Demo' / 'TE-Demo'
+    best = outcome / 'best' / 'TE-Demo'
     folder = outcome / 'first' / 'TE-Demo'
     gone = sorted(folder.iterdir())[1:3]
     for path in gone:
         path.unlink()
     with pytest.raises(ValueError, match=f'{gone[0].stem}, {gone[1].stem}'):
-        compare(outcome / 'datasets' / 'Demo' / 'TE-Demo', folder, outcome / 'best' / 'TE-Demo', ('a', 'b'), rows=2)
+        compare(data, folder, best, ('a', 'b'), rows=2)
     with pytest.raises(ValueError, match='make_data'):
         compare(outcome / 'nowhere', folder, folder, ('a', 'b'), rows=2)

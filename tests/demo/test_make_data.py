@@ -13,12 +13,16 @@ from demo import render
 from demo.make_data import SEED, SIZE, TEST, make_data, sample
 from demo.shapes import SHAPES
 from evaluation import GroundTruth
-from utils import read_image, read_mask
+from readers import read_image, read_mask
 
 
 def digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob('*') if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    found = {}
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +32,8 @@ def made(tmp_path_factory) -> Path:
 
 def test_layout_and_pairs(made):
     for name, count in (('TR-Demo', 5), ('TE-Demo', 3)):
-        images, masks = sorted((made / name / 'im').iterdir()), sorted((made / name / 'gt').iterdir())
+        images = sorted((made / name / 'im').iterdir())
+        masks = sorted((made / name / 'gt').iterdir())
         assert [path.stem for path in images] == [path.stem for path in masks]
         assert len(images) == count
         assert {path.suffix for path in images} == {'.jpg'}
@@ -95,9 +100,14 @@ def test_training_and_test_set_share_no_pixel_of_a_photograph(monkeypatch):
     monkeypatch.setattr(render, 'load_photograph', lambda name: photograph)
     monkeypatch.setattr(render, 'DISTRACTORS', (0, 0))
     for seed in range(10):
-        red, _, blue = render.background(np.random.default_rng(seed), (64, 64), train=True).transpose(2, 0, 1)
+        rng = np.random.default_rng(seed)
+        scene = render.background(rng, (64, 64), train=True)
+        red, _, blue = scene.transpose(2, 0, 1)
         assert (red > blue).all()
-        red, _, blue = render.background(np.random.default_rng(seed), (64, 64), train=False).transpose(2, 0, 1)
+
+        rng = np.random.default_rng(seed)
+        scene = render.background(rng, (64, 64), train=False)
+        red, _, blue = scene.transpose(2, 0, 1)
         assert (red < blue).all()
 
 
@@ -110,8 +120,11 @@ def otsu_masks(image: np.ndarray) -> list[np.ndarray]:
 
 def s_measures_of_otsu(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Mean S-measure over the pairs of each of the 12 rules."""
-    return np.mean([[truth.score(cut, {'sm'})['sm'] for cut in otsu_masks(image)]
-                    for image, truth in ((image, GroundTruth(mask)) for image, mask in pairs)], axis=0)
+    scores = []
+    for image, mask in pairs:
+        truth = GroundTruth(mask)
+        scores.append([truth.score(cut, {'sm'})['sm'] for cut in otsu_masks(image)])
+    return np.mean(scores, axis=0)
 
 
 def test_no_threshold_solves_the_test_set():
@@ -126,4 +139,6 @@ def test_a_threshold_would_solve_objects_all_of_one_colour():
 
 def test_torch_is_not_needed():
     check = 'import sys, demo.make_data, demo.gallery; sys.exit("torch" in sys.modules)'
-    assert subprocess.run([sys.executable, '-c', check], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, '-c', check], cwd=root, check=False)
+    assert done.returncode == 0

@@ -25,8 +25,8 @@ from evaluation.metrics import (
     image_score,
     parse_metrics,
 )
+from readers import read_mask
 from tests.evaluation.strategies import pairs
-from utils import read_mask
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'metrics'
 EXPECTED = json.loads((GOLDEN / 'expected.json').read_text())

@@ -54,9 +54,11 @@ def test_columns_of_a_subset():
 
 
 def test_table():
-    formats = tables.score_table(COLUMNS, [('CAMO', 'ours', {'sm': .5, 'mae': .25}), ('CAMO', 'a|b', {'sm': 1 / 3})])
+    rows = [('CAMO', 'ours', {'sm': .5, 'mae': .25}), ('CAMO', 'a|b', {'sm': 1 / 3})]
+    formats = tables.score_table(COLUMNS, rows)
     lines = formats['txt'].splitlines()
-    assert [cell.strip() for cell in lines[0].split(' & ')] == ['Dataset', 'Method', 'Smeasure', 'MAE']
+    heading = [cell.strip() for cell in lines[0].split(' & ')]
+    assert heading == ['Dataset', 'Method', 'Smeasure', 'MAE']
     assert [cell.strip() for cell in lines[2].split(' & ')] == ['CAMO', 'ours', '.500', '.250']
     assert r'| CAMO | a\|b | .333 | - |' in formats['md']
     assert f'CAMO,a|b,{1 / 3},nan' in formats['csv']
@@ -65,22 +67,28 @@ def test_table():
 def test_comparison_marks_the_three_best():
     scores = {'A': {f'm_{i}': {'sm': value} for i, value in enumerate((.9, .8, .9, .7, .6))}}
     lines = tables.comparison(COLUMNS, scores).splitlines()
-    assert [line.split(' & ')[1].removesuffix(r' \\') for line in lines if line.startswith('m\\_')] == [
+    rows = [line for line in lines if line.startswith('m\\_')]
+    assert [row.split(' & ')[1].removesuffix(r' \\') for row in rows] == [
         r'\textbf{.900}', r'\underline{.800}', r'\textbf{.900}', r'\textit{.700}', '.600']
     assert r'\multicolumn{1}{c}{A}' in lines[3]
 
 
 def test_comparison_of_a_method_without_a_set():
-    text = tables.comparison(COLUMNS, {'A': {'x': {'mae': .1}, 'y': {'mae': .2}}, 'B': {'y': {'mae': .3}}})
+    scores = {'A': {'x': {'mae': .1}, 'y': {'mae': .2}}, 'B': {'y': {'mae': .3}}}
+    text = tables.comparison(COLUMNS, scores)
     assert r'x & \textbf{.100} & - \\' in text
 
 
 def test_overall_leaves_out_what_is_not_there(tmp_path):
-    scores = {'A': {'x': {'mba': math.nan, 'sm': .5}, 'y': {'sm': 1.}}, 'B': {'x': {'mba': .25, 'sm': .7}}}
+    scores = {
+        'A': {'x': {'mba': math.nan, 'sm': .5}, 'y': {'sm': 1.}},
+        'B': {'x': {'mba': .25, 'sm': .7}},
+    }
     text = results.write_overall(tmp_path, 'COD', COLUMNS, scores)
     assert 'x' in text.splitlines()[2]
     assert len(text.splitlines()) == 3
-    assert results.mean_scores([scores['A']['x'], scores['B']['x']]) == {'mba': .25, 'sm': pytest.approx(.6)}
+    means = results.mean_scores([scores['A']['x'], scores['B']['x']])
+    assert means == {'mba': .25, 'sm': pytest.approx(.6)}
 
 
 @pytest.mark.parametrize(('values', 'higher', 'picks'), [
@@ -93,14 +101,29 @@ def test_images_of_the_report(values, higher, picks):
     assert picked(np.array(values), higher) == picks
 
 
-@pytest.mark.parametrize(('lengths', 'columns'), [([5], 1), ([5, 7], 2), ([20] * 9, 3), ([50] * 9, 2), ([200], 1)])
+@pytest.mark.parametrize(('lengths', 'columns'), [
+    ([5], 1),
+    ([5, 7], 2),
+    ([20] * 9, 3),
+    ([50] * 9, 2),
+    ([200], 1),
+])
 def test_legend_fits(lengths, columns):
     assert figures.legend_columns(['x' * length for length in lengths]) == columns
 
 
 class TestRank:
-    scores = {'A': {'x': {'sm': .5, 'hce': 10}, 'y': {'sm': .6, 'hce': 900}, 'z': {'sm': .9, 'hce': 1}},  # noqa: RUF012
-              'B': {'x': {'sm': .9, 'hce': 20}, 'y': {'sm': .7, 'hce': 100}}}
+    scores = {  # noqa: RUF012
+        'A': {
+            'x': {'sm': .5, 'hce': 10},
+            'y': {'sm': .6, 'hce': 900},
+            'z': {'sm': .9, 'hce': 1},
+        },
+        'B': {
+            'x': {'sm': .9, 'hce': 20},
+            'y': {'sm': .7, 'hce': 100},
+        },
+    }
 
     def test_highest_sum_of_those_with_all_sets(self):
         ranking = selection.rank(self.scores, {'sm': 1})
@@ -115,7 +138,12 @@ class TestRank:
         assert selection.rank(tied, {'sm': 1}).ties == ['x', 'y']
 
     def test_weighted(self):
-        scores = {'A': {'x': {'sm': .80, 'hce': 2000}, 'y': {'sm': .81, 'hce': 3000}, 'z': {'sm': .70, 'hce': 2000}}}
+        own = {
+            'x': {'sm': .80, 'hce': 2000},
+            'y': {'sm': .81, 'hce': 3000},
+            'z': {'sm': .70, 'hce': 2000},
+        }
+        scores = {'A': own}
         assert selection.rank(scores, {'sm': 1, 'hce': 1}).methods == ['x', 'y', 'z']
         assert selection.rank(scores, {'sm': 20, 'hce': 1}).methods[0] == 'y'
 
@@ -159,7 +187,9 @@ class TestBootstrap:
         rng = np.random.default_rng(1)
         held = 0
         for _ in range(100):
-            lead = selection.compare([self.scored(rng.normal(.3, 1, 60))], [self.scored(rng.normal(0, 1, 60))], 'sm')
+            better = self.scored(rng.normal(.3, 1, 60))
+            worse = self.scored(rng.normal(0, 1, 60))
+            lead = selection.compare([better], [worse], 'sm')
             held += lead.low <= .3 <= lead.high
         assert 88 <= held <= 100
 

@@ -17,8 +17,9 @@ from PIL.PngImagePlugin import PngImageFile
 from evaluation import GroundTruth, inputs, pool, runner
 from evaluation.store import VERSION, ScoreStore, decode, encode
 from evaluation.summary import collect
+from readers import read_mask
 from tests.evaluation.folders import SHAPE, make_folders
-from utils import read_mask, write_png
+from utils import write_png
 
 REPOSITORY = Path(__file__).parents[2]
 METHODS = ['run--epoch_5', 'run--epoch_10']

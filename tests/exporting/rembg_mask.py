@@ -1,4 +1,4 @@
-"""What rembg makes of an ONNX file, run in rembg's own environment: `python rembg_mask.py PHOTO MASK`.
+"""What rembg makes of an ONNX file, in rembg's own environment: `python rembg_mask.py PHOTO MASK`.
 
 Its home variable says where the file is; nothing of this project is imported.
 """

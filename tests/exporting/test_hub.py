@@ -1,4 +1,4 @@
-"""Folders in Hugging Face's layout: ours, read by us and by transformers, and the family's, read by us."""
+"""Folders in Hugging Face's layout: ours, read by us and by transformers; the family's, by us."""
 
 import json
 from pathlib import Path
@@ -52,12 +52,16 @@ def folder(model, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def modules_cache(tmp_path_factory, monkeypatch):
     """transformers copies modelling files; not into the user's cache."""
-    monkeypatch.setattr('transformers.dynamic_module_utils.HF_MODULES_CACHE', str(tmp_path_factory.mktemp('modules')))
+    modules = str(tmp_path_factory.mktemp('modules'))
+    monkeypatch.setattr('transformers.dynamic_module_utils.HF_MODULES_CACHE', modules)
 
 
 def aligned(network: torch.nn.Module) -> torch.nn.Module:
-    """With weights in memory of their own: transformers maps them from the file, where they lie as they happen to, and
-    the order in which a matrix product adds depends on that."""
+    """With weights in memory of their own.
+
+    Transformers maps them from the file, where they lie as they happen to, and the order in which a
+    matrix product adds depends on that.
+    """
     for value in (*network.parameters(), *network.buffers()):
         value.data = value.data.clone()
     return network
@@ -67,11 +71,13 @@ def test_what_a_folder_holds(folder, model):
     assert {file.name for file in folder.iterdir()} == {
         'README.md', 'config.json', 'model.safetensors', 'modeling_birefnet.py',
         'preprocessor_config.json'}
-    assert load_file(folder / 'model.safetensors').keys() == to_official(model.state_dict(), 'swin_v1_t').keys()
+    official = to_official(model.state_dict(), 'swin_v1_t')
+    assert load_file(folder / 'model.safetensors').keys() == official.keys()
     config = json.loads((folder / 'config.json').read_text())
     assert json.loads(FAMILY_CONFIG).keys() - config.keys() == {'_name_or_path'}
     assert 'tile_order' not in config['birefnet']
-    assert not {'data_root', 'weights', 'ckpt_root'} & config['birefnet'].keys(), 'no paths of this machine'
+    paths = {'data_root', 'weights', 'ckpt_root'}
+    assert not paths & config['birefnet'].keys(), 'no paths of this machine'
     preprocessor = json.loads((folder / 'preprocessor_config.json').read_text())
     assert (preprocessor['size'], preprocessor['resample']) == ({'height': 64, 'width': 96}, 2)
 
@@ -89,7 +95,7 @@ def foreign(folder):
 
 
 def test_transformers_reads_it(foreign, model):
-    """It loads by way of the meta device, gives our numbers, and its config stays transformers' own."""
+    """It loads by way of the meta device, gives our numbers; its config stays transformers' own."""
     assert not foreign.training
     with torch.inference_mode():
         found = aligned(foreign)(image())[-1]
@@ -99,7 +105,8 @@ def test_transformers_reads_it(foreign, model):
 
 
 def test_transformers_in_half_precision(folder, foreign, model):
-    half = AutoModelForImageSegmentation.from_pretrained(folder, trust_remote_code=True, dtype=torch.float16)
+    half = AutoModelForImageSegmentation.from_pretrained(
+        folder, trust_remote_code=True, dtype=torch.float16)
     assert half.dtype == torch.float16
     with torch.inference_mode():
         found = half(image().half())[-1].float()
@@ -117,11 +124,14 @@ def test_transformers_saves_what_it_loaded(foreign, folder, tmp_path):
 
 
 def test_transformers_trains_it(folder):
-    """In training mode it gives all outputs, and gradients reach every layer of its state dict but the class head."""
+    """In training mode it gives all outputs, and gradients reach all layers but the class head."""
     network = AutoModelForImageSegmentation.from_config(
         AutoConfig.from_pretrained(folder, trust_remote_code=True), trust_remote_code=True).train()
     result = network(image())
-    sum(t.square().mean() for t in (*result.logits, *(p for pair in result.edge_pairs for p in pair))).backward()
+    outputs = list(result.logits)
+    for pair in result.edge_pairs:
+        outputs += pair
+    sum(x.square().mean() for x in outputs).backward()
     assert all(p.grad is not None for p in network.parameters())
 
 
@@ -135,7 +145,8 @@ def test_the_image_processor(folder):
 def test_other_backbones_there_and_back(bb, tmp_path):
     model = build(bb=bb, size=(96, 64))
     save_pretrained(model, tmp_path / 'ours')
-    foreign = AutoModelForImageSegmentation.from_pretrained(tmp_path / 'ours', trust_remote_code=True)
+    foreign = AutoModelForImageSegmentation.from_pretrained(
+        tmp_path / 'ours', trust_remote_code=True)
     with torch.inference_mode():
         assert torch.equal(aligned(foreign)(image())[-1], output(model))
     foreign.save_pretrained(tmp_path / 'theirs')
@@ -149,15 +160,20 @@ def test_a_backbone_that_transformers_cannot_load(tmp_path):
 
 
 @pytest.mark.parametrize(('switches', 'dtype'), [
-    ({}, torch.float32), ({}, torch.float16),
-    ({'deform_kernels': (3,), 'out_ref_levels': (3, 2), 'dec_ipt_levels': (4, 3, 2, 1)}, torch.float16),  # 2024-03
+    ({}, torch.float32),
+    ({}, torch.float16),
+    # The generation of 2024-03.
+    ({'deform_kernels': (3,), 'out_ref_levels': (3, 2), 'dec_ipt_levels': (4, 3, 2, 1)},
+     torch.float16),
 ])
 def test_we_read_the_familys_folders(tmp_path, switches, dtype):
     """With their config, which tells nothing, and code beside it, which is not looked at."""
     model = build(**switches)
     state = to_official(model.state_dict(), 'pvt_v2_b0')
-    save_file({key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()},
-              tmp_path / 'model.safetensors', {'format': 'pt'})
+    for key, value in state.items():
+        if value.is_floating_point():
+            state[key] = value.to(dtype)
+    save_file(state, tmp_path / 'model.safetensors', {'format': 'pt'})
     assert len(FAMILY_CONFIG) == 405
     (tmp_path / 'config.json').write_text(FAMILY_CONFIG)
     for name in ('birefnet.py', 'BiRefNet_config.py', 'handler.py'):
@@ -201,7 +217,8 @@ def test_pushing(model, monkeypatch):
             return f'https://hub/{repo_id}'
 
     monkeypatch.setattr('exporting.hub.HfApi', Api)
-    assert push_to_hub(model, 'some-body/net', private=True, token='t', license='mit') == 'https://hub/some-body/net'
+    address = push_to_hub(model, 'some-body/net', private=True, token='t', license='mit')
+    assert address == 'https://hub/some-body/net'
     assert done[:2] == ['t', ('some-body/net', {'private': True, 'exist_ok': True})]
     assert {'model.safetensors', 'config.json', 'modeling_birefnet.py'} <= done[2]
     assert '# some-body/net' in done[3]
@@ -227,18 +244,25 @@ def test_a_card_without_a_run(folder):
 def test_a_card_tells_of_the_run(model, tmp_path):
     run, results = tmp_path / 'ckpts' / 'first', tmp_path / 'results'
     save_checkpoint(model, run / 'epoch_3.pth')
-    (run / 'config.json').write_text(json.dumps(model.config.as_dict() | {'training_set': 'DIS-TR', 'epochs': 3}))
-    (run / 'log.jsonl').write_text('{"epoch": 2, "validation": {"sm": 0.9}}\n{"epoch": 3, "validation": {"sm": 0.8}}\n')
+    config = model.config.as_dict() | {'training_set': 'DIS-TR', 'epochs': 3}
+    (run / 'config.json').write_text(json.dumps(config))
+    (run / 'log.jsonl').write_text(
+        '{"epoch": 2, "validation": {"sm": 0.9}}\n'
+        '{"epoch": 3, "validation": {"sm": 0.8}}\n')
     results.mkdir()
     methods = [{'method': 'first--epoch_3', 'run': 'first', 'epoch': epoch, 'resolution': size,
                 'scores': {'sm': sm, 'mae': None}}
                for epoch, size, sm in ((2, '96x64', .1), (3, '96x64', .7654321), (3, 'native', .1))]
-    (results / 'DIS-VD_eval.json').write_text(json.dumps({'dataset': 'DIS-VD', 'task': 'DIS5K', 'methods': methods}))
-    (results / 'overall_eval.json').write_text(json.dumps({'task': 'DIS5K', 'datasets': [], 'methods': {}}))
+    scores = {'dataset': 'DIS-VD', 'task': 'DIS5K', 'methods': methods}
+    overall = {'task': 'DIS5K', 'datasets': [], 'methods': {}}
+    (results / 'DIS-VD_eval.json').write_text(json.dumps(scores))
+    (results / 'overall_eval.json').write_text(json.dumps(overall))
     save_pretrained(model, tmp_path / 'net', checkpoint=run / 'epoch_3.pth', results=results)
     header, text = card_of(tmp_path / 'net')
     metric, = header['model-index'][0]['results'][0]['metrics']
     assert metric == {'type': 'sm', 'value': .7654321}
-    for words in ('DIS-TR; 3 epochs', '| DIS-VD', '0.7654', '| sm', '0.8', 'licence has not been stated'):
+    expected = (
+        'DIS-TR; 3 epochs', '| DIS-VD', '0.7654', '| sm', '0.8', 'licence has not been stated')
+    for words in expected:
         assert words in text
     assert '0.1' not in text

@@ -50,10 +50,13 @@ def state(name: str) -> dict[str, torch.Tensor]:
 def image(name: str) -> torch.Tensor:
     """The input."""
     shape = spec(name)['input']
-    return torch.from_numpy(np.random.default_rng(zlib.crc32(b'input')).standard_normal(shape, dtype=np.float32))
+    rng = np.random.default_rng(zlib.crc32(b'input'))
+    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
 def mask(name: str) -> torch.Tensor:
     """The ground truth of the training figures, float64."""
     b, _, h, w = spec(name)['input']
-    return torch.from_numpy((np.random.default_rng(zlib.crc32(b'gt')).random((b, 1, h, w)) > .5).astype(np.float64))
+    rng = np.random.default_rng(zlib.crc32(b'gt'))
+    values = rng.random((b, 1, h, w)) > .5
+    return torch.from_numpy(values.astype(np.float64))

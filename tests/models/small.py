@@ -1,4 +1,4 @@
-"""Small networks with weights that follow from their keys, so that every part of them matters to the output."""
+"""Small networks whose weights follow from their keys, so that every part matters to the output."""
 
 import torch
 from torch import nn
@@ -13,13 +13,15 @@ def build(**switches) -> BiRefNet:
     """BiRefNet on pvt_v2_b0 unless `switches` (fields of Config) say otherwise, in eval mode."""
     model = build_birefnet(Config(**{'bb': 'pvt_v2_b0', **switches}))
     official = to_official(model.state_dict(), model.config.bb)
-    model.load_state_dict({key: golden.tensor(key, list(value.shape)) for key, value in official.items()})
+    weights = {key: golden.tensor(key, list(value.shape)) for key, value in official.items()}
+    model.load_state_dict(weights)
     return model.eval()
 
 
 def image(height: int = 64, width: int = 96, batch: int = 2) -> torch.Tensor:
     """Random, always the same."""
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+    generator = torch.Generator().manual_seed(height * width)
+    return torch.randn(batch, 3, height, width, generator=generator)
 
 
 def output(model: BiRefNet, x: torch.Tensor | None = None) -> torch.Tensor:
@@ -29,7 +31,10 @@ def output(model: BiRefNet, x: torch.Tensor | None = None) -> torch.Tensor:
 
 
 def without_randomness(model: nn.Module, batch_statistics: bool = True) -> None:
-    """Training mode without dropout and stochastic depth; BatchNorms in eval mode unless `batch_statistics`."""
+    """Training mode without dropout and stochastic depth.
+
+    BatchNorms are in eval mode unless `batch_statistics`.
+    """
     model.train()
     for module in model.modules():
         is_random = isinstance(module, nn.Dropout) or type(module).__name__ == 'DropPath'

@@ -1,4 +1,4 @@
-"""Backbones: channels and strides, any of timm's, and pretrained weights in the formats that people have."""
+"""Backbones: channels and strides, any of timm's, and pretrained weights in all known formats."""
 
 import re
 
@@ -42,7 +42,8 @@ def test_channels_and_strides(name):
         maps = backbone.eval()(torch.zeros(1, 3, 64, 96))
     assert backbone.channels == CHANNELS[name]
     shapes = [tuple(x.shape) for x in maps]
-    assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(CHANNELS[name], (4, 8, 16, 32), strict=True)]
+    levels = zip(CHANNELS[name], (4, 8, 16, 32), strict=True)
+    assert shapes == [(1, c, 64 // s, 96 // s) for c, s in levels]
 
 
 @pytest.mark.parametrize(('name', 'width', 'blocks'), [
@@ -51,7 +52,8 @@ def test_channels_and_strides(name):
 def test_dino_gives_four_maps_of_one_stride(name, width, blocks):
     with torch.device('meta'):
         backbone = build_backbone(name)
-        maps = backbone.to('meta')(torch.zeros(1, 3, 64, 96))  # older timm makes some buffers on the CPU
+        backbone.to('meta')  # older timm makes some buffers on the CPU
+        maps = backbone(torch.zeros(1, 3, 64, 96))
     assert backbone.channels == (width,) * 4
     assert backbone.needs_neck
     assert [tuple(m.shape) for m in maps] == [(1, width, 4, 6)] * 4
@@ -102,9 +104,10 @@ def test_unknown_names():
 
 def test_timm_maps_are_channels_first():
     size = (224, 224)
-    backbone = build_backbone('timm/swin_tiny_patch4_window7_224', size)
+    name = 'timm/swin_tiny_patch4_window7_224'
+    backbone = build_backbone(name, size)
     assert backbone.channels == (96, 192, 384, 768)
-    model = build_birefnet(Config(bb='timm/swin_tiny_patch4_window7_224', size=size, mul_scl_ipt='', dec_att='')).eval()
+    model = build_birefnet(Config(bb=name, size=size, mul_scl_ipt='', dec_att='')).eval()
     x = image(224, 224, 1)
     with torch.inference_mode():
         maps = model.encoder(x)
@@ -127,7 +130,8 @@ def test_timm_models_of_a_fixed_size_are_refused_at_others():
 def test_timm_takes_the_last_map_of_each_stride():
     with torch.device('meta'):
         backbone = build_backbone('timm/efficientnet_b0', (64, 64))
-        reductions = timm.create_model('efficientnet_b0', features_only=True).feature_info.reduction()
+        net = timm.create_model('efficientnet_b0', features_only=True)
+        reductions = net.feature_info.reduction()
     assert [reductions[i] for i in backbone.outputs] == [4, 8, 16, 32]
 
 
@@ -151,15 +155,19 @@ def assert_equal(net: nn.Module, expected: dict[str, torch.Tensor]) -> None:
 
 @pytest.fixture(scope='module')
 def official_swin() -> dict[str, torch.Tensor]:
-    """The classification file of Swin-T: buffers, the last norm and the head, and no norms between the stages."""
+    """The classification file of Swin-T: buffers, last norm and head; no norms between stages."""
     torch.manual_seed(0)
     state = build_swin('swin_v1_t').net.state_dict()
-    state = {key: torch.randn_like(value) for key, value in state.items() if not re.match(r'norm\d', key)}
+    state = {key: torch.randn_like(value) for key, value in state.items()
+             if not re.match(r'norm\d', key)}
     for key in [key for key in state if key.endswith('bias_table')]:
         state[key.replace('bias_table', 'index')] = torch.zeros(49, 49, dtype=torch.long)
     state['layers.0.blocks.1.attn_mask'] = torch.zeros(64, 49, 49)
-    return state | {'norm.weight': torch.ones(768), 'norm.bias': torch.ones(768), 'head.weight': torch.ones(1000, 768),
-                    'head.bias': torch.ones(1000)}
+    state['norm.weight'] = torch.ones(768)
+    state['norm.bias'] = torch.ones(768)
+    state['head.weight'] = torch.ones(1000, 768)
+    state['head.bias'] = torch.ones(1000)
+    return state
 
 
 def test_official_swin(tmp_path, official_swin):
@@ -203,7 +211,8 @@ def test_pvt(tmp_path, naming):
 def test_torchvision_resnet(tmp_path, counters):
     """Its files of 2016 have no counters in their norms."""
     source = torchvision.models.resnet50()
-    state = {k: v for k, v in source.state_dict().items() if counters or 'num_batches_tracked' not in k}
+    state = {key: value for key, value in source.state_dict().items()
+             if counters or 'num_batches_tracked' not in key}
     torch.save(state, tmp_path / 'resnet50.pth')
     backbone = build_backbone('resnet50')
     net = backbone.net
@@ -223,13 +232,16 @@ def test_torchvision_vgg(tmp_path, name):
     with torch.device('meta'):
         features = build().features
     features = features.to_empty(device='cpu')
-    state = {f'features.{k}': torch.randn(v.shape) if v.ndim else v * 0 for k, v in features.state_dict().items()}
+    state = {}
+    for key, value in features.state_dict().items():
+        state[f'features.{key}'] = torch.randn(value.shape) if value.ndim else value * 0
     torch.save(state | {'classifier.0.weight': torch.zeros(3)}, tmp_path / 'vgg.pth')
     backbone = build_backbone(name)
     net = backbone.net
     load_backbone(backbone, tmp_path / 'vgg.pth')
-    assert_equal(net, {f'conv{stage}.{n}.weight': state[f'features.{n}.weight'] for stage, n in
-                       ([(1, 0), (2, 10), (4, 28)] if name == 'vgg16' else [(1, 1), (2, 14), (4, 41)])})
+    numbers = [(1, 0), (2, 10), (4, 28)] if name == 'vgg16' else [(1, 1), (2, 14), (4, 41)]
+    expected = {f'conv{stage}.{n}.weight': state[f'features.{n}.weight'] for stage, n in numbers}
+    assert_equal(net, expected)
     layers = [layer for stage in (net.conv1, net.conv2, net.conv3, net.conv4) for layer in stage]
     assert len(layers) == len(features)
 
@@ -243,7 +255,12 @@ def test_timm_dino(tmp_path):
     assert_equal(net, {key: source[key.removeprefix('model.')] for key in net.state_dict()})
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'convnext_atto', 'swin_tiny_patch4_window7_224', 'mobilenetv3_small_050'])
+@pytest.mark.parametrize('name', [
+    'resnet18',
+    'convnext_atto',
+    'swin_tiny_patch4_window7_224',
+    'mobilenetv3_small_050',
+])
 def test_timm_files(tmp_path, name):
     source = timm.create_model(name).state_dict()
     torch.save({'state_dict': source}, tmp_path / 'weights.pth')
@@ -253,7 +270,8 @@ def test_timm_files(tmp_path, name):
         nn.init.constant_(value, 7.)
     load_backbone(backbone, tmp_path / 'weights.pth')
     assert not any((value == 7).all() for value in net.parameters())
-    source |= {re.sub(r'^([a-z]+)\.(\d+)\.', r'\1_\2.', key): value for key, value in source.items()}
+    for key, value in list(source.items()):
+        source[re.sub(r'^([a-z]+)\.(\d+)\.', r'\1_\2.', key)] = value
     assert_equal(net, {key: source[key] for key in net.state_dict()})
 
 

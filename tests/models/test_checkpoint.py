@@ -1,4 +1,4 @@
-"""Checkpoints tell their own architecture, whatever wrote them; files that are none are refused in words."""
+"""Checkpoints tell their own architecture, whatever wrote them. Files that are none are refused."""
 
 import copy
 import functools
@@ -26,17 +26,24 @@ from models.checkpoints.infer import infer_architecture, infer_backbone
 from models.checkpoints.names import DERIVED, from_official, to_official
 from tests.models.small import build, image, output
 
+SQUEEZE_BLOCKS = (
+    '', 'BasicDecBlk_x1', 'BasicDecBlk_x3', 'ResBlk_x1', 'ResBlk_x2', 'ASPP_x1', 'ASPP_x2',
+    'ASPPDeformable_x1')
 SWITCHES = {
-    'mul_scl_ipt': ('', 'add', 'cat'), 'cxt_num': (0, 1, 2, 3),
+    'mul_scl_ipt': ('', 'add', 'cat'),
+    'cxt_num': (0, 1, 2, 3),
     'dec_blk': ('BasicDecBlk', 'ResBlk'),
-    'squeeze_block': ('', 'BasicDecBlk_x1', 'BasicDecBlk_x3', 'ResBlk_x1', 'ResBlk_x2', 'ASPP_x1', 'ASPP_x2',
-                      'ASPPDeformable_x1'),
-    'dec_att': ('', 'ASPP', 'ASPPDeformable'), 'dec_channels_inter': ('fixed', 'adap'),
+    'squeeze_block': SQUEEZE_BLOCKS,
+    'dec_att': ('', 'ASPP', 'ASPPDeformable'),
+    'dec_channels_inter': ('fixed', 'adap'),
     'dec_ipt': (True, True, False),
-    'dec_ipt_split': (True, False), 'dec_ipt_levels': ((5, 4, 3, 2, 1), (4, 3, 2, 1), (5, 1), (1,)),
-    'ms_supervision': (True, True, False), 'out_ref': (True, False),
+    'dec_ipt_split': (True, False),
+    'dec_ipt_levels': ((5, 4, 3, 2, 1), (4, 3, 2, 1), (5, 1), (1,)),
+    'ms_supervision': (True, True, False),
+    'out_ref': (True, False),
     'out_ref_levels': ((4, 3, 2), (3, 2), (4,)),
-    'deform_kernels': ((1, 3, 7), (3,), (1, 5)), 'auxiliary_classification': (False, True),
+    'deform_kernels': ((1, 3, 7), (3,), (1, 5)),
+    'auxiliary_classification': (False, True),
     'num_classes': (219, 10),
 }
 
@@ -45,6 +52,11 @@ def random_switches(seed: int) -> dict:
     draw = random.Random(seed)
     switches = {name: draw.choice(values) for name, values in SWITCHES.items()}
     return switches if switches['squeeze_block'] else {**switches, 'cxt_num': 0}
+
+
+def unseen_fields(cfg: Config) -> dict:
+    """What keys and shapes do not settle comes from the config saved with a run."""
+    return {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
 
 
 def visible(cfg: Config) -> dict:
@@ -73,7 +85,10 @@ def channels_of(bb: str) -> tuple[int, ...]:
 
 @pytest.fixture(scope='module')
 def model() -> BiRefNet:
-    """Not to be changed. Small: deformable layers and the pyramid are in `test_files_alone_give_the_network_back`."""
+    """Not to be changed. Small, without deformable layers and the pyramid.
+
+    These are in `test_files_alone_give_the_network_back`.
+    """
     return build(dec_att='', mul_scl_ipt='')
 
 
@@ -97,8 +112,7 @@ def test_switches_follow_from_keys(seed):
     shapes = shapes_of(cfg)
     assert infer_backbone(shapes) == cfg.bb
     channels = channels_of(cfg.bb)
-    # What keys do not settle comes from the config saved with a run.
-    unseen = {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
+    unseen = unseen_fields(cfg)
     found = Config(bb=cfg.bb, **{**infer_architecture(shapes, channels), **unseen})
     assert visible(found) == visible(cfg)
 
@@ -110,7 +124,7 @@ def test_files_alone_give_the_network_back(tmp_path, seed, suffix):
     original = build(**random_switches(100 + seed))
     save_checkpoint(original, path)
     cfg = original.config
-    unseen = {'mul_scl_ipt': 'add'} if cfg.mul_scl_ipt == 'add' else {}
+    unseen = unseen_fields(cfg)
     loaded = load_model(path, **unseen)
     assert visible(loaded.config) == visible(cfg)
     assert not any(module.training for module in loaded.modules())
@@ -186,7 +200,8 @@ def test_names_go_both_ways(switches):
     official = to_official(ours, cfg.bb)
     assert from_official(official).keys() == ours.keys()
     assert from_official(ours).keys() == ours.keys()
-    foreign = r'encoder|levels|attention|pointwise|deformable|project|residual|pooled|class_head|neck\b'
+    foreign = (r'encoder|levels|attention|pointwise|deformable|project|residual|pooled|'
+               r'class_head|neck\b')
     assert not [key for key in official if re.search(foreign, key)]
     tables = [key for key in official if key.endswith('relative_position_bias_table')]
     assert len(official) == len(ours) + (len(tables) if cfg.bb.startswith('swin') else 0)
@@ -199,8 +214,9 @@ def test_a_state_dict_may_have_either_names(model, official, expected):
     other = build_birefnet(model.config).eval()
     other.load_state_dict(model.state_dict())
     assert torch.equal(output(other), expected)
+    less = {key: value for key, value in official.items() if 'ipt_blk3' not in key}
     with pytest.raises(RuntimeError, match='Missing'):
-        other.load_state_dict({key: value for key, value in official.items() if 'ipt_blk3' not in key})
+        other.load_state_dict(less)
 
 
 def test_wrapped_networks_load_and_save(tmp_path, model, official, expected):
@@ -210,7 +226,8 @@ def test_wrapped_networks_load_and_save(tmp_path, model, official, expected):
             self.module, self.extra = build_birefnet(model.config), nn.Linear(2, 2)
 
     shell = Shell()
-    shell.load_state_dict({f'module.{k}': v for k, v in official.items()} | shell.extra.state_dict(prefix='extra.'))
+    inner = {f'module.{key}': value for key, value in official.items()}
+    shell.load_state_dict(inner | shell.extra.state_dict(prefix='extra.'))
     average = AveragedModel(model)
     for wrapped in (shell, average, nn.DataParallel(model)):
         save_checkpoint(wrapped, tmp_path / 'wrapped.pth')
@@ -243,8 +260,13 @@ def test_swin_index_is_written_as_published(tmp_path):
 # --- What people wrap weights in ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'module._orig_mod.', '_orig_mod.module.',
-                                    'module.module._orig_mod.module.'])
+@pytest.mark.parametrize('prefix', [
+    'module.',
+    '_orig_mod.',
+    'module._orig_mod.',
+    '_orig_mod.module.',
+    'module.module._orig_mod.module.',
+])
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_prefixes(tmp_path, official, prefix, suffix):
     write_state({prefix + key: value for key, value in official.items()}, tmp_path / f'w{suffix}')
@@ -252,13 +274,22 @@ def test_prefixes(tmp_path, official, prefix, suffix):
 
 
 def test_prefixes_inside_and_names_that_look_like_them():
-    keys = {'bb._orig_mod.stages_0.x': 'bb.stages_0.x', 'squeeze_module.0.conv_in.x': 'squeeze_module.0.conv_in.x',
-            'decoder.module.head': 'decoder.head',
-            '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a'}
+    keys = {
+        'bb._orig_mod.stages_0.x': 'bb.stages_0.x',
+        'squeeze_module.0.conv_in.x': 'squeeze_module.0.conv_in.x',
+        'decoder.module.head': 'decoder.head',
+        '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a',
+    }
     assert list(strip_prefixes(dict.fromkeys(keys, torch.zeros(())))) == list(keys.values())
 
 
-@pytest.mark.parametrize('path', ['model', 'state_dict', 'state_dict/model', 'model/state_dict', 'net'])
+@pytest.mark.parametrize('path', [
+    'model',
+    'state_dict',
+    'state_dict/model',
+    'model/state_dict',
+    'net',
+])
 def test_nested(tmp_path, official, path):
     content = official
     for key in reversed(path.split('/')):
@@ -268,7 +299,8 @@ def test_nested(tmp_path, official, path):
 
 
 def test_half_precision_and_old_file_formats(tmp_path, official, expected):
-    half = {key: value.half() if value.is_floating_point() else value for key, value in official.items()}
+    half = {key: value.half() if value.is_floating_point() else value
+            for key, value in official.items()}
     save_file(half, tmp_path / 'half.SAFETENSORS')
     loaded = load_model(tmp_path / 'half.SAFETENSORS')
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
@@ -278,7 +310,8 @@ def test_half_precision_and_old_file_formats(tmp_path, official, expected):
 
 
 def test_files_without_counters(tmp_path, official, expected):
-    write_state({k: v for k, v in official.items() if 'num_batches_tracked' not in k}, tmp_path / 'w.pth')
+    state = {key: value for key, value in official.items() if 'num_batches_tracked' not in key}
+    write_state(state, tmp_path / 'w.pth')
     assert torch.equal(output(load_model(tmp_path / 'w.pth')), expected)
 
 
@@ -305,7 +338,9 @@ def test_loading_draws_no_weights(tmp_path, model):
     {'architectures': ['BiRefNet'], 'model_type': 'x', 'size': 'large', 'task': None},
     {'bb_pretrained': False},
     [1, 2], 'text', None,
-    {'embed_dim': 192, 'depths': [2, 2, 18, 2], 'dec_channels_inter': 'wide', 'mul_scl_ipt': 'none'}])
+    {'embed_dim': 192, 'depths': [2, 2, 18, 2], 'dec_channels_inter': 'wide',
+     'mul_scl_ipt': 'none'},
+])
 def test_hugging_face_folder(tmp_path, model, foreign, expected):
     save_checkpoint(model, tmp_path / 'model.safetensors')
     (tmp_path / 'config.json').write_text(json.dumps(foreign))
@@ -377,7 +412,8 @@ def test_a_repository_of_the_hub(tmp_path, model, monkeypatch, expected):
 
     monkeypatch.setattr('models.zoo.hf_hub_download', download)
     assert torch.equal(output(load_model('some-body/Net_lite-2K')), expected)
-    assert asked == [('some-body/Net_lite-2K', 'model.safetensors'), ('some-body/Net_lite-2K', 'config.json')]
+    repository = 'some-body/Net_lite-2K'
+    assert asked == [(repository, 'model.safetensors'), (repository, 'config.json')]
 
 
 # --- Files that fit nothing -----------------------------------------------------------------------
@@ -407,9 +443,13 @@ def test_code_in_files_is_not_run(tmp_path, name, writer):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-@pytest.mark.parametrize('damage', [lambda d: b'', lambda d: d[:len(d) // 2], lambda d: b'hello\n', lambda d: d[:7],
-                                    lambda d: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n'],
-                         ids=['empty', 'half', 'text', 'head', 'lfs'])
+@pytest.mark.parametrize('damage', [
+    lambda d: b'',
+    lambda d: d[:len(d) // 2],
+    lambda d: b'hello\n',
+    lambda d: d[:7],
+    lambda d: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
+], ids=['empty', 'half', 'text', 'head', 'lfs'])
 def test_damaged_files_are_named(tmp_path, official, suffix, damage):
     path = tmp_path / f'w{suffix}'
     write_state(official, path)
@@ -418,7 +458,9 @@ def test_damaged_files_are_named(tmp_path, official, suffix, damage):
         load_model(path)
 
 
-@pytest.mark.parametrize('content', [{}, [], 3, {'a': 1}, {'model': {}}, [torch.zeros(2)], torch.zeros(2)])
+@pytest.mark.parametrize('content', [
+    {}, [], 3, {'a': 1}, {'model': {}}, [torch.zeros(2)], torch.zeros(2),
+])
 def test_files_without_weights(tmp_path, content):
     torch.save(content, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match='holds no state dict'):
@@ -427,12 +469,15 @@ def test_files_without_weights(tmp_path, content):
 
 def test_the_nearest_layout_is_named(tmp_path):
     write_state({'conv.weight': torch.zeros(2), 'a': torch.zeros(1)}, tmp_path / 'random.pth')
-    with pytest.raises(ValueError, match=r'random\.pth is not a checkpoint.*nearest known layout.*no keys under bb\.'):
+    words = r'random\.pth is not a checkpoint.*nearest known layout.*no keys under bb\.'
+    with pytest.raises(ValueError, match=words):
         load_model(tmp_path / 'random.pth')
     with torch.device('meta'):
-        swin = {k: torch.zeros(v.shape, device='cpu') for k, v in build_backbone('swin_v1_t').net.state_dict().items()}
+        shapes = build_backbone('swin_v1_t').net.state_dict()
+    swin = {key: torch.zeros(value.shape) for key, value in shapes.items()}
     write_state(swin, tmp_path / 'swin.pth')
-    with pytest.raises(ValueError, match=r'nearest known layout: swin_v1_t.*no keys under bb\. and decoder\.'):
+    words = r'nearest known layout: swin_v1_t.*no keys under bb\. and decoder\.'
+    with pytest.raises(ValueError, match=words):
         load_model(tmp_path / 'swin.pth')
 
 
@@ -440,12 +485,14 @@ def test_what_is_missing_is_named(tmp_path, official):
     for name, change, words in (
             ('less', lambda k: {k: v for k, v in official.items() if 'lateral_block3' not in k},
              r'pvt_v2_b0.*2 missing: decoder\.lateral_block3\.conv\.'),
-            ('more', lambda k: official | {'decoder.surplus': torch.zeros(1)}, r'1 unexpected: decoder\.surplus'),
+            ('more', lambda k: official | {'decoder.surplus': torch.zeros(1)},
+             r'1 unexpected: decoder\.surplus'),
             ('other', lambda k: official | {'decoder.conv_out1.0.bias': torch.zeros(5)},
              r'conv_out1\.0\.bias \(5,\) instead of \(1,\)'),
             ('bb', lambda k: {k: v for k, v in official.items() if not k.startswith('decoder.')},
              r'no keys under decoder\.'),
-            ('head', lambda k: {k: v for k, v in official.items() if not k.startswith('bb.')}, r'no keys under bb\.')):
+            ('head', lambda k: {k: v for k, v in official.items() if not k.startswith('bb.')},
+             r'no keys under bb\.')):
         write_state(change(name), tmp_path / f'{name}.pth')
         with pytest.raises(ValueError, match=words):
             load_model(tmp_path / f'{name}.pth')
@@ -453,7 +500,8 @@ def test_what_is_missing_is_named(tmp_path, official):
 
 def test_a_swin_of_another_depth_is_refused(tmp_path):
     cfg = Config(bb='swin_v1_t')
-    state = {key: torch.zeros(shape) for key, shape in shapes_of(cfg).items() if 'layers.2.blocks.5' not in key}
+    state = {key: torch.zeros(shape) for key, shape in shapes_of(cfg).items()
+             if 'layers.2.blocks.5' not in key}
     write_state(state, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match='nearest known layout: swin_v1_t'):
         load_model(tmp_path / 'w.pth')
@@ -470,8 +518,12 @@ def test_overrides_that_contradict_the_keys(tmp_path, model, overrides, words):
         load_model(tmp_path / 'w.pth', **overrides)
 
 
-@pytest.mark.parametrize('overrides', [{'tile_ordr': 'row'}, {'bb': 'swin_v2'}, {'tile_order': 'diagonal'},
-                                       {'bb': 'timm/foo'}])
+@pytest.mark.parametrize('overrides', [
+    {'tile_ordr': 'row'},
+    {'bb': 'swin_v2'},
+    {'tile_order': 'diagonal'},
+    {'bb': 'timm/foo'},
+])
 def test_wrong_overrides(tmp_path, model, overrides):
     save_checkpoint(model, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match=next(iter(overrides))) as caught:
@@ -509,7 +561,10 @@ def test_what_is_written_is_plain(tmp_path, model, expected):
     save_checkpoint(training, tmp_path / 'w.pth')
     assert training.training
     content = torch.load(tmp_path / 'w.pth', weights_only=True)
-    assert all(type(t) is torch.Tensor and not t.requires_grad and t.is_contiguous() for t in content.values())
+    for key, value in content.items():
+        assert type(value) is torch.Tensor, key
+        assert not value.requires_grad, key
+        assert value.is_contiguous(), key
     assert content['decoder.decoder_block1.bn_in.num_batches_tracked'].dtype == torch.int64
     save_checkpoint(training.to(memory_format=torch.channels_last), tmp_path / 'nhwc.safetensors')
     assert torch.allclose(output(load_model(tmp_path / 'nhwc.safetensors')), expected, atol=1e-4)

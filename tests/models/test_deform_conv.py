@@ -8,11 +8,12 @@ from models.modules.deform_conv import NAMESPACE, DeformableConv2d, deform_conv2
 
 
 def reference(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
-    return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=weight.shape[-1] // 2)
+    padding = weight.shape[-1] // 2
+    return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=padding)
 
 
 def inputs(shape=(2, 6, 7, 9), out=4, kernel=3, spread=2., dtype=torch.float32) -> list[Tensor]:
-    """x, offset of standard deviation `spread`, modulation and weight, all leaves that require gradients."""
+    """x, offset (deviation `spread`), modulation, weight: leaves that require gradients."""
     generator = torch.Generator().manual_seed(0)
     batch, channels, height, width = shape
     taps = kernel**2
@@ -27,13 +28,17 @@ def inputs(shape=(2, 6, 7, 9), out=4, kernel=3, spread=2., dtype=torch.float32) 
 def results(function, values: list[Tensor]) -> tuple[Tensor, ...]:
     """Output, and the gradients of the inputs that require one."""
     out = function(*values)
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(out.dtype)
-    return out, *torch.autograd.grad(out, [value for value in values if value.requires_grad], grad)
+    generator = torch.Generator().manual_seed(1)
+    grad = torch.randn(out.shape, generator=generator).bfloat16().to(out.dtype)
+    leaves = [value for value in values if value.requires_grad]
+    return out, *torch.autograd.grad(out, leaves, grad)
 
 
 def assert_agrees(values: list[Tensor], tolerance: float = 1e-6) -> None:
     """Against torchvision, relative to each result's largest value."""
-    for ours, theirs in zip(results(deform_conv2d, values), results(reference, values), strict=True):
+    found = results(deform_conv2d, values)
+    expected = results(reference, values)
+    for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
         assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
@@ -59,17 +64,20 @@ def test_equals_torchvision(arguments, dtype, tolerance):
 
 def test_integer_offsets_up_to_and_across_the_border():
     x, _, modulation, weight = inputs((2, 3, 6, 5), kernel=3)
-    offset = torch.randint(-8, 9, (2, 18, 6, 5), generator=torch.Generator().manual_seed(0)).float().requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    offset = torch.randint(-8, 9, (2, 18, 6, 5), generator=generator).float().requires_grad_()
     assert_agrees([x, offset, modulation, weight])
 
 
 @pytest.mark.parametrize('kernel', [1, 3])
 def test_gradcheck(kernel):
-    assert torch.autograd.gradcheck(deform_conv2d, inputs((2, 3, 4, 5), out=2, kernel=kernel, dtype=torch.float64))
+    values = inputs((2, 3, 4, 5), out=2, kernel=kernel, dtype=torch.float64)
+    assert torch.autograd.gradcheck(deform_conv2d, values)
 
 
 def test_blocks_of_pixels_join_seamlessly(monkeypatch):
-    monkeypatch.setattr(deform_conv, 'BLOCK_VALUES', 11 * 9 * 6)  # 11 pixels: ends within rows and across images
+    # 11 pixels: ends within rows and across images.
+    monkeypatch.setattr(deform_conv, 'BLOCK_VALUES', 11 * 9 * 6)
     assert_agrees(inputs())
 
 
@@ -84,15 +92,20 @@ def test_memory_layouts():
     strided = x.repeat_interleave(2, 3)[..., ::2]
     joined = torch.cat((offset, modulation), 1).to(memory_format=torch.channels_last)
     expected = reference(x, offset, modulation, weight)
-    for values in ((strided, joined[:, :18], joined[:, 18:], weight),
-                   [value.to(memory_format=torch.channels_last) for value in (x, offset, modulation, weight)],
-                   (x.expand(2, -1, -1, -1), offset, modulation, weight.mT.contiguous().mT)):
+    channels_last = [value.to(memory_format=torch.channels_last)
+                     for value in (x, offset, modulation, weight)]
+    for values in (
+        (strided, joined[:, :18], joined[:, 18:], weight),
+        channels_last,
+        (x.expand(2, -1, -1, -1), offset, modulation, weight.mT.contiguous().mT),
+    ):
         assert torch.allclose(deform_conv2d(*values), expected, atol=1e-6)
 
 
 def test_gradient_that_is_one_value_seen_everywhere():
     values = inputs()
-    ours, theirs = (torch.autograd.grad(f(*values).sum(), values) for f in (deform_conv2d, reference))
+    ours = torch.autograd.grad(deform_conv2d(*values).sum(), values)
+    theirs = torch.autograd.grad(reference(*values).sum(), values)
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -108,7 +121,9 @@ def test_without_gradients(mode):
 def test_16_bit_inputs_are_computed_in_float32(dtype):
     values = [value.detach().to(dtype).requires_grad_() for value in inputs()]
     wide = [value.detach().float().requires_grad_() for value in values]
-    for narrow, exact in zip(results(deform_conv2d, values), results(deform_conv2d, wide), strict=True):
+    found = results(deform_conv2d, values)
+    expected = results(deform_conv2d, wide)
+    for narrow, exact in zip(found, expected, strict=True):
         assert torch.equal(narrow, exact.to(dtype))
 
 
@@ -143,7 +158,8 @@ def test_batch_is_independent():
     values = inputs((3, 6, 7, 9))
     whole = deform_conv2d(*values)
     for i in range(3):
-        assert torch.allclose(whole[i:i + 1], deform_conv2d(*(v[i:i + 1] for v in values[:3]), values[3]), atol=1e-6)
+        alone = deform_conv2d(*(value[i:i + 1] for value in values[:3]), values[3])
+        assert torch.allclose(whole[i:i + 1], alone, atol=1e-6)
 
 
 def test_no_columns_are_kept_for_the_backward_pass():
@@ -156,7 +172,8 @@ def test_no_columns_are_kept_for_the_backward_pass():
 
 def test_module_starts_as_a_convolution():
     module, x = DeformableConv2d(5, 8, 3), torch.randn(2, 5, 6, 7)
-    assert torch.allclose(module(x), nn.functional.conv2d(x, module.regular_conv.weight, padding=1), atol=1e-6)
+    expected = nn.functional.conv2d(x, module.regular_conv.weight, padding=1)
+    assert torch.allclose(module(x), expected, atol=1e-6)
     assert {name: tuple(value.shape) for name, value in module.state_dict().items()} == {
         'offset_conv.weight': (18, 5, 3, 3), 'offset_conv.bias': (18,),
         'modulator_conv.weight': (9, 5, 3, 3), 'modulator_conv.bias': (9,),
@@ -173,7 +190,8 @@ def trained_module() -> DeformableConv2d:
 
 def test_module_follows_its_offsets_and_modulation():
     module, x = trained_module(), torch.randn(2, 5, 6, 7)
-    expected = reference(x, module.offset_conv(x), 2 * module.modulator_conv(x).sigmoid(), module.regular_conv.weight)
+    modulation = 2 * module.modulator_conv(x).sigmoid()
+    expected = reference(x, module.offset_conv(x), modulation, module.regular_conv.weight)
     assert torch.allclose(module(x), expected, atol=1e-5)
 
 
@@ -192,7 +210,8 @@ def test_module_under_autocast(dtype):
 @pytest.mark.parametrize('strict', [True, False])
 def test_export_leaves_torchvisions_operator(strict):
     if strict and not hasattr(torch.compiler, 'is_exporting'):
-        pytest.skip('torch before 2.7 does not tell a strict export from compilation; exporting/ exports non-strictly')
+        pytest.skip('torch before 2.7 does not tell a strict export from compilation; '
+                    'exporting/ exports non-strictly')
     module, x = trained_module().eval(), torch.randn(2, 5, 6, 7)
     program = torch.export.export(module, (x,), strict=strict)
     targets = {str(node.target) for node in program.graph.nodes}
@@ -200,7 +219,8 @@ def test_export_leaves_torchvisions_operator(strict):
     assert torch.allclose(program.module()(x), module(x), atol=1e-5)
 
 
-@pytest.mark.filterwarnings('ignore')  # of torch's own: tracing is deprecated, sizes become constants
+# Torch warns that tracing is deprecated, and that sizes become constants.
+@pytest.mark.filterwarnings('ignore')
 def test_tracing_leaves_torchvisions_operator():
     module, x = trained_module().eval(), torch.randn(2, 5, 6, 7)
     traced = torch.jit.trace(module, x)

@@ -1,4 +1,4 @@
-"""One answer to what a path or name means: the file, and what is known of it without its weights."""
+"""What a path or name means: the file, and what is known of it without its weights."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Agreement with the publication: outputs in eval mode, figures and gradients of training, names of weights."""
+"""Agreement with the publication: outputs in eval mode, figures of training, names of weights."""
 
 import pytest
 import torch
@@ -72,18 +72,22 @@ def test_training_figures(case):
     figures = [[value.mean().item(), value.std().item()] for value in output.logits]
     assert figures == close(spec['train_output_mean_std'])
     for which, key in ((0, 'gdt_pred_mean_std'), (1, 'gdt_label_mean_std')):
-        figures = [[pair[which].mean().item(), pair[which].std().item()] for pair in output.edge_pairs]
+        maps = [pair[which] for pair in output.edge_pairs]
+        figures = [[x.mean().item(), x.std().item()] for x in maps]
         assert figures == close(spec.get(key, []))
 
     ssim = 2 if '2024' in name else 1  # these generations took 1 - SSIM, not half of it
-    terms = pixel_terms(output.logits, golden.mask(name), {**WEIGHTS, 'ssim': WEIGHTS['ssim'] * ssim})
+    weights = {**WEIGHTS, 'ssim': WEIGHTS['ssim'] * ssim}
+    terms = pixel_terms(output.logits, golden.mask(name), weights)
     gradient = edge_loss(output.edge_pairs) if output.edge_pairs else torch.zeros(())
     assert sum(terms.values()).item() == pytest.approx(spec['loss_pix'], rel=1e-5)
     assert gradient.item() == pytest.approx(spec['loss_gdt'], rel=1e-6)
     (sum(terms.values()) + gradient).backward()
-    grads = to_official({key: p.grad for key, p in model.named_parameters() if p.grad is not None}, model.config.bb)
+    trained = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    grads = to_official(trained, model.config.bb)
     norms = {key: grad.norm().item() for key, grad in grads.items() if not DERIVED.search(key)}
-    assert sum(n * n for n in norms.values()) ** .5 == pytest.approx(spec['grad_norm_total'], rel=1e-5)
+    total = sum(norm * norm for norm in norms.values()) ** .5
+    assert total == pytest.approx(spec['grad_norm_total'], rel=1e-5)
     for key, norm in spec['grad_norms'].items():
         assert norms[key] == pytest.approx(norm, rel=1e-4, abs=1e-6), key
     if 'class_pred_mean_std' in spec:

@@ -1,4 +1,4 @@
-"""The fast network gives the plain one's outputs: every golden config, odd sizes, batches, borders, low precision."""
+"""The fast network gives the plain one's outputs: golden configs, odd sizes, batches, dtypes."""
 
 import warnings
 from functools import partial
@@ -18,7 +18,8 @@ from models.optimized.algebra import ACTIVATIONS, ONEDNN, linear, merge_3x3, res
 from models.optimized.blocks import FastDeformableBranch, FastReference
 from tests.models import golden
 
-SIZES = {'square': (1, 64, 64), 'wide': (2, 32, 160), 'tall': (1, 224, 96)}  # 7 and 12 divide none of their maps
+# 7 and 12 divide none of their maps.
+SIZES = {'square': (1, 64, 64), 'wide': (2, 32, 160), 'tall': (1, 224, 96)}
 
 
 def randomize(model: torch.nn.Module) -> torch.nn.Module:
@@ -87,7 +88,10 @@ def test_low_precision(dtype, most):
 
 
 def test_positions_stay_in_float32():
-    """Sampled by our blocks and by the operator of other devices. Rounded, positions of 60 would move by 1/8 pixel."""
+    """Sampled by our blocks and by the operator of other devices.
+
+    Rounded, positions of 60 would move by 1/8 pixel.
+    """
     torch.manual_seed(0)
     layer = randomize(ASPPDeformable(8, 16, kernels=(3,)))
     branch = FastDeformableBranch(layer.deformable[0], torch.randn(16, 256) / 16).bfloat16()
@@ -111,10 +115,13 @@ def test_low_precision_keeps_what_predicts_positions():
 @pytest.mark.parametrize('activation', ACTIVATIONS)
 def test_linear_with_activation(activation, onednn, monkeypatch):
     monkeypatch.setattr('models.optimized.algebra.ONEDNN', onednn and ONEDNN)
-    layer, x = torch.nn.Linear(20, 7), torch.randn(50, 60)[:, 20:40]  # rows of a wider matrix, as attention has them
+    layer = torch.nn.Linear(20, 7)
+    x = torch.randn(50, 60)[:, 20:40]  # rows of a wider matrix, as attention has them
+    plain = {'none': torch.nn.Identity(), 'relu': torch.relu, 'gelu': torch.nn.functional.gelu}
     with torch.inference_mode():
-        expected = {'none': lambda y: y, 'relu': torch.relu, 'gelu': torch.nn.functional.gelu}[activation](layer(x))
-        torch.testing.assert_close(linear(x, layer.weight, layer.bias, activation), expected, atol=1e-5, rtol=1e-5)
+        expected = plain[activation](layer(x))
+        found = linear(x, layer.weight, layer.bias, activation)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_refuses_what_it_cannot_do():
@@ -138,7 +145,8 @@ def test_reference_as_one_convolution_keeps_its_borders(size):
 
 def test_composed_convolution_differs_at_the_border_alone():
     reference, x = InwardReference(3, 8), torch.randn(1, 3, 12, 9)
-    difference = (merge_3x3(reference.conv_in, reference.conv_out)(x) - reference(x)).abs()[0].amax(0)
+    composed = merge_3x3(reference.conv_in, reference.conv_out)
+    difference = (composed(x) - reference(x)).abs()[0].amax(0)
     assert difference[1:-1, 1:-1].max() < 1e-5 < difference.max()
 
 
@@ -160,7 +168,8 @@ def test_work_in_small_parts_gives_the_same(monkeypatch):
 
 @pytest.mark.slow
 def test_compiled_for_each_size(monkeypatch):
-    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager', fullgraph=True))
+    compile_whole = partial(torch.compile, backend='aot_eager', fullgraph=True)
+    monkeypatch.setattr(torch, 'compile', compile_whole)
     model = randomize(build_birefnet(Config(bb='pvt_v2_b0', dec_att='')))
     compiled = optimize(model, compile=True)
     with warnings.catch_warnings():

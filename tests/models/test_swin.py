@@ -37,23 +37,35 @@ def picture(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 # --- One block, by hand ---------------------------------------------------------------------------
 
 
-def attend_to(attention: WindowAttention, tokens: Tensor, positions: list[tuple[int, int]], groups: list) -> Tensor:
-    """Attention among the tokens (N, C) of one window, each at its (y, x); only tokens of one group see each other."""
+def attend_to(
+    attention: WindowAttention,
+    tokens: Tensor,
+    positions: list[tuple[int, int]],
+    groups: list,
+) -> Tensor:
+    """Attention among the tokens (N, C) of one window, each at its (y, x).
+
+    Only tokens of one group see each other.
+    """
     count, channels = tokens.shape
-    q, k, v = attention.qkv(tokens).reshape(count, 3, attention.heads, channels // attention.heads).unbind(1)
+    head_width = channels // attention.heads
+    q, k, v = attention.qkv(tokens).reshape(count, 3, attention.heads, head_width).unbind(1)
     out, w = torch.zeros_like(q), attention.window
     for i, (yi, xi) in enumerate(positions):
         for head in range(attention.heads):
-            logits = [q[i, head] @ k[j, head] * q.shape[-1] ** -.5
-                      + attention.relative_position_bias_table[(yi - yj + w - 1) * (2 * w - 1) + xi - xj + w - 1, head]
-                      + (0 if groups[i] == groups[j] else -100)
-                      for j, (yj, xj) in enumerate(positions)]
+            logits = []
+            for j, (yj, xj) in enumerate(positions):
+                similarity = q[i, head] @ k[j, head] * q.shape[-1] ** -.5
+                relative = (yi - yj + w - 1) * (2 * w - 1) + xi - xj + w - 1
+                bias = attention.relative_position_bias_table[relative, head]
+                mask = 0 if groups[i] == groups[j] else -100
+                logits.append(similarity + bias + mask)
             out[i, head] = (torch.stack(logits).softmax(0)[:, None] * v[:, head]).sum(0)
     return attention.proj(out.reshape(count, channels))
 
 
 def naive_block(block: SwinBlock, x: Tensor) -> Tensor:
-    """x (H, W, C): the map padded with zeros after the norm, then shifted cyclically, window by window."""
+    """x (H, W, C): padded with zeros after the norm, then shifted cyclically, window by window."""
     height, width, channels = x.shape
     w, shift = block.window, block.shift
     rows, columns = -(-height // w) * w, -(-width // w) * w
@@ -104,7 +116,8 @@ def test_merging_takes_four_neighbours_and_pads_odd_sides(either_way):
     assert merged.shape == (1, 3, 2, 6)
     padded = torch.cat((x, torch.zeros(1, 1, 4, 3)), 1)[0]
     for i, j in ((0, 0), (1, 1), (2, 1)):
-        four = torch.cat([padded[2 * i + a, 2 * j + b] for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))])
+        steps = ((0, 0), (1, 0), (0, 1), (1, 1))
+        four = torch.cat([padded[2 * i + a, 2 * j + b] for a, b in steps])
         assert torch.allclose(merged[0, i, j], merge.reduction(merge.norm(four)))
 
 
@@ -116,7 +129,9 @@ def test_merging_takes_four_neighbours_and_pads_odd_sides(either_way):
 def test_any_size(height, width):
     maps = tiny()(picture(1, 3, height, width))
     sides = [(-(-height // s), -(-width // s)) for s in (4, 8, 16, 32)]
-    assert [tuple(m.shape) for m in maps] == [(1, c, *side) for c, side in zip((16, 32, 64, 128), sides, strict=True)]
+    channels = (16, 32, 64, 128)
+    shapes = [(1, c, *side) for c, side in zip(channels, sides, strict=True)]
+    assert [tuple(m.shape) for m in maps] == shapes
 
 
 @torch.inference_mode()
@@ -184,7 +199,8 @@ def test_tables_of_another_window_are_interpolated():
     table = small.state_dict()[key]  # (5 * 5, heads) -> (7 * 7, heads)
     grid = nn.functional.interpolate(table.T.reshape(1, -1, 5, 5), (7, 7), mode='bicubic')[0]
     assert torch.allclose(fitted[key], grid.reshape(-1, 49).T)
-    assert torch.allclose(fitted[key].reshape(7, 7, -1)[3, 3], table.reshape(5, 5, -1)[2, 2], atol=1e-6)
+    middle = fitted[key].reshape(7, 7, -1)[3, 3]
+    assert torch.allclose(middle, table.reshape(5, 5, -1)[2, 2], atol=1e-6)
     same = resize_bias_tables(large.state_dict(), large)
     assert all(torch.equal(same[name], value) for name, value in large.state_dict().items())
 

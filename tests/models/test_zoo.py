@@ -18,7 +18,7 @@ SMALL = {'dec_att': '', 'mul_scl_ipt': ''}
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """A server of a folder that lists its requests; of files named short.* it sends the first half only."""
+    """A server of a folder that lists its requests. Of files named short.* it sends one half."""
 
     asked: list[str]
 
@@ -64,16 +64,24 @@ def offline(tmp_path, monkeypatch):
 @pytest.fixture
 def small_entry(monkeypatch):
     """An entry whose weights are a small network's."""
-    entry = Published(name='small', task='General', repository='some-body/Small', release='Small-epoch_3.pth',
-                      release_tile_order='column', backbone='pvt_v2_b0', size=(64, 96))
+    entry = Published(
+        name='small',
+        task='General',
+        repository='some-body/Small',
+        release='Small-epoch_3.pth',
+        release_tile_order='column',
+        backbone='pvt_v2_b0',
+        size=(64, 96),
+    )
     monkeypatch.setattr(zoo, 'zoo', lambda: {'small': entry})
     return entry
 
 
 def test_the_entries():
-    """All that the field's users know, each with something to fetch, and fields that Config takes."""
+    """All that users know, each with something to fetch, and fields that Config takes."""
     entries = zoo.zoo()
-    assert {'general', 'lite', 'hr', 'matting', 'dynamic', 'portrait', 'lite-2k', '512x512'} <= entries.keys()
+    known = {'general', 'lite', 'hr', 'matting', 'dynamic', 'portrait', 'lite-2k', '512x512'}
+    assert known <= entries.keys()
     for entry in entries.values():
         assert entry.repository or entry.release
         assert entry.task in TASKS
@@ -151,9 +159,10 @@ def test_a_file_put_there_by_hand(tmp_path, small_entry, name):
 
 
 def test_without_a_network_it_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match=r'the hub, ZhengPeng7/BiRefNet .*no network.*put model\.safetensors of '
-                                         r'ZhengPeng7/BiRefNet as general\.safetensors or '
-                                         r'BiRefNet-general-epoch_244\.pth into .*home.*BIREFNET_MIRROR'):
+    advice = (r'the hub, ZhengPeng7/BiRefNet .*no network.*put model\.safetensors of '
+              r'ZhengPeng7/BiRefNet as general\.safetensors or '
+              r'BiRefNet-general-epoch_244\.pth into .*home.*BIREFNET_MIRROR')
+    with pytest.raises(ValueError, match=advice):
         load_model('general')
     assert not list(tmp_path.glob('home/*'))
     with pytest.raises(ValueError, match='did you mean general'):
@@ -163,7 +172,8 @@ def test_without_a_network_it_says_what_to_do(tmp_path):
 def test_a_path_goes_before_a_name(tmp_path, monkeypatch, small_entry):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(build(**SMALL), tmp_path / 'small' / 'model.safetensors')
-    assert load_model('small').config.size == (1024, 1024), 'nothing is known of it but what lies there'
+    size = load_model('small').config.size
+    assert size == (1024, 1024), 'nothing is known of it but what lies there'
 
 
 def test_checksums(server, tmp_path):

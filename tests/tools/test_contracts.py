@@ -9,11 +9,13 @@ import pytest
 from tools.contracts import ROOT
 from tools.package import TOP, Checkout
 
-CODE = 'import sys, pathlib; from tools.contracts import check; sys.exit(check(pathlib.Path(sys.argv[1])))'
+CODE = ('import sys, pathlib; from tools.contracts import check; '
+        'sys.exit(check(pathlib.Path(sys.argv[1])))')
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_the_contracts_are_kept():
@@ -26,7 +28,7 @@ def test_the_contracts_are_kept():
     ('models/decoder.py', 'exporting.card', 'models is the ground floor'),
     ('models/modules/norm.py', 'models.decoder', 'models has layers'),
     ('models/decoder.py', 'config', 'Config is read by'),
-    ('utils.py', 'loss', 'evaluation and the demo'),          # evaluation reaches torch by way of utils
+    ('utils.py', 'loss', 'evaluation and the demo'),  # evaluation reaches torch by way of utils
     ('inference/compose.py', 'dataset', 'inference runs any network'),
     ('data/cache.py', 'models', 'data knows neither the network'),
     ('webapp/storage.py', 'models.zoo', 'the web page gets its networks'),

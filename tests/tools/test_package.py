@@ -38,7 +38,8 @@ def small(tmp_path):
 
 @pytest.mark.parametrize(('source', 'expected'), [
     ('from part.first import VALUE', 'from own.part.first import VALUE'),
-    ('from part import (\n    first,\n    second,\n)', 'from own.part import (\n    first,\n    second,\n)'),
+    ('from part import (\n    first,\n    second,\n)',
+     'from own.part import (\n    first,\n    second,\n)'),
     ('from  \\\n  part import first', 'from  \\\n  own.part import first'),
     ('def f():\n\tfrom part import first; x = 1', 'def f():\n\tfrom own.part import first; x = 1'),
     ('import config', 'import own.config as config'),
@@ -49,7 +50,8 @@ def small(tmp_path):
      'import os, own.part.first as part, own.part as part, \\\n    sys, own.config as config'),
     ("é = 'ü'; import config; from part import first",
      "é = 'ü'; import own.config as config; from own.part import first"),
-    ('import config\r\nimport part\r\n', 'import own.config as config\r\nimport own.part as part\r\n'),
+    ('import config\r\nimport part\r\n',
+     'import own.config as config\r\nimport own.part as part\r\n'),
 ])
 def test_imports_of_ours_are_rewritten(small, source, expected):
     assert Checkout(small, 'own').rewrite(source.encode()).decode() == expected
@@ -79,14 +81,21 @@ def test_sentences_name_the_command(small, source, expected):
 
 def test_what_the_commands_need_is_written_and_nothing_else(small, tmp_path):
     Checkout(small).write(tmp_path / 'package')
-    written = {path.relative_to(tmp_path / 'package').as_posix()
-               for path in (tmp_path / 'package').rglob('*') if path.is_file()}
-    assert written == {'__init__.py', '__main__.py', 'run.py', 'config.py', 'part/__init__.py', 'part/first.py',
-                       'part/table.toml'}
+    package = tmp_path / 'package'
+    files = [path for path in package.rglob('*') if path.is_file()]
+    assert {path.relative_to(package).as_posix() for path in files} == {
+        '__init__.py',
+        '__main__.py',
+        'run.py',
+        'config.py',
+        'part/__init__.py',
+        'part/first.py',
+        'part/table.toml',
+    }
 
 
 def test_in_memory(small, monkeypatch):
-    """The modules of the checkout are imported as the package's; others of their names, and bytecode, stay."""
+    """The checkout's modules are imported as the package's; others of their names stay."""
     monkeypatch.setattr(sys, 'meta_path', list(sys.meta_path))
     theirs = ModuleType('config')
     monkeypatch.setitem(sys.modules, 'config', theirs)
@@ -94,7 +103,8 @@ def test_in_memory(small, monkeypatch):
     try:
         assert importlib.import_module('own_package.run').VALUE == 'config'
         assert sys.modules['config'] is theirs
-        assert not list(small.glob('__pycache__/*')), 'bytecode of rewritten sources would serve the plain ones'
+        bytecode = list(small.glob('__pycache__/*'))
+        assert not bytecode, 'that of rewritten sources would serve the plain ones'
         assert load(small, 'own_package') is package
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module('own_package.missing')
@@ -104,7 +114,7 @@ def test_in_memory(small, monkeypatch):
 
 
 def test_this_checkout():
-    """Every import of ours is rewritten, lines stay where they are, and no file is left out that one of them needs."""
+    """Every import of ours is rewritten, lines stay where they are, and no file is missing."""
     checkout = Checkout(ROOT)
     needed = checkout.needed()
     assert set(checkout.commands) <= needed
@@ -113,15 +123,20 @@ def test_this_checkout():
         source = path.read_bytes()
         rewritten = checkout.rewrite(source)
         assert rewritten.count(b'\n') == source.count(b'\n'), path
-        imported = {alias.name for node in ast.walk(ast.parse(rewritten)) if isinstance(node, ast.Import)
-                    for alias in node.names}
-        imported |= {node.module for node in ast.walk(ast.parse(rewritten)) if isinstance(node, ast.ImportFrom)}
+        imported = set()
+        for node in ast.walk(ast.parse(rewritten)):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module)
         heads = {name.split('.')[0] for name in imported}
         assert not heads & checkout.modules, path
-        assert {name.split('.')[1] for name in imported if name.startswith('birefnet.')} <= needed, path
+        ours = [name for name in imported if name.startswith('birefnet.')]
+        assert {name.split('.')[1] for name in ours} <= needed, path
 
 
 def test_the_folder_itself_runs():
     """`python CHECKOUT COMMAND`: what the installed command does, without an installation."""
-    done = subprocess.run([sys.executable, ROOT, 'config', '--print', 'bb', 'task=COD'], capture_output=True, text=True)
+    command = [sys.executable, ROOT, 'config', '--print', 'bb', 'task=COD']
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, 'swin_v1_l\n'), done.stderr

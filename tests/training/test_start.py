@@ -10,7 +10,11 @@ from training.state import RunState
 
 
 @pytest.mark.parametrize(('fields', 'count'), [
-    ({}, 1), ({'bb_weights': 'none'}, 0), ({'bb_weights': 'pvt.pth'}, 0), ({'weights': 'a.pth'}, 0)])
+    ({}, 1),
+    ({'bb_weights': 'none'}, 0),
+    ({'bb_weights': 'pvt.pth'}, 0),
+    ({'weights': 'a.pth'}, 0),
+])
 def test_a_random_backbone_is_reported_once(fields, count, caplog):
     caplog.set_level(logging.WARNING)
     train.warn_of_random_backbone(Config(bb='pvt_v2_b0', **fields))
@@ -24,7 +28,8 @@ def test_what_a_run_writes_is_in_row_order():
 
 
 def test_a_run_in_column_order_is_not_resumed():
-    state = RunState(trainer={}, best={}, log_position=0, config={'tile_order': 'column'}, world_size=1)
+    config = {'tile_order': 'column'}
+    state = RunState(trainer={}, best={}, log_position=0, config=config, world_size=1)
     with pytest.raises(ValueError, match='weights=<folder of this run>'):
         state.check_tile_order()
     RunState(trainer={}, best={}, log_position=0, config={}, world_size=1).check_tile_order()

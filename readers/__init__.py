@@ -1,0 +1,19 @@
+"""The one reader of images and masks: what training, testing, evaluation and prediction see."""
+
+from readers.images import read_image, to_rgb
+from readers.masks import read_mask, read_soft_mask
+from readers.opening import MAX_PIXELS, TooManyPixels, identify, open_header, open_image
+from readers.survey import survey_masks
+
+__all__ = [
+    'MAX_PIXELS',
+    'TooManyPixels',
+    'identify',
+    'open_header',
+    'open_image',
+    'read_image',
+    'read_mask',
+    'read_soft_mask',
+    'survey_masks',
+    'to_rgb',
+]

@@ -1,0 +1,55 @@
+"""Images as RGB, the same pixels for training, testing and prediction."""
+
+import io
+import os
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from readers.deep import grey_values, to_8_bit
+from readers.opening import MAX_PIXELS, decode, load
+from readers.plain import decode_plain
+
+
+def read_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image of any kind, upright, without its alpha.
+
+    Args:
+        source: a path, or the bytes of a file.
+        max_pixels: the largest number of pixels that is taken.
+
+    Returns:
+        RGB, uint8 (H, W, 3).
+
+    Raises:
+        ValueError, OSError: as `open_image`.
+    """
+    name, data = load(source)
+    pixels = decode_plain(data, 'RGB', max_pixels)
+    if pixels is None:
+        pixels = to_rgb(decode(name, data, max_pixels))
+    return pixels
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Returns the pixels of an image of any mode as RGB, uint8, (H, W, 3).
+
+    Colours of CMYK and Lab become sRGB, by the image's profile if it has one. RGB stays as it is.
+    """
+    values = grey_values(image)
+    if values is not None:
+        image = Image.fromarray(to_8_bit(values))
+    profile = image.info.get('icc_profile')
+    if profile and image.mode in ('CMYK', 'LAB'):
+        image = _to_srgb(image, profile)
+    return np.asarray(image.convert('RGB'))
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    srgb = ImageCms.createProfile('sRGB')
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
+    except (ImageCms.PyCMSError, OSError):  # the profile is damaged
+        return image
+    return converted or image

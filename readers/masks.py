@@ -1,0 +1,231 @@
+"""What a mask means: files of every kind as grey values from 0 to 255."""
+
+import os
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from readers.deep import FULL_VALUES, full_value, grey_values, to_8_bit
+from readers.metadata import JPEG_START, PNG_START
+from readers.opening import MAX_PIXELS, decode, load
+from readers.plain import decode_plain
+
+# Channels of a grey pixel differ by less than this, after JPEG too.
+COLOUR_SPREAD = 32
+COLOUR_SHARE = 0.01  # of the pixels that are not black: fewer coloured ones are noise
+MOST_FLAT_COLOURS = 256  # label colours are few, those of photographs many
+PLAIN_16_BITS = 1 << 15  # a largest value from here on is one of 16 bits or more
+VOID_INDEX = 255
+VOID_COLOUR = (224, 224, 192)  # of the borders between the objects of PASCAL VOC
+# Masks that are drawn in grey hold little but black and white.
+DARK = 64
+BRIGHT = 191
+DRAWN_SHARE = 0.95
+OPAQUE = 128  # alpha above this shows a pixel
+
+# What is said of masks that need an interpretation, behind 'N masks'.
+ZERO_ONE = 'hold no values but 0 and 1; 1 is taken as foreground'
+WIDE = 'hold low values in 16 or 32 bits; the largest value tells which is white'
+CLIPPED = 'are floating point and leave the range from 0 to 1 or 255; they are clipped'
+NOT_FINITE = 'hold NaN or infinity; NaN is taken as background'
+LABELS = 'are in label colours; all but the background colour is taken as foreground'
+COLOURED = 'are pictures in colour, not masks; their brightness is taken'
+ALPHA = 'are transparent; their alpha is taken as the mask'
+
+
+class Interpretation(NamedTuple):
+    """A mask, and what had to be assumed to read it."""
+
+    grey: np.ndarray  # uint8 (H, W)
+    notes: list[str]
+
+
+def read_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads a ground truth mask, upright, whose foreground may be marked in any usual way.
+
+    The range is that of the values: 0/1, 0..255, or that of 10 to 32 bits, in files of any depth,
+    or 0..1 in floating point. Label colours (palettes of DAVIS and VOC) are foreground, the alpha
+    of a cut-out is its mask, and colour becomes grey as in OpenCV.
+
+    Args:
+        source: a path, or the bytes of a file.
+        max_pixels: the largest number of pixels that is taken.
+
+    Returns:
+        Grey, uint8 (H, W).
+
+    Raises:
+        ValueError, OSError: as `open_image`; and for floating point values that are no mask's.
+    """
+    return interpret(source, max_pixels).grey
+
+
+def read_soft_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads a mask as a network makes it: as `read_mask`, but low values stay low.
+
+    Such a mask may be dark all over, so that its largest value does not tell its range: 0 and 1 in
+    8 bits are nearly black, and 16 bits are 0..65535, unless all values are below 256.
+    """
+    return interpret(source, max_pixels, is_soft=True).grey
+
+
+def interpret(
+    source: str | os.PathLike | bytes,
+    max_pixels: int = MAX_PIXELS,
+    is_soft: bool = False,
+) -> Interpretation:
+    """Reads a mask as `read_mask`, or as `read_soft_mask`, and says what was assumed."""
+    name, data = load(source)
+    found = _read(name, data, max_pixels, is_soft)
+    # In a JPEG 1 is the noise of an empty mask.
+    if is_soft or data.startswith(JPEG_START):
+        return found
+    return _stretched(found, _smallest_value(data))
+
+
+def _read(name: str, data: bytes, max_pixels: int, is_soft: bool) -> Interpretation:
+    pixels = decode_plain(data, 'L', max_pixels)
+    if pixels is not None:
+        return Interpretation(pixels, [])
+    image = decode(name, data, max_pixels)
+    values = grey_values(image)
+    if values is None:
+        return _from_picture(image)
+    try:
+        return _from_values(values, is_soft)
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+
+
+def _smallest_value(data: bytes) -> int:
+    """The value that 1 becomes: more than 1 in a grey PNG of 2 or 4 bits."""
+    is_grey_png = data.startswith(PNG_START) and data[25] == 0
+    return {2: 85, 4: 17}.get(data[24], 1) if is_grey_png else 1
+
+
+def _stretched(found: Interpretation, smallest: int) -> Interpretation:
+    """Makes 255 of `smallest` where there is nothing else but 0."""
+    grey, notes = found
+    if grey.max(initial=0) != smallest:
+        return found
+    return Interpretation((grey > 0) * np.uint8(255), [*notes, ZERO_ONE])
+
+
+def _from_picture(image: Image.Image) -> Interpretation:
+    grey, notes = _from_colours(image)
+    if image.mode in ('LA', 'PA', 'RGBA') or (image.mode == 'P' and image.has_transparency_data):
+        alpha = np.asarray(image.convert('RGBA').getchannel('A'))
+        found = _from_alpha(grey, alpha, is_grey=not notes)
+        if found is not None:
+            return Interpretation(found, [ALPHA])
+    return Interpretation(grey, notes)
+
+
+def _from_values(values: np.ndarray, is_soft: bool) -> Interpretation:
+    if values.dtype.kind != 'f':
+        is_plain = values.max(initial=0) >= PLAIN_16_BITS or not values.any()
+        return Interpretation(to_8_bit(values, is_soft), [] if is_plain else [WIDE])
+    finite = values[np.isfinite(values)]
+    full = full_value(values)
+    lowest = finite.min(initial=0)
+    highest = finite.max(initial=0)
+    # Interpolation falls short of black by less.
+    is_signed = lowest < -max(highest, 1) / 4
+    if is_signed or highest > 2 * FULL_VALUES[-1]:
+        raise ValueError(
+            f'a mask of floating point values from {lowest:g} to {highest:g}; '
+            'save it as 0..1 (of logits the sigmoid) or as 0..255')
+    notes = []
+    if lowest < 0 or highest > full:
+        notes.append(CLIPPED)
+    if finite.size < values.size:
+        notes.append(NOT_FINITE)
+    return Interpretation(to_8_bit(values), notes)
+
+
+# ---- colours ----
+
+
+def _from_colours(image: Image.Image) -> tuple[np.ndarray, list[str]]:
+    """Grey values of an image of 8 bits, without its alpha, and notes."""
+    if image.mode in ('1', 'L', 'LA'):
+        return np.asarray(image.convert('L')), []
+    if image.mode in ('P', 'PA'):
+        return _from_palette(image)
+    rgb = np.asarray(image.convert('RGB'))
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    if not _is_coloured(rgb):
+        return grey, []
+    if _count_colours(rgb) > MOST_FLAT_COLOURS:
+        return grey, [COLOURED]
+    # What is nearly black is the noise of JPEG.
+    is_labelled = (rgb >= COLOUR_SPREAD).any(axis=2) & (rgb != VOID_COLOUR).any(axis=2)
+    return is_labelled * np.uint8(255), [LABELS]
+
+
+def _from_palette(image: Image.Image) -> tuple[np.ndarray, list[str]]:
+    """A palette of greys is grey. In others the background is index 0, or else what is black."""
+    indices = np.asarray(image.getchannel(0))
+    colours = _palette(image)
+    is_used = np.bincount(indices.ravel(), minlength=256) > 0
+    is_background = np.asarray(~colours.any(axis=1))
+    if is_background[0] or not is_background.any():
+        is_background = np.arange(256) == 0
+    if tuple(colours[VOID_INDEX]) == VOID_COLOUR:
+        is_background[VOID_INDEX] = True
+        is_used[VOID_INDEX] = False
+
+    used = colours[is_used]
+    is_grey = np.ptp(used, axis=1).max(initial=0) < COLOUR_SPREAD
+    # Where a palette gives all the same colour, or ends before, the indices are all there is.
+    is_told_apart = len(used) < 2 or np.ptp(used, axis=0).any()
+    if is_grey and is_told_apart:
+        table = cv2.cvtColor(colours[None], cv2.COLOR_RGB2GRAY)[0]
+        table[is_background & ~is_used] = 0
+        return cv2.LUT(indices, table), []
+    table = np.where(is_background, np.uint8(0), np.uint8(255))
+    return cv2.LUT(indices, table), [LABELS]
+
+
+def _palette(image: Image.Image) -> np.ndarray:
+    """The colours of an image's palette, uint8 (256, 3)."""
+    values = image.getpalette('RGB') or []
+    colours = np.zeros(256 * 3, np.uint8)
+    colours[:len(values)] = values
+    return colours.reshape(256, 3)
+
+
+def _is_coloured(rgb: np.ndarray) -> bool:
+    red, green, blue = cv2.split(rgb)
+    highest = cv2.max(cv2.max(red, green), blue)
+    lowest = cv2.min(cv2.min(red, green), blue)
+    coloured = np.count_nonzero(highest - lowest >= COLOUR_SPREAD)
+    visible = np.count_nonzero(highest >= COLOUR_SPREAD)
+    return bool(coloured > COLOUR_SHARE * visible)
+
+
+def _count_colours(rgb: np.ndarray) -> int:
+    place_values = np.array([1 << 16, 1 << 8, 1], np.int32)
+    numbers = rgb @ place_values
+    is_seen = np.zeros(1 << 24, bool)
+    is_seen[numbers] = True
+    return int(np.count_nonzero(is_seen))
+
+
+def _from_alpha(grey: np.ndarray, alpha: np.ndarray, is_grey: bool) -> np.ndarray | None:
+    """The mask of a transparent file; None if its alpha is the same everywhere.
+
+    Of a cut-out it is the alpha. Where the visible pixels are drawn in black and white, they are
+    the mask.
+    """
+    if alpha.min() == alpha.max():
+        return None
+    visible = grey[alpha > OPAQUE]
+    dark = np.count_nonzero(visible < DARK)
+    bright = np.count_nonzero(visible > BRIGHT)
+    is_drawn = dark and bright and dark + bright > DRAWN_SHARE * visible.size
+    if is_grey and is_drawn:
+        return cv2.multiply(grey, alpha, scale=1 / 255)
+    return alpha

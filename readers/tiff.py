@@ -1,0 +1,31 @@
+"""TIFF files that Pillow does not know, such as colours in floating point, by OpenCV."""
+
+import io
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from readers.deep import image_of
+
+TIFF_STARTS = (b'II*\0', b'MM\0*')
+IMAGE_WIDTH = 256
+IMAGE_LENGTH = 257
+
+
+def open_tiff(data: bytes, check_size: Callable[[tuple[int, int]], None]) -> Image.Image | None:
+    """Decodes a TIFF by OpenCV, upright; returns None if it cannot either.
+
+    Args:
+        data: the file's bytes.
+        check_size: raises an error for (width, height) that are not taken.
+    """
+    directory = ImageFileDirectory_v2(data[:8])
+    file = io.BytesIO(data)
+    file.seek(directory.next)
+    directory.load(file)
+    check_size((directory[IMAGE_WIDTH], directory[IMAGE_LENGTH]))
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return None if values is None else image_of(values)
