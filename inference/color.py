@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageCms
 
+from inference.masks import png_chunk
+
 PNG_START = b'\x89PNG\r\n\x1a\n'
+END_OF_HEADER = len(PNG_START) + 25  # of the chunk IHDR, which comes first
 COLOR_CHUNKS = (b'cICP', b'sRGB', b'gAMA', b'cHRM')
 Chunks = tuple[tuple[bytes, bytes], ...]  # names and contents
 
@@ -47,8 +50,8 @@ def _transform(pixels: np.ndarray, profile: bytes | None, to_srgb: bool) -> np.n
     srgb = ImageCms.createProfile('sRGB')
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        ends = (own, srgb) if to_srgb else (srgb, own)
-        image = ImageCms.profileToProfile(Image.fromarray(pixels), *ends, outputMode='RGB')
+        start, end = (own, srgb) if to_srgb else (srgb, own)
+        image = ImageCms.profileToProfile(Image.fromarray(pixels), start, end, outputMode='RGB')
     except (ImageCms.PyCMSError, OSError):  # damaged, or for one direction alone
         return pixels
     return np.asarray(image)
@@ -71,6 +74,12 @@ def color_chunks(data: bytes) -> Chunks:
             found.append((name, data[at + 8:at + 8 + length]))
         at += length + 12  # with its length, its name and its checksum
     return tuple(found)
+
+
+def with_chunks(data: bytes, chunks: Chunks) -> bytes:
+    """Inserts chunks into a PNG file, where they have to be: before the palette and the pixels."""
+    inserted = b''.join(png_chunk(name, content) for name, content in chunks)
+    return data[:END_OF_HEADER] + inserted + data[END_OF_HEADER:]
 
 
 def profile_of_chunks(chunks: Chunks, profile: bytes | None) -> bytes | None:
@@ -127,7 +136,8 @@ def _curve(transfer: int) -> np.ndarray:
         light = np.maximum(root - .8359375, 0) / (18.8515625 - 18.6875 * root)
         return np.minimum(light ** (8192 / 1305) * 10_000 / REFERENCE_WHITE, 1)
     if transfer == HLG:  # ITU-R BT.2100, where the reference white has the value 0.75
-        light = np.where(x <= .5, x ** 2 / 3, (np.exp((x - .55991073) / .17883277) + .28466892) / 12)
+        bright = (np.exp((x - .55991073) / .17883277) + .28466892) / 12
+        light = np.where(x <= .5, x ** 2 / 3, bright)
         white = np.interp(.75, x, light)
         return np.minimum(light / white, 1) ** 1.2
     return np.where(x <= .04045, x / 12.92, ((x + .055) / 1.055) ** 2.4)

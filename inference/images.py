@@ -5,13 +5,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms
 
-from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb
+from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb, with_chunks
 from inference.masks import encode_png
 from readers import MAX_PIXELS, identify, open_image, read_image, to_rgb
 from utils import STRIDE, atomic_write
@@ -272,9 +272,20 @@ def encode(
     if kind in LONGEST_SIDE and max(height, width) > LONGEST_SIDE[kind]:
         raise ValueError(f'{suffix}: {width}x{height} pixels are more than {kind} holds; take .png')
 
-    metadata = {} if is_mask else _color_metadata(kind, image)
+    metadata = {}
+    profile = image.profile if kind == 'PNG' else image.color_profile
+    if profile and not is_mask:
+        metadata['icc_profile'] = profile
     if image.exif and keep_exif:
         metadata['exif'] = image.exif
+    data = _encode_pixels(pixels, kind, metadata)
+    if kind == 'PNG' and not is_mask:
+        return with_chunks(data, image.chunks)
+    return data
+
+
+def _encode_pixels(pixels: np.ndarray, kind: str, metadata: dict[str, bytes]) -> bytes:
+    is_mask = pixels.ndim == 2
     if kind == 'PNG' and not metadata:
         return encode_png(pixels) if is_mask else _encode_color_png(pixels)
 
@@ -284,20 +295,6 @@ def encode(
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options, **metadata)
     return buffer.getvalue()
-
-
-def _color_metadata(kind: str, image: DecodedImage) -> dict[str, Any]:
-    """Options by which Pillow writes what an image's colours are."""
-    profile = image.profile if kind == 'PNG' else image.color_profile
-    metadata: dict[str, Any] = {}
-    if profile:
-        metadata['icc_profile'] = profile
-    if kind == 'PNG' and image.chunks:
-        chunks = PngImagePlugin.PngInfo()
-        for name, content in image.chunks:
-            chunks.add(name, content)
-        metadata['pnginfo'] = chunks
-    return metadata
 
 
 def _encode_color_png(pixels: np.ndarray) -> bytes:

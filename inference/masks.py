@@ -151,13 +151,14 @@ def encode_png(mask: np.ndarray) -> bytes:
     header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
     return b''.join((
         b'\x89PNG\r\n\x1a\n',
-        _png_chunk(b'IHDR', header),
-        _png_chunk(b'IDAT', compress(rows, 1)),
-        _png_chunk(b'IEND', b''),
+        png_chunk(b'IHDR', header),
+        png_chunk(b'IDAT', compress(rows, 1)),
+        png_chunk(b'IEND', b''),
     ))
 
 
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Builds a chunk of a PNG file (RFC 2083, section 3.2)."""
     checksum = zlib.crc32(data, zlib.crc32(kind))
     return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', checksum)
 

@@ -5,7 +5,7 @@ Threads load ahead of the one thread that runs the network, and save behind it.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -64,7 +64,7 @@ def run_pipeline(
     *,
     workers: int = DEFAULT_WORKERS,
     batch: int = 1,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Loads items, runs a network on them in batches, and saves its outputs.
 
     Up to 2 * workers + batch items are between `load` and `network`, and 2 * workers between

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 try:
     import av
 except ImportError:
-    av = None
+    av = None  # type: ignore[assignment]  # a module has no type that admits None
 
 RATE = 48_000  # samples a second of re-encoded sound
 LARGEST_GAP = .1  # seconds. Sound that pauses for longer is encoded at its new time.
@@ -77,7 +77,7 @@ def _can_copy(track: Any, container: str) -> bool:
 
 
 def _can_encode(encoder: str, layout: str) -> bool:
-    context = av.CodecContext.create(encoder, 'w')
+    context: Any = av.CodecContext.create(encoder, 'w')
     context.sample_rate = RATE
     context.format = context.codec.audio_formats[0].name
     try:
@@ -95,7 +95,7 @@ class SoundWriter:
         self.container = container
         self.damaged = 0  # packets that were left out
         self.is_copy = not plan.encoder
-        self.resampler = None
+        self.resampler: Any = None  # of av, for frames of one kind
         self.next_time = 0.  # seconds, at which the sound is expected to go on
         if self.is_copy:
             self.stream = container.add_stream_from_template(track)

@@ -13,7 +13,7 @@ from utils import print_error
 try:
     from av import FFmpegError
 except ImportError:
-    FFmpegError = OSError
+    FFmpegError = OSError  # type: ignore[assignment, misc]
 
 __all__ = [
     'ANIMATED_FORMATS',
@@ -70,8 +70,9 @@ def convert_video(
                 for result in render(video.frames):
                     writer.add_frame(result, video.times.popleft())
                     count += 1
-        except FFmpegError as error:  # errors of reading do not come this far
-            raise OSError(f'{target}: cannot be written ({error})') from error
+        except (FFmpegError, OSError) as error:  # errors of reading do not come this far
+            reason = error.strerror or error
+            raise OSError(f'{target}: cannot be written ({reason})') from error
         for line in video.losses:
             report_loss(f'{source}: {line}')
     return count

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,7 +22,7 @@ try:
     import av
     from av.video.reformatter import VideoReformatter
 except ImportError:
-    av = None
+    av = None  # type: ignore[assignment]  # a module has no type that admits None
 
 # Those of FFmpeg's formats that hold their own frames: a playlist would make it open other files
 # and addresses.
@@ -126,7 +126,7 @@ def _check_size(path: str | os.PathLike, width: int, height: int, max_pixels: in
 # --- Animated images ------------------------------------------------------------------------------
 
 
-def is_animated(path: str | os.PathLike, formats: Sequence[str] = ANIMATED) -> bool:
+def is_animated(path: str | os.PathLike, formats: tuple[str, ...] = ANIMATED) -> bool:
     """Whether a file is an image of these formats with several frames; not if it is unreadable."""
     try:
         with Image.open(path, formats=formats) as image:
@@ -293,15 +293,16 @@ class _VideoReader:
         source = self.source
         if _quarter_turns(frame) % 2:
             source.pixel_aspect = 1 / source.pixel_aspect
-        is_wide = frame.color_primaries in WIDE_PRIMARIES
-        is_hdr = frame.color_trc in HDR_TRANSFERS
+        tags = self.stream.codec_context
+        is_wide = tags.color_primaries in WIDE_PRIMARIES
+        is_hdr = tags.color_trc in HDR_TRANSFERS
         self.converts = (is_wide or is_hdr) and self._can_convert(frame)
         if self.converts:
             return
-        if frame.color_primaries not in UNNAMED:
-            source.primaries = frame.color_primaries
-        if frame.color_trc not in UNNAMED:
-            source.transfer = frame.color_trc
+        if tags.color_primaries not in UNNAMED:
+            source.primaries = tags.color_primaries
+        if tags.color_trc not in UNNAMED:
+            source.transfer = tags.color_trc
 
     def _can_convert(self, frame: Any) -> bool:
         try:
@@ -325,9 +326,9 @@ class _VideoReader:
         if space == UNSPECIFIED:
             space = 'ITU709' if frame.height >= HIGH_DEFINITION else 'ITU601'
         has_alpha = any(component.is_alpha for component in frame.format.components)
-        # PyAV before 17 ignores the colour space if it is the target's, by default the frame's own,
-        # and takes every range for the limited one unless one is named.
-        options = {
+        # PyAV before 17 ignores the colour space if the target's, by default the frame's own, is
+        # the same, and it takes every range for the limited one unless one is named.
+        options: dict[str, Any] = {
             'format': 'rgba' if has_alpha else 'rgb24',
             'src_colorspace': space,
             'src_color_range': frame.color_range,

@@ -23,7 +23,7 @@ from utils import atomic_write, write_png
 try:
     import av
 except ImportError:
-    av = None
+    av = None  # type: ignore[assignment]  # a module has no type that admits None
 
 # One number with or without leading zeros, as in frame-%05d.png. A letter behind it makes it a
 # word, as in 50%discount.png.
@@ -130,13 +130,14 @@ def open_target(
         return
 
     plan = _plan_sound(source, suffix, warn)
+    codec = CODECS[suffix]
     # A short prefix: with the target's name in it, it could be longer than file systems allow.
     with tempfile.TemporaryDirectory(prefix='.video.', dir=target.parent) as folder:
         temporary = Path(folder, f'video{suffix}')
         with av.open(f'file:{temporary}', 'w') as container:
-            writer = _VideoWriter(container, CODECS[suffix], source, plan)
-            yield writer
-            writer.finish()
+            video_writer = _VideoWriter(container, codec, source, plan)
+            yield video_writer
+            video_writer.finish()
         os.replace(temporary, target)
 
 
@@ -260,7 +261,7 @@ class _VideoWriter:
         self.codec = codec
         self.source = source
         self.sound_plan = sound_plan
-        self.video = None
+        self.video: Any = None  # a stream of av
         self.sound: SoundWriter | None = None
         # By the start of frames. Encoders drop the last frame's duration.
         self.durations: dict[int, int] = {}
@@ -278,9 +279,10 @@ class _VideoWriter:
         height, width = pixels.shape[:2]
         bottom = self.video.height - height
         right = self.video.width - width
-        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        filled: Any = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
 
-        frame = av.VideoFrame.from_ndarray(pixels, 'rgba' if pixels.shape[2] == 4 else 'rgb24')
+        layout = 'rgba' if pixels.shape[2] == 4 else 'rgb24'
+        frame = av.VideoFrame.from_ndarray(filled, layout)
         frame = frame.reformat(format=self.video.pix_fmt, dst_colorspace='ITU709')
         frame.pts = time.start
         frame.duration = time.duration

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms
 
 from inference import color
 from inference.compose import Style, compose
@@ -42,12 +42,9 @@ def background_in_srgb(data):
 
 
 def png(pixels, chunks=(), **options):
-    info = PngImagePlugin.PngInfo()
-    for name, content in chunks:
-        info.add(name, content)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG', pnginfo=info, **options)
-    return buffer.getvalue()
+    Image.fromarray(pixels).save(buffer, 'PNG', **options)
+    return color.with_chunks(buffer.getvalue(), chunks)
 
 
 def test_a_built_profile_says_what_the_points_say(p3):
@@ -99,7 +96,11 @@ def test_a_wide_gamut_backdrop_is_read_as_srgb(p3, tmp_path):
 def test_what_a_png_says_of_its_colours_is_kept(chunk):
     image = decode_image(png(GREY, [chunk]))
     assert image.chunks == (chunk,)
-    assert color.color_chunks(encode(GREY, '.png', image)) == (chunk,)
+    data = encode(GREY, '.png', image)
+    assert color.color_chunks(data) == (chunk,)
+    written = Image.open(io.BytesIO(data))
+    assert np.array_equal(np.asarray(written), GREY)  # Pillow has checked all checksums
+    assert ('gamma' in written.info) == (chunk[0] == b'gAMA')
     for suffix in ('.jpg', '.webp', '.tif'):
         written = Image.open(io.BytesIO(encode(GREY, suffix, image)))
         assert written.info['icc_profile'] == image.color_profile
