@@ -53,6 +53,7 @@ FILES = {
     'DAVIS, GIF': saved(palette_image(DISC, RED), 'GIF'),
     'DAVIS as RGB': saved(palette_image(DISC, RED).convert('RGB')),
     'VOC': saved(palette_image(two_objects(255), VOC)),
+    'VOC, a grey label': saved(palette_image(DISC * 7, {**VOC, 7: (128, 128, 128)})),
     'VOC as RGB': saved(palette_image(two_objects(255), VOC).convert('RGB')),
     'palette without colours': saved(palette_image(DISC, {})),
     'palette of greys': saved(palette_image(DISC, {1: (255, 255, 255)})),
@@ -118,7 +119,7 @@ def test_a_picture_in_place_of_a_mask_is_spoken_of():
 
 def test_an_empty_mask_of_any_kind_is_empty():
     empty = DISC * 0
-    kinds = (saved(empty), saved(palette_image(empty, RED)), saved(empty.astype(np.int32), 'TIFF'),
+    kinds = (saved(empty), saved(palette_image(empty, VOC)), saved(empty.astype(np.int32), 'TIFF'),
              saved(empty, 'JPEG'))
     for data in kinds:
         assert not read_mask(data).any()
