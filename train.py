@@ -161,7 +161,7 @@ def find_data(cfg: Config) -> tuple[list[Pair], list[Pair]]:
                 len(training), '+'.join(sets), len(validation))
     if not cfg.skip_bad:
         check_readable([*training, *validation])
-        check_masks([*training, *validation])
+    check_masks([*training, *validation], skip_bad=cfg.skip_bad)
     return training, validation
 
 

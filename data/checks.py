@@ -65,8 +65,13 @@ def check_readable(pairs: Sequence[Pair], workers: int = 8, full: bool = False) 
         _warn_of_unturned_masks(name, members)
 
 
-def check_masks(pairs: Sequence[Pair], workers: int = 8) -> None:
+def check_masks(pairs: Sequence[Pair], workers: int = 8, skip_bad: bool = False) -> None:
     """Checks that the masks of each set hold foreground, and warns of how they are understood.
+
+    Args:
+        pairs: whose masks are checked.
+        workers: number of threads.
+        skip_bad: leave out masks that cannot be read.
 
     Raises:
         ValueError: as `survey_masks`, for all sets.
@@ -77,7 +82,7 @@ def check_masks(pairs: Sequence[Pair], workers: int = 8) -> None:
     problems = []
     for name, masks in by_set.items():
         try:
-            sentences = survey_masks(name, masks, workers)
+            sentences = survey_masks(name, masks, workers, skip_bad)
         except ValueError as error:
             problems.append(str(error))
             continue

@@ -39,6 +39,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     values = grey_values(image)
     if values is not None:
         image = Image.fromarray(to_8_bit(values))
+    if image.mode == 'P' and 'transparency' in image.info:
+        image = image.convert('RGBA')  # which Pillow would recommend in a warning
     profile = image.info.get('icc_profile')
     if profile and image.mode in ('CMYK', 'LAB'):
         image = _to_srgb(image, profile)

@@ -178,15 +178,22 @@ def _from_palette(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         is_used[VOID_INDEX] = False
 
     used = colours[is_used]
-    is_grey = np.ptp(used, axis=1).max(initial=0) < COLOUR_SPREAD
     # Where a palette gives all the same colour, or ends before, the indices are all there is.
     is_told_apart = len(used) < 2 or np.ptp(used, axis=0).any()
-    if is_grey and is_told_apart:
+    # One of the label colours is grey too, but none is white.
+    is_bright = used.max(initial=0) > BRIGHT
+    if is_told_apart and (_is_grey(colours) or (is_bright and _is_grey(used))):
         table = cv2.cvtColor(colours[None], cv2.COLOR_RGB2GRAY)[0]
         table[is_background & ~is_used] = 0
         return cv2.LUT(indices, table), []
     table = np.where(is_background, np.uint8(0), np.uint8(255))
     return cv2.LUT(indices, table), [LABELS]
+
+
+def _is_grey(colours: np.ndarray) -> bool:
+    """Whether all colours, uint8 (N, 3), are greys."""
+    spreads = np.ptp(colours, axis=1)
+    return bool(spreads.max(initial=0) < COLOUR_SPREAD)
 
 
 def _palette(image: Image.Image) -> np.ndarray:

@@ -23,7 +23,8 @@ except ImportError:
 # it is neither asked nor changed.
 MAX_PIXELS = 500_000_000
 START_BYTES = 16  # that show a file's format
-TAIL_BYTES = 1 << 16
+END_BYTES = 64  # that show whether a file is whole
+TAIL_BYTES = 1 << 16  # of a PNG that are searched for an orientation
 MOST_PROFILE = 1 << 25  # bytes of an ICC profile that is kept
 END_OF_FILE: dict[str | None, bytes] = {
     'JPEG': b'\xff\xd9',
@@ -198,13 +199,14 @@ def open_header(file: IO[bytes]) -> tuple[Image.Image, int] | None:
     try:
         image = identify(file)
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - TAIL_BYTES, 0))
+        wanted = TAIL_BYTES if image.format == 'PNG' else END_BYTES
+        file.seek(max(size - wanted, 0))
         tail = file.read()
     except Exception:  # a full decoding will say what is wrong, if anything is
         return None
     if image.format not in END_OF_FILE:
         return None
-    is_whole = tail[-64:].rstrip(b'\0').endswith(END_OF_FILE[image.format])
+    is_whole = tail[-END_BYTES:].rstrip(b'\0').endswith(END_OF_FILE[image.format])
     is_late = image.format == 'PNG' and _has_late_orientation(image, tail)
     if is_late or not is_whole:
         return None

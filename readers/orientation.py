@@ -55,8 +55,11 @@ def _by_exif(image: Image.Image) -> int | None:
 
 
 def _by_exif_text(image: Image.Image) -> int | None:
+    data = _raw_profile(image, 'exif') or _raw_profile(image, 'APP1')
+    if not data:
+        return None
     exif = Image.Exif()
-    exif.load(_raw_profile(image, 'exif') or _raw_profile(image, 'APP1'))
+    exif.load(data)
     return exif.get(ExifTags.Base.Orientation)
 
 

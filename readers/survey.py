@@ -22,13 +22,16 @@ class _Look(NamedTuple):
     problem: str = ''  # why it cannot be read
 
 
-def survey_masks(name: str, files: Sequence[Path], workers: int = 8) -> list[str]:
+def survey_masks(
+    name: str, files: Sequence[Path], workers: int = 8, skip_bad: bool = False,
+) -> list[str]:
     """Looks at the masks of a set, and says how they are understood.
 
     Args:
         name: the set's, for messages.
         files: its masks. Of many, a sample is read, and then more until one has foreground.
         workers: number of threads.
+        skip_bad: leave out masks that cannot be read.
 
     Returns:
         A sentence for each kind of mask that needs an interpretation; none if all are plain.
@@ -43,7 +46,7 @@ def survey_masks(name: str, files: Sequence[Path], workers: int = 8) -> list[str
             if any(look.has_foreground for look in looks.values()):
                 break
     problems = [look.problem for look in looks.values() if look.problem]
-    if problems:
+    if problems and not skip_bad:
         raise ValueError('\n  '.join([f'{name}: masks that cannot be read:', *problems]))
 
     by_note: dict[str, list[Path]] = defaultdict(list)
@@ -53,10 +56,11 @@ def survey_masks(name: str, files: Sequence[Path], workers: int = 8) -> list[str
     sentences = []
     for note, paths in by_note.items():
         sentences.append(f'{name}: {len(paths)} of {len(looks)} masks {note}, e.g. {paths[0]}')
-    if files and not any(look.has_foreground for look in looks.values()):
+    num_readable = len(looks) - len(problems)
+    if num_readable and not any(look.has_foreground for look in looks.values()):
         listed = '\n  '.join(sentences)
         raise ValueError(
-            f'{name}: not one of the {len(looks)} masks has foreground, a value above '
+            f'{name}: not one of the {num_readable} masks has foreground, a value above '
             f'{FOREGROUND}, e.g. {files[0]}\n  {listed}'.rstrip())
     return sentences
 

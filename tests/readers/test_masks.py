@@ -1,12 +1,16 @@
 """What a mask means: every way to mark foreground becomes 0 and 255."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from readers import masks, read_mask, read_soft_mask, survey_masks
-from tests.readers.files import by_opencv, disc, palette_image, saved
+from readers.metadata import PNG_START
+from tests.readers.files import by_opencv, chunk, disc, palette_image, saved
 
 DISC = disc()
 RED = {1: (128, 0, 0)}  # DAVIS and VOC
@@ -49,6 +53,7 @@ FILES = {
     'DAVIS, GIF': saved(palette_image(DISC, RED), 'GIF'),
     'DAVIS as RGB': saved(palette_image(DISC, RED).convert('RGB')),
     'VOC': saved(palette_image(two_objects(255), VOC)),
+    'VOC, a grey label': saved(palette_image(DISC * 7, {**VOC, 7: (128, 128, 128)})),
     'VOC as RGB': saved(palette_image(two_objects(255), VOC).convert('RGB')),
     'palette without colours': saved(palette_image(DISC, {})),
     'palette of greys': saved(palette_image(DISC, {1: (255, 255, 255)})),
@@ -66,6 +71,17 @@ def test_every_way_to_mark_foreground(name):
     mask = read_mask(FILES[name])
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, DISC * 255)
+
+
+@pytest.mark.parametrize('depth', [2, 4])
+def test_0_and_1_in_few_bits(depth):
+    per_byte = 8 // depth
+    places = 1 << np.arange(8 - depth, -1, -depth)
+    row = (np.arange(16) > 7).reshape(-1, per_byte) @ places
+    header = struct.pack('>IIBBBBB', 16, 1, depth, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes([0, *row]))
+    parts = chunk(b'IHDR', header), chunk(b'IDAT', pixels), chunk(b'IEND', b'')
+    assert read_mask(PNG_START + b''.join(parts)).tolist() == [[0] * 8 + [255] * 8]
 
 
 def test_nan_is_background_and_infinity_foreground():
@@ -103,7 +119,7 @@ def test_a_picture_in_place_of_a_mask_is_spoken_of():
 
 def test_an_empty_mask_of_any_kind_is_empty():
     empty = DISC * 0
-    kinds = (saved(empty), saved(palette_image(empty, RED)), saved(empty.astype(np.int32), 'TIFF'),
+    kinds = (saved(empty), saved(palette_image(empty, VOC)), saved(empty.astype(np.int32), 'TIFF'),
              saved(empty, 'JPEG'))
     for data in kinds:
         assert not read_mask(data).any()
@@ -173,3 +189,5 @@ def test_masks_that_cannot_be_read_are_all_named(tmp_path):
     files = write_set(tmp_path, b'text', FILES['8 bits'], b'')
     with pytest.raises(ValueError, match=r'(?s)0\.png.*2\.png.*empty'):
         survey_masks('TR-x', files)
+    assert survey_masks('TR-x', files, skip_bad=True) == []
+    assert survey_masks('TR-x', files[:1], skip_bad=True) == []

@@ -127,6 +127,15 @@ def open_image_again(data: bytes) -> bytes:
     return saved(image, exif=image.getexif())
 
 
+def test_heic_is_read_by_all_and_turned_once():
+    pillow_heif = pytest.importorskip('pillow_heif')
+    buffer = io.BytesIO()
+    image = pillow_heif.from_pillow(Image.fromarray(np.repeat(RGB, 4, 0)))
+    image.save(buffer, quality=90, exif=exif().tobytes())
+    pixels = read_by_all(buffer.getvalue())
+    assert np.abs(pixels - np.rot90(np.repeat(RGB, 4, 0), -1).astype(int)).mean() < 5
+
+
 def test_exif_overrules_xmp_and_nonsense_is_upright():
     assert np.array_equal(read_by_all(saved(RGB, exif=exif(1), pnginfo=PngInfo())), RGB)
     assert np.array_equal(read_by_all(saved(RGB, exif=exif(77))), RGB)
