@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Trains a run, then writes and scores its masks: ./sub.sh RUN TRAIN_GPUS [TEST_GPUS [key=value ...]]
-# GPUS: a comma list such as 0,1, or cpu; TEST_GPUS: the first of TRAIN_GPUS if not given. Where sbatch is found it submits itself, with the account and the partition
-# of SLURM_ACCOUNT and SLURM_PARTITION and CPUS_PER_GPU (8) cores; SUBMIT=no runs it here all the same. NNODES > 1
+# Trains a run, then writes and scores its masks:
+#     ./sub.sh RUN TRAIN_GPUS [TEST_GPUS [key=value ...]]
+# GPUS: a comma list such as 0,1, or cpu. TEST_GPUS: the first of TRAIN_GPUS if not given. Where
+# sbatch is found it submits itself, with the account and the partition of SLURM_ACCOUNT and
+# SLURM_PARTITION and CPUS_PER_GPU (8) cores; SUBMIT=no runs it here all the same. NNODES > 1
 # trains on so many nodes.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")" # also through a link
 source ./runtime/launch.sh
 if [ $# -lt 2 ] || ! gpus "$2" || ! gpus "${3:-cpu}"; then
-    sed -n '2,5s/^# //p' sub.sh >&2
+    sed -n '2,7s/^# //p' sub.sh >&2
     exit 2
 fi
 run=$1 train_gpus=$2 test_gpus=${3:-${2%%,*}}
