@@ -28,6 +28,7 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 RAW_PROFILE = 'Raw profile type'
+TIFF_XMP = 700  # a tag
 # As an attribute or as an element.
 XMP_ORIENTATION = re.compile(r'tiff:Orientation\s*(?:=\s*["\']|>)\s*([1-8])')
 
@@ -66,6 +67,8 @@ def _by_exif_text(image: Image.Image) -> int | None:
 def _by_xmp(image: Image.Image) -> int | None:
     info = image.info
     xmp = info.get('XML:com.adobe.xmp') or info.get('xmp') or _raw_profile(image, 'xmp')
+    if 'xmp' not in info and hasattr(image, 'tag_v2'):  # older Pillow leaves it in the tags
+        xmp = image.tag_v2.get(TIFF_XMP, b'')
     if isinstance(xmp, bytes):
         xmp = xmp.decode('utf-8', 'replace')
     found = XMP_ORIENTATION.search(xmp)

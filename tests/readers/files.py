@@ -26,7 +26,9 @@ def saved(image: Image.Image | np.ndarray, kind: str = 'PNG', **options) -> byte
 
 def by_opencv(values: np.ndarray, suffix: str) -> bytes:
     """The file of values of any type, which Pillow would not write."""
-    _, data = cv2.imencode(suffix, values)
+    # OpenCV of old releases writes floating point by its logarithm unless it is not to compress.
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if suffix == '.tif' else []
+    _, data = cv2.imencode(suffix, values, options)
     return data.tobytes()
 
 
