@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb, with_chunks
 from inference.masks import encode_png
-from readers import MAX_PIXELS, identify, open_image, read_image, to_rgb
+from readers import MAX_PIXELS, identify, image_to_srgb, open_image, read_image, to_rgb
 from utils import STRIDE, atomic_write
 
 Size = tuple[int, int]  # width, height
@@ -130,22 +130,11 @@ def from_pil(image: Image.Image) -> DecodedImage:
 
     profile = image.info.get('icc_profile')
     if image.mode in ('CMYK', 'LAB') and profile:
-        image = _to_srgb(image, profile)
+        image = image_to_srgb(image, profile)
         profile = None
     elif image.mode not in ('RGB', 'RGBA', 'P'):
         profile = None  # a profile for grey values does not describe the RGB written
     return DecodedImage(to_rgb(image), alpha, profile, _exif_without_orientation(image))
-
-
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    srgb = ImageCms.createProfile('sRGB')
-    try:
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, own, srgb, outputMode='RGB')
-    except (ImageCms.PyCMSError, OSError):  # the profile is damaged
-        return image
-    assert converted is not None  # only a conversion in place returns nothing
-    return converted
 
 
 # --- Size of the network's input ------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The one reader of images and masks: what training, testing, evaluation and prediction see."""
 
-from readers.images import read_image, to_rgb
+from readers.images import image_to_srgb, read_image, to_rgb
 from readers.masks import read_mask, read_soft_mask
 from readers.opening import MAX_PIXELS, TooManyPixels, identify, open_header, open_image
 from readers.survey import survey_masks
@@ -9,6 +9,7 @@ __all__ = [
     'MAX_PIXELS',
     'TooManyPixels',
     'identify',
+    'image_to_srgb',
     'open_header',
     'open_image',
     'read_image',

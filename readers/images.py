@@ -43,11 +43,12 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         image = image.convert('RGBA')  # which Pillow would recommend in a warning
     profile = image.info.get('icc_profile')
     if profile and image.mode in ('CMYK', 'LAB'):
-        image = _to_srgb(image, profile)
+        image = image_to_srgb(image, profile)
     return np.asarray(image.convert('RGB'))
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+def image_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Converts an image by its ICC profile to sRGB; returns it as it is if that is damaged."""
     srgb = ImageCms.createProfile('sRGB')
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
