@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image
 
 from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb, with_chunks
 from inference.masks import encode_png
