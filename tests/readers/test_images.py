@@ -25,13 +25,17 @@ def grey(pixels: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
-# --- Reading ----------------------------------------------------------------------------------------------------------
+# --- Reading --------------------------------------------------------------------------------------
 
 
-YCBCR = pytest.param('YCbCr', marks=pytest.mark.skipif(PIL.__version__ < '13', reason='Pillow 12 reads no such TIFF'))
+YCBCR = pytest.param('YCbCr', marks=pytest.mark.skipif(
+    PIL.__version__ < '13', reason='Pillow 12 reads no such TIFF'))
 
 
-@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'L', 'LA', 'P', 'CMYK', '1', 'I;16', 'I', 'F', YCBCR, 'PA'])
+MODES = ['RGB', 'RGBA', 'L', 'LA', 'P', 'CMYK', '1', 'I;16', 'I', 'F', YCBCR, 'PA']
+
+
+@pytest.mark.parametrize('mode', MODES)
 def test_every_mode(tmp_path, pixels, mode):
     image = Image.fromarray(pixels)
     if mode in ('I;16', 'I'):
@@ -47,13 +51,15 @@ def test_every_mode(tmp_path, pixels, mode):
         path = path.with_suffix('.gif')  # PA has no other format
         image.save(path)
     read, mask = read_image(path), read_mask(path)
-    assert (read.shape, read.dtype, mask.shape, mask.dtype) == ((24, 40, 3), np.uint8, (24, 40), np.uint8)
+    assert (read.shape, read.dtype) == ((24, 40, 3), np.uint8)
+    assert (mask.shape, mask.dtype) == ((24, 40), np.uint8)
     assert read.flags.c_contiguous
     if mode in ('RGB', 'RGBA'):
         assert np.array_equal(read, pixels)
         assert np.array_equal(mask, grey(pixels))
     elif mode in ('L', 'LA', 'I;16', 'I', 'F'):
-        expected = grey(pixels) if mode in ('I;16', 'I', 'F') else np.asarray(Image.fromarray(pixels).convert('L'))
+        by_pillow = np.asarray(Image.fromarray(pixels).convert('L'))
+        expected = grey(pixels) if mode in ('I;16', 'I', 'F') else by_pillow
         assert np.abs(read - expected[..., None].astype(int)).max() <= (1 if mode == 'F' else 0)
         assert np.abs(mask - expected.astype(int)).max() <= (1 if mode == 'F' else 0)
     elif mode != '1':
@@ -65,12 +71,15 @@ def test_bilevel_masks_are_0_and_255(tmp_path):
     assert np.array_equal(read_mask(tmp_path / 'mask.png'), np.eye(9, dtype=np.uint8) * 255)
 
 
-@pytest.mark.parametrize('suffix', ['.jpg', '.JPEG', '.png', '.bmp', '.tif', '.webp', '.gif', '.ppm'])
+SUFFIXES = ['.jpg', '.JPEG', '.png', '.bmp', '.tif', '.webp', '.gif', '.ppm']
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
 def test_every_format(tmp_path, pixels, suffix):
     path = tmp_path / f'ein Bild, größer.v2{suffix}'
-    options = {'lossless': True} if suffix == '.webp' else {'quality': 95,
-                                                            'subsampling': 0} if 'j' in suffix.lower() else {}
-    Image.fromarray(pixels).save(path, **options)
+    jpeg = {'quality': 95, 'subsampling': 0}
+    options = {'.webp': {'lossless': True}, '.jpg': jpeg, '.JPEG': jpeg}
+    Image.fromarray(pixels).save(path, **options.get(suffix, {}))
     assert np.abs(read_image(path).astype(int) - pixels).mean() < (10 if suffix == '.gif' else 2)
     assert np.array_equal(read_image(path.read_bytes()), read_image(path))
 
@@ -78,12 +87,21 @@ def test_every_format(tmp_path, pixels, suffix):
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif'])
 def test_upright_by_exif(tmp_path, pixels, orientation, suffix):
-    turned = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.transpose(1, 0, 2),
-              6: np.rot90(pixels), 7: pixels[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(pixels, -1)}[orientation]
+    turned = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels),
+        7: pixels[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(pixels, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f'turned{suffix}'
-    Image.fromarray(np.ascontiguousarray(turned)).save(path, exif=exif, **({'quality': 98} if suffix == '.jpg' else {}))
+    options = {'quality': 98} if suffix == '.jpg' else {}
+    Image.fromarray(np.ascontiguousarray(turned)).save(path, exif=exif, **options)
     assert read_image(path).shape == pixels.shape
     assert np.abs(read_image(path).astype(int) - pixels).mean() < 3
     assert np.abs(read_mask(path).astype(int) - grey(pixels)).mean() < 3
@@ -94,8 +112,8 @@ def test_upright_by_exif(tmp_path, pixels, orientation, suffix):
 def test_jpegs_decode_alike_by_all_ways(tmp_path, pixels, monkeypatch, decoder, mode, subsampling):
     monkeypatch.setattr(plain, 'simplejpeg', decoder)
     path = tmp_path / 'photo.jpg'
-    Image.fromarray(pixels).convert(mode).resize((401, 243)).save(path, quality=80, subsampling=subsampling,
-                                                                  progressive=subsampling == 1)
+    image = Image.fromarray(pixels).convert(mode).resize((401, 243))
+    image.save(path, quality=80, subsampling=subsampling, progressive=subsampling == 1)
     slow = np.asarray(open_image(path))
     assert np.abs((read_image if mode == 'RGB' else read_mask)(path).astype(int) - slow).max() <= 1
 
@@ -124,8 +142,11 @@ def png(mask: np.ndarray, *filters: int) -> bytes:
     header = struct.pack('>IIBBBBB', *mask.shape[::-1], 8, 0, 0, 0, 0)
     packed = zlib.compress(rows)
     parts = ((b'IHDR', header), (b'IDAT', packed[:9]), (b'IDAT', packed[9:]), (b'IEND', b''))
-    return b'\x89PNG\r\n\x1a\n' + b''.join(
-        struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body)) for kind, body in parts)
+    data = b'\x89PNG\r\n\x1a\n'
+    for kind, body in parts:
+        checksum = zlib.crc32(kind + body)
+        data += struct.pack('>I', len(body)) + kind + body + struct.pack('>I', checksum)
+    return data
 
 
 @pytest.mark.parametrize('filters', [(0,), (1,), (2,), (2, 1, 0, 2, 2), (0, 3), (4, 1)])
@@ -143,7 +164,10 @@ def test_masks_of_every_filter(filters):
 
 
 @pytest.mark.parametrize('damage', [
-    lambda data: data[:len(data) // 2], lambda data: b'', lambda data: b'text\n', lambda data: data[:20],
+    lambda data: data[:len(data) // 2],
+    lambda data: b'',
+    lambda data: b'text\n',
+    lambda data: data[:20],
     lambda data: bytes(len(data)),
 ], ids=['half', 'empty', 'text', 'header', 'zeros'])
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
