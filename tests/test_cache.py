@@ -1,4 +1,7 @@
-"""The shared cache: built once, resumed, checked against its sources, refused when the disk is too small."""
+"""The shared cache: built once, resumed, checked against its sources.
+
+It is refused when the disk is too small.
+"""
 
 import os
 import pickle
@@ -39,7 +42,13 @@ def small_cache(folder: Path, count: int = 5) -> SharedCache:
     for row in range(count):
         if not (folder / f'{row}.src').exists():
             (folder / f'{row}.src').write_text('source')
-    return SharedCache(folder / 'x.cache', [(folder / f'{row}.src',) for row in range(count)], RECORD)
+    sources = [(folder / f'{row}.src',) for row in range(count)]
+    return SharedCache(folder / 'x.cache', sources, RECORD)
+
+
+def slow_build(folder: Path, count: int) -> subprocess.Popen:
+    command = [sys.executable, '-c', SLOW_BUILD, folder, str(count)]
+    return subprocess.Popen(command, cwd=REPOSITORY)
 
 
 class Maker:
@@ -56,7 +65,9 @@ class Maker:
 
 
 def assert_complete(cache: SharedCache) -> None:
-    assert all((cache[row] == row % 251).all() and len(cache[row]) == RECORD for row in range(len(cache)))
+    for row in range(len(cache)):
+        assert len(cache[row]) == RECORD
+        assert (cache[row] == row % 251).all()
 
 
 def test_records_are_made_once_and_read_only(tmp_path):
@@ -114,7 +125,7 @@ def test_a_changed_list_of_sources_starts_anew_and_leaves_open_readers_alone(tmp
 def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
     count = 4 * cache_module.RECORDS_PER_SYNC
     cache = small_cache(tmp_path, count)
-    process = subprocess.Popen([sys.executable, '-c', SLOW_BUILD, tmp_path, str(count)], cwd=REPOSITORY)
+    process = slow_build(tmp_path, count)
     log = tmp_path / 'made.txt'
     while not log.exists() or len(log.read_text().split()) < 1.5 * cache_module.RECORDS_PER_SYNC:
         assert process.poll() is None
@@ -129,23 +140,27 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
 
 def test_processes_that_build_at_once_make_each_record_once(tmp_path):
     cache = small_cache(tmp_path, 20)
-    processes = [subprocess.Popen([sys.executable, '-c', SLOW_BUILD, tmp_path, '20'], cwd=REPOSITORY)
-                 for _ in range(2)]
+    processes = [slow_build(tmp_path, 20) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
-    assert sorted((tmp_path / 'made.txt').read_text().split(), key=int) == [str(row) for row in range(20)]
+    made = (tmp_path / 'made.txt').read_text().split()
+    assert sorted(made, key=int) == [str(row) for row in range(20)]
     assert_complete(cache)
 
 
 def test_too_little_disk_is_an_error_before_anything_is_made(tmp_path, monkeypatch):
     maker = Maker()
-    monkeypatch.setattr(shutil, 'disk_usage', lambda path: namedtuple('Usage', 'free')(2 * cache_module.PAGE))
+    usage = namedtuple('Usage', 'free')(2 * cache_module.PAGE)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
     with pytest.raises(ValueError, match=r'only 0\.00 GB are free there; choose another cache_dir'):
         small_cache(tmp_path).build(maker)
     assert maker.made == []
     assert not (tmp_path / 'x.cache').exists()
 
 
-@pytest.mark.skipif(not hasattr(os, 'posix_fallocate'), reason='space is not taken beforehand on this system')
+@pytest.mark.skipif(
+    not hasattr(os, 'posix_fallocate'),
+    reason='space is not taken beforehand on this system',
+)
 def test_a_disk_that_fills_meanwhile_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')
@@ -169,7 +184,12 @@ def test_a_damaged_file_is_built_anew(tmp_path, kept):
 def test_its_size_is_told_before_it_is_built(tmp_path, caplog):
     caplog.set_level('INFO', logger='data.cache')
     told = []
-    small_cache(tmp_path).build(lambda row: told.append(caplog.messages[0]) or np.zeros(RECORD, np.uint8))
+
+    def make(row: int) -> np.ndarray:
+        told.append(caplog.messages[0])
+        return np.zeros(RECORD, np.uint8)
+
+    small_cache(tmp_path).build(make)
     assert all('0.00 GB for 5 records' in message for message in told)
 
 

@@ -1,4 +1,7 @@
-"""Pairs and what is wrong with them, samples that depend on seed, epoch and index alone, batches shared among ranks."""
+"""Pairs and what is wrong with them, samples and batches.
+
+Samples depend on seed, epoch and index alone; batches are shared among ranks.
+"""
 
 import io
 import unicodedata
@@ -42,7 +45,13 @@ def write(path: Path, pixels: np.ndarray, **options) -> Path:
     return path
 
 
-def make_set(root: Path, name: str, stems: list[str], image_suffix: str = '.jpg', height: int = 96) -> None:
+def make_set(
+    root: Path,
+    name: str,
+    stems: list[str],
+    image_suffix: str = '.jpg',
+    height: int = 96,
+) -> None:
     """Writes one pair for each stem, every image another window of a photograph."""
     photograph, (rows, columns) = data.astronaut(), np.mgrid[:height, :128]
     for number, stem in enumerate(stems):
@@ -59,7 +68,8 @@ def pairs(tmp_path) -> list[Pair]:
     return find_pairs(tmp_path, 'Task', ['TR-one', 'TR-two'])
 
 
-# -------------------------------------------------------------------------------------------------------------- finding
+# --- Finding --------------------------------------------------------------------------------------
+
 
 def test_pairs_match_by_stem_and_keep_the_order_of_the_sets(tmp_path):
     make_set(tmp_path, 'TR-z', ['with space.and.dots', 'ünïcödé 图'], image_suffix='.JPEG')
@@ -69,7 +79,8 @@ def test_pairs_match_by_stem_and_keep_the_order_of_the_sets(tmp_path):
     assert [(pair.set, pair.name) for pair in found] == [
         ('TR-z', 'with space.and.dots'), ('TR-z', 'ünïcödé 图'), ('TR-a', 'x')]
     assert found[0].image.name == 'with space.and.dots.JPEG'
-    assert [path.stem for path in find_images_in_set(tmp_path, 'Task', 'TR-z')] == [pair.name for pair in found[:2]]
+    images = find_images_in_set(tmp_path, 'Task', 'TR-z')
+    assert [path.stem for path in images] == [pair.name for pair in found[:2]]
 
 
 def test_decomposed_names_match_composed_ones(tmp_path):
@@ -89,8 +100,16 @@ def test_one_error_lists_every_offender(tmp_path):
     with pytest.raises(ValueError, match=r'^9 problem') as error:
         find_pairs(tmp_path, 'Task', ['TR-a', 'TR-empty', 'TR-none', 'TR-a'])
     message = str(error.value)
-    for offender in ('TR-a/im/lonely.jpg', 'TR-a/gt/widow.png', 'TR-a/im/twice.png', 'TR-a/im/twice.jpg',
-                     'TR-empty/im', 'TR-empty/gt', 'TR-none/im', 'TR-none/gt'):
+    for offender in (
+        'TR-a/im/lonely.jpg',
+        'TR-a/gt/widow.png',
+        'TR-a/im/twice.png',
+        'TR-a/im/twice.jpg',
+        'TR-empty/im',
+        'TR-empty/gt',
+        'TR-none/im',
+        'TR-none/gt',
+    ):
         assert f'{tmp_path / "Task" / offender}: ' in message
     assert 'TR-a: named more than once' in message
     assert 'good' not in message
@@ -101,7 +120,8 @@ def test_missing_test_set_is_named(tmp_path):
         find_images_in_set(tmp_path, 'NoTask', 'TE-x')
 
 
-# ------------------------------------------------------------------------------------------------------------- checking
+# --- Checking -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('full', [False, True])
 def test_unreadable_and_truncated_files_are_all_listed(tmp_path, full):
@@ -119,10 +139,12 @@ def test_unreadable_and_truncated_files_are_all_listed(tmp_path, full):
 
 def test_check_returns_upright_sizes_of_all_formats(tmp_path):
     pixels = np.ascontiguousarray(data.coffee()[:40, :70])
-    files = [write(tmp_path / f'x.{suffix}', pixels) for suffix in ('jpg', 'png', 'bmp', 'tif', 'webp', 'gif')]
+    suffixes = ('jpg', 'png', 'bmp', 'tif', 'webp', 'gif')
+    files = [write(tmp_path / f'x.{suffix}', pixels) for suffix in suffixes]
     turned = Image.Exif()
     turned[0x0112] = 6
-    files += [write(tmp_path / f'turned.{suffix}', pixels, exif=turned) for suffix in ('jpg', 'png')]
+    for suffix in ('jpg', 'png'):
+        files.append(write(tmp_path / f'turned.{suffix}', pixels, exif=turned))
     assert check_images(files) == check_images(files, full=True) == [(70, 40)] * 6 + [(40, 70)] * 2
 
 
@@ -135,11 +157,17 @@ def test_a_jpeg_with_bytes_behind_its_end_is_readable(tmp_path):
 def test_a_mask_of_another_shape_is_warned_of(tmp_path):
     make_set(tmp_path, 'TR-a', ['a', 'b'])
     write(tmp_path / 'Task' / 'TR-a' / 'gt' / 'b.png', np.zeros((128, 96), np.uint8))
-    with pytest.warns(UserWarning, match=r'(?s)^1 images and masks differ.*b\.jpg: 128x96, its mask .*b\.png: 96x128'):
+    expected = r'(?s)^1 images and masks differ.*b\.jpg: 128x96, its mask .*b\.png: 96x128'
+    with pytest.warns(UserWarning, match=expected):
         check_readable(find_pairs(tmp_path, 'Task', ['TR-a']))
 
 
-def make_turned_set(root: Path, size: tuple[int, int], orientation: int, turned_masks: bool) -> list[Pair]:
+def make_turned_set(
+    root: Path,
+    size: tuple[int, int],
+    orientation: int,
+    turned_masks: bool,
+) -> list[Pair]:
     """Photographs that lie in the file, with masks of an object in them, drawn upright or not."""
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -162,7 +190,7 @@ def test_masks_drawn_before_the_image_was_turned_are_named(tmp_path, size, orien
 
 
 @pytest.mark.parametrize(('size', 'orientation'), [((64, 64), 6), ((48, 64), 3), ((48, 64), 6)])
-def test_masks_of_turned_images_that_are_drawn_upright_are_fine(tmp_path, size, orientation, recwarn):
+def test_upright_masks_of_turned_images_are_fine(tmp_path, size, orientation, recwarn):
     check_readable(make_turned_set(tmp_path, size, orientation, turned_masks=False))
     assert not recwarn.list
 
@@ -173,7 +201,8 @@ def test_sets_are_warned_of_once_and_refused_without_foreground(tmp_path):
     found = find_pairs(tmp_path, 'Task', ['TR-ones', 'TR-empty'])
     for pair in found[:2]:
         write(pair.mask, np.array(Image.open(pair.mask)) // 255)
-    with pytest.warns(UserWarning, match=r'TR-ones: 2 of 2 masks hold no values but 0 and 1') as warned:
+    expected = r'TR-ones: 2 of 2 masks hold no values but 0 and 1'
+    with pytest.warns(UserWarning, match=expected) as warned:
         check_masks(found)
     assert len(warned) == 1
     for pair in found[2:]:
@@ -182,7 +211,8 @@ def test_sets_are_warned_of_once_and_refused_without_foreground(tmp_path):
         check_masks(found[2:])
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
+# --- Reading --------------------------------------------------------------------------------------
+
 
 def odd_images(folder: Path, photograph: np.ndarray) -> dict[str, Path]:
     """One photograph in every unusual kind that keeps its colours (or its grey)."""
@@ -192,8 +222,11 @@ def odd_images(folder: Path, photograph: np.ndarray) -> dict[str, Path]:
     turned[0x0112] = 6  # the file holds the picture turned by 90 degrees counter-clockwise
     folder.mkdir(parents=True)
     kinds = {
-        'grey.jpg': (grey, {}), 'rgba.png': (rgb.convert('RGBA'), {}), 'palette.png': (rgb.quantize(256), {}),
-        'cmyk.jpg': (rgb.convert('CMYK'), {'quality': 95}), 'UPPER.PNG': (rgb, {}),
+        'grey.jpg': (grey, {}),
+        'rgba.png': (rgb.convert('RGBA'), {}),
+        'palette.png': (rgb.quantize(256), {}),
+        'cmyk.jpg': (rgb.convert('CMYK'), {'quality': 95}),
+        'UPPER.PNG': (rgb, {}),
         'deep.png': (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), {}),
         'turned.jpg': (rgb.transpose(Image.Transpose.ROTATE_90), {'exif': turned, 'quality': 95}),
         'progressive.jpg': (rgb, {'progressive': True, 'quality': 95}),
@@ -218,7 +251,9 @@ def test_odd_images_read_as_what_they_show(tmp_path):
 
 @pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA', 'P', '1', 'I;16'])
 def test_masks_of_all_kinds_read_as_grey(tmp_path, mode):
-    disc = (np.hypot(*(np.mgrid[:60, :80] - np.array([30, 40])[:, None, None])) < 20).astype(np.uint8) * 255
+    rows, columns = np.mgrid[:60, :80]
+    inside = np.hypot(rows - 30, columns - 40) < 20
+    disc = inside.astype(np.uint8) * 255
     if mode == 'I;16':
         Image.fromarray(disc.astype(np.uint16) * 257).save(tmp_path / 'm.png')
     else:
@@ -251,7 +286,8 @@ def test_reduced_jpeg_scales_are_not_the_full_path(ratio):
     assert np.abs(full.astype(int) - cv2.resize(np.asarray(reduced), size)).max() > 20
 
 
-# -------------------------------------------------------------------------------------------------------------- samples
+# --- Samples --------------------------------------------------------------------------------------
+
 
 def same(a, b) -> bool:
     return torch.equal(a.image, b.image) and torch.equal(a.mask, b.mask)
@@ -274,13 +310,15 @@ def test_without_augmentation_a_sample_is_the_resized_pair(pairs):
 
 def test_draws_depend_on_seed_epoch_and_index_alone(pairs):
     keys = [SampleKey(index, epoch) for epoch in range(2) for index in range(4)]
-    one, reverse = TrainSet(pairs, SIZE, ALL_METHODS, seed=1), TrainSet(pairs, SIZE, ALL_METHODS, seed=1)
+    one = TrainSet(pairs, SIZE, ALL_METHODS, seed=1)
+    reverse = TrainSet(pairs, SIZE, ALL_METHODS, seed=1)
+    other_seed = TrainSet(pairs, SIZE, ALL_METHODS, seed=2)
     forward = {key: one[key] for key in keys}
     np.random.seed(3)  # global states must not matter
     torch.manual_seed(3)
     assert all(same(forward[key], reverse[key]) for key in reversed(keys))
     assert not same(forward[SampleKey(0, 0)], forward[SampleKey(0, 1)])
-    assert not same(forward[SampleKey(0, 0)], TrainSet(pairs, SIZE, ALL_METHODS, seed=2)[SampleKey(0, 0)])
+    assert not same(forward[SampleKey(0, 0)], other_seed[SampleKey(0, 0)])
 
 
 def test_a_key_may_ask_for_a_size(pairs):
@@ -300,7 +338,8 @@ def test_with_skip_bad_the_next_one_takes_its_place_and_is_counted(pairs, caplog
         pair.image.write_text('nonsense')
     sample = TrainSet(pairs, SIZE, skip_bad=True)[1]
     assert sample.name == 'a3'
-    assert [str(pair.image) in problem for pair, problem in zip(pairs[1:3], sample.skipped, strict=True)] == [True] * 2
+    for pair, problem in zip(pairs[1:3], sample.skipped, strict=True):
+        assert str(pair.image) in problem
     assert caplog.text.count('skipped') == 2
 
 
@@ -319,7 +358,8 @@ def test_an_empty_training_set_is_an_error():
 def test_cached_samples_are_the_same_as_those_read_anew(pairs, tmp_path):
     cache = PairCache(pairs, SIZE, tmp_path / 'cache')
     assert len(list((tmp_path / 'cache').glob('*.cache'))) == 2  # one per set
-    cached, plain = TrainSet(pairs, SIZE, ALL_METHODS, cache=cache), TrainSet(pairs, SIZE, ALL_METHODS)
+    cached = TrainSet(pairs, SIZE, ALL_METHODS, cache=cache)
+    plain = TrainSet(pairs, SIZE, ALL_METHODS)
     assert all(same(cached[index], plain[index]) for index in range(len(pairs)))
     assert same(cached[SampleKey(0, 0, (32, 32))], plain[SampleKey(0, 0, (32, 32))])
     part = slice(3, 7)  # of both sets, such as a share held out for validation
@@ -336,14 +376,20 @@ def test_a_bad_pair_in_the_cache_is_listed_or_skipped(pairs, tmp_path):
     assert pairs[4].mask.name in sample.skipped[0]
 
 
-# -------------------------------------------------------------------------------------------------------------- classes
+# --- Classes --------------------------------------------------------------------------------------
+
 
 def named(*names: str) -> list[Pair]:
     return [Pair(name, 'DIS-TR', Path(f'{name}.jpg'), Path(f'{name}.png')) for name in names]
 
 
 def test_classes_are_the_fourth_field_sorted():
-    pairs = named('2#Aircraft#7#UAV#1', '1#Accessories#1#Bag#2', '1#Accessories#1#Bag#3', '3#x#2#Chair.Arm#a b')
+    pairs = named(
+        '2#Aircraft#7#UAV#1',
+        '1#Accessories#1#Bag#2',
+        '1#Accessories#1#Bag#3',
+        '3#x#2#Chair.Arm#a b',
+    )
     assert class_names(pairs) == ['Bag', 'Chair.Arm', 'UAV']
     assert TrainSet(pairs, SIZE, classes=class_names(pairs)).class_ids == [2, 0, 0, 1]
 
@@ -355,7 +401,8 @@ def test_names_without_a_known_class_are_all_listed():
         TrainSet(named('1#2#3#new#x', '1#2#3#old#x'), SIZE, classes=['old'])
 
 
-# -------------------------------------------------------------------------------------------------------------- batches
+# --- Batches --------------------------------------------------------------------------------------
+
 
 def epoch_of(sampler: EpochSampler, epoch: int, start_batch: int = 0) -> list[list[SampleKey]]:
     sampler.set_epoch(epoch, start_batch)
@@ -365,39 +412,56 @@ def epoch_of(sampler: EpochSampler, epoch: int, start_batch: int = 0) -> list[li
 
 
 @settings(deadline=None)
-@given(n=st.integers(1, 60), batch_size=st.integers(1, 9), world_size=st.integers(1, 5), seed=st.integers(0, 99),
-       epoch=st.integers(0, 9))
+@given(
+    n=st.integers(1, 60),
+    batch_size=st.integers(1, 9),
+    world_size=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    epoch=st.integers(0, 9),
+)
 def test_ranks_share_an_epoch(n, batch_size, world_size, seed, epoch):
     if n < world_size:
         with pytest.raises(ValueError, match='too few'):
             EpochSampler(n, batch_size, seed, 0, world_size)
         return
-    ranks = [epoch_of(EpochSampler(n, batch_size, seed, rank, world_size), epoch) for rank in range(world_size)]
+    samplers = [EpochSampler(n, batch_size, seed, rank, world_size) for rank in range(world_size)]
+    ranks = [epoch_of(sampler, epoch) for sampler in samplers]
     seen = [key.index for batches in ranks for batch in batches for key in batch]
     assert len(seen) == len(set(seen))
     assert set(seen) <= set(range(n))
-    assert len({tuple(map(len, batches)) for batches in ranks}) == 1  # as many batches, as large, on every rank
+    sizes = {tuple(len(batch) for batch in batches) for batches in ranks}
+    assert len(sizes) == 1  # as many batches, as large, on every rank
     assert len(ranks[0]) == max(1, n // (batch_size * world_size))
     if n >= batch_size * world_size:  # one process with the joined batch sees the same images
         joined = epoch_of(EpochSampler(n, batch_size * world_size, seed), epoch)
-        assert joined == [[key for part in parts for key in part] for parts in zip(*ranks, strict=True)]
+        steps = zip(*ranks, strict=True)
+        assert joined == [[key for part in step for key in part] for step in steps]
 
 
 @settings(deadline=None)
-@given(start_batch=st.integers(0, 6), seed=st.integers(0, 9), dynamic=st.sampled_from([None, ((32, 320), (64, 128))]))
+@given(
+    start_batch=st.integers(0, 6),
+    seed=st.integers(0, 9),
+    dynamic=st.sampled_from([None, ((32, 320), (64, 128))]),
+)
 def test_an_epoch_goes_on_where_it_stopped(start_batch, seed, dynamic):
     whole, rest = (EpochSampler(20, 3, seed, dynamic_size=dynamic) for _ in range(2))
     assert epoch_of(rest, 4, start_batch) == epoch_of(whole, 4)[start_batch:]
 
 
 def test_epochs_and_seeds_shuffle_differently():
-    orders = {tuple(key.index for batch in epoch_of(EpochSampler(40, 4, seed), epoch) for key in batch)
-              for seed in range(3) for epoch in range(3)}
+    def order(seed: int, epoch: int) -> tuple[int, ...]:
+        batches = epoch_of(EpochSampler(40, 4, seed), epoch)
+        return tuple(key.index for batch in batches for key in batch)
+
+    orders = {order(seed, epoch) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 
 
 def test_dynamic_size_draws_one_size_per_batch_the_same_on_every_rank():
-    ranks = [epoch_of(EpochSampler(400, 4, 7, rank, 2, dynamic_size=((50, 200), (64, 96))), 1) for rank in (0, 1)]
+    dynamic = ((50, 200), (64, 96))
+    samplers = [EpochSampler(400, 4, 7, rank, 2, dynamic_size=dynamic) for rank in (0, 1)]
+    ranks = [epoch_of(sampler, 1) for sampler in samplers]
     sizes = [{key.size for batch in step for key in batch} for step in zip(*ranks, strict=True)]
     assert all(len(of_step) == 1 for of_step in sizes)
     drawn = set().union(*sizes)
@@ -443,9 +507,12 @@ def test_batches_join_samples(pairs):
     assert len(batch.skipped) == 1
 
 
-# ---------------------------------------------------------------------------------------------------------- test images
+# --- Test images ----------------------------------------------------------------------------------
+
 
 def test_normalize_is_torchvisions():
-    images = torch.randint(0, 256, (2, 3, 8, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    expected = v2.functional.normalize(images.float() / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 8, 9), dtype=torch.uint8, generator=generator)
+    mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    expected = v2.functional.normalize(images.float() / 255, mean, deviation)
     torch.testing.assert_close(normalize(images), expected)

@@ -21,7 +21,8 @@ def scored(tmp_path_factory):
     root = make_folders(tmp_path_factory.mktemp('scored'), images=5)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        eval_existingOnes.main(['task=Toy', '--cache', str(root / 'cache'), 'workers=1', '--all-methods'])
+        cache = str(root / 'cache')
+        eval_existingOnes.main(['task=Toy', '--cache', cache, 'workers=1', '--all-methods'])
         gen_best_ep.main(['task=Toy'])
     return root / 'e_results'
 
@@ -67,10 +68,17 @@ def root(tmp_path, monkeypatch):
 
 
 def test_published_flags(root):
-    eval_existingOnes.main(['--gt_root', 'datasets/Toy', '--pred_root', 'e_preds', '--data_lst', 'TE-B',
-                            '--save_dir', 'out', '--metrics', 'S+MAE', '--workers', '1'])
+    eval_existingOnes.main([
+        '--gt_root', 'datasets/Toy',
+        '--pred_root', 'e_preds',
+        '--data_lst', 'TE-B',
+        '--save_dir', 'out',
+        '--metrics', 'S+MAE',
+        '--workers', '1',
+    ])
     header = (root / 'out/TE-B_eval.txt').read_text().splitlines()[0]
-    assert [cell.strip() for cell in header.split(' & ')] == ['Dataset', 'Method', 'Smeasure', 'MAE']
+    columns = [cell.strip() for cell in header.split(' & ')]
+    assert columns == ['Dataset', 'Method', 'Smeasure', 'MAE']
     assert not (root / 'out/overall_eval.txt').exists()
     gen_best_ep.main(['task=Toy', '--save_dir', 'out', '--metric', 'mae'])
     assert 'run--epoch_10' in (root / 'out/eval-Toy_best_on_mae.txt').read_text()
@@ -103,8 +111,10 @@ def test_dis5k_means(tmp_path, monkeypatch):
         text = Path(f'e_results/eval-DIS5K_best_on_{criterion}.txt').read_text()
         rows = [line.split(' & ') for line in text.splitlines() if ' & ' in line]
         assert [row[0].strip() for row in rows] == ['Dataset', *sets, 'DIS-TE1..4']
-    means = [json.loads(Path(f'e_results/{dataset}_eval.json').read_text())['methods'][1]['scores']['sm']
-             for dataset in sets[1:]]
+    means = []
+    for dataset in sets[1:]:
+        results = json.loads(Path(f'e_results/{dataset}_eval.json').read_text())
+        means.append(results['methods'][1]['scores']['sm'])
     assert rows[0][3].strip() == 'Smeasure'
     assert float(rows[-1][3]) == pytest.approx(sum(means) / 4, abs=6e-4)
 
@@ -113,8 +123,9 @@ def test_dis5k_means(tmp_path, monkeypatch):
     ('eval_existingOnes.py', ['--pred_root', 'nowhere'], 'nowhere'),
     ('gen_best_ep.py', ['--save_dir', 'nowhere'], 'run eval_existingOnes.py first')])
 def test_errors_are_one_line_and_an_exit_code(tmp_path, command, arguments, words):
-    done = subprocess.run([sys.executable, str(REPOSITORY / command), *arguments], cwd=tmp_path, capture_output=True,
-                          text=True, check=False)
+    program = [sys.executable, str(REPOSITORY / command)]
+    done = subprocess.run([*program, *arguments], cwd=tmp_path,
+                          capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f'{Path(command).stem}: ')
     assert words in done.stderr
@@ -135,15 +146,18 @@ def test_several_weighted_scores(root, capsys):
     gen_best_ep.main(['--weights', 'sm=1+hce=.5', '--no-report'])
     out = capsys.readouterr().out
     assert 'best on 1 Smeasure + 0.5 HCE, standardised: run--epoch_10' in out
-    assert re.search(r'HCE: ahead of run--epoch_5 by -?\d+\.\d; too few images for an interval', out)
+    lead = r'HCE: ahead of run--epoch_5 by -?\d+\.\d; too few images for an interval'
+    assert re.search(lead, out)
 
 
 def test_methods_and_scores_that_are_not_there(root):
     eval_existingOnes.main(['task=Toy', '--metrics', 'S', '--workers', '1'])
-    with pytest.raises(ValueError, match='--methods: no scores in every set of other; there are run--epoch_10'):
+    expected = '--methods: no scores in every set of other; there are run--epoch_10'
+    with pytest.raises(ValueError, match=expected):
         gen_best_ep.main(['--metrics', 'sm', '--methods', 'run--epoch_5+other'])
     (root / 'e_results/scores/TE-B.jsonl').unlink()
-    with pytest.raises(ValueError, match=r'TE-B\.jsonl: no scores of run--epoch_10, .*run eval_existingOnes\.py again'):
+    expected = r'TE-B\.jsonl: no scores of run--epoch_10, .*run eval_existingOnes\.py again'
+    with pytest.raises(ValueError, match=expected):
         gen_best_ep.main(['--metrics', 'sm'])
 
 

@@ -1,4 +1,7 @@
-"""The README's guide to fine-tuning, followed to the letter on a CPU: better scores than the checkpoint had before."""
+"""The README's guide to fine-tuning, followed to the letter on a CPU.
+
+It leads to better scores than the checkpoint had before.
+"""
 
 import os
 import re
@@ -28,18 +31,24 @@ def readme_command() -> list[str]:
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the project with little data; returns its folder and a function that runs a command there."""
+    """A copy of the project with little data.
+
+    Returns its folder and a function that runs a command there.
+    """
     for path in (*ROOT.glob('*.py'), *ROOT.glob('*.sh')):
         shutil.copy(path, tmp_path)
     for package in ROOT.glob('*/__init__.py'):
         folder = package.parent
         (tmp_path / folder.name).symlink_to(folder)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(('SLURM', 'CPU_PROCESSES'))}
-    environment['OMP_NUM_THREADS'] = '1'  # two threads that wait for each other are slow where others work too
+    dropped = ('SLURM', 'CPU_PROCESSES')
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    # Two threads that wait for each other are slow where others work too.
+    environment['OMP_NUM_THREADS'] = '1'
     environment['PATH'] = f'{Path(sys.executable).parent}:{environment["PATH"]}'
 
     def run(*command: str) -> None:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(command, cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     return tmp_path, run
@@ -57,18 +66,21 @@ def test_the_guide_leads_to_better_scores(project):
     write_set(folder / 'datasets/my_cutouts/TR-mine', 40, 2, True)
     write_set(folder / 'datasets/my_cutouts/TE-mine', 12, 2, False)
     # A published checkpoint is a file in the official layout, and nothing else.
-    run('python', 'train.py', '--ckpt_dir', 'base', 'task=Base', 'bb=pvt_v2_b0', 'dec_att=', 'epochs=2', 'lr=3e-4',
-        *SMALL)
+    network = ('bb=pvt_v2_b0', 'dec_att=')
+    training = ('epochs=2', 'lr=3e-4')
+    run('python', 'train.py', '--ckpt_dir', 'base', 'task=Base', *network, *training, *SMALL)
     shutil.copy(folder / 'base/epoch_2.pth', folder / PUBLISHED)
     run('python', 'test.py', '--ckpt', PUBLISHED, 'task=my_cutouts', *SMALL)
 
     run('bash', *readme_command(), 'epochs=8', 'lr=1e-3', 'tail_epochs=0', *SMALL)
     run('python', 'eval_existingOnes.py', 'task=my_cutouts')
 
-    methods = {m['method']: m for m in read_sets(folder / 'e_results', ['TE-mine'])['TE-mine']['methods']}
+    results = read_sets(folder / 'e_results', ['TE-mine'])['TE-mine']
+    methods = {m['method']: m for m in results['methods']}
     tuned = [m['scores'] for m in methods.values() if m['run'] == 'my_cutouts']
     before, = (m['scores'] for m in methods.values() if m['run'] != 'my_cutouts')
     assert len(tuned) == 8
-    print('before and after:', {name: (before[name], tuned[-1][name]) for name in ('sm', 'wfm', 'mae')})
+    for name in ('sm', 'wfm', 'mae'):
+        print(name, 'before and after:', before[name], tuned[-1][name])
     assert tuned[-1]['sm'] > before['sm'] + .02
     assert tuned[-1]['mae'] < before['mae']

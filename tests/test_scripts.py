@@ -24,16 +24,30 @@ def shell(tmp_path):
     tools = tmp_path / 'tools'
     tools.mkdir()
 
-    def run(*command: str, fail: str = '', code: int = 1, extra: Mapping[str, str] = {}, **environment: str):
+    def run(
+        *command: str,
+        fail: str = '',
+        code: int = 1,
+        extra: Mapping[str, str] = {},
+        **environment: str,
+    ):
         for tool, content in {'python': RECORDER, **extra}.items():
             (tools / tool).write_text(content)
             (tools / tool).chmod(0o755)
         record = tmp_path / 'record'
         record.write_text('')
-        base = {k: v for k, v in os.environ.items() if not k.startswith(('SLURM', 'CUDA', 'NNODES', 'CPU', 'MASTER'))}
-        done = subprocess.run(['bash', *command], cwd=tmp_path, capture_output=True, text=True, check=False,
-                              env={**base, 'PATH': f'{tools}:{base["PATH"]}', 'RECORD': str(record), 'FAIL': fail,
-                                   'CODE': str(code), **environment})
+        dropped = ('SLURM', 'CUDA', 'NNODES', 'CPU', 'MASTER')
+        base = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+        variables = {
+            **base,
+            'PATH': f'{tools}:{base["PATH"]}',
+            'RECORD': str(record),
+            'FAIL': fail,
+            'CODE': str(code),
+            **environment,
+        }
+        done = subprocess.run(['bash', *command], cwd=tmp_path, env=variables,
+                              capture_output=True, text=True, check=False)
         return done.returncode, record.read_text().splitlines(), done.stderr
 
     return run
@@ -43,23 +57,28 @@ def test_sub_trains_tests_and_evaluates(shell):
     code, calls, _ = shell('sub.sh', 'my run', '0', '1', 'task=COD', 'weights=w.pth', 'resume=auto')
     assert code == 0
     assert calls == [
-        'python CUDA=0 train.py --ckpt_dir ckpts/my run task=COD weights=w.pth resume=auto device=cuda',
-        'python CUDA=1 test.py task=COD pred_root=e_preds --ckpt_folder ckpts/my run --resolution config device=cuda',
-        'python CUDA= eval_existingOnes.py --pred_root e_preds --ckpt_folder ckpts/my run task=COD']
+        'python CUDA=0 train.py --ckpt_dir ckpts/my run '
+        'task=COD weights=w.pth resume=auto device=cuda',
+        'python CUDA=1 test.py task=COD pred_root=e_preds --ckpt_folder ckpts/my run '
+        '--resolution config device=cuda',
+        'python CUDA= eval_existingOnes.py --pred_root e_preds --ckpt_folder ckpts/my run task=COD',
+    ]
 
 
 def test_several_gpus_use_torchrun(shell):
     code, calls, _ = shell('train.sh', 'r', '0,2,5', 'task=COD')
     assert (code, len(calls)) == (0, 1)
     assert calls[0].startswith(
-        'python CUDA=0,2,5 -m runtime.launch --standalone --local-addr 127.0.0.1 --nproc-per-node 3 '
+        'python CUDA=0,2,5 -m runtime.launch '
+        '--standalone --local-addr 127.0.0.1 --nproc-per-node 3 '
         'train.py --ckpt_dir ckpts/r')
 
 
 def test_several_nodes_need_a_rendezvous(shell):
     code, calls, _ = shell('train.sh', 'r', '0,1', NNODES='2', NODE_RANK='1', MASTER_ADDR='first')
     assert code == 0
-    assert '--nnodes 2 --node-rank 1 --master-addr first --master-port 29500 --nproc-per-node 2' in calls[0]
+    nodes = '--nnodes 2 --node-rank 1 --master-addr first --master-port 29500 --nproc-per-node 2'
+    assert nodes in calls[0]
     code, calls, error = shell('train.sh', 'r', '0,1', NNODES='2')
     assert code != 0
     assert not calls
@@ -67,17 +86,21 @@ def test_several_nodes_need_a_rendezvous(shell):
 
 
 def test_cpu_takes_no_gpu(shell):
-    assert shell('train.sh', 'r', 'cpu')[1] == ['python CUDA= train.py --ckpt_dir ckpts/r device=cpu']
+    one = shell('train.sh', 'r', 'cpu')[1]
+    assert one == ['python CUDA= train.py --ckpt_dir ckpts/r device=cpu']
     two = shell('train.sh', 'r', 'cpu', CPU_PROCESSES='2')[1][0]
     assert two.startswith(
         'python CUDA= -m runtime.launch --standalone --local-addr 127.0.0.1 --nproc-per-node 2')
 
 
 def test_test_passes_resolutions_on(shell):
-    _, calls, _ = shell('test.sh', '0', 'masks', '1024x1024 native', '--ckpt_folder', 'ckpts/r', 'task=COD')
-    assert '--resolution 1024x1024 native' in calls[0]
+    resolutions = '1024x1024 native'
+    _, calls, _ = shell(
+        'test.sh', '0', 'masks', resolutions, '--ckpt_folder', 'ckpts/r', 'task=COD')
+    assert f'--resolution {resolutions}' in calls[0]
     assert 'pred_root=masks --ckpt_folder ckpts/r' in calls[0]
-    assert calls[1] == 'python CUDA= eval_existingOnes.py --pred_root masks --ckpt_folder ckpts/r task=COD'
+    assert calls[1] == (
+        'python CUDA= eval_existingOnes.py --pred_root masks --ckpt_folder ckpts/r task=COD')
 
 
 @pytest.mark.parametrize(('fail', 'left'), [('train.py', 1), ('test.py', 2), ('eval_existing', 3)])
@@ -92,7 +115,8 @@ def test_slurm_gets_the_script_itself(shell):
     code, calls, _ = shell('sub.sh', 'r', '0,1', '0', 'task=COD', extra=sbatch, SLURM_ACCOUNT='acc',
                            SLURM_PARTITION='gpu')
     assert (code, len(calls)) == (0, 1)
-    assert '--gpus-per-node 2 --cpus-per-gpu 8 --account acc --partition gpu --wrap exec bash /' in calls[0]
+    resources = '--gpus-per-node 2 --cpus-per-gpu 8 --account acc --partition gpu'
+    assert f'{resources} --wrap exec bash /' in calls[0]
     assert calls[0].endswith(r'/sub.sh r 0\,1 0 task=COD resume=auto ')
     assert shell('sub.sh', 'r', '0', '0', extra=sbatch, SUBMIT='no')[1][0].startswith('python')
 
@@ -111,16 +135,24 @@ SCONTROL = """#!/usr/bin/env bash
 
 
 def test_a_job_of_several_nodes(shell):
-    """Slurm starts a copy elsewhere, and chooses the GPUs; training runs on all nodes, testing on the first."""
+    """Slurm starts a copy elsewhere, and chooses the GPUs.
+
+    Training runs on all nodes, testing on the first.
+    """
     slurm = {'sbatch': SBATCH, 'srun': SRUN, 'scontrol': SCONTROL}
     code, calls, error = shell('sub.sh', 'my run', '0,1', '0', 'task=COD', extra=slurm, NNODES='2')
     assert code == 0, error
     assert calls == [
-        'python CUDA=4,5 -m runtime.launch --nnodes 2 --node-rank 1 --master-addr n1 --master-port 23456 '
-        '--nproc-per-node 2 train.py --ckpt_dir ckpts/my run task=COD resume=auto device=cuda',
-        'python CUDA=4 test.py task=COD pred_root=e_preds --ckpt_folder ckpts/my run --resolution config device=cuda',
-        'python CUDA=4,5,6,7 eval_existingOnes.py --pred_root e_preds --ckpt_folder ckpts/my run task=COD']
-    # Ended by a signal to the processes alone, as when the user cancels the job: not put into the queue again.
+        'python CUDA=4,5 -m runtime.launch '
+        '--nnodes 2 --node-rank 1 --master-addr n1 --master-port 23456 --nproc-per-node 2 '
+        'train.py --ckpt_dir ckpts/my run task=COD resume=auto device=cuda',
+        'python CUDA=4 test.py task=COD pred_root=e_preds --ckpt_folder ckpts/my run '
+        '--resolution config device=cuda',
+        'python CUDA=4,5,6,7 eval_existingOnes.py --pred_root e_preds '
+        '--ckpt_folder ckpts/my run task=COD',
+    ]
+    # Ended by a signal to the processes alone, as when the user cancels the job: not put into the
+    # queue again.
     code, calls, _ = shell('sub.sh', 'r', '0', '0', extra=slurm, fail='train.py', code=75)
     assert (code, len(calls)) == (75, 1)
 

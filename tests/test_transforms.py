@@ -1,4 +1,7 @@
-"""Augmentations: Pillow's definitions, the mask that moves with its image, and draws that depend on the generator."""
+"""Augmentations.
+
+They follow Pillow's definitions, move the mask with its image, and draw from the generator alone.
+"""
 
 import cv2
 import numpy as np
@@ -36,8 +39,9 @@ def photograph(request) -> np.ndarray:
 
 def text_mask(height: int, width: int) -> np.ndarray:
     mask = np.zeros((height, width), np.uint8)
-    cv2.putText(mask, 'text', (width // 20, height * 2 // 3), cv2.FONT_HERSHEY_SIMPLEX, height / 100, 255, 9,
-                cv2.LINE_AA)
+    start = (width // 20, height * 2 // 3)
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, height / 100
+    cv2.putText(mask, 'text', start, font, scale, 255, 9, cv2.LINE_AA)
     return mask
 
 
@@ -102,8 +106,12 @@ def test_draws_come_from_the_generator_and_inputs_stay(seed, synthesis):
     image = skimage.data.astronaut()[::8, ::8]
     mask = text_mask(64, 64)
     image.flags.writeable = mask.flags.writeable = False
-    first, again = (augment(image, mask, np.random.default_rng(seed), tuple(AUGMENTATIONS), synthesis)
-                    for _ in range(2))
+
+    def draw():
+        generator = np.random.default_rng(seed)
+        return augment(image, mask, generator, tuple(AUGMENTATIONS), synthesis)
+
+    first, again = draw(), draw()
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
 
 
@@ -119,7 +127,8 @@ def test_probabilities():
 
     assert shares(transforms.flip, moved) == pytest.approx(0.5, abs=0.04)
     assert shares(transforms.rotate, moved) == pytest.approx(0.2 * 29 / 30, abs=0.03)
-    assert shares(transforms.crop, moved) == pytest.approx(1 - 1 / 16, abs=0.03)  # 3 pixels at most: 4 x 4 cases
+    # 3 pixels at most: 4 x 4 cases.
+    assert shares(transforms.crop, moved) == pytest.approx(1 - 1 / 16, abs=0.03)
 
 
 def test_pepper_sets_its_share_of_the_image_and_leaves_the_mask():
@@ -147,7 +156,8 @@ def test_background_synthesis_keeps_the_foreground_and_flattens_the_rest():
     toward = np.where(colours.mean(axis=1, keepdims=True) > mean.mean(), 255 - mean, mean)
     assert np.mean(np.ptp(colours, axis=1) == 0) == pytest.approx(0.4, abs=0.05)
     # A few greys happen to lie that near, too.
-    assert np.mean((np.abs(colours - mean) <= 0.2 * toward + 2).all(axis=1)) == pytest.approx(0.45, abs=0.07)
+    near = (np.abs(colours - mean) <= 0.2 * toward + 2).all(axis=1)
+    assert np.mean(near) == pytest.approx(0.45, abs=0.07)
 
 
 def test_background_synthesis_blends_by_the_mask():

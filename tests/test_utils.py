@@ -58,7 +58,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
 def test_files_have_the_rights_of_plain_files(tmp_path):
     (tmp_path / 'plain').touch()
     write_json(tmp_path / 'ours', {})
-    assert stat.S_IMODE(os.stat(tmp_path / 'ours').st_mode) == stat.S_IMODE(os.stat(tmp_path / 'plain').st_mode)
+    ours, plain = (os.stat(tmp_path / name).st_mode for name in ('ours', 'plain'))
+    assert stat.S_IMODE(ours) == stat.S_IMODE(plain)
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='no umask')

@@ -1,4 +1,7 @@
-"""Pairs of predictions and masks for property tests: every shape from 1x1, empty, full, constant, noisy, smooth."""
+"""Pairs of predictions and masks for property tests.
+
+Every shape from 1x1; empty, full, constant, noisy, smooth.
+"""
 
 import cv2
 import numpy as np
@@ -35,11 +38,15 @@ KINDS = (_noise, _smooth, _constant, _few_levels, _narrow, _sparse)
 
 @st.composite
 def pairs(draw, largest=48):
-    """A (prediction, mask) of one size; at times the prediction is a blurred, moved, noisy version of the mask."""
+    """A (prediction, mask) of one size.
+
+    At times the prediction is a blurred, moved, noisy version of the mask.
+    """
     shape = draw(st.integers(1, largest)), draw(st.integers(1, largest))
     rng = np.random.default_rng(draw(st.integers(0, 2 ** 32 - 1)))
     mask = draw(st.sampled_from(KINDS))(rng, shape)
     if draw(st.booleans()):
         blurred = cv2.GaussianBlur(np.roll(mask, rng.integers(-4, 5, 2), (0, 1)), (0, 0), 1.2)
-        return np.clip(blurred + rng.normal(0, draw(st.sampled_from([0, 30])), shape), 0, 255).astype(np.uint8), mask
+        noise = rng.normal(0, draw(st.sampled_from([0, 30])), shape)
+        return np.clip(blurred + noise, 0, 255).astype(np.uint8), mask
     return draw(st.sampled_from(KINDS))(rng, shape), mask

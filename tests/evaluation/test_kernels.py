@@ -70,7 +70,10 @@ def test_skeleton_is_scikit_images(pair):
 
 def test_skeleton_of_thick_shapes():
     yy, xx = np.mgrid[:300, :400]
-    for mask in (np.ones((257, 300), bool), (yy - 150) ** 2 + (xx - 200) ** 2 < 140 ** 2, (xx + yy) % 97 < 60):
+    full = np.ones((257, 300), bool)
+    disc = (yy - 150) ** 2 + (xx - 200) ** 2 < 140 ** 2
+    stripes = (xx + yy) % 97 < 60
+    for mask in (full, disc, stripes):
         assert (skeletonize(mask) == morphology.skeletonize(mask)).all()
 
 
@@ -105,7 +108,9 @@ def test_surroundings_are_scipys(pair):
         return
     around = weighted_f.surroundings(mask)
     distance, (rows, columns) = distance_transform_edt(mask == 0, return_indices=True)
-    inner = np.pad(np.arange(mask.size).reshape(mask.shape), ((4, 0), (8, around.padded.shape[1] - mask.shape[1] - 8)))
+    numbers = np.arange(mask.size).reshape(mask.shape)
+    right = around.padded.shape[1] - mask.shape[1] - 8
+    inner = np.pad(numbers, ((4, 0), (8, right)))
     nearest = rows * mask.shape[1] + columns
     assert (nearest.ravel()[inner.ravel()[around.near]] == inner.ravel()[around.nearest]).all()
     weights = weighted_f.weights(around.squares).ravel()[:mask.size].reshape(mask.shape)
@@ -142,15 +147,18 @@ def test_weighted_f_in_pieces(blocks, words):
 
 def test_short_paths_are_simplified_to_their_ends():
     """All 8-connected paths of up to SHORT points; and SHORT is no smaller than it could be."""
+
+    def simplified(path):
+        return cv2.approxPolyDP(np.array(path, np.int32)[:, None], hce.EPSILON, False)
+
     steps = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
     paths = [[(5, 5)]]
     for length in range(1, hce.SHORT + 1):
         for path in paths:
-            simplified = cv2.approxPolyDP(np.array(path, np.int32)[:, None], hce.EPSILON, False)
-            assert len(simplified) == min(length, 2), path
+            assert len(simplified(path)) == min(length, 2), path
         paths = [[*path, step] for path in paths for x, y in steps
                  if (step := (path[-1][0] + x, path[-1][1] + y)) not in path]
-    assert max(len(cv2.approxPolyDP(np.array(path, np.int32)[:, None], hce.EPSILON, False)) for path in paths) > 2
+    assert max(len(simplified(path)) for path in paths) > 2
 
 
 @settings(max_examples=60, deadline=None)
@@ -161,13 +169,15 @@ def test_counts(pair, cut):
     words = region_histogram.as_words(image)
     rows, columns = np.indices(mask.shape)
     kinds = 4 * (rows >= cut[0]) + 2 * (columns >= cut[1]) + (mask == 0)
-    expected = np.bincount(256 * kinds.ravel() + image.ravel(), minlength=8 * 256).reshape(4, 2, 256)
+    expected = np.bincount(256 * kinds.ravel() + image.ravel(), minlength=8 * 256)
     differing = regions.differing(words)
-    assert (regions.count(words[differing], differing) == expected).all()
+    found = regions.count(words[differing], differing)
+    assert (found == expected.reshape(4, 2, 256)).all()
 
 
 def test_counts_beyond_float32():
     values, kinds = np.random.default_rng(0).integers(0, 256, (2, 1000)).astype(np.uint8)
     kinds %= 3
     expected = np.bincount(256 * kinds.astype(int) + values, minlength=3 * 256)
-    assert (region_histogram.histogram_by_label(values, kinds, 3, chunk=130).ravel() == expected).all()
+    found = region_histogram.histogram_by_label(values, kinds, 3, chunk=130)
+    assert (found.ravel() == expected).all()

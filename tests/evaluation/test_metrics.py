@@ -1,4 +1,4 @@
-"""Every metric against the published numbers, against its plain definition on random pairs, and its deviations."""
+"""Every metric: the published numbers, its plain definition on random pairs, and its deviations."""
 
 import json
 import math
@@ -58,8 +58,9 @@ def test_published_numbers(name):
     found = score_pair(*golden_pair(name))
     assert len(expected) >= 14
     if OLD_OPENCV:
-        # Borders are simplified by the distance to a line instead of a segment, which moves single vertices: with 4.8
-        # and 4.12, 34 becomes 33, 180 177, 310 309, 459 455 and 139 141; the other six stay. That is 1.7 % or a point.
+        # Borders are simplified by the distance to a line instead of a segment, which moves single
+        # vertices: with 4.8 and 4.12, 34 becomes 33, 180 177, 310 309, 459 455 and 139 141; the
+        # other six stay. That is 1.7 % or a point.
         assert found['hce'] == pytest.approx(expected.pop('hce'), rel=.02, abs=1)
     assert {score: found[score] for score in expected} == pytest.approx(
         expected, rel=1e-9, abs=0, nan_ok=True)
@@ -152,7 +153,8 @@ def test_perfect_prediction(pair):
     found = score_pair(gt, gt)
     assert found['mae'] == found['mse'] == found['hce'] == 0
     if 0 < gt.mean() < 255:
-        assert [found[score] for score in ('wfm', 'mba', 'maxFm', 'maxBIoU')] == pytest.approx([1] * 4)
+        best = [found[score] for score in ('wfm', 'mba', 'maxFm', 'maxBIoU')]
+        assert best == pytest.approx([1] * 4)
 
 
 def test_soft_ground_truth_is_cut_above_128():
@@ -171,7 +173,9 @@ class TestDeviations:
 
     @pytest.mark.parametrize('value', [0, 255])
     def test_no_boundary_no_mba(self, value):
-        assert math.isnan(score_pair(np.full((20, 20), 7, np.uint8), np.full((20, 20), value, np.uint8))['mba'])
+        prediction = np.full((20, 20), 7, np.uint8)
+        mask = np.full((20, 20), value, np.uint8)
+        assert math.isnan(score_pair(prediction, mask)['mba'])
 
     def test_such_masks_are_left_out_of_the_mean(self):
         metric, square = scoring.MeanBoundaryAccuracy(), np.zeros((20, 20), np.uint8)
@@ -181,7 +185,10 @@ class TestDeviations:
         assert metric.get_results() == {'mba': 1.0}
 
     def test_constant_block_has_no_variance(self):
-        """.1 has no exact mean in float64; still the only block that counts is the one without mask and deviation."""
+        """Only the block without mask and deviation counts.
+
+        That .1 has no exact mean in float64 changes nothing.
+        """
         gt = np.zeros((8, 8), np.uint8)
         gt[:4, :4] = 255
         pred = np.full((8, 8), 26, np.uint8)
@@ -208,7 +215,11 @@ class TestErrors:
         with pytest.raises(ValueError, match=r'\(4, 5\).*\(5, 4\)'):
             score_pair(np.zeros((4, 5), np.uint8), np.zeros((5, 4), np.uint8))
 
-    @pytest.mark.parametrize('array', [np.zeros((4, 4)), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)])
+    @pytest.mark.parametrize('array', [
+        np.zeros((4, 4)),
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((0, 4), np.uint8),
+    ])
     def test_types(self, array):
         with pytest.raises(ValueError, match='prediction: expected a uint8'):
             score_pair(array, np.zeros((4, 4), np.uint8))

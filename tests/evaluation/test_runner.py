@@ -85,7 +85,7 @@ class TestInputs:
         plan(root)
 
     def test_turned_images(self, root):
-        """A prediction saved lying, with an orientation that sets it upright, has the size of its mask."""
+        """Saved lying, with an orientation that sets it upright, a prediction fits its mask."""
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
         lying = Image.fromarray(np.rot90(read_mask(path)).copy())
         path.unlink()
@@ -101,8 +101,9 @@ class TestInputs:
             plan(root)
 
     def test_many_problems_are_counted(self, root):
+        folder = root / 'e_preds/run--epoch_5/TE-A'
         for index in range(60):
-            write_png(root / f'e_preds/run--epoch_5/TE-A/extra{index}.png', np.zeros((2, 2), np.uint8))
+            write_png(folder / f'extra{index}.png', np.zeros((2, 2), np.uint8))
         with pytest.raises(ValueError, match=r'60 problems(?s:.*)and 10 more'):
             plan(root)
 
@@ -115,7 +116,8 @@ class TestInputs:
             inputs.plan(root / 'datasets', root / 'e_preds', ['TE-A'], METHODS)
         with pytest.raises(ValueError, match='other: no such folder'):
             inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], ['other'])
-        with pytest.raises(ValueError, match=r'^1 problem in (?s:.*)of run--epoch_5, run--epoch_10 for TE-X'):
+        expected = r'^1 problem in (?s:.*)of run--epoch_5, run--epoch_10 for TE-X'
+        with pytest.raises(ValueError, match=expected):
             inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X'], METHODS)
 
     def test_sets_that_nobody_predicted_are_left_out(self, root):
@@ -146,7 +148,8 @@ class TestInputs:
     def test_floating_point_of_0_to_1_or_255(self, root, scale):
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
         before = evaluate(root, metrics=['mae'])['run--epoch_5'][path.stem]['values']['mae']
-        Image.fromarray((read_mask(path) / 255 * scale).astype(np.float32)).save(path.with_suffix('.tiff'))
+        scaled = (read_mask(path) / 255 * scale).astype(np.float32)
+        Image.fromarray(scaled).save(path.with_suffix('.tiff'))
         path.unlink()
         after = evaluate(root, metrics=['mae'])['run--epoch_5'][path.stem]['values']['mae']
         assert after == pytest.approx(before, abs=1 / 255)  # truncated to 8 bits
@@ -154,7 +157,8 @@ class TestInputs:
     def test_deep_ground_truth_is_said_too(self, root):
         path = next((root / 'datasets/Toy/TE-A/gt').iterdir())
         assert cv2.imwrite(str(path), read_mask(path).astype(np.uint16) * 257)
-        assert plan(root)[0].notes == [f'{path.parent}: 1 of 16 bits or floating point, scaled to 8 bits']
+        [planned] = plan(root)
+        assert planned.notes == [f'{path.parent}: 1 of 16 bits or floating point, scaled to 8 bits']
 
     def test_any_suffix_pairs(self, root):
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
@@ -197,8 +201,9 @@ class TestEvaluation:
         files = []
         for workers in (1, 3):
             [planned] = plan(root)
-            runner.evaluate(planned, root / f'{workers}.jsonl', workers=workers, skeleton_cache=root / 'cache')
-            files.append((root / f'{workers}.jsonl').read_bytes())
+            store = root / f'{workers}.jsonl'
+            runner.evaluate(planned, store, workers=workers, skeleton_cache=root / 'cache')
+            files.append(store.read_bytes())
         assert files[0] == files[1]
         assert files[0].count(b'\n') == 12
 
@@ -215,7 +220,11 @@ class TestEvaluation:
         mask = root / 'datasets/Toy/TE-A/gt/im 3.é.png'
         write_png(mask, 255 - read_mask(mask))
         evaluate(root)
-        assert sorted(computed) == [('im 1.é', 'run--epoch_5'), ('im 3.é', 'run--epoch_10'), ('im 3.é', 'run--epoch_5')]
+        assert sorted(computed) == [
+            ('im 1.é', 'run--epoch_5'),
+            ('im 3.é', 'run--epoch_10'),
+            ('im 3.é', 'run--epoch_5'),
+        ]
 
     def test_further_metrics_keep_those_there(self, root, computed):
         evaluate(root, metrics=['sm'])
@@ -259,7 +268,8 @@ from pathlib import Path
 from tests.evaluation.test_runner import plan
 from evaluation import runner
 if __name__ == '__main__':
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    # A shell's background jobs start with it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     root = Path(sys.argv[1])
     runner.evaluate(plan(root)[0], root / sys.argv[2], workers=2, skeleton_cache=root / 'cache')
 """
@@ -272,7 +282,8 @@ def running(root, store):
     script = root / 'evaluate.py'
     script.write_text(KILLED)
     environment = os.environ | {'PYTHONPATH': str(REPOSITORY)}
-    return subprocess.Popen([sys.executable, str(script), str(root), store], env=environment, cwd=root,
+    command = [sys.executable, str(script), str(root), store]
+    return subprocess.Popen(command, env=environment, cwd=root,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -302,12 +313,17 @@ class TestInterruption:
     def test_killed_and_run_again_gives_the_same_bytes(self, root):
         assert running(root, 'whole.jsonl').wait() == 0
         store = root / 'killed.jsonl'
+
+        def written():
+            return store.read_bytes().count(b'\n') if store.exists() else 0
+
         for lines in (3, 11, 40):
             process = running(root, store.name)
-            wait_until(lambda lines=lines: store.exists() and store.read_bytes().count(b'\n') >= lines)
+            wait_until(lambda lines=lines: written() >= lines)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            assert wait_until(lambda group=process.pid: not alive(group)), 'workers outlived their parent'
+            ended = wait_until(lambda group=process.pid: not alive(group))
+            assert ended, 'workers outlived their parent'
         assert running(root, store.name).wait() == 0
         assert store.read_bytes() == (root / 'whole.jsonl').read_bytes()
 
@@ -378,9 +394,11 @@ def test_scores_stored_by_earlier_releases_are_measured_again(root):
 def test_collect_means_over_images(root):
     rows = evaluate(root)['run--epoch_10']
     scored = collect(rows, ['sm', 'fm', 'biou'])
-    curves = [GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{name}.png')) for name in scored.names]
-    every = [truth.score(read_mask(root / f'e_preds/run--epoch_10/TE-A/{name}.png'))
-             for truth, name in zip(curves, scored.names, strict=True)]
+    masks, predictions = root / 'datasets/Toy/TE-A/gt', root / 'e_preds/run--epoch_10/TE-A'
+    every = []
+    for name in scored.names:
+        truth = GroundTruth(read_mask(masks / f'{name}.png'))
+        every.append(truth.score(read_mask(predictions / f'{name}.png')))
     for score in ('sm', 'meanFm', 'adpFm', 'meanBIoU'):
         assert scored.scores[score] == pytest.approx(np.mean([scores[score] for scores in every]))
     # the maximum of the mean curve, not the mean of the maxima
