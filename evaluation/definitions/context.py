@@ -9,9 +9,13 @@ def context_measure(p: np.ndarray, g: np.ndarray) -> float:
     if not g.any() or p.sum() == 0:
         return 0.0
     kernel = _kernel(g)
-    forward = (p * correlate(g.astype(float), kernel, mode='mirror')).sum() / p.sum()
+    # How much of the prediction lies in the mask's context.
+    mask_context = correlate(g.astype(float), kernel, mode='mirror')
+    forward = (p * mask_context).sum() / p.sum()
+    # How much of the mask lies in the prediction's context.
     around = correlate(p, kernel, mode='mirror')[g]
-    reverse = ((1 - np.exp(-around)) / (1 - np.exp(-1))).mean()
+    inclusion = (1 - np.exp(-around)) / (1 - np.exp(-1))
+    reverse = inclusion.mean()
     return 2 * forward * reverse / (forward + reverse)
 
 
