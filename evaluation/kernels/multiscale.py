@@ -69,8 +69,10 @@ def multiscale_iou(prediction: np.ndarray, truth: TrueEdges) -> np.ndarray:
     hits = np.zeros((SCALES, OUTSIDE + 1), np.int64)
     for rows, columns in _tiles(prediction.shape):
         busy = np.nonzero(_turned(is_busy[rows, columns]))
+        if len(busy[0]) == 0:
+            continue
         true = _sorted_codes(truth.edges[rows, columns])
-        if len(busy[0]) == 0 or len(true) == 0:
+        if len(true) == 0:
             continue
         padded_rows = slice(rows.start, rows.stop + 2)
         padded_columns = slice(columns.start, columns.stop + 2)
