@@ -223,7 +223,7 @@ def _counts_by_kind(
 ) -> dict[str, list[ThresholdCounts]]:
     """Accumulates the counts that the metrics' curves read, of each image."""
     kinds = {metric.counts for metric in records if metric.curve}
-    counts = {}
+    counts: dict[str, list[ThresholdCounts]] = {}
     for kind in kinds:
         counts[kind] = [_accumulated(measured, kind) for measured in measurements]
     return counts

@@ -556,6 +556,7 @@ def parse_metrics(text: str) -> list[str]:
     Raises:
         ValueError: Naming what is unknown.
     """
+    # Each name stands for one or several metrics.
     metrics: set[str] = set()
     unknown = []
     for name in text.lower().split('+'):
@@ -563,6 +564,7 @@ def parse_metrics(text: str) -> list[str]:
             metrics.update(_NAMES[name])
         else:
             unknown.append(name)
+
     if unknown:
         options = ', '.join(metric.option for metric in RECORDS)
         groups = ', '.join(('usual', *GROUPS, 'all'))

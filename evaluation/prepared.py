@@ -102,13 +102,17 @@ class PreparedMask:
         if self.foreground_count == 0:
             height, width = self.shape
             return round(height / 2), round(width / 2)
+        # The mask's pixels in each row and in each column.
         by_word = bits.counts(self.packed_mask)
         by_row = by_word.sum(axis=1, dtype=np.int64)
         column_sums = cv2.reduce(self.mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
         by_column = column_sums[0] // 255
-        row = by_row @ np.arange(len(by_row)) / self.foreground_count
-        column = by_column @ np.arange(len(by_column)) / self.foreground_count
-        return round(float(row)) + 1, round(float(column)) + 1
+        return self._centre_of(by_row), self._centre_of(by_column)
+
+    def _centre_of(self, counts: np.ndarray) -> int:
+        """The mean index, rounded half to even, plus 1, of pixels counted along one axis."""
+        mean = counts @ np.arange(len(counts)) / self.foreground_count
+        return round(float(mean)) + 1
 
     @cached_property
     def regions(self) -> RegionHistogram:

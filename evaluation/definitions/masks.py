@@ -122,10 +122,13 @@ def weighted_f(p: np.ndarray, g: np.ndarray, beta: float = 1) -> float:
 
     # Dependency between pixels: errors inside the mask are smoothed where that makes them smaller.
     squares = np.arange(-3, 4) ** 2
-    kernel = np.exp(-np.add.outer(squares, squares) / 50)
+    squared_distances = np.add.outer(squares, squares)
+    kernel = np.exp(-squared_distances / 50)
     kernel /= kernel.sum()
-    smoothed = convolve(error[rows, columns], kernel, mode='constant')
-    smaller = np.where(g & (smoothed < error), smoothed, error)
+    nearest_error = error[rows, columns]
+    smoothed = convolve(nearest_error, kernel, mode='constant')
+    is_smaller = g & (smoothed < error)
+    smaller = np.where(is_smaller, smoothed, error)
 
     # Errors outside weigh more with their distance from the mask.
     decay = np.exp(np.log(0.5) / 5 * distance)
@@ -183,9 +186,12 @@ def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
     total = 0
     for contour in contours:
         lines = _split(contour[:, 0].tolist(), touching, seen)
-        if len(lines) > 1 and _are_neighbours(lines[0][0], lines[-1][-1]):
-            first = lines.pop(0)
-            lines[-1] += first[::-1]
+        if len(lines) > 1:
+            start = lines[0][0]
+            end = lines[-1][-1]
+            if _are_neighbours(start, end):
+                first = lines.pop(0)
+                lines[-1] += first[::-1]
         for line in lines:
             points = np.array(line, np.int32)[:, None]
             vertices = cv2.approxPolyDP(points, 2.0, False)

@@ -54,10 +54,12 @@ def scores(p: np.ndarray, q: np.ndarray, g: np.ndarray) -> dict[str, float]:
         above_half = soft > 0.5
         binaries = [grey >= threshold for threshold in range(255, -1, -1)]
         for name, metric in confusion.METRICS.items():
-            curve = np.array([metric(b, target) for b in binaries])
-            curves[name].append(curve)
-            found[f'adpSi{name}'].append(metric(adaptive, target))
-            found[f'binSi{name}'].append(metric(above_half, target))
+            curve = [metric(b, target) for b in binaries]
+            at_adaptive = metric(adaptive, target)
+            at_half = metric(above_half, target)
+            curves[name].append(np.array(curve))
+            found[f'adpSi{name}'].append(at_adaptive)
+            found[f'binSi{name}'].append(at_half)
 
         # Areas are those within the box.
         precision_area = confusion.average_precision(q[box], g[box])

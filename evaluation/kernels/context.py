@@ -53,10 +53,12 @@ def shape_of(inside: np.ndarray) -> tuple[np.ndarray, int, int]:
 
 def gaussian(covariance: np.ndarray, row_radius: int, column_radius: int) -> np.ndarray:
     """A Gaussian with sum 1. A degenerate one, of a diagonal line of pixels, is that line."""
-    row_range = slice(-row_radius, row_radius + 1)
-    column_range = slice(-column_radius, column_radius + 1)
-    offsets = np.stack(np.mgrid[row_range, column_range], axis=-1)
-    inverse = np.linalg.inv(covariance + 1e-12 * np.eye(2))
+    row_range = np.arange(-row_radius, row_radius + 1)
+    column_range = np.arange(-column_radius, column_radius + 1)
+    rows, columns = np.meshgrid(row_range, column_range, indexing='ij')
+    offsets = np.stack((rows, columns), axis=-1)
+    regular = covariance + 1e-12 * np.eye(2)
+    inverse = np.linalg.inv(regular)
     squared_distances = np.einsum('...i,ij,...j', offsets, inverse, offsets)
     kernel = np.exp(-0.5 * squared_distances)
     return kernel / kernel.sum()

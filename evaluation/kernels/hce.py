@@ -107,14 +107,17 @@ def _first_within(points: np.ndarray, condition: np.ndarray, columns: int) -> np
     """Selects the contour points (K, 2), as (x, y), within `condition`, once for each pixel."""
     x = points[:, 0]
     y = points[:, 1]
-    pixels = y.astype(np.int64) * columns + x
+    row_starts = y.astype(np.int64) * columns
+    pixels = row_starts + x
     order = np.arange(len(points), dtype=np.int32)
+
     # The system provides memory only for the pages that are written. Of assignments to one pixel
     # the last stays, so they are made in reverse.
     first = np.empty(len(condition) * columns, np.int32)
     first[pixels[::-1]] = order[::-1]
     is_first = first[pixels] == order
-    return is_first & bits.lookup(condition, y, x)
+    is_within = bits.lookup(condition, y, x)
+    return is_first & is_within
 
 
 def _count_vertices(points: np.ndarray, owner: np.ndarray, counted: np.ndarray) -> int:
@@ -171,7 +174,8 @@ def _join(
         return joined, 0
 
     # The first and the last polyline of each contour.
-    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+    changes = np.diff(owner, prepend=-1)
+    firsts = np.flatnonzero(changes)
     lasts = np.append(firsts[1:], len(owner)) - 1
 
     # They touch where the first begins beside the end of the last.

@@ -91,8 +91,9 @@ def _magnitude(matte: np.ndarray) -> np.ndarray:
     gauss /= np.linalg.norm(gauss)
     slope /= np.linalg.norm(slope) * 255
 
-    across = cv2.sepFilter2D(matte, cv2.CV_64F, slope, gauss, borderType=cv2.BORDER_REPLICATE)
-    down = cv2.sepFilter2D(matte, cv2.CV_64F, gauss, slope, borderType=cv2.BORDER_REPLICATE)
+    border = cv2.BORDER_REPLICATE
+    across = cv2.sepFilter2D(matte, cv2.CV_64F, slope, gauss, borderType=border)
+    down = cv2.sepFilter2D(matte, cv2.CV_64F, gauss, slope, borderType=border)
     return cv2.magnitude(across, down)
 
 

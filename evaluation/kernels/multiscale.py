@@ -40,7 +40,7 @@ def true_edges(mask: np.ndarray) -> TrueEdges:
 
     # A cell of each scale is a range of codes: those that agree in their upper bits.
     cells = np.zeros(SCALES, np.int64)
-    for rows, columns in _tiles(mask.shape):
+    for rows, columns in _tiles(edges.shape):
         codes = _sorted_codes(edges[rows, columns])
         for scale in range(SCALES):
             cell_codes = codes >> (2 * scale)
@@ -83,7 +83,8 @@ def multiscale_iou(prediction: np.ndarray, truth: TrueEdges) -> np.ndarray:
     denominators = _denominators(truth.cells)
     ratios = (hits + 1) / denominators[:, None]
     outer = (ratios[0] + ratios[-1]) / 2
-    return (ratios.sum(axis=0) - outer) / (SCALES - 1)
+    area = ratios.sum(axis=0) - outer
+    return area / (SCALES - 1)
 
 
 def _denominators(cells: np.ndarray) -> np.ndarray:

@@ -50,7 +50,8 @@ def histogram_by_label(
         # Little-endian pairs of bytes read as one 16-bit code: 256 label + value.
         pairs = cv2.merge([values[part], labels[part]])
         codes = pairs.view(np.uint16).reshape(1, -1)
-        found = cv2.calcHist([codes], [0], None, [counts.size], [0, counts.size])
+        bins = counts.size
+        found = cv2.calcHist([codes], [0], None, [bins], [0, bins])
         by_label = found.reshape(counts.shape)
         counts += by_label.astype(np.int64)
     return counts

@@ -51,7 +51,8 @@ class Surroundings(NamedTuple):
 def surroundings(mask: np.ndarray) -> Surroundings:
     """Prepares a mask, uint8 (H, W) of 0 and 255, with at least one pixel set."""
     # float32 distances are exact enough for their squares to round to the right integer.
-    distance = cv2.distanceTransform(cv2.bitwise_not(mask), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    background = cv2.bitwise_not(mask)
+    distance = cv2.distanceTransform(background, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     squares = cv2.multiply(distance, distance, dtype=cv2.CV_16U)
 
     # The background pixels whose errors the Gaussian reaches from the mask.
@@ -219,7 +220,9 @@ def _damped_sum(error: np.ndarray, own: np.ndarray, at_a_time: int) -> float:
 
     # All kept blocks side by side. The filter is wrong at the seams, in words without error.
     strips, columns = np.nonzero(kept)
-    strip_rows = np.arange(MARGIN - REACH, MARGIN + STRIP_ROWS + REACH)
+    first_row = MARGIN - REACH
+    last_row = MARGIN + STRIP_ROWS + REACH
+    strip_rows = np.arange(first_row, last_row)
     rows = strips * STRIP_ROWS + strip_rows[:, None]
     places = rows * row_words + columns
     own_places = places[REACH:-REACH]
