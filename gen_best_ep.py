@@ -76,6 +76,8 @@ def parse_criteria(options: argparse.Namespace, task: Task) -> dict[str, dict[st
     else:
         names = options.metrics.split('+') if options.metrics else task.selection_metrics
         criteria = {name: {name: 1.0} for name in names}
+
+    # All unknown scores are named at once.
     scores = [score for weights in criteria.values() for score in weights]
     unknown = [score for score in scores if score not in SCORES]
     if unknown:
@@ -114,16 +116,21 @@ def write_remarks(selection: Selection, save_dir: str, datasets: Sequence[str]) 
     """Describes the best method: ties, standard deviations, and its lead over the runner-up."""
     ranking = selection.ranking
     best = selection.best
-    runner_up = next((m for m in ranking.methods if m not in ranking.ties), None)
+
+    # The runner-up is the first that is not tied with the best.
+    behind = [method for method in ranking.methods if method not in ranking.ties]
+    runner_up = behind[0] if behind else None
     shown = [best, runner_up] if runner_up else [best]
+    names = list(selection.weights)
     by_set = {}
     for dataset in datasets:
-        by_set[dataset] = image_scores(save_dir, dataset, shown, list(selection.weights))
+        by_set[dataset] = image_scores(save_dir, dataset, shown, names)
 
     lines = []
     if len(ranking.ties) > 1:
         lines.append(f'tied with {", ".join(ranking.ties[1:])}; the first is taken')
     for score in selection.weights:
+        # The spread over the images of each set.
         for dataset, methods in by_set.items():
             scored = methods[best]
             mean = tables.format_score(score, scored.scores[score])
@@ -131,7 +138,10 @@ def write_remarks(selection: Selection, save_dir: str, datasets: Sequence[str]) 
             lines.append(
                 f'{COLUMNS[score]} on {dataset}: {mean}, standard deviation over '
                 f'{len(scored.names)} images {deviation}')
-        if runner_up and score not in by_set[datasets[0]][best].pooled:
+
+        # The lead. A score over pooled pixels has no values of images to draw from.
+        is_pooled = score in by_set[datasets[0]][best].pooled
+        if runner_up and not is_pooled:
             ours = [methods[best] for methods in by_set.values()]
             theirs = [methods[runner_up] for methods in by_set.values()]
             lead = compare(ours, theirs, score)
@@ -163,6 +173,7 @@ def image_scores(
     Raises:
         ValueError: If a method has no scores.
     """
+    # The rows of these methods.
     path = results.store_path(save_dir, dataset)
     rows: dict[str, dict[str, dict]] = {method: {} for method in methods}
     for (method, image), row in ScoreStore(path).rows.items():
@@ -172,11 +183,13 @@ def image_scores(
     if gone:
         raise ValueError(
             f'{path}: no scores of {", ".join(gone)}; run eval_existingOnes.py again')
-    every = [row for found in rows.values() for row in found.values()]
-    metrics = []
-    for metric in select_metrics(names):
-        if all(metric in stored_metrics(row) for row in every):
-            metrics.append(metric)
+
+    # The metrics that all of the rows have.
+    common = set(select_metrics(names))
+    for found in rows.values():
+        for row in found.values():
+            common &= stored_metrics(row)
+    metrics = [metric for metric in select_metrics(names) if metric in common]
     return {method: collect(found, metrics) for method, found in rows.items()}
 
 
@@ -190,7 +203,8 @@ def table_entries(
     entries = [(dataset, best, methods[best]) for dataset, methods in scores.items()]
     for name, averaged in averaged_sets.items():
         if all(dataset in scores for dataset in averaged):
-            means = results.mean_scores([scores[dataset][best] for dataset in averaged])
+            of_sets = [scores[dataset][best] for dataset in averaged]
+            means = results.mean_scores(of_sets)
             entries.append((name, best, means))
     return entries
 
@@ -199,6 +213,7 @@ def write_choice(
     selection: Selection, cfg: Config, save_dir: str, scores: results.Results,
 ) -> Choice:
     """Writes and prints the best method's tables and the remarks on it."""
+    # The best method's scores, and below them why it is the best.
     task = task_record(cfg.task)
     entries = table_entries(selection.best, scores, task.averaged_sets)
     formats = tables.score_table(task.columns, entries)
@@ -210,6 +225,7 @@ def write_choice(
         'md': '\n' + '  \n'.join(lines) + '\n',
         'csv': '',
     }
+
     for suffix, text in formats.items():
         path = Path(save_dir, f'eval-{cfg.task}_best_on_{selection.name}.{suffix}')
         results.write_text(path, text + below[suffix])
@@ -225,11 +241,13 @@ def methods_to_draw(text: str | None, ranking: Ranking) -> list[str]:
         raise ValueError(
             f'--methods: no scores in every set of {", ".join(unknown)}; there are '
             f'{", ".join(ranking.methods)}')
-    return list(dict.fromkeys([ranking.methods[0], *others]))
+    best = ranking.methods[0]
+    return list(dict.fromkeys([best, *others]))
 
 
 def main(arguments: list[str]) -> None:
     """Chooses the best checkpoint by each criterion and writes tables and the report."""
+    # What to choose by, and the scores to choose from.
     options = parse_arguments(arguments)
     cfg = read_config(options)
     task = task_record(cfg.task)
@@ -239,6 +257,7 @@ def main(arguments: list[str]) -> None:
     sets = results.read_sets(save_dir, datasets)
     scores = results.scores_by_method(sets)
 
+    # The best checkpoint by each criterion.
     choices = []
     selections = []
     for name, weights in criteria.items():
@@ -248,6 +267,7 @@ def main(arguments: list[str]) -> None:
     if options.no_report:
         return
 
+    # The report, with the curves and images of a few methods.
     drawn = methods_to_draw(options.methods, selections[0].ranking)
     names = [choices[0].scores[0], 'em', 'fm']
     details = {dataset: image_scores(save_dir, dataset, drawn, names) for dataset in sets}

@@ -47,6 +47,7 @@ def scores_over_epochs(
     Returns:
         SVG.
     """
+    # Few epochs are marked one by one.
     epochs: set[int] = set()
     for sets in runs.values():
         for points in sets.values():
@@ -57,19 +58,23 @@ def scores_over_epochs(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.3), layout='constrained')
         axes = figure.subplots()
+
+        # Each run: the thin lines of its sets, their mean, and a star if it is the best.
         for (run, sets), color in zip(runs.items(), cycle(COLORS), strict=False):
             if len(sets) > 1 and len(runs) < 3:
                 _draw_sets(axes, run, sets, color)
             mean = _mean_over_sets(sets)
+            x, y = zip(*mean, strict=True)
             label = f'{run} mean' if len(sets) > 1 else run
             marker = 'o' if marks_epochs else ''
-            axes.plot(
-                *zip(*mean, strict=True), color=color, lw=2.2, marker=marker, ms=3.5, label=label)
+            axes.plot(x, y, color=color, lw=2.2, marker=marker, ms=3.5, label=label)
             if best and best[0] == run:
                 epoch = best[1]
+                height = dict(mean)[epoch]
                 left = 2 * epoch < min(epochs) + max(epochs)
-                _mark_best(axes, epoch, dict(mean)[epoch], left, higher)
+                _mark_best(axes, epoch, height, left, higher)
 
+        # Axes, with room for the star's label.
         direction = 'higher' if higher else 'lower'
         axes.set(xlabel='epoch', ylabel=f'{COLUMNS[score]} ({direction} is better)')
         axes.margins(y=0.18)
@@ -80,20 +85,29 @@ def scores_over_epochs(
 
 
 def _draw_sets(axes: Axes, run: str, sets: Mapping[str, Points], color: str) -> None:
-    for (dataset, points), line in zip(sets.items(), cycle(SET_STYLES), strict=False):
-        axes.plot(
-            *zip(*points, strict=True), color=color, alpha=0.45, lw=1, ls=line,
-            label=f'{run} {dataset}')
+    styles = cycle(SET_STYLES)
+    for (dataset, points), line in zip(sets.items(), styles, strict=False):
+        x, y = zip(*points, strict=True)
+        label = f'{run} {dataset}'
+        axes.plot(x, y, color=color, alpha=0.45, lw=1, ls=line, label=label)
 
 
 def _mark_best(axes: Axes, epoch: int, height: float, left: bool, higher: bool) -> None:
     """Draws a star, with a label beyond the extremum and towards the middle, where no line is."""
     axes.plot(epoch, height, '*', color=BEST_COLOR, ms=14, mec='white', zorder=5)
-    offset = (-4 if left else 4, 9 if higher else -17)
+    across = -4 if left else 4
+    up = 9 if higher else -17
+    outline = withStroke(linewidth=3, foreground='white')
     axes.annotate(
-        f'best: epoch {epoch}', (epoch, height), xytext=offset, textcoords='offset points',
-        ha='left' if left else 'right', color=BEST_COLOR, weight='bold', zorder=6,
-        path_effects=[withStroke(linewidth=3, foreground='white')])
+        f'best: epoch {epoch}',
+        (epoch, height),
+        xytext=(across, up),
+        textcoords='offset points',
+        ha='left' if left else 'right',
+        color=BEST_COLOR,
+        weight='bold',
+        zorder=6,
+        path_effects=[outline])
 
 
 def _mean_over_sets(sets: Mapping[str, Points]) -> list[tuple[int, float]]:
@@ -117,25 +131,32 @@ def curve_panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
         SVG.
     """
     with matplotlib.rc_context(STYLE):
+        # The legend lies below the three panels, which it must not make smaller.
         columns = legend_columns(curves)
         legend_rows = math.ceil(len(curves) / columns)
-        figure = Figure(figsize=(9.6, 3 + 0.17 * legend_rows), layout='constrained')
+        height = 3 + 0.17 * legend_rows
+        figure = Figure(figsize=(9.6, height), layout='constrained')
         left, middle, right = figure.subplots(1, 3)
+
+        # Each method in all three.
         thresholds = np.arange(255, -1, -1)
         styles = product(LINE_STYLES, COLORS)
         for (method, found), (style, color) in zip(curves.items(), styles, strict=False):
             # Without positives precision is 0 by definition, which would draw a spike.
             drawn = found['recall'] > 0
-            left.plot(
-                found['recall'][drawn], found['precision'][drawn], style, color=color, label=method)
+            recall = found['recall'][drawn]
+            precision = found['precision'][drawn]
+            left.plot(recall, precision, style, color=color, label=method)
             middle.plot(thresholds, found['fm'], style, color=color)
             right.plot(thresholds, found['em'], style, color=color)
+
         left.set(xlabel='recall', ylabel='precision', title='Precision and recall')
         middle.set(xlabel='threshold', title='F-measure')
         right.set(xlabel='threshold', title='E-measure')
         for axes in (left, middle, right):
             low, _ = axes.get_ylim()
-            axes.set_ylim(max(min(low, 0.9), 0), 1.005)
+            bottom = max(min(low, 0.9), 0)
+            axes.set_ylim(bottom, 1.005)
         figure.legend(loc='outside lower center', ncols=columns, fontsize=8)
         return _svg(figure)
 
@@ -163,7 +184,8 @@ def image_strip(image: Path | None, mask: Path, predictions: Sequence[Path]) -> 
     panels = []
     if image:
         size = truth.shape[::-1]
-        panels.append(cv2.resize(read_image(image), size, interpolation=cv2.INTER_AREA))
+        resized = cv2.resize(read_image(image), size, interpolation=cv2.INTER_AREA)
+        panels.append(resized)
     panels.append(truth)
     for path in predictions:
         prediction = read_prediction(path, truth.shape)
@@ -182,23 +204,28 @@ def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Returns:
         RGB, uint8 (H, W, 3).
     """
-    found = prediction.astype(np.float32) / 255
-    wanted = (truth > 128).astype(np.float32)
-    excess = np.maximum(found - wanted, 0)[..., None]
-    missing = np.maximum(wanted - found, 0)[..., None]
+    # How much of each pixel is wrong, and in which direction; (H, W, 1).
+    found = prediction.astype(np.float32)[..., None] / 255
+    is_inside = (truth > 128)[..., None]
+    wanted = is_inside.astype(np.float32)
+    excess = np.maximum(found - wanted, 0)
+    missing = np.maximum(wanted - found, 0)
     correct = 1 - excess - missing
-    grey = np.where(wanted > 0, np.float32(205), np.float32(250))[..., None]
+
+    # The colours, mixed by these shares.
+    grey = np.where(is_inside, np.float32(205), np.float32(250))
     colors = grey * correct + RED * excess + BLUE * missing
     return colors.round().astype(np.uint8)
 
 
 def _jpeg(panel: np.ndarray) -> bytes:
     # Twice the width on the page, so that it is sharp on dense screens and in print.
-    scale = PANEL_WIDTH * 2 / max(panel.shape[:2])
     height, width = panel.shape[:2]
-    size = max(1, math.ceil(width * scale)), max(1, math.ceil(height * scale))
+    scale = PANEL_WIDTH * 2 / max(height, width)
+    new_width = max(1, math.ceil(width * scale))
+    new_height = max(1, math.ceil(height * scale))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(panel, size, interpolation=interpolation)
+    resized = cv2.resize(panel, (new_width, new_height), interpolation=interpolation)
     if resized.ndim == 3:
         resized = resized[..., ::-1]  # RGB to OpenCV's BGR
     ok, data = cv2.imencode('.jpg', resized, [cv2.IMWRITE_JPEG_QUALITY, 85])

@@ -82,6 +82,8 @@ def find_methods(pred_root: str | os.PathLike, datasets: Sequence[str]) -> list[
     if not root.is_dir():
         raise ValueError(
             f'--pred_root {root}: no such folder; it should hold <method>/<set>/<name>.png')
+
+    # A hidden folder is no method.
     methods = []
     for folder in sorted(root.iterdir()):
         has_set = any((folder / dataset).is_dir() for dataset in datasets)
@@ -116,12 +118,14 @@ def plan(
             twice, files that are not images or are cut off, and, unless `resize`, predictions of
             another size than their mask.
     """
+    # Methods without a folder.
     root = Path(pred_root)
     problems = []
     for method in methods:
         if not (root / method).is_dir():
             problems.append(f'{root / method}: no such folder')
 
+    # Each set with the methods that have it.
     plans = []
     left_out = []
     for dataset in datasets:
@@ -135,6 +139,8 @@ def plan(
     if not plans:
         problems.append(
             f'{root}: no folder <method>/<set> of {", ".join(methods)} for {", ".join(datasets)}')
+
+    # All problems at once, so that one run shows what there is to mend.
     if problems:
         raise ValueError(_problem_report(problems))
     plans[0].notes.extend(left_out)
@@ -162,7 +168,11 @@ class _Pairing:
 
     def plan(self, methods: Sequence[str], present: Sequence[str]) -> SetPlan:
         """Pairs the masks with the predictions of the methods that are present."""
-        self.notes += [f'{m} has no folder {self.dataset}' for m in methods if m not in present]
+        for method in methods:
+            if method not in present:
+                self.notes.append(f'{method} has no folder {self.dataset}')
+
+        # The masks, whose kind can be told only where all of them can be read.
         masks = self._images_by_stem(self.folder)
         if not masks:
             self.problems.append(
@@ -171,16 +181,21 @@ class _Pairing:
         self._note_depth(self.folder, headers)
         if masks and None not in headers.values():
             self._survey(list(masks.values()))
-        trimaps = self._images_by_stem(self.folder.with_name('trimap'))
+
+        # The trimaps, where the set has any.
+        trimap_folder = self.folder.with_name('trimap')
+        trimaps = self._images_by_stem(trimap_folder)
         images = {}
         for stem, path in masks.items():
             images[stem] = ImageFiles(stem, path, {}, trimaps.get(stem))
 
+        # The predictions of each method.
         progress = tqdm(
             present, f'checking {self.dataset}', unit='method', leave=False, disable=None)
         for method in progress:
             folder = self.pred_root / method / self.dataset
-            for stem, path in self._predictions(folder, images, headers).items():
+            predictions = self._predictions(folder, images, headers)
+            for stem, path in predictions.items():
                 images[stem].predictions[method] = path
         return SetPlan(self.dataset, list(present), list(images.values()), self.notes)
 
@@ -191,6 +206,7 @@ class _Pairing:
         mask_headers: Mapping[str, Header | None],
     ) -> dict[str, Path]:
         """Returns one method's predictions by stem, checked against the masks."""
+        # Masks without a prediction, and predictions without a mask.
         predictions = self._images_by_stem(folder)
         for stem, image in images.items():
             if stem not in predictions:
@@ -202,9 +218,10 @@ class _Pairing:
                 paired[stem] = path
             else:
                 self.problems.append(f'{path}: no mask of that name in {self.folder}')
+
+        # Predictions of another size than their mask.
         headers = {stem: self._header(path) for stem, path in paired.items()}
         self._note_depth(folder, headers)
-
         resized = 0
         for stem, found in headers.items():
             expected = mask_headers[stem]

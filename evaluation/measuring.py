@@ -55,7 +55,11 @@ class Averages(NamedTuple):
     @property
     def curves(self) -> dict[str, np.ndarray]:
         """Curves averaged over the images, (256,), by name."""
-        return {name: points[:, :LEVELS].mean(axis=0) for name, points in self.image_curves.items()}
+        means = {}
+        for name, points in self.image_curves.items():
+            by_threshold = points[:, :LEVELS]
+            means[name] = by_threshold.mean(axis=0)
+        return means
 
 
 class GroundTruth(PreparedMask):
@@ -90,12 +94,17 @@ class GroundTruth(PreparedMask):
         names = select_metrics(metrics)
         if metrics is None:
             names = [name for name in names if self.has(METRICS[name].needs)]
-        values, _ = average([self.measure(pred, names)], names)
+        measured = self.measure(pred, names)
+        values = average([measured], names).values
+
+        # A metric stands for its scores of images; those over pooled pixels are named themselves.
+        named = set(metrics or ())
         scores = {}
         for name in names:
-            is_whole = metrics is None or name in metrics
+            is_whole = metrics is None or name in named
             for score in METRICS[name].scores:
-                if (is_whole and not score.pooled_from) or (metrics and score.name in metrics):
+                follows = is_whole and not score.pooled_from
+                if follows or score.name in named:
                     scores[score.name] = float(values[score.name][0])
         return scores
 
@@ -107,7 +116,9 @@ class GroundTruth(PreparedMask):
         Raises:
             ValueError: As `score`.
         """
-        return measure_pair(PreparedPrediction(pred, self), [METRICS[name] for name in metrics])
+        pair = PreparedPrediction(pred, self)
+        records = [METRICS[name] for name in metrics]
+        return measure_pair(pair, records)
 
 
 def measure_pair(pair: PreparedPrediction, metrics: Sequence[Metric]) -> Measurement:
@@ -155,11 +166,15 @@ def average_records(measurements: Sequence[Measurement], records: Sequence[Metri
     values = {}
     curves = {}
     for metric in records:
+        # Curves that follow from counts, and those that were measured.
         for name, curve in metric.curves.items():
-            curves[name] = np.array(
-                [_mean_of_targets(curve(found)) for found in counts[metric.counts]])
+            image_curves = [_mean_of_targets(curve(found)) for found in counts[metric.counts]]
+            curves[name] = np.array(image_curves)
         if metric.measure_curve:
-            curves[metric.name] = np.array([m.values[metric.name] for m in measurements])
+            measured = [m.values[metric.name] for m in measurements]
+            curves[metric.name] = np.array(measured)
+
+        # Scores: measured, read off the curve, or those of images for those of pooled pixels.
         for score in metric.scores:
             if score.reduce is None:
                 present = [m.values.get(score.name, math.nan) for m in measurements]
@@ -174,8 +189,12 @@ def average_records(measurements: Sequence[Measurement], records: Sequence[Metri
 def pool(measurements: Sequence[Measurement], metrics: Collection[str]) -> dict[str, float]:
     """Computes the scores over the pooled pixels of several images."""
     records = [METRICS[name] for name in metrics]
+
+    # The counts of the whole set.
     counts = _counts_by_kind(measurements, records)
     pooled = {kind: pool_counts(found) for kind, found in counts.items()}
+
+    # The scores are read off one curve of each metric.
     scores = {}
     for metric in records:
         wanted = [score for score in metric.scores if score.pooled_from]
@@ -204,15 +223,20 @@ def _counts_by_kind(
 ) -> dict[str, list[ThresholdCounts]]:
     """Accumulates the counts that the metrics' curves read, of each image."""
     kinds = {metric.counts for metric in records if metric.curve}
-    return {kind: [_accumulated(measured, kind) for measured in measurements] for kind in kinds}
+    counts: dict[str, list[ThresholdCounts]] = {}
+    for kind in kinds:
+        counts[kind] = [_accumulated(measured, kind) for measured in measurements]
+    return counts
 
 
 def _accumulated(measured: Measurement, kind: str) -> ThresholdCounts:
     if kind == 'boxes':
         return threshold_counts(measured.counts['targets'])
     if kind == 'targets':
-        size = int(measured.counts['pixels'][:, :LEVELS].sum())
-        return threshold_counts(in_image(measured.counts['targets'], size))
+        by_value = measured.counts['pixels'][:, :LEVELS]
+        size = int(by_value.sum())
+        whole = in_image(measured.counts['targets'], size)
+        return threshold_counts(whole)
     return threshold_counts(measured.counts[kind])
 
 

@@ -27,12 +27,14 @@ Reduction = Callable[[np.ndarray], np.ndarray]
 
 def at_highest_mean(curves: np.ndarray) -> np.ndarray:
     """Reads curves (images, 258) at the one threshold where their mean is highest; (images,)."""
-    return curves[:, np.add.reduce(curves[:, :LEVELS]).argmax()]
+    sums = np.add.reduce(curves[:, :LEVELS])
+    return curves[:, sums.argmax()]
 
 
 def at_lowest_mean(curves: np.ndarray) -> np.ndarray:
     """Reads curves (images, 258) at the one threshold where their mean is lowest; (images,)."""
-    return curves[:, np.add.reduce(curves[:, :LEVELS]).argmin()]
+    sums = np.add.reduce(curves[:, :LEVELS])
+    return curves[:, sums.argmin()]
 
 
 def over_thresholds(curves: np.ndarray) -> np.ndarray:
@@ -157,23 +159,34 @@ def threshold_scores(suffix: str, lowest: bool = False) -> tuple[Score, ...]:
         lowest: Whether there are minima too, for metrics where less is better.
     """
     reductions = {
-        'max': at_highest_mean, 'mean': over_thresholds, 'adp': at_adaptive, 'bin': at_half}
+        'max': at_highest_mean,
+        'mean': over_thresholds,
+        'adp': at_adaptive,
+        'bin': at_half,
+    }
     if lowest:
         reductions['min'] = at_lowest_mean
+
+    # Of the images, and then over pooled pixels.
     scores = []
     for kind, reduce in reductions.items():
-        scores.append(Score(f'{kind}{suffix}', f'{kind}{suffix}', reduce))
+        name = f'{kind}{suffix}'
+        scores.append(Score(name, name, reduce))
     for kind, reduce in reductions.items():
-        if reduce is not at_adaptive:
-            name = f'pooled{kind.capitalize()}{suffix}'
-            scores.append(Score(name, name, reduce, pooled_from=f'{kind}{suffix}'))
+        if reduce is at_adaptive:
+            continue
+        name = f'pooled{kind.capitalize()}{suffix}'
+        scores.append(Score(name, name, reduce, pooled_from=f'{kind}{suffix}'))
     return tuple(scores)
 
 
 def area_scores(name: str) -> tuple[Score, Score]:
     """The area under a curve, from what each threshold adds; of images and of pooled pixels."""
-    pooled = f'pooled{name[0].upper()}{name[1:]}'
-    return Score(name, name, total), Score(pooled, pooled, total, pooled_from=name)
+    capitalised = name[0].upper() + name[1:]
+    pooled_name = f'pooled{capitalised}'
+    of_images = Score(name, name, total)
+    of_pooled_pixels = Score(pooled_name, pooled_name, total, pooled_from=name)
+    return of_images, of_pooled_pixels
 
 
 def _correction_effort(pair: PreparedPrediction) -> float:
@@ -357,7 +370,8 @@ _PLAIN_RECORDS = (
 
 def _scales_at_highest_mean(curves: np.ndarray) -> np.ndarray:
     """Reads curves (images, 259) of MSIoU where their mean over the images is highest."""
-    return curves[:, curves[:, :-2].mean(axis=0).argmax()]
+    means = curves[:, :-2].mean(axis=0)
+    return curves[:, means.argmax()]
 
 
 def _scales_over_thresholds(curves: np.ndarray) -> np.ndarray:
@@ -389,20 +403,26 @@ _MULTISCALE = Metric(
 
 def _size_invariant(metric: Metric) -> Metric:
     """The metric of each target by itself; pooled, all targets of all images count alike."""
-    is_area = metric.scores[0].reduce is total
-    name = metric.scores[0].name
+    first = metric.scores[0]
+    is_area = first.reduce is total
+
+    # siAucPR of aucPR, SiFm of maxFm. A metric with minima has them of targets too.
     scores: tuple[Score, ...]
     if is_area:
-        suffix = f'si{name[0].upper()}{name[1:]}'
+        capitalised = first.name[0].upper() + first.name[1:]
+        suffix = f'si{capitalised}'
+        headline = suffix
         scores = area_scores(suffix)
     else:
-        suffix = f'Si{name.removeprefix("max")}'
-        scores = threshold_scores(suffix, lowest=len(metric.scores) > len(threshold_scores('')))
+        suffix = f'Si{first.name.removeprefix("max")}'
+        headline = f'mean{suffix}'
+        has_minima = len(metric.scores) > len(threshold_scores(''))
+        scores = threshold_scores(suffix, lowest=has_minima)
     return Metric(
         name=f'si{metric.name}',
         option=suffix[0].upper() + suffix[1:],
         scores=scores,
-        headline=suffix if is_area else f'mean{suffix}',
+        headline=headline,
         higher_is_better=metric.higher_is_better,
         curve=metric.curve,
         counts='boxes' if is_area else 'targets',
@@ -414,11 +434,12 @@ def _matte_error(
 ) -> Iterator[Metric]:
     """The records of an error of mattes, on the whole image and in the trimap's unknown part."""
     for suffix, in_unknown in (('', False), ('-U', True)):
-        key = f'{name}{suffix}'.lower().replace('-', '')
+        option = name + suffix
+        key = option.lower().replace('-', '')
         yield Metric(
             name=key,
-            option=name + suffix,
-            scores=(Score(key, name + suffix),),
+            option=option,
+            scores=(Score(key, option),),
             headline=key,
             higher_is_better=False,
             unit_interval=unit_interval,
@@ -519,7 +540,10 @@ def select_metrics(names: Collection[str] | None) -> list[str]:
     if unknown:
         known = dict.fromkeys((*METRICS, *SCORES))
         raise ValueError(f'unknown metrics {unknown}; known: {", ".join(known)}')
-    wanted = {SCORES[name].name if name in SCORES else name for name in names}
+    wanted = set()
+    for name in names:
+        metric_name = SCORES[name].name if name in SCORES else name
+        wanted.add(metric_name)
     return [name for name in METRICS if name in wanted]
 
 
@@ -532,6 +556,7 @@ def parse_metrics(text: str) -> list[str]:
     Raises:
         ValueError: Naming what is unknown.
     """
+    # Each name stands for one or several metrics.
     metrics: set[str] = set()
     unknown = []
     for name in text.lower().split('+'):
@@ -539,6 +564,7 @@ def parse_metrics(text: str) -> list[str]:
             metrics.update(_NAMES[name])
         else:
             unknown.append(name)
+
     if unknown:
         options = ', '.join(metric.option for metric in RECORDS)
         groups = ', '.join(('usual', *GROUPS, 'all'))
@@ -554,10 +580,11 @@ def _names() -> dict[str, tuple[str, ...]]:
     for group, scores in GROUPS.items():
         names[group] = tuple(SCORES[score].name for score in scores)
     for metric in RECORDS:
-        for name in (metric.name, metric.option):
-            names[name.lower()] = (metric.name,)
+        own_names = [metric.name, metric.option]
         for score in metric.scores:
-            names[score.name.lower()] = names[score.column.lower()] = (metric.name,)
+            own_names += [score.name, score.column]
+        for name in own_names:
+            names[name.lower()] = (metric.name,)
     return names
 
 
@@ -574,14 +601,19 @@ def table_columns(text: str, task_columns: Sequence[str]) -> list[str]:
     for name in text.lower().split('+'):
         if name in ('usual', 'all'):
             continue
+
+        # A group's columns; none for another name.
         wanted = [COLUMNS[score] for score in GROUPS.get(name, ())]
+
+        # A score's column, or those of a metric of which the task has none.
         for metric in RECORDS:
             own = {score.column for score in metric.scores}
             is_whole = name in (metric.name.lower(), metric.option.lower())
+            adds_metric = is_whole and own.isdisjoint(task_columns)
             for score in metric.scores:
                 is_named = name in (score.name.lower(), score.column.lower())
-                is_new = is_whole and not score.pooled_from and own.isdisjoint(task_columns)
-                if is_named or is_new:
+                is_added = adds_metric and not score.pooled_from
+                if is_named or is_added:
                     wanted.append(score.column)
         columns += [column for column in wanted if column not in columns]
     return columns

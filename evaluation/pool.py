@@ -46,12 +46,14 @@ def run(
     if workers < 2:
         yield from _run_here(function, tasks)
         return
+
     pending = iter(tasks)
     connections: dict[Connection, BaseProcess] = {}
     current: dict[Connection, TaskT] = {}
     context = multiprocessing.get_context('spawn')
     shorten_socket_paths()
     try:
+        # A worker for each of the first tasks.
         for _, task in zip(range(workers), pending, strict=False):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, function), daemon=True)
@@ -62,11 +64,14 @@ def run(
             connections[ours] = process
             current[ours] = task
             ours.send(task)
+
+        # Whoever is done gets the next task.
         while current:
             ready: list[Any] = wait(list(current))  # connections like those given
             for connection in ready:
                 task = current.pop(connection)
-                yield task, _receive(connection, connections[connection], describe(task))
+                worker = connections[connection]
+                yield task, _receive(connection, worker, describe(task))
                 following = next(pending, None)
                 if following is not None:
                     current[connection] = following
@@ -120,6 +125,8 @@ def _serve(connection: Connection, function: Callable) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)
+
+    # Errors travel as text: not every exception can be pickled.
     while True:
         try:
             task = connection.recv()

@@ -64,18 +64,24 @@ class PreparedMask:
         skeleton_cache: str | os.PathLike | None = None,
         trimap: np.ndarray | None = None,
     ) -> None:
+        # Foreground is above 128, or 1 in a mask of 0 and 1.
         grey = as_grey(gt, 'mask')
         is_foreground = grey > THRESHOLD
         if not is_foreground.any() and grey.max() == 1:
             is_foreground = grey == 1
             grey = grey * np.uint8(255)
         self.alpha = grey
+
+        # Where the matte is unknown: about 128 in the trimap.
         self.unknown = None
         if trimap is not None:
             if trimap.shape != grey.shape:
                 raise ValueError(
                     f'trimap: size {trimap.shape} (height, width), but the mask has {grey.shape}')
-            self.unknown = np.abs(as_grey(trimap, 'trimap') - 128.0) < 64
+            distance = np.abs(as_grey(trimap, 'trimap') - 128.0)
+            self.unknown = distance < 64
+
+        # What nearly every metric needs; the rest is computed on first use.
         self.shape = is_foreground.shape
         self.size = is_foreground.size
         self.mask = is_foreground * np.uint8(255)
@@ -96,12 +102,17 @@ class PreparedMask:
         if self.foreground_count == 0:
             height, width = self.shape
             return round(height / 2), round(width / 2)
-        by_row = bits.counts(self.packed_mask).sum(axis=1, dtype=np.int64)
-        by_column = cv2.reduce(self.mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0] // 255
-        row, column = (
-            counts @ np.arange(len(counts)) / self.foreground_count
-            for counts in (by_row, by_column))
-        return round(float(row)) + 1, round(float(column)) + 1
+        # The mask's pixels in each row and in each column.
+        by_word = bits.counts(self.packed_mask)
+        by_row = by_word.sum(axis=1, dtype=np.int64)
+        column_sums = cv2.reduce(self.mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+        by_column = column_sums[0] // 255
+        return self._centre_of(by_row), self._centre_of(by_column)
+
+    def _centre_of(self, counts: np.ndarray) -> int:
+        """The mean index, rounded half to even, plus 1, of pixels counted along one axis."""
+        mean = counts @ np.arange(len(counts)) / self.foreground_count
+        return round(float(mean)) + 1
 
     @cached_property
     def regions(self) -> RegionHistogram:
@@ -116,7 +127,8 @@ class PreparedMask:
     @cached_property
     def skeleton(self) -> np.ndarray:
         """The skeleton, packed, for HCE."""
-        return bits.pack(skeleton.cached_skeleton(self.mask > 0, self._skeleton_cache))
+        thinned = skeleton.cached_skeleton(self.mask > 0, self._skeleton_cache)
+        return bits.pack(thinned)
 
     @cached_property
     def accuracy_bands(self) -> list[np.ndarray]:
@@ -196,13 +208,15 @@ class PreparedPrediction:
         Behind the histogram are the pixels found at the adaptive threshold, min(2 mean p, 1), and
         those above .5.
         """
-        return np.hstack((
-            histograms.regroup(self.histogram, self.levels.q), self._binary_counts()))
+        by_value = histograms.regroup(self.histogram, self.levels.q)
+        return np.hstack((by_value, self._binary_counts()))
 
     def _binary_counts(self) -> np.ndarray:
         """Counts (2, 2) found inside and outside: at the adaptive threshold, and above .5."""
         p = self.levels.p
-        return self.histogram @ np.stack((p >= self._adaptive_threshold(), p > 0.5), axis=1)
+        adaptive = p >= self._adaptive_threshold()
+        above_half = p > 0.5
+        return self.histogram @ np.stack((adaptive, above_half), axis=1)
 
     @cached_property
     def boundary_counts(self) -> np.ndarray:
@@ -231,8 +245,9 @@ class PreparedPrediction:
         total = self.histogram.sum(axis=0)
         mean = total @ p / total.sum()
         # Where a used level lies at the threshold, the rounding of the mean decides: as published.
-        at_threshold = (total > 0) & (p < 1) & (np.abs(p - 2 * mean) < 1e-9)
-        if np.any(at_threshold):
+        is_used = (total > 0) & (p < 1)
+        is_near = np.abs(p - 2 * mean) < 1e-9
+        if np.any(is_used & is_near):
             mean = p[self.pred].mean()
         return min(2 * float(mean), 1.0)
 
@@ -258,12 +273,15 @@ class PreparedPrediction:
     def multiscale_iou(self) -> np.ndarray:
         """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
         by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges)
-        q, p = self.levels.q, self.levels.p
+        q = self.levels.q
+        p = self.levels.p
         # The lowest grey value that is found; one beyond the last finds none.
-        lowest = np.searchsorted(q, np.arange(256, -1, -1))
+        thresholds = np.arange(256, -1, -1)
+        lowest = np.searchsorted(q, thresholds)
         adaptive = np.searchsorted(p, self._adaptive_threshold())
         half = np.searchsorted(p, 0.5, side='right')
-        return by_grey[np.append(lowest, (adaptive, half))]
+        found = np.append(lowest, (adaptive, half))
+        return by_grey[found]
 
     def context_measure(self) -> float:
         """Context measure; 0 for an empty mask."""
@@ -273,7 +291,8 @@ class PreparedPrediction:
 
     def matte_error(self, error: Callable[..., float], in_unknown: bool) -> float:
         """Computes an error of kernels/matting.py, whole or in the trimap's unknown part."""
-        return error(self.pred, self.truth.alpha, self.truth.unknown if in_unknown else None)
+        region = self.truth.unknown if in_unknown else None
+        return error(self.pred, self.truth.alpha, region)
 
     def weighted_f(self, beta: float = 1) -> float:
         """Weighted F-measure."""
@@ -283,5 +302,10 @@ class PreparedPrediction:
         words, places = self.differing_words
         excess = truth.regions.outside(words, places)
         return weighted_f.weighted_f(
-            self.pred, excess, places, self.levels, truth.foreground_count, truth.surroundings,
+            self.pred,
+            excess,
+            places,
+            self.levels,
+            truth.foreground_count,
+            truth.surroundings,
             beta)

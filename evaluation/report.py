@@ -104,10 +104,14 @@ def write_page(
     """
     scores = scores_by_method(sets)
     best = choices[0].best
-    images = next(iter(sets.values()))['methods'][0]['images']
+
+    # How much was scored, and how much of it is drawn.
+    first_set = next(iter(sets.values()))
+    images = first_set['methods'][0]['images']
     extent = f'{images} images' if len(sets) == 1 else f'{len(sets)} test sets'
     methods = {method for found in scores.values() for method in found}
     drawn = next(iter(details.values()))
+
     parts = [
         f'<h1>Evaluation: {escape(task)}</h1>',
         f'<p class="note">{extent}, {len(drawn)} of {len(methods)} methods drawn below.</p>',
@@ -130,7 +134,12 @@ def _choice(choice: Choice) -> str:
 
 def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
     """Plots each chosen score over the epochs of the runs that have several."""
-    methods = {method['method']: method for found in sets.values() for method in found['methods']}
+    methods = {}
+    for found in sets.values():
+        for method in found['methods']:
+            methods[method['method']] = method
+
+    # One plot for each score, with the best epoch of the first criterion that has it.
     plots: dict[str, str] = {}
     for choice in choices:
         best = methods[choice.best]
@@ -144,7 +153,8 @@ def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
             plots[score] = _plot(svg, f'{COLUMNS[score]} over epochs')
     if not plots:
         return ''
-    return f'<h2>Scores over epochs</h2><div class="pair">{"".join(plots.values())}</div>'
+    drawn = ''.join(plots.values())
+    return f'<h2>Scores over epochs</h2><div class="pair">{drawn}</div>'
 
 
 def _run_label(method: Mapping[str, Any]) -> str:
@@ -161,13 +171,16 @@ def _by_run(sets: Sets, score: str) -> dict[str, dict[str, list[tuple[int, float
             value = method['scores'].get(score, math.nan)
             if method['epoch'] is None or math.isnan(value):
                 continue
+            point = (method['epoch'], value)
             by_set = runs.setdefault(_run_label(method), {})
-            by_set.setdefault(dataset, []).append((method['epoch'], value))
+            by_set.setdefault(dataset, []).append(point)
 
+    # Only complete runs have a mean over the sets.
     complete = {}
     for run, by_set in runs.items():
         has_all_sets = set(by_set) == set(sets)
-        if has_all_sets and all(len(points) > 1 for points in by_set.values()):
+        has_lines = all(len(points) > 1 for points in by_set.values())
+        if has_all_sets and has_lines:
             complete[run] = by_set
     return complete
 
@@ -182,12 +195,15 @@ def _tables(columns: Sequence[str], scores: Results, best: str) -> Iterable[str]
 
 def _table(columns: Sequence[str], methods: Mapping[str, Mapping[str, float]], best: str) -> str:
     """Writes a table of methods (rows) by scores (columns), the best of each column marked."""
-    shown = tables.shown_scores(columns, tables.all_scores(methods.values()))
+    # Column by column, because the best is that of a column.
+    available = tables.all_scores(methods.values())
+    shown = tables.shown_scores(columns, available)
     head = ['<th>Method</th>']
     cells = {method: [f'<td>{escape(method)}</td>'] for method in methods}
     for score in shown:
         higher = higher_is_better(score)
-        head.append(f'<th>{COLUMNS[score]} {"↑" if higher else "↓"}</th>')
+        arrow = '↑' if higher else '↓'
+        head.append(f'<th>{COLUMNS[score]} {arrow}</th>')
         texts = {}
         for method, scores in methods.items():
             texts[method] = tables.format_score(score, scores.get(score, math.nan))
@@ -196,6 +212,7 @@ def _table(columns: Sequence[str], methods: Mapping[str, Mapping[str, float]], b
             mark = ' class=first' if text == winner else ''
             cells[method].append(f'<td{mark}>{text}</td>')
 
+    # Then row by row.
     rows = []
     for method, row in cells.items():
         mark = ' class=best' if method == best else ''
@@ -215,7 +232,10 @@ def _best_text(texts: Iterable[str], higher: bool) -> str | None:
 def _curves(details: Mapping[str, Mapping[str, MethodScores]]) -> Iterable[str]:
     heading = '<h2>Curves</h2>'
     for dataset, methods in details.items():
-        curves = {name: scored.curves for name, scored in methods.items() if 'fm' in scored.curves}
+        curves = {}
+        for name, scored in methods.items():
+            if 'fm' in scored.curves:
+                curves[name] = scored.curves
         if not curves:
             continue
         plot = _plot(figures.curve_panels(curves), f'curves of {dataset}')
@@ -235,7 +255,8 @@ def _strips(
         yield f'<h3>{escape(dataset)}</h3>'
         shown = list(methods)[:2]
         scored = methods[shown[0]]
-        for index, kind in picked(scored.values[score], higher_is_better(score)).items():
+        picks = picked(scored.values[score], higher_is_better(score))
+        for index, kind in picks.items():
             values = {method: methods[method].values[score][index] for method in shown}
             yield _strip(sets[dataset], dataset, scored.names[index], kind, score, values)
 
@@ -250,13 +271,21 @@ def picked(values: np.ndarray, higher: bool) -> dict[int, str]:
     Returns:
         What each picked image is ('worst', 'median', 'best', or several), by index.
     """
+    # From the worst to the best. NaN is sorted to the end.
     present = np.count_nonzero(~np.isnan(values))
-    order = values.argsort(kind='stable')[:present].tolist()  # NaN is sorted to the end
+    ascending = values.argsort(kind='stable')
+    order = ascending[:present].tolist()
     if not higher:
         order.reverse()
+
+    # In a small set one image may be several of them.
+    kinds = {
+        'worst': order[0],
+        'median': order[len(order) // 2],
+        'best': order[-1],
+    }
     picks: dict[int, str] = {}
-    median = order[len(order) // 2]
-    for kind, index in (('worst', order[0]), ('median', median), ('best', order[-1])):
+    for kind, index in kinds.items():
         picks[index] = f'{picks[index]} and {kind}' if index in picks else kind
     return picks
 
@@ -270,6 +299,7 @@ def _strip(
     values: Mapping[str, float],
 ) -> str:
     """Draws one image with the predictions of the methods in `values`."""
+    # The files, which may have been moved since.
     masks = mask_folder(found['gt_root'], dataset)
     image = _find_image(masks.with_name('im'), name)
     mask = _find_image(masks, name)
@@ -284,12 +314,14 @@ def _strip(
         caption += ' (its files are no longer where they were scored)'
         return f'<figure><figcaption>{caption}</figcaption></figure>'
 
+    # The image, its mask, and each prediction with its errors.
     titles = ['image'] if image else []
     titles.append('ground truth')
     for method, value in values.items():
         titles.append(f'{method}: {tables.format_score(score, value)}')
         titles.append('errors')
     panels = figures.image_strip(image, mask, predictions)
+
     cells = []
     for title, panel in zip(titles, panels, strict=True):
         source = _data_url('jpeg', panel)
@@ -315,4 +347,5 @@ def _plot(svg: bytes, title: str) -> str:
 
 
 def _data_url(kind: str, content: bytes) -> str:
-    return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
+    encoded = base64.b64encode(content).decode()
+    return f'data:image/{kind};base64,{encoded}'

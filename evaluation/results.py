@@ -43,6 +43,7 @@ def write_set(
     Returns:
         The table as text.
     """
+    # A row of the table and a record of the JSON for each method.
     entries = []
     methods = []
     for method, scored in results:
@@ -57,6 +58,7 @@ def write_set(
             'deviations': _nan_to_none(scored.deviations),
         })
     text = _write_tables(Path(save_dir, f'{dataset}_eval'), columns, entries)
+
     gt_root, pred_root = roots
     content = {
         'dataset': dataset,
@@ -125,6 +127,7 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
         if not path.is_file():
             continue
         content = read_results(path)
+        # JSON has no NaN.
         for method in content['methods']:
             for score, value in method['scores'].items():
                 if value is None:

@@ -66,8 +66,10 @@ def score_image(job: ScoringJob, skeleton_cache: str | os.PathLike | None) -> li
         raise ValueError(f'{job.trimap or job.mask}: {error}') from None
     rows = []
     for method, path, files, metrics in job.requests:
-        measured = truth.measure(read_prediction(path, truth.shape), metrics)
-        rows.append(make_row(method, job.name, files, metrics, measured))
+        prediction = read_prediction(path, truth.shape)
+        measured = truth.measure(prediction, metrics)
+        row = make_row(method, job.name, files, metrics, measured)
+        rows.append(row)
     return rows
 
 
@@ -111,16 +113,19 @@ def _evaluate(
     skeleton_cache: str | os.PathLike | None,
 ) -> dict[str, dict[str, dict]]:
     """Does what `evaluate` says, while no other process writes the store."""
+    # Score what the store lacks, and save each image's scores at once.
     jobs = _missing_jobs(plan, store, metrics)
     total = sum(len(job.requests) for job in jobs)
     if 'hce' in metrics and jobs:
         hce.warn_of_old_opencv()
     function = partial(score_image, skeleton_cache=skeleton_cache)
+    workers = min(workers, len(jobs))
     with Progress(total, f'scoring {plan.dataset}', 'mask', quiet=not total) as progress:
-        for _, rows in pool.run(function, jobs, min(workers, len(jobs)), _describe):
+        for _, rows in pool.run(function, jobs, workers, _describe):
             store.append(rows)
             progress.update(len(rows))
 
+    # Put the store in order, without images that the set no longer has.
     names = sorted(image.name for image in plan.images)
     store.drop_others(plan.methods, names)
     store.finish()
@@ -140,6 +145,7 @@ def _missing_jobs(
     """Makes the jobs for the scores that the store lacks."""
     jobs = []
     for image in plan.images:
+        # The prints of the files show which scores are out of date.
         truth_files = [path for path in (image.mask, image.trimap) if path]
         truth = [fingerprint(path) for path in truth_files]
         requests = []
@@ -149,6 +155,6 @@ def _missing_jobs(
             if missing:
                 requests.append(Request(method, path, files, missing))
         if requests:
-            jobs.append(ScoringJob(
-                plan.dataset, image.name, image.mask, requests, image.trimap))
+            job = ScoringJob(plan.dataset, image.name, image.mask, requests, image.trimap)
+            jobs.append(job)
     return jobs

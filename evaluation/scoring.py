@@ -91,15 +91,20 @@ def prepare(
         return PreparedPrediction(pred, truth, normalize)
     if not (pred.min(initial=0) >= 0 and pred.max(initial=0) <= 1):
         raise ValueError('prediction: floating point values must be in 0..1')
+
+    # Grey values divided by 255 are scored as such, which is faster.
     if is_eight_bit(pred):
-        return PreparedPrediction(np.rint(pred * 255).astype(np.uint8), truth, normalize)
+        grey = np.rint(pred * 255).astype(np.uint8)
+        return PreparedPrediction(grey, truth, normalize)
     from evaluation.soft import SoftPrediction  # it needs scipy and scikit-image
     return SoftPrediction(pred, truth, normalize)
 
 
 def is_eight_bit(pred: np.ndarray) -> bool:
     """Whether all values in 0..1 are k / 255, but for their rounding."""
-    return bool(np.all(np.abs(pred - np.rint(pred * 255) / 255) <= ROUNDING))
+    nearest = np.rint(pred * 255) / 255
+    distance = np.abs(pred - nearest)
+    return bool(np.all(distance <= ROUNDING))
 
 
 class Accumulator:
@@ -154,9 +159,13 @@ class Accumulator:
         means = {}
         for score in self.record.scores:
             means[score.reduce] = mean_of_present(averages.values[score.name])
+
+        # A metric without thresholds, or an area under a curve, has one number.
         for whole in (None, total):
             if whole in means:
                 return {self.metric: means[whole]}
+
+        # Others have a curve.
         result: dict[str, Any] = {'curve': averages.curves[self.metric]}
         for name, reduce in (('adp', at_adaptive), ('bin', at_half)):
             if reduce in means:
@@ -173,7 +182,8 @@ class Smeasure(Accumulator):
     """S-measure (Fan et al., ICCV 2017): `{'sm'}`; alpha weighs objects against regions."""
 
     def __init__(self, alpha: float = 0.5) -> None:
-        super().__init__(replace(METRICS['sm'], measure=methodcaller('s_measure', alpha)))
+        measure = methodcaller('s_measure', alpha)
+        super().__init__(replace(METRICS['sm'], measure=measure))
 
 
 class MAE(Accumulator):
@@ -210,15 +220,18 @@ class Fmeasure(Accumulator):
 
     def get_results(self) -> dict:
         """Averages over all pairs, with the curves of precision and recall."""
+        results = super().get_results()
         curves = self._averages().curves
-        return super().get_results() | {'pr': {'p': curves['precision'], 'r': curves['recall']}}
+        results['pr'] = {'p': curves['precision'], 'r': curves['recall']}
+        return results
 
 
 class WeightedFmeasure(Accumulator):
     """Weighted F-measure (Margolin et al., CVPR 2014): `{'wfm'}`; beta is not squared."""
 
     def __init__(self, beta: float = 1) -> None:
-        super().__init__(replace(METRICS['wfm'], measure=methodcaller('weighted_f', beta)))
+        measure = methodcaller('weighted_f', beta)
+        super().__init__(replace(METRICS['wfm'], measure=measure))
 
 
 class HumanCorrectionEffortMeasure(Accumulator):
@@ -294,13 +307,23 @@ class MSIoU(Accumulator):
     ) -> None:
         if num_levels != 10:
             raise ValueError(f'MSIoU: num_levels {num_levels}; only 10 are computed')
-        self.wanted = {'dynamic': with_dynamic, 'adaptive': with_adaptive, 'binary': with_binary}
+        self.wanted = {
+            'dynamic': with_dynamic,
+            'adaptive': with_adaptive,
+            'binary': with_binary,
+        }
         super().__init__('msiou')
 
     def get_results(self) -> dict:
         """Averages over all pairs."""
-        mean = self._averages().image_curves['msiou'].mean(axis=0)
-        found = {'dynamic': mean[-3::-1], 'adaptive': mean[-2], 'binary': mean[-1]}
+        curves = self._averages().image_curves['msiou']
+        mean = curves.mean(axis=0)
+        # The curve was over falling thresholds, with two more values behind it.
+        found = {
+            'dynamic': mean[-3::-1],
+            'adaptive': mean[-2],
+            'binary': mean[-1],
+        }
         return {name: value for name, value in found.items() if self.wanted[name]}
 
 
@@ -337,7 +360,9 @@ class Handler:
         self, tp: np.ndarray, fp: np.ndarray, tn: np.ndarray, fn: np.ndarray,
     ) -> np.ndarray:
         """Computes the metric from counts."""
-        return self.of(ThresholdCounts(tp, fp, tp + fn, tp + fp + tn + fn))
+        foreground = tp + fn
+        size = tp + fp + tn + fn
+        return self.of(ThresholdCounts(tp, fp, foreground, size))
 
     def of(self, counts: ThresholdCounts) -> np.ndarray:
         """Computes the metric from threshold counts."""
@@ -465,9 +490,11 @@ class FmeasureV2:
         if handler.with_dynamic:
             result['dynamic'] = self._dynamic(curves, handler.sample_based)
         if handler.with_adaptive and handler.sample_based:
-            result['adaptive'] = np.mean([curve[..., -2].mean() for curve in curves])
+            at_adaptive_threshold = [curve[..., -2].mean() for curve in curves]
+            result['adaptive'] = np.mean(at_adaptive_threshold)
         if handler.with_binary and handler.sample_based:
-            result['binary'] = np.mean([curve[..., BINARY].mean() for curve in curves])
+            above_half = [curve[..., BINARY].mean() for curve in curves]
+            result['binary'] = np.mean(above_half)
         elif handler.with_binary:
             result['binary'] = handler.of(self._pooled())[BINARY]
         return result
@@ -489,14 +516,16 @@ class SizeInvarianceFmeasureV2(FmeasureV2):
     """
 
     def _count(self, pair: PreparedPrediction) -> ThresholdCounts:
-        return threshold_counts(in_image(pair.target_counts, pair.truth.size))
+        whole = in_image(pair.target_counts, pair.truth.size)
+        return threshold_counts(whole)
 
     def _dynamic(
         self, curves: list[np.ndarray], sample_based: bool,
     ) -> np.ndarray | list[np.ndarray]:
         if sample_based:
             return [curve[:, :LEVELS] for curve in curves]
-        return np.concatenate(curves).mean(axis=0)[:LEVELS]
+        of_all_targets = np.concatenate(curves)
+        return of_all_targets.mean(axis=0)[:LEVELS]
 
     def _pooled(self) -> ThresholdCounts:
         return histograms.sum_targets(super()._pooled())

@@ -52,6 +52,7 @@ def rank(results: Results, weights: Mapping[str, float]) -> Ranking:
     Raises:
         ValueError: If no method has all sets, or a score is missing.
     """
+    # Only methods that all sets have can be compared.
     first, *rest = results.values()
     methods = [method for method in first if all(method in scores for scores in rest)]
     if not methods:
@@ -59,28 +60,36 @@ def rank(results: Results, weights: Mapping[str, float]) -> Ranking:
             f'no method has scores of all of {", ".join(results)}; '
             'run eval_existingOnes.py on all')
 
+    # The criterion: the weighted sum of the scores, higher is better.
     criteria = np.zeros(len(methods))
     for score, weight in weights.items():
         sums = np.array([_sum_over_sets(results, method, score) for method in methods])
         if len(weights) > 1:
-            sums = (sums - sums.mean()) / (sums.std() or 1)
+            deviation = sums.std() or 1
+            sums = (sums - sums.mean()) / deviation
         sign = 1 if higher_is_better(score) else -1
         criteria += weight * sign * sums
 
+    # From the best to the worst, and those that equal the best.
     order = np.argsort(-criteria, kind='stable')
-    best = criteria[order[0]]
-    ties = [methods[index] for index in order if best - criteria[index] <= TIE * abs(best)]
-    return Ranking([methods[index] for index in order], criteria[order].tolist(), ties)
+    ranked = [methods[index] for index in order]
+    falling = criteria[order]
+    best = falling[0]
+    is_tie = best - falling <= TIE * abs(best)
+    ties = [method for method, tied in zip(ranked, is_tie, strict=True) if tied]
+    return Ranking(ranked, falling.tolist(), ties)
 
 
 def _sum_over_sets(results: Results, method: str, score: str) -> float:
     for name, scores in results.items():
         if score not in scores[method]:
-            raise ValueError(f'{method} has no {score} on {name}; '
-                             'run eval_existingOnes.py with --metrics all')
+            raise ValueError(
+                f'{method} has no {score} on {name}; '
+                'run eval_existingOnes.py with --metrics all')
         if math.isnan(scores[method][score]):
-            raise ValueError(f'{score} is not defined on {name}, as no mask there has what it '
-                             'measures; choose by another score')
+            raise ValueError(
+                f'{score} is not defined on {name}, as no mask there has what it '
+                'measures; choose by another score')
     return sum(scores[method][score] for scores in results.values())
 
 
@@ -97,17 +106,22 @@ def compare(
         score: Name of the score.
         seed: Of the random draws.
     """
+    # The lead in the images and in the samples of them, added up over the sets.
     rng = np.random.default_rng(seed)
     sign = 1 if higher_is_better(score) else -1
     lead = 0.0
     leads = np.zeros(RESAMPLES)
     fewest = math.inf
     for best_scores, other_scores in zip(best, other, strict=True):
-        differences = sign * (best_scores.values[score] - other_scores.values[score])
+        ours = best_scores.values[score]
+        theirs = other_scores.values[score]
+        differences = sign * (ours - theirs)
         differences = differences[~np.isnan(differences)]
         fewest = min(fewest, len(differences))
         lead += differences.mean()
         leads += _resampled_means(differences, rng)
+
+    # The interval is that of the middle 95% of the samples.
     low, high = math.nan, math.nan
     if fewest >= FEWEST_IMAGES:
         low, high = np.quantile(leads, (0.025, 0.975))

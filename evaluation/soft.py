@@ -25,9 +25,11 @@ class SoftPrediction(PreparedPrediction):
 
     def __init__(self, pred: np.ndarray, truth: PreparedMask, normalize: bool = True) -> None:
         p = pred.astype(np.float64)
-        if normalize and np.ptp(p) > 0:
-            p = (p - p.min()) / np.ptp(p)
-        super().__init__((255 * p).astype(np.uint8), truth, normalize=False)
+        span = np.ptp(p)
+        if normalize and span > 0:
+            p = (p - p.min()) / span
+        eight_bit = (255 * p).astype(np.uint8)
+        super().__init__(eight_bit, truth, normalize=False)
         self.p = p
 
     @property
@@ -44,10 +46,12 @@ class SoftPrediction(PreparedPrediction):
     def target_counts(self) -> np.ndarray:
         """Counts (targets, 2, 258) as of the base class, with the targets' own thresholds."""
         counts = super().target_counts.copy()
+        # The mean is that of the whole image, which is 0 outside the box.
         for index, box in enumerate(self.truth.targets.boxes):
             p = self.p[box]
+            mask = self._mask[box]
             mean = p.sum() / self.truth.size
-            counts[index, :, histograms.LEVELS:] = _found(p, self._mask[box], mean)
+            counts[index, :, histograms.LEVELS:] = _found(p, mask, mean)
         return counts
 
     def _binary_counts(self) -> np.ndarray:
@@ -71,9 +75,11 @@ class SoftPrediction(PreparedPrediction):
 
     def multiscale_iou(self) -> np.ndarray:
         """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
+        adaptive = self.p >= min(2 * self.p.mean(), 1)
+        binary = self.p > 0.5
         curve = super().multiscale_iou()
-        curve[-2] = multiscale.msiou(self.p >= min(2 * self.p.mean(), 1), self._mask)
-        curve[-1] = multiscale.msiou(self.p > 0.5, self._mask)
+        curve[-2] = multiscale.msiou(adaptive, self._mask)
+        curve[-1] = multiscale.msiou(binary, self._mask)
         return curve
 
     def context_measure(self) -> float:
@@ -87,5 +93,11 @@ class SoftPrediction(PreparedPrediction):
 
 def _found(p: np.ndarray, g: np.ndarray, mean: float) -> np.ndarray:
     """Counts (2, 2) found inside and outside g: at the adaptive threshold, and above .5."""
-    binaries = (p >= min(2 * mean, 1), p > 0.5)
-    return np.array([[np.count_nonzero(b & side) for b in binaries] for side in (g, ~g)])
+    adaptive = p >= min(2 * mean, 1)
+    binary = p > 0.5
+    counts = []
+    for side in (g, ~g):
+        at_adaptive = np.count_nonzero(adaptive & side)
+        above_half = np.count_nonzero(binary & side)
+        counts.append((at_adaptive, above_half))
+    return np.array(counts)

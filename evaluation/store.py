@@ -29,7 +29,8 @@ COUNTS_KEYS = {'pixels': 'counts', 'boundary': 'edge_counts', 'targets': 'target
 def encode(counts: np.ndarray) -> str:
     """Encodes counts as text: little-endian int64, deflated, base64."""
     data = counts.astype('<i8').tobytes()
-    return base64.b64encode(zlib.compress(data, 9)).decode()
+    compressed = zlib.compress(data, 9)
+    return base64.b64encode(compressed).decode()
 
 
 def decode(text: str) -> np.ndarray:
@@ -78,7 +79,8 @@ def measurement_of(row: dict) -> Measurement:
     counts = {}
     for kind, key in COUNTS_KEYS.items():
         if row[key]:
-            counts[kind] = decode_targets(row[key]) if kind == 'targets' else decode(row[key])
+            read = decode_targets if kind == 'targets' else decode
+            counts[kind] = read(row[key])
     return Measurement(row['values'], counts)
 
 
@@ -124,7 +126,8 @@ class ScoreStore:
         for row in rows:
             self.rows[row['method'], row['name']] = row
         # The line break in front ends a line that a crash may have cut off.
-        data = b'\n' + b'\n'.join(map(_line, rows)) + b'\n'
+        lines = [_line(row) for row in rows]
+        data = b'\n' + b'\n'.join(lines) + b'\n'
         try:
             with open(self.path, 'ab') as file:
                 file.write(data)

@@ -64,13 +64,18 @@ def describe_method(pred_root: str | Path, name: str) -> Method:
     manifest = Path(pred_root, name, 'manifest.json')
     known = read_json(manifest) if manifest.is_file() else {}
     if 'run' in known and 'epoch' in known:  # not another project's
-        resolution = known.get('resolution')
-        return Method(name, known['run'], known['epoch'], resolution, known.get('task'))
+        return Method(
+            name,
+            run=known['run'],
+            epoch=known['epoch'],
+            resolution=known.get('resolution'),
+            task=known.get('task'))
     found = re.search(r'[-_]*ep(?:och)?_?(\d+)', name)
     if found is None:
         return Method(name, run=name, epoch=None, resolution=None, task=None)
     run = name[:found.start()] or name
-    return Method(name, run, int(found.group(1)), resolution=None, task=None)
+    epoch = int(found.group(1))
+    return Method(name, run, epoch, resolution=None, task=None)
 
 
 def sort_methods(methods: Collection[Method]) -> list[Method]:
@@ -92,5 +97,11 @@ def collect(rows: Mapping[str, dict[str, Any]], metrics: Sequence[str]) -> Metho
     names = sorted(rows)
     measurements = [measurement_of(rows[name]) for name in names]
     averages = average(measurements, metrics)
-    values = {score: averages.values[score] for score in COLUMNS if score in averages.values}
-    return MethodScores(names, values, averages.curves, pool(measurements, metrics))
+    pooled = pool(measurements, metrics)
+
+    # In the order of the tables.
+    values = {}
+    for score in COLUMNS:
+        if score in averages.values:
+            values[score] = averages.values[score]
+    return MethodScores(names, values, averages.curves, pooled)

@@ -29,7 +29,9 @@ def shown_scores(columns: Sequence[str], available: Collection[str]) -> list[str
     by_column = {column: score for score, column in COLUMNS.items()}
     order = [by_column[column] for column in columns]
     shown = [score for score in order if score in available]
-    return shown or [score for score in COLUMNS if score in available]
+    if shown:
+        return shown
+    return [score for score in COLUMNS if score in available]
 
 
 def all_scores(results: Collection[Mapping[str, float]]) -> set[str]:
@@ -60,23 +62,29 @@ def format_difference(score: str, value: float) -> str:
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligns columns, joined by ' & ', with a rule below the header."""
-    columns = zip(header, *rows, strict=True)
-    widths = [max(len(cell) for cell in column) for column in columns]
+    widths = []
+    for column in zip(header, *rows, strict=True):
+        widest = max(len(cell) for cell in column)
+        widths.append(widest)
     lines = []
     for row in (header, *rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append(' & '.join(cells).rstrip())
+        line = ' & '.join(cells)
+        lines.append(line.rstrip())
     rule = '-' * len(lines[0])
-    return '\n'.join([lines[0], rule, *lines[1:]]) + '\n'
+    lines.insert(1, rule)
+    return '\n'.join(lines) + '\n'
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Makes a GitHub table with right-aligned scores."""
-    alignment = ['---'] * len(LABELS) + ['---:'] * (len(header) - len(LABELS))
+    numbers = len(header) - len(LABELS)
+    alignment = ['---'] * len(LABELS) + ['---:'] * numbers
     lines = []
     for row in (header, alignment, *rows):
         cells = [cell.replace('|', r'\|') for cell in row]
-        lines.append('| ' + ' | '.join(cells) + ' |\n')
+        joined = ' | '.join(cells)
+        lines.append(f'| {joined} |\n')
     return ''.join(lines)
 
 
@@ -99,8 +107,11 @@ def score_table(columns: Sequence[str], entries: Sequence[Entry]) -> dict[str, s
     Returns:
         The text by file suffix: txt, md, csv.
     """
-    shown = shown_scores(columns, all_scores([scores for _, _, scores in entries]))
+    available = all_scores([scores for _, _, scores in entries])
+    shown = shown_scores(columns, available)
     header = [*LABELS, *(COLUMNS[score] for score in shown)]
+
+    # Rounded numbers for people, exact ones for programs.
     formatted = []
     exact = []
     for dataset, method, scores in entries:
@@ -127,10 +138,15 @@ def comparison(
         columns: The task's columns.
         results: Scores by set and method.
     """
-    every = [scores for methods in results.values() for scores in methods.values()]
+    # The scores and the methods that any set has.
+    every: list[Mapping[str, float]] = []
+    methods: list[str] = []
+    for found in results.values():
+        every += found.values()
+        methods += [method for method in found if method not in methods]
     shown = shown_scores(columns, all_scores(every))
-    methods = list(dict.fromkeys(method for found in results.values() for method in found))
 
+    # A row for each method; the best of a column are marked.
     rows = {method: [_escape(method)] for method in methods}
     for found in results.values():
         for score in shown:
@@ -140,12 +156,17 @@ def comparison(
             for method, text in zip(methods, marked, strict=True):
                 rows[method].append(text)
 
+    # The heads: a set over its scores.
     number = len(shown)
     sets = [rf'\multicolumn{{{number}}}{{c}}{{{_escape(dataset)}}}' for dataset in results]
-    scores = [f'{COLUMNS[score]} {ARROWS[higher_is_better(score)]}' for score in shown]
+    scores = []
+    for score in shown:
+        arrow = ARROWS[higher_is_better(score)]
+        scores.append(f'{COLUMNS[score]} {arrow}')
+    alignment = 'l' + 'c' * number * len(results)
     lines = [
         r'% \usepackage{booktabs}',
-        rf'\begin{{tabular}}{{l{"c" * number * len(results)}}}',
+        rf'\begin{{tabular}}{{{alignment}}}',
         r'\toprule',
         ' & '.join(['', *sets]) + r' \\',
         ' & '.join(['Method', *scores * len(results)]) + r' \\',

@@ -17,7 +17,9 @@ def score_pair(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
     g = masks.foreground(gt)
     p = masks.normalise(pred)
     q = (255 * p).astype(np.uint8)
-    errors = mattes.scores(pred, gt * np.uint8(255) if gt.max() == 1 else gt)
+    # A mask of 0 and 1 is a boolean one.
+    alpha = gt * np.uint8(255) if gt.max() == 1 else gt
+    errors = mattes.scores(pred, alpha)
     return {
         **masks.scores(pred, p, q, g),
         **confusion.threshold_scores(p, q, g),

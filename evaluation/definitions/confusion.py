@@ -46,7 +46,8 @@ def f_measure(b: Binary, g: Binary) -> float:
 
 def dice(b: Binary, g: Binary) -> float:
     """Dice coefficient: Dice, "Measures of the amount of ecologic association", Ecology 1945."""
-    return _quotient(2 * (b & g).sum(), b.sum() + g.sum())
+    hits = (b & g).sum()
+    return _quotient(2 * hits, b.sum() + g.sum())
 
 
 def iou(b: Binary, g: Binary) -> float:
@@ -56,7 +57,8 @@ def iou(b: Binary, g: Binary) -> float:
 
 def balanced_error_rate(b: Binary, g: Binary) -> float:
     """Balanced error rate, as shadow detection uses it: Vicente et al., ECCV 2016, as a share."""
-    return 1 - (recall(b, g) + specificity(b, g)) / 2
+    right_share = (recall(b, g) + specificity(b, g)) / 2
+    return 1 - right_share
 
 
 def overall_accuracy(b: Binary, g: Binary) -> float:
@@ -66,18 +68,27 @@ def overall_accuracy(b: Binary, g: Binary) -> float:
 
 def kappa(b: Binary, g: Binary) -> float:
     """Kappa as PySODMetrics computes it: with the right pixels in place of the background."""
-    return _beyond_chance(b, g, (b == g).sum())
+    right = (b == g).sum()
+    return _beyond_chance(b, g, right)
 
 
 def cohen_kappa(b: Binary, g: Binary) -> float:
     """Cohen, "A coefficient of agreement for nominal scales", 1960."""
-    return _beyond_chance(b, g, (~g).sum())
+    background = (~g).sum()
+    return _beyond_chance(b, g, background)
 
 
 def _beyond_chance(b: Binary, g: Binary, negatives: int) -> float:
+    """(accuracy - chance) / (1 - chance), both times the square of the number of pixels.
+
+    The counts are Python's integers, whose products do not overflow.
+    """
     size = int(g.size)
-    chance = int(b.sum()) * int(g.sum()) + int((~b).sum()) * int(negatives)
-    return _quotient(size * int((b == g).sum()) - chance, size ** 2 - chance)
+    found = int(b.sum())
+    foreground = int(g.sum())
+    right = int((b == g).sum())
+    chance = found * foreground + (size - found) * int(negatives)
+    return _quotient(size * right - chance, size ** 2 - chance)
 
 
 def average_precision(q: np.ndarray, g: Binary) -> float:
@@ -92,8 +103,9 @@ def average_precision(q: np.ndarray, g: Binary) -> float:
     before = 0.0
     for threshold in range(255, -1, -1):
         b = q >= threshold
-        area += (recall(b, g) - before) * precision(b, g)
-        before = recall(b, g)
+        found = recall(b, g)
+        area += (found - before) * precision(b, g)
+        before = found
     return area
 
 
@@ -107,7 +119,11 @@ def roc_auc(q: np.ndarray, g: Binary) -> float:
     if not g.any() or g.all():
         return np.nan
     background = q[~g]
-    wins = [(background < value).mean() + (background == value).mean() / 2 for value in q[g]]
+    wins = []
+    for value in q[g]:
+        darker = (background < value).mean()
+        equal = (background == value).mean()
+        wins.append(darker + equal / 2)
     return np.mean(wins)
 
 
@@ -130,15 +146,22 @@ LOWER_IS_BETTER = ('FPR', 'BER')
 
 def threshold_scores(p: np.ndarray, q: np.ndarray, g: Binary) -> dict[str, float]:
     """Computes all threshold scores of one image: p in 0..1, and q the same in 0..255."""
+    # The binary predictions: at the adaptive threshold, above .5, and at the 256 thresholds.
     adaptive = p >= min(2 * p.mean(), 1)
+    above_half = p > 0.5
     binaries = [q >= threshold for threshold in range(255, -1, -1)]
-    scores = {'aucPR': average_precision(q, g), 'aucROC': roc_auc(q, g)}
+
+    # The areas under curves, and each metric of all binary predictions.
+    scores = {
+        'aucPR': average_precision(q, g),
+        'aucROC': roc_auc(q, g),
+    }
     for name, metric in METRICS.items():
         curve = np.array([metric(b, g) for b in binaries])
         scores[f'max{name}'] = curve.max()
         scores[f'mean{name}'] = curve.mean()
         scores[f'adp{name}'] = metric(adaptive, g)
-        scores[f'bin{name}'] = metric(p > 0.5, g)
+        scores[f'bin{name}'] = metric(above_half, g)
         if name in LOWER_IS_BETTER:
             scores[f'min{name}'] = curve.min()
     return scores
@@ -150,9 +173,13 @@ def pooled_scores(pairs: Sequence[tuple[np.ndarray, np.ndarray, Binary]]) -> dic
     All images are strung together to one. The adaptive threshold, which each image has for
     itself, is left out.
     """
-    p, q, g = (np.concatenate([pair[part].ravel() for pair in pairs]) for part in range(3))
+    p = np.concatenate([p.ravel() for p, _, _ in pairs])
+    q = np.concatenate([q.ravel() for _, q, _ in pairs])
+    g = np.concatenate([g.ravel() for _, _, g in pairs])
     scores = {}
     for name, value in threshold_scores(p, q, g).items():
-        if not name.startswith('adp'):
-            scores[f'pooled{name[0].upper()}{name[1:]}'] = value
+        if name.startswith('adp'):
+            continue
+        capitalised = name[0].upper() + name[1:]
+        scores[f'pooled{capitalised}'] = value
     return scores

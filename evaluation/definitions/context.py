@@ -9,9 +9,15 @@ def context_measure(p: np.ndarray, g: np.ndarray) -> float:
     if not g.any() or p.sum() == 0:
         return 0.0
     kernel = _kernel(g)
-    forward = (p * correlate(g.astype(float), kernel, mode='mirror')).sum() / p.sum()
+    # How much of the prediction lies in the mask's context.
+    mask_context = correlate(g.astype(float), kernel, mode='mirror')
+    forward = (p * mask_context).sum() / p.sum()
+    # How much of the mask lies in the prediction's context.
     around = correlate(p, kernel, mode='mirror')[g]
-    reverse = ((1 - np.exp(-around)) / (1 - np.exp(-1))).mean()
+    inclusion = (1 - np.exp(-around)) / (1 - np.exp(-1))
+    reverse = inclusion.mean()
+    if forward + reverse == 0:
+        return 0.0
     return 2 * forward * reverse / (forward + reverse)
 
 
@@ -24,9 +30,16 @@ def _kernel(g: np.ndarray) -> np.ndarray:
     else:
         covariance = np.cov(rows, columns) + 2.0 ** -52 * np.eye(2)
         covariance *= 36 / np.trace(covariance)
-        reach = np.round(3 * np.sqrt(np.diag(covariance))).astype(int)
-    y, x = np.mgrid[-reach[0]:reach[0] + 1, -reach[1]:reach[1] + 1]
+        deviations = np.sqrt(np.diag(covariance))
+        reach = np.round(3 * deviations).astype(int)
+
+    # Offsets from the middle pixel, three standard deviations to each side.
+    down, right = reach
+    y, x = np.mgrid[-down:down + 1, -right:right + 1]
+
     # A line of pixels along a diagonal has a singular covariance.
-    (a, b), (_, c) = np.linalg.inv(covariance + 1e-12 * np.eye(2))
-    kernel = np.exp(-0.5 * (a * y * y + 2 * b * x * y + c * x * x))
+    inverse = np.linalg.inv(covariance + 1e-12 * np.eye(2))
+    (a, b), (_, c) = inverse
+    squared_distance = a * y * y + 2 * b * x * y + c * x * x
+    kernel = np.exp(-0.5 * squared_distance)
     return kernel / kernel.sum()

@@ -18,9 +18,11 @@ def foreground(gt: np.ndarray) -> np.ndarray:
 def normalise(pred: np.ndarray) -> np.ndarray:
     """Min-max normalises a prediction to 0..1; a constant one is only divided by 255."""
     p = pred / 255
-    if p.min() == p.max():
+    low = p.min()
+    high = p.max()
+    if low == high:
         return p
-    return (p - p.min()) / (p.max() - p.min())
+    return (p - low) / (high - low)
 
 
 def mae(p: np.ndarray, g: np.ndarray) -> float:
@@ -44,9 +46,13 @@ def s_measure(p: np.ndarray, g: np.ndarray, alpha: float = 0.5) -> float:
     if g.all():
         return p.mean()
 
+    # How evenly mask and background are filled.
     share = g.mean()
-    object_term = share * _object_score(p[g]) + (1 - share) * _object_score(1 - p[~g])
+    inside = _object_score(p[g])
+    outside = _object_score(1 - p[~g])
+    object_term = share * inside + (1 - share) * outside
 
+    # How alike the structures are in the four quadrants about the mask's centre.
     rows, columns = np.nonzero(g)
     y = round(rows.mean()) + 1
     x = round(columns.mean()) + 1
@@ -64,23 +70,30 @@ def s_measure(p: np.ndarray, g: np.ndarray, alpha: float = 0.5) -> float:
 
 
 def _object_score(x: np.ndarray) -> float:
+    mean = x.mean()
     deviation = x.std(ddof=1) if x.size > 1 else 0
-    return 2 * x.mean() / (x.mean() ** 2 + 1 + deviation + EPS)
+    return 2 * mean / (mean ** 2 + 1 + deviation + EPS)
 
 
 def _ssim(p: np.ndarray, g: np.ndarray) -> float:
     """SSIM without constants. What is constant has variance 0, whatever rounding gives."""
     if p.size <= 1:
         return 0
+    # Variances and covariance, over N - 1.
     p_is_constant = np.ptp(p) == 0
     g_is_constant = g.all() or not g.any()
     p_variance = 0 if p_is_constant else p.var(ddof=1)
     g_variance = 0 if g_is_constant else g.astype(float).var(ddof=1)
+    p_mean = p.mean()
+    g_mean = g.mean()
     covariance = 0
     if not p_is_constant and not g_is_constant:
-        covariance = ((p - p.mean()) * (g - g.mean())).sum() / (p.size - 1)
-    numerator = 4 * p.mean() * g.mean() * covariance
-    denominator = (p.mean() ** 2 + g.mean() ** 2) * (p_variance + g_variance)
+        products = (p - p_mean) * (g - g_mean)
+        covariance = products.sum() / (p.size - 1)
+
+    # The product of luminance, contrast and structure.
+    numerator = 4 * p_mean * g_mean * covariance
+    denominator = (p_mean ** 2 + g_mean ** 2) * (p_variance + g_variance)
     if numerator == 0:
         return float(denominator == 0)
     return numerator / (denominator + EPS)
@@ -109,26 +122,34 @@ def weighted_f(p: np.ndarray, g: np.ndarray, beta: float = 1) -> float:
 
     # Dependency between pixels: errors inside the mask are smoothed where that makes them smaller.
     squares = np.arange(-3, 4) ** 2
-    kernel = np.exp(-np.add.outer(squares, squares) / 50)
+    squared_distances = np.add.outer(squares, squares)
+    kernel = np.exp(-squared_distances / 50)
     kernel /= kernel.sum()
-    smoothed = convolve(error[rows, columns], kernel, mode='constant')
-    smaller = np.where(g & (smoothed < error), smoothed, error)
+    nearest_error = error[rows, columns]
+    smoothed = convolve(nearest_error, kernel, mode='constant')
+    is_smaller = g & (smoothed < error)
+    smaller = np.where(is_smaller, smoothed, error)
 
     # Errors outside weigh more with their distance from the mask.
-    weight = np.where(g, 1, 2 - np.exp(np.log(0.5) / 5 * distance))
+    decay = np.exp(np.log(0.5) / 5 * distance)
+    weight = np.where(g, 1, 2 - decay)
     weighted = smaller * weight
 
-    true_positives = g.sum() - weighted[g].sum()
+    # The F-measure of the weighted errors.
+    missed = weighted[g]
+    true_positives = g.sum() - missed.sum()
     false_positives = weighted[~g].sum()
-    recall = 1 - weighted[g].mean()
+    recall = 1 - missed.mean()
     precision = true_positives / (true_positives + false_positives + EPS)
-    return (1 + beta) * recall * precision / (recall + beta * precision + EPS)
+    numerator = (1 + beta) * recall * precision
+    return numerator / (recall + beta * precision + EPS)
 
 
 def hce(pred: np.ndarray, g: np.ndarray) -> int:
     """Human correction effort, relax 5, epsilon 2: Qin et al., "Highly accurate dichotomous image
     segmentation", ECCV 2022.
     """
+    # Predictions are cut as masks are.
     b = pred > 128
     true_positives = g & b
     false_positives = b & ~g
@@ -143,10 +164,13 @@ def hce(pred: np.ndarray, g: np.ndarray) -> int:
         missing = binary_dilation(missing, CROSS) & ~b
     excess &= false_positives
     # Thin structures are not.
-    missing = missing & false_negatives | skeletonize(g) & ~true_positives
+    thin = skeletonize(g) & ~true_positives
+    missing = missing & false_negatives | thin
 
+    # Borders count where they touch what has to stay on their other side.
+    object_side = true_positives | missing
     background = ~(true_positives | excess | missing)
-    return _effort(excess, true_positives | missing) + _effort(missing, background)
+    return _effort(excess, object_side) + _effort(missing, background)
 
 
 def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
@@ -154,6 +178,7 @@ def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
 
     A component that does not touch it takes one click.
     """
+    # The vertices of each contour's polylines; the first and the last are one where they meet.
     touching = binary_dilation(other_side, CROSS)
     contours, _ = cv2.findContours(
         region.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
@@ -161,12 +186,18 @@ def _effort(region: np.ndarray, other_side: np.ndarray) -> int:
     total = 0
     for contour in contours:
         lines = _split(contour[:, 0].tolist(), touching, seen)
-        if len(lines) > 1 and _are_neighbours(lines[0][0], lines[-1][-1]):
-            first = lines.pop(0)
-            lines[-1] += first[::-1]
+        if len(lines) > 1:
+            start = lines[0][0]
+            end = lines[-1][-1]
+            if _are_neighbours(start, end):
+                first = lines.pop(0)
+                lines[-1] += first[::-1]
         for line in lines:
             points = np.array(line, np.int32)[:, None]
-            total += len(cv2.approxPolyDP(points, 2.0, False))
+            vertices = cv2.approxPolyDP(points, 2.0, False)
+            total += len(vertices)
+
+    # One click for each component that no polyline belongs to.
     components, number = label(region, np.ones((3, 3)))
     touched = {components[pixel] for pixel in seen}
     return total + number - len(touched)
@@ -185,19 +216,24 @@ def _split(points: list[Pixel], touching: np.ndarray, seen: set[Pixel]) -> list[
 
 
 def _are_neighbours(first: Pixel, second: Pixel) -> bool:
-    return max(abs(first[0] - second[0]), abs(first[1] - second[1])) <= 1
+    across = abs(first[0] - second[0])
+    down = abs(first[1] - second[1])
+    return max(across, down) <= 1
 
 
 def mba(pred: np.ndarray, g: np.ndarray) -> float:
     """Mean boundary accuracy: Cheng et al., "CascadePSP", CVPR 2020; NaN without a boundary."""
-    b = pred > 128
+    is_right = (pred > 128) == g
+    mask = g.astype(np.uint8)
+    spacing = (sum(g.shape) / 300 - 1) / 5
     accuracies = []
     for k in range(5):
-        radius = 1 + int((sum(g.shape) / 300 - 1) / 5 * k)
+        # A band about the boundary, wider by each step.
+        radius = 1 + int(spacing * k)
         size = 2 * radius + 1
         ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-        band = cv2.morphologyEx(g.astype(np.uint8), cv2.MORPH_GRADIENT, ellipse) > 0
-        accuracies.append((b == g)[band].mean() if band.any() else np.nan)
+        band = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, ellipse) > 0
+        accuracies.append(is_right[band].mean() if band.any() else np.nan)
     return np.mean(accuracies)
 
 
@@ -209,26 +245,27 @@ def boundary_iou(q: np.ndarray, g: np.ndarray) -> np.ndarray:
     for threshold in range(255, -1, -1):
         found = edge >= threshold
         hits = (found & true_edge).sum()
-        union = max(true_edge.sum(), 1) + (found & ~true_edge).sum()
+        excess = (found & ~true_edge).sum()
+        union = max(true_edge.sum(), 1) + excess
         curve.append(hits / union)
     return np.array(curve)
 
 
 def _boundary(image: np.ndarray) -> np.ndarray:
     """Subtracts the image eroded by .02 of its diagonal, one pixel at a time; outside it is 0."""
-    distance = max(1, round(0.02 * np.hypot(*image.shape)))
-    padded = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
-    return image - eroded[1:-1, 1:-1]
+    diagonal = np.hypot(*image.shape)
+    distance = max(1, round(0.02 * diagonal))
+    square = np.ones((3, 3), np.uint8)
+    padded = np.pad(image, 1)
+    eroded = cv2.erode(padded, square, iterations=distance)
+    inner = eroded[1:-1, 1:-1]
+    return image - inner
 
 
 def scores(pred: np.ndarray, p: np.ndarray, q: np.ndarray, g: np.ndarray) -> dict[str, float]:
     """Computes these scores of a prediction."""
+    # Scores of the whole prediction, or of one binary prediction.
     adaptive = p >= min(2 * p.mean(), 1)
-    curves = {
-        'Em': np.array([e_measure(q >= threshold, g) for threshold in range(255, -1, -1)]),
-        'BIoU': boundary_iou(q, g),
-    }
     found = {
         'sm': s_measure(p, g),
         'wfm': weighted_f(p, g),
@@ -237,6 +274,13 @@ def scores(pred: np.ndarray, p: np.ndarray, q: np.ndarray, g: np.ndarray) -> dic
         'hce': hce(pred, g),
         'mba': mba(pred, g),
         'adpEm': e_measure(adaptive, g),
+    }
+
+    # Maximum and mean over the thresholds.
+    alignments = [e_measure(q >= threshold, g) for threshold in range(255, -1, -1)]
+    curves = {
+        'Em': np.array(alignments),
+        'BIoU': boundary_iou(q, g),
     }
     for name, curve in curves.items():
         found[f'max{name}'] = curve.max()

@@ -24,27 +24,44 @@ def squared_mean(p: np.ndarray, a: np.ndarray, region: np.ndarray) -> float:
 
 def gradient(p: np.ndarray, a: np.ndarray, region: np.ndarray) -> float:
     """Squared differences of gradient magnitudes; Gaussian derivatives, sigma 1.4."""
-    return ((_magnitude(p) - _magnitude(a)) ** 2)[region].sum() / 1000
+    difference = _magnitude(p) - _magnitude(a)
+    squares = difference ** 2
+    return squares[region].sum() / 1000
 
 
 def _magnitude(x: np.ndarray) -> np.ndarray:
     steps = np.arange(-4, 5)
     gauss = np.exp(-steps ** 2 / (2 * 1.4 ** 2))
-    across = np.outer(gauss, -steps * gauss)
-    across /= np.sqrt((across ** 2).sum())
-    return np.hypot(convolve(x, across, mode='nearest'), convolve(x, across.T, mode='nearest'))
+    slope = -steps * gauss
+    kernel = np.outer(gauss, slope)
+    kernel /= np.sqrt((kernel ** 2).sum())
+    across = convolve(x, kernel, mode='nearest')
+    down = convolve(x, kernel.T, mode='nearest')
+    return np.hypot(across, down)
 
 
 def connectivity(p: np.ndarray, a: np.ndarray, region: np.ndarray) -> float:
     """Differences of connectivity, in steps of .1."""
+    # The level of each pixel: the last threshold before it leaves the largest component.
     level = np.full(p.shape, -1.0)
     for step in range(1, 11):
-        components, number = label((p >= step / 10) & (a >= step / 10))
-        sizes = np.bincount(components.ravel())[1:]
-        largest = components == 1 + sizes.argmax() if number else np.zeros(p.shape, bool)
-        level[(level == -1) & ~largest] = (step - 1) / 10
+        both = (p >= step / 10) & (a >= step / 10)
+        is_open = level == -1
+        level[is_open & ~_largest(both)] = (step - 1) / 10
     level[level == -1] = 1
-    return np.abs(_connected(p, level) - _connected(a, level))[region].sum() / 1000
+
+    # Where the mattes are connected differently.
+    difference = _connected(p, level) - _connected(a, level)
+    return np.abs(difference)[region].sum() / 1000
+
+
+def _largest(binary: np.ndarray) -> np.ndarray:
+    """The largest component of four neighbours; none if there is none."""
+    components, number = label(binary)
+    if number == 0:
+        return np.zeros(binary.shape, bool)
+    sizes = np.bincount(components.ravel())[1:]
+    return components == 1 + sizes.argmax()
 
 
 def _connected(x: np.ndarray, level: np.ndarray) -> np.ndarray:
@@ -65,9 +82,11 @@ def scores(
     pred: np.ndarray, alpha: np.ndarray, unknown: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Computes all errors of uint8 mattes; those in the unknown part are NaN without a trimap."""
-    p, a = pred / 255, alpha / 255
+    p = pred / 255
+    a = alpha / 255
+    everywhere = np.ones(p.shape, bool)
     found = {}
     for name, metric in METRICS.items():
-        found[name] = metric(p, a, np.ones(p.shape, bool))
+        found[name] = metric(p, a, everywhere)
         found[f'{name}u'] = np.nan if unknown is None else metric(p, a, unknown)
     return found

@@ -52,16 +52,20 @@ def lookup(packed: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
     """Returns whether the pixels at (rows, columns) are set: boolean, of the shape of `rows`."""
     words = packed[rows, columns // BITS_PER_WORD]
     positions = (columns % BITS_PER_WORD).astype(np.uint64)
-    return ((words >> positions) & ONE).astype(bool)
+    found = (words >> positions) & ONE
+    return found.astype(bool)
 
 
 def shift_columns(packed: np.ndarray, distance: int) -> np.ndarray:
     """Moves the mask right by `distance` columns (left if negative) and fills with zeros."""
+    # By whole words, of which some leave the image, and by the bits that remain.
     words, rest = divmod(abs(distance), BITS_PER_WORD)
     shifted = np.zeros_like(packed)
     kept = packed.shape[1] - words
     if kept <= 0:
         return shifted
+
+    # Bits move within each word, and from word to word.
     inner = np.uint64(rest)
     carried = np.uint64(BITS_PER_WORD - rest)
     if distance >= 0:
@@ -113,6 +117,8 @@ def dilate_ellipse(packed: np.ndarray, radius: int) -> np.ndarray:
     size = 2 * radius + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     half_widths = kernel.sum(axis=1, dtype=int) // 2
+
+    # One width after the other, for all rows of the ellipse that have it.
     rows = len(packed)
     dilated = np.zeros_like(packed)
     widened = packed.copy()

@@ -17,10 +17,13 @@ def accuracy_bands(packed_mask: np.ndarray, shape: tuple[int, int]) -> list[np.n
     Returns:
         Packed masks.
     """
+    # Radii that grow with the image; in a small one several are equal.
     inside_image = bits.valid(shape)
     background = ~packed_mask & inside_image
     spacing = (sum(shape) / 300 - 1) / BANDS
     radii = [1 + int(spacing * k) for k in range(BANDS)]
+
+    # A gradient is what lies near both sides.
     gradients = {}
     for radius in set(radii):
         near_foreground = bits.dilate_ellipse(packed_mask, radius)
@@ -39,7 +42,8 @@ def boundary_accuracy(
         size = bits.count(band)
         if size == 0:
             return float('nan')
-        accuracies.append(1 - bits.count(wrong & band) / size)
+        errors = bits.count(wrong & band)
+        accuracies.append(1 - errors / size)
     return float(np.mean(accuracies))
 
 
@@ -60,4 +64,5 @@ def boundary_histogram(normalised: np.ndarray, mask_boundary: RegionHistogram) -
     """Counts (2, 256) of a normalised prediction's boundary inside and outside the mask's."""
     words = as_words(boundary(normalised))
     differing = mask_boundary.differing(words)
-    return mask_boundary.count(words.take(differing), differing).sum(axis=0)
+    by_quadrant = mask_boundary.count(words.take(differing), differing)
+    return by_quadrant.sum(axis=0)

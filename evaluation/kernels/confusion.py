@@ -34,22 +34,26 @@ def f_measure(counts: ThresholdCounts, beta2: float = 0.3) -> np.ndarray:
     p = counts.precision
     r = counts.recall
     numerator = (1 + beta2) * p * r
-    return numerator / np.where(numerator == 0, 1, beta2 * p + r)
+    denominator = beta2 * p + r
+    return numerator / np.where(numerator == 0, 1, denominator)
 
 
 def dice(counts: ThresholdCounts) -> np.ndarray:
     """Dice coefficient, 2 |b and g| / (|b| + |g|) (Dice, Ecology 1945)."""
-    return 2 * counts.true_positives / np.maximum(counts.found + counts.foreground, 1)
+    areas = counts.found + counts.foreground
+    return 2 * counts.true_positives / np.maximum(areas, 1)
 
 
 def iou(counts: ThresholdCounts) -> np.ndarray:
     """Intersection over union (Jaccard, 1901)."""
-    return counts.true_positives / np.maximum(counts.foreground + counts.false_positives, 1)
+    union = counts.foreground + counts.false_positives
+    return counts.true_positives / np.maximum(union, 1)
 
 
 def balanced_error_rate(counts: ThresholdCounts) -> np.ndarray:
     """BER: 1 less the mean of recall and specificity."""
-    return 1 - 0.5 * (counts.recall + counts.specificity)
+    right_shares = counts.recall + counts.specificity
+    return 1 - 0.5 * right_shares
 
 
 def overall_accuracy(counts: ThresholdCounts) -> np.ndarray:
@@ -84,7 +88,8 @@ def _beyond_chance(counts: ThresholdCounts, negatives: np.ndarray | int) -> np.n
     found = 1.0 * counts.found
     chance = found * counts.foreground + (size - found) * negatives
     denominator = size * size - chance
-    return (size * _right(counts) - chance) / np.where(denominator == 0, 1, denominator)
+    numerator = size * _right(counts) - chance
+    return numerator / np.where(denominator == 0, 1, denominator)
 
 
 def precision_recall_area(counts: ThresholdCounts) -> np.ndarray:
@@ -94,7 +99,8 @@ def precision_recall_area(counts: ThresholdCounts) -> np.ndarray:
     the precision there. Nothing is interpolated, which would be too optimistic (Davis and
     Goadrich, ICML 2006).
     """
-    return _gains(counts.true_positives) * counts.precision / _positive(counts.foreground)
+    gains = _gains(counts.true_positives)
+    return gains * counts.precision / _positive(counts.foreground)
 
 
 def roc_area(counts: ThresholdCounts) -> np.ndarray:
@@ -104,8 +110,9 @@ def roc_area(counts: ThresholdCounts) -> np.ndarray:
     """
     hits = counts.true_positives
     middle = hits - 0.5 * _gains(hits)
+    steps = _gains(counts.false_positives)
     size = _positive(counts.foreground) * _positive(counts.background)
-    return _gains(counts.false_positives) * middle / size
+    return steps * middle / size
 
 
 def _gains(counts: np.ndarray) -> np.ndarray:

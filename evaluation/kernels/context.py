@@ -32,8 +32,10 @@ class Context(NamedTuple):
 def prepare(mask: np.ndarray) -> Context:
     """Prepares a mask, uint8 (H, W) of 0 and 255, with at least one pixel set."""
     inside = mask > 0
-    kernel = gaussian(*shape_of(inside)).astype(np.float32)
-    return Context(kernel, _filter(inside.astype(np.float32), kernel), inside)
+    covariance, row_radius, column_radius = shape_of(inside)
+    kernel = gaussian(covariance, row_radius, column_radius).astype(np.float32)
+    forward = _filter(inside.astype(np.float32), kernel)
+    return Context(kernel, forward, inside)
 
 
 def shape_of(inside: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -43,16 +45,22 @@ def shape_of(inside: np.ndarray) -> tuple[np.ndarray, int, int]:
         return np.eye(2) / 4, 1, 1
     covariance = np.cov(rows, columns) + EPS * np.eye(2)
     covariance *= ALPHA ** 2 / np.trace(covariance)
-    row_radius, column_radius = np.round(3 * np.sqrt(np.diag(covariance))).astype(int).tolist()
+    deviations = np.sqrt(np.diag(covariance))
+    radii = np.round(3 * deviations).astype(int)
+    row_radius, column_radius = radii.tolist()
     return covariance, row_radius, column_radius
 
 
 def gaussian(covariance: np.ndarray, row_radius: int, column_radius: int) -> np.ndarray:
     """A Gaussian with sum 1. A degenerate one, of a diagonal line of pixels, is that line."""
-    rows, columns = np.mgrid[-row_radius:row_radius + 1, -column_radius:column_radius + 1]
+    row_range = np.arange(-row_radius, row_radius + 1)
+    column_range = np.arange(-column_radius, column_radius + 1)
+    rows, columns = np.meshgrid(row_range, column_range, indexing='ij')
     offsets = np.stack((rows, columns), axis=-1)
-    inverse = np.linalg.inv(covariance + 1e-12 * np.eye(2))
-    kernel = np.exp(-0.5 * np.einsum('...i,ij,...j', offsets, inverse, offsets))
+    regular = covariance + 1e-12 * np.eye(2)
+    inverse = np.linalg.inv(regular)
+    squared_distances = np.einsum('...i,ij,...j', offsets, inverse, offsets)
+    kernel = np.exp(-0.5 * squared_distances)
     return kernel / kernel.sum()
 
 
@@ -68,9 +76,17 @@ def context_measure(prediction: np.ndarray, p: np.ndarray, context: Context) -> 
     total = values.sum(dtype=np.float64)
     if total == 0:
         return 0.0
-    forward = float(np.einsum('ij,ij->', values, context.forward, dtype=np.float64)) / total
+
+    # How much of the prediction lies in the mask's context.
+    explained = np.einsum('ij,ij->', values, context.forward, dtype=np.float64)
+    forward = float(explained) / total
+
+    # How much of the mask lies in the prediction's context.
     around = _filter(values, context.kernel)[context.inside]
-    reverse = float(np.mean(SCALE * -np.expm1(-around), dtype=np.float64))
+    inclusion = SCALE * -np.expm1(-around)
+    reverse = float(np.mean(inclusion, dtype=np.float64))
+    if forward + reverse == 0:
+        return 0.0
     return 2 * forward * reverse / (forward + reverse)
 
 

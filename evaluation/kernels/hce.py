@@ -52,6 +52,8 @@ def correction_effort(
         shape: (H, W) of the unpacked masks.
     """
     warn_of_old_opencv()
+
+    # What is right, too much and too little, before small errors are forgiven.
     inside = bits.valid(shape)
     correct = packed_mask & prediction
     excess = prediction & ~packed_mask
@@ -59,20 +61,24 @@ def correction_effort(
 
     # Wrong regions survive an erosion of the union by RELAX crosses, and grow back within
     # themselves. Pixels outside the image do not erode it.
-    core = ~bits.dilate_cross(~(packed_mask | prediction) & inside, inside, RELAX)
+    neither = ~(packed_mask | prediction) & inside
+    core = ~bits.dilate_cross(neither, inside, RELAX)
     grown_excess = bits.dilate_cross(excess & core, ~packed_mask & inside, RELAX)
     grown_missing = bits.dilate_cross(missing & core, ~prediction & inside, RELAX)
     false_positives = grown_excess & excess
     # A missed part of the skeleton is never forgiven.
-    false_negatives = grown_missing & missing | skeleton & ~correct
+    missed_skeleton = skeleton & ~correct
+    false_negatives = grown_missing & missing | missed_skeleton
 
     # Vertices count where the border touches what has to stay on its other side.
     foreground = correct | false_negatives
     background = ~(correct | false_positives | false_negatives) & inside
+    near_foreground = bits.dilate_cross(foreground, inside)
+    near_background = bits.dilate_cross(background, inside)
     columns = shape[1]
-    return (
-        _count_points(false_positives, bits.dilate_cross(foreground, inside), columns)
-        + _count_points(false_negatives, bits.dilate_cross(background, inside), columns))
+    excess_points = _count_points(false_positives, near_foreground, columns)
+    missing_points = _count_points(false_negatives, near_background, columns)
+    return excess_points + missing_points
 
 
 def _count_points(region: np.ndarray, condition: np.ndarray, columns: int) -> int:
@@ -81,28 +87,37 @@ def _count_points(region: np.ndarray, condition: np.ndarray, columns: int) -> in
         bits.unpack(region, columns), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
     if not contours:
         return 0
+
+    # The points of all contours one after another, and the contour of each.
     points = np.concatenate(contours)[:, 0]
     lengths = [len(contour) for contour in contours]
     owner = np.repeat(np.arange(len(contours)), lengths)
     counted = _first_within(points, condition, columns)
+
+    # Vertices of the border, and one point for each component without one.
     touched = np.zeros(len(contours), bool)
     touched[owner[counted]] = True
     parents = hierarchy[0, :, 3]
-    return _count_vertices(points, owner, counted) + _count_untouched(touched, parents)
+    vertices = _count_vertices(points, owner, counted)
+    untouched = _count_untouched(touched, parents)
+    return vertices + untouched
 
 
 def _first_within(points: np.ndarray, condition: np.ndarray, columns: int) -> np.ndarray:
     """Selects the contour points (K, 2), as (x, y), within `condition`, once for each pixel."""
     x = points[:, 0]
     y = points[:, 1]
-    pixels = y.astype(np.int64) * columns + x
+    row_starts = y.astype(np.int64) * columns
+    pixels = row_starts + x
     order = np.arange(len(points), dtype=np.int32)
+
     # The system provides memory only for the pages that are written. Of assignments to one pixel
     # the last stays, so they are made in reverse.
     first = np.empty(len(condition) * columns, np.int32)
     first[pixels[::-1]] = order[::-1]
     is_first = first[pixels] == order
-    return is_first & bits.lookup(condition, y, x)
+    is_within = bits.lookup(condition, y, x)
+    return is_first & is_within
 
 
 def _count_vertices(points: np.ndarray, owner: np.ndarray, counted: np.ndarray) -> int:
@@ -117,18 +132,31 @@ def _count_vertices(points: np.ndarray, owner: np.ndarray, counted: np.ndarray) 
     labels = np.where(counted, owner, -1)
     padded = np.concatenate([[-1], labels, [-1]])
     changes = np.flatnonzero(np.diff(padded))
-    starts = changes[padded[changes + 1] >= 0]
-    ends = changes[padded[changes] >= 0]
+    after = padded[changes + 1]
+    before = padded[changes]
+    starts = changes[after >= 0]
+    ends = changes[before >= 0]
 
+    # Contours are closed: their first and last runs may be one.
     joined, total = _join(points, owner[starts], starts, ends)
     starts = starts[~joined]
     ends = ends[~joined]
+
+    # Short runs are counted at once, long ones simplified one by one.
     lengths = ends - starts
     is_short = lengths <= SHORT
-    total += int(np.minimum(lengths[is_short], 2).sum())
-    for start, end in zip(starts[~is_short], ends[~is_short], strict=True):
-        total += len(cv2.approxPolyDP(points[start:end], EPSILON, False))
+    short_vertices = np.minimum(lengths[is_short], 2)
+    total += int(short_vertices.sum())
+    long_starts = starts[~is_short]
+    long_ends = ends[~is_short]
+    for start, end in zip(long_starts, long_ends, strict=True):
+        total += _vertices(points[start:end])
     return total
+
+
+def _vertices(polyline: np.ndarray) -> int:
+    """Counts the vertices of a simplified polyline (K, 2)."""
+    return len(cv2.approxPolyDP(polyline, EPSILON, False))
 
 
 def _join(
@@ -144,15 +172,24 @@ def _join(
     joined = np.zeros(len(starts), bool)
     if not len(starts):
         return joined, 0
-    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+
+    # The first and the last polyline of each contour.
+    changes = np.diff(owner, prepend=-1)
+    firsts = np.flatnonzero(changes)
     lasts = np.append(firsts[1:], len(owner)) - 1
-    gaps = np.abs(points[starts[firsts]] - points[ends[lasts] - 1]).max(axis=1)
+
+    # They touch where the first begins beside the end of the last.
+    first_points = points[starts[firsts]]
+    last_points = points[ends[lasts] - 1]
+    gaps = np.abs(first_points - last_points).max(axis=1)
     touching = (gaps <= 1) & (firsts != lasts)
+
     total = 0
     for first, last in zip(firsts[touching], lasts[touching], strict=True):
         front = points[starts[last]:ends[last]]
-        back = points[starts[first]:ends[first]][::-1]
-        total += len(cv2.approxPolyDP(np.concatenate([front, back]), EPSILON, False))
+        back = points[starts[first]:ends[first]]
+        polyline = np.concatenate([front, back[::-1]])
+        total += _vertices(polyline)
         joined[[first, last]] = True
     return joined, total
 
@@ -163,13 +200,18 @@ def _count_untouched(touched: np.ndarray, parents: np.ndarray) -> int:
     In the tree of contours those at even depth are the outer ones of components; those below them,
     at odd depth, are their holes.
     """
+    # The depth of each contour: the number of its ancestors.
     depth = np.zeros(len(parents), int)
     ancestors = parents
     while (ancestors >= 0).any():
         has_ancestor = ancestors >= 0
         depth += has_ancestor
         ancestors = np.where(has_ancestor, parents[ancestors], -1)
+
+    # A component is touched at its outer contour or at one of its holes.
     is_hole = depth % 2 == 1
     component_touched = touched.copy()
-    component_touched[parents[is_hole & touched]] = True
-    return int(np.count_nonzero(~component_touched & ~is_hole))
+    touched_holes = is_hole & touched
+    component_touched[parents[touched_holes]] = True
+    untouched = ~component_touched & ~is_hole
+    return int(np.count_nonzero(untouched))

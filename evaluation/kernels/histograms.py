@@ -85,18 +85,22 @@ def normalise(histogram: np.ndarray) -> Levels:
     A constant prediction is only divided by 255.
     """
     used = np.flatnonzero(histogram)
-    low, high = int(used[0]), int(used[-1])
+    low = int(used[0])
+    high = int(used[-1])
     if low == high:
         return unnormalised()
-    p = np.arange(LEVELS) / 255
-    p = np.clip((p - p[low]) / (p[high] - p[low]), 0, 1)
-    return Levels(p, (255 * p).astype(np.uint8), low, high)
+    x = np.arange(LEVELS) / 255
+    span = x[high] - x[low]
+    p = np.clip((x - x[low]) / span, 0, 1)
+    q = (255 * p).astype(np.uint8)
+    return Levels(p, q, low, high)
 
 
 def unnormalised() -> Levels:
     """The division by 255."""
     p = np.arange(LEVELS) / 255
-    return Levels(p, (255 * p).astype(np.uint8), 0, 255)
+    q = (255 * p).astype(np.uint8)
+    return Levels(p, q, 0, 255)
 
 
 def regroup(counts: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -113,50 +117,68 @@ def threshold_counts(histogram: np.ndarray) -> ThresholdCounts:
         histogram: int64 (2, 256), or (2, 258) with true and false positives of the adaptive and
             the binary prediction behind it; (targets, 2, ...) for several masks.
     """
-    falling = np.cumsum(histogram[..., LEVELS - 1::-1], axis=-1)
+    # What is found at each threshold, from the highest down; at the lowest it is everything.
+    by_value = histogram[..., LEVELS - 1::-1]
+    further = histogram[..., LEVELS:]
+    falling = np.cumsum(by_value, axis=-1)
     totals = falling[..., -1]
-    counts = np.concatenate((falling, histogram[..., LEVELS:]), axis=-1)
+    counts = np.concatenate((falling, further), axis=-1)
+
+    # One mask.
     if histogram.ndim == 2:
         foreground, background = totals.tolist()
-        return ThresholdCounts(counts[0], counts[1], foreground, foreground + background)
+        size = foreground + background
+        return ThresholdCounts(counts[0], counts[1], foreground, size)
+
+    # Several, whose totals are columns.
     foreground = totals[:, :1]
-    return ThresholdCounts(
-        counts[:, 0], counts[:, 1], foreground, foreground + totals[:, 1:])
+    size = foreground + totals[:, 1:]
+    return ThresholdCounts(counts[:, 0], counts[:, 1], foreground, size)
 
 
 def pool_counts(images: Sequence[ThresholdCounts]) -> ThresholdCounts:
     """Pools several images: adds their counts at each threshold, or lists all their targets."""
-    if images[0].true_positives.ndim > 1:
+    true_positives = [counts.true_positives for counts in images]
+    false_positives = [counts.false_positives for counts in images]
+    foregrounds = [np.asarray(counts.foreground) for counts in images]
+    sizes = [np.asarray(counts.size) for counts in images]
+
+    # Targets are listed; images are added up.
+    if true_positives[0].ndim > 1:
         return ThresholdCounts(
-            np.concatenate([counts.true_positives for counts in images]),
-            np.concatenate([counts.false_positives for counts in images]),
-            np.concatenate([counts.foreground for counts in images]),
-            np.concatenate([counts.size for counts in images]))
+            np.concatenate(true_positives),
+            np.concatenate(false_positives),
+            np.concatenate(foregrounds),
+            np.concatenate(sizes))
     return ThresholdCounts(
-        np.sum([counts.true_positives for counts in images], axis=0),
-        np.sum([counts.false_positives for counts in images], axis=0),
-        np.sum([np.asarray(counts.foreground) for counts in images], axis=0),
-        np.sum([np.asarray(counts.size) for counts in images], axis=0))
+        np.sum(true_positives, axis=0),
+        np.sum(false_positives, axis=0),
+        np.sum(foregrounds, axis=0),
+        np.sum(sizes, axis=0))
 
 
 def sum_targets(counts: ThresholdCounts) -> ThresholdCounts:
     """Adds the counts of several targets."""
     return ThresholdCounts(
-        counts.true_positives.sum(axis=0), counts.false_positives.sum(axis=0),
-        np.sum(counts.foreground), np.sum(counts.size))
+        counts.true_positives.sum(axis=0),
+        counts.false_positives.sum(axis=0),
+        np.sum(counts.foreground),
+        np.sum(counts.size))
 
 
 def absolute_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:
     """MAE: mean |p - g|."""
     total = inside @ (1 - p) + outside @ p
-    return float(total / (inside.sum() + outside.sum()))
+    size = inside.sum() + outside.sum()
+    return float(total / size)
 
 
 def squared_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:
     """MSE: mean (p - g)^2."""
     inside_total = inside @ (1 - p) ** 2
     outside_total = outside @ p ** 2
-    return float((inside_total + outside_total) / (inside.sum() + outside.sum()))
+    size = inside.sum() + outside.sum()
+    return float((inside_total + outside_total) / size)
 
 
 def s_measure(quadrants: np.ndarray, p: np.ndarray, alpha: float = 0.5) -> float:
@@ -167,6 +189,7 @@ def s_measure(quadrants: np.ndarray, p: np.ndarray, alpha: float = 0.5) -> float
         p: The value of each grey value, (256,).
         alpha: Weight of the object term against the region term.
     """
+    # An empty or a full mask has no structure: the mean decides.
     inside, outside = quadrants.sum(axis=0)
     size = quadrants.sum()
     foreground = inside.sum()
@@ -174,16 +197,21 @@ def s_measure(quadrants: np.ndarray, p: np.ndarray, alpha: float = 0.5) -> float
         mean = float((inside + outside) @ p / size)
         return mean if foreground else 1 - mean
 
+    # How evenly mask and background are filled.
     share = foreground / size
-    object_term = share * _object_score(inside, p) + (1 - share) * _object_score(outside, 1 - p)
+    inside_score = _object_score(inside, p)
+    outside_score = _object_score(outside, 1 - p)
+    object_term = share * inside_score + (1 - share) * outside_score
 
-    # The last weight is the rest, as published.
-    weights = list(quadrants.sum(axis=(1, 2))[:3] / size)
+    # How alike the structures are. The last quadrant's weight is the rest, as published.
+    areas = quadrants.sum(axis=(1, 2))
+    weights = list(areas[:3] / size)
     weights.append(1 - sum(weights))
     region_term = 0.0
     for weight, (inside, outside) in zip(weights, quadrants, strict=True):
         region_term += weight * _region_score(inside, outside, p)
-    return max(0.0, float(alpha * object_term + (1 - alpha) * region_term))
+    score = float(alpha * object_term + (1 - alpha) * region_term)
+    return max(0.0, score)
 
 
 def _object_score(counts: np.ndarray, x: np.ndarray) -> float:
@@ -192,7 +220,8 @@ def _object_score(counts: np.ndarray, x: np.ndarray) -> float:
     mean = counts @ x / size
     deviation = 0.0
     if size > 1:
-        deviation = np.sqrt(counts @ (x - mean) ** 2 / (size - 1))
+        variance = counts @ (x - mean) ** 2 / (size - 1)
+        deviation = np.sqrt(variance)
     return 2 * mean / (mean ** 2 + 1 + deviation + EPS)
 
 
@@ -207,6 +236,8 @@ def _region_score(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> flo
     background = size - foreground
     if size <= 1:
         return 0.0
+
+    # Variances and covariance, over N - 1.
     mean = total @ p / size
     share = foreground / size
     variance = 0.0
@@ -217,6 +248,8 @@ def _region_score(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> flo
     if variance and mask_variance:
         contrast = inside @ p / foreground - outside @ p / background
         covariance = mask_variance * contrast
+
+    # The product of luminance, contrast and structure.
     numerator = 4 * mean * share * covariance
     denominator = (mean ** 2 + share ** 2) * (variance + mask_variance)
     if numerator:
@@ -226,23 +259,30 @@ def _region_score(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> flo
 
 def e_measure(counts: ThresholdCounts) -> np.ndarray:
     """E-measure (Fan et al., IJCAI 2018): the sum over N - 1 + eps, as published."""
-    true, false = counts.true_positives, counts.false_positives
-    foreground, size = counts.foreground, counts.size
-    if foreground == 0:
-        return (size - false) / (size - 1 + EPS)
-    if foreground == size:
-        return true / (size - 1 + EPS)
+    true = counts.true_positives
+    false = counts.false_positives
+    foreground = counts.foreground
+    size = counts.size
+    divisor = size - 1 + EPS
 
-    # Four kinds of pixels: found or not, inside the mask or not.
+    # An empty or a full mask: the share of the pixels that are right.
+    if foreground == 0:
+        return (size - false) / divisor
+    if foreground == size:
+        return true / divisor
+
+    # Four kinds of pixels: found or not, inside the mask or not, each less its mean.
     mean = (true + false) / size
     share = foreground / size
-    total = np.zeros(np.shape(true))
-    for pixels, x, y in (
+    kinds = (
         (true, 1 - mean, 1 - share),
         (false, 1 - mean, -share),
         (foreground - true, -mean, 1 - share),
         (size - foreground - false, -mean, -share),
-    ):
+    )
+    total = np.zeros(np.shape(true))
+    for pixels, x, y in kinds:
         alignment = 2 * x * y / (x ** 2 + y ** 2 + EPS)
-        total = total + (alignment + 1) ** 2 / 4 * pixels
-    return total / (size - 1 + EPS)
+        enhanced = (alignment + 1) ** 2 / 4
+        total = total + enhanced * pixels
+    return total / divisor

@@ -23,7 +23,9 @@ Region = np.ndarray | None
 
 def absolute_sum(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
     """SAD: sum of absolute differences, in thousands."""
-    return float(_differences(pred, alpha, region) @ np.arange(256)) / 255 / THOUSAND
+    counts = _differences(pred, alpha, region)
+    total = float(counts @ np.arange(256))
+    return total / 255 / THOUSAND
 
 
 def absolute_mean(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
@@ -35,7 +37,8 @@ def absolute_mean(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
 def squared_mean(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
     """MSE: mean of squared differences; NaN for an empty region."""
     counts = _differences(pred, alpha, region)
-    return _mean(counts, (np.arange(256) / 255) ** 2)
+    values = np.arange(256) / 255
+    return _mean(counts, values ** 2)
 
 
 def _differences(pred: np.ndarray, alpha: np.ndarray, region: Region) -> np.ndarray:
@@ -59,7 +62,9 @@ def gradient(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
     total = 0.0
     for rows, padded in _differing_strips(pred, alpha):
         inner = slice(rows.start - padded.start, rows.stop - padded.start)
-        difference = _magnitude(pred[padded])[inner] - _magnitude(alpha[padded])[inner]
+        predicted = _magnitude(pred[padded])[inner]
+        true = _magnitude(alpha[padded])[inner]
+        difference = predicted - true
         if region is not None:
             difference = difference[region[rows]]
         total += float(np.vdot(difference, difference))
@@ -70,21 +75,25 @@ def _differing_strips(pred: np.ndarray, alpha: np.ndarray) -> Iterator[tuple[sli
     """Yields strips of rows whose gradients may differ, and the same with the filter's reach."""
     height = len(pred)
     for start in range(0, height, STRIP_ROWS):
-        rows = slice(start, min(start + STRIP_ROWS, height))
-        padded = slice(max(start - RADIUS, 0), min(rows.stop + RADIUS, height))
+        stop = min(start + STRIP_ROWS, height)
+        rows = slice(start, stop)
+        padded = slice(max(start - RADIUS, 0), min(stop + RADIUS, height))
         if not np.array_equal(pred[padded], alpha[padded]):
             yield rows, padded
 
 
 def _magnitude(matte: np.ndarray) -> np.ndarray:
     """The gradient's magnitude, float64."""
+    # The Gaussian and its derivative, which also divides the values by 255.
     x = np.arange(-RADIUS, RADIUS + 1, dtype=np.float64)
     gauss = np.exp(-x ** 2 / (2 * SIGMA ** 2))
     slope = x * gauss
     gauss /= np.linalg.norm(gauss)
     slope /= np.linalg.norm(slope) * 255
-    across = cv2.sepFilter2D(matte, cv2.CV_64F, slope, gauss, borderType=cv2.BORDER_REPLICATE)
-    down = cv2.sepFilter2D(matte, cv2.CV_64F, gauss, slope, borderType=cv2.BORDER_REPLICATE)
+
+    border = cv2.BORDER_REPLICATE
+    across = cv2.sepFilter2D(matte, cv2.CV_64F, slope, gauss, borderType=border)
+    down = cv2.sepFilter2D(matte, cv2.CV_64F, gauss, slope, borderType=border)
     return cv2.magnitude(across, down)
 
 
@@ -97,13 +106,18 @@ def connectivity(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
     """
     both = cv2.min(pred, alpha)
     losses = _connectivity_losses()
+
     # Pixels that belong to the largest component at all thresholds so far, as flat indices.
     inside = np.arange(pred.size)
     total = 0.0
     for step in range(1, STEPS + 1):
-        main = _largest_component(both >= -(-255 * step // STEPS)).reshape(-1)
+        # The threshold in grey levels, rounded up.
+        threshold = -(-255 * step // STEPS)
+        main = _largest_component(both >= threshold).reshape(-1)
+        # The pixels that leave the component here had the level of the step before.
         is_kept = main.take(inside)
-        total += _lost(pred, alpha, region, inside[~is_kept], losses[step - 1])
+        left = inside[~is_kept]
+        total += _lost(pred, alpha, region, left, losses[step - 1])
         inside = inside[is_kept]
     total += _lost(pred, alpha, region, inside, losses[STEPS])
     return total / THOUSAND
@@ -132,5 +146,7 @@ def _lost(
     """Adds the differences of connectivity of pixels of one level."""
     if region is not None:
         pixels = pixels[region.reshape(-1).take(pixels)]
-    difference = loss.take(pred.take(pixels)) - loss.take(alpha.take(pixels))
+    predicted = loss.take(pred.take(pixels))
+    true = loss.take(alpha.take(pixels))
+    difference = predicted - true
     return float(np.abs(difference).sum())

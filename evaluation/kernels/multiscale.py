@@ -37,11 +37,14 @@ def true_edges(mask: np.ndarray) -> TrueEdges:
     across = cv2.Sobel(binary, cv2.CV_16S, 1, 0, borderType=cv2.BORDER_CONSTANT)
     down = cv2.Sobel(binary, cv2.CV_16S, 0, 1, borderType=cv2.BORDER_CONSTANT)
     edges = (across != 0) | (down != 0)
+
+    # A cell of each scale is a range of codes: those that agree in their upper bits.
     cells = np.zeros(SCALES, np.int64)
-    for rows, columns in _tiles(mask.shape):
-        codes = np.sort(_codes(np.nonzero(edges[rows, columns][::-1, ::-1])))
+    for rows, columns in _tiles(edges.shape):
+        codes = _sorted_codes(edges[rows, columns])
         for scale in range(SCALES):
-            cells[scale] += np.count_nonzero(_starts(codes >> (2 * scale)))
+            cell_codes = codes >> (2 * scale)
+            cells[scale] += np.count_nonzero(_starts(cell_codes))
     return TrueEdges(edges, cells)
 
 
@@ -52,26 +55,43 @@ def multiscale_iou(prediction: np.ndarray, truth: TrueEdges) -> np.ndarray:
         prediction: uint8 (H, W).
         truth: The mask's edges.
     """
-    hits = np.zeros((SCALES, OUTSIDE + 1), np.int64)
-    padded = np.full((prediction.shape[0] + 2, prediction.shape[1] + 2), OUTSIDE, np.uint16)
+    height, width = prediction.shape
+    padded = np.full((height + 2, width + 2), OUTSIDE, np.uint16)
     padded[1:-1, 1:-1] = prediction
+
     # A pixel in a constant neighbourhood has no edge at any threshold.
-    ring = np.ones((3, 3), np.uint8)
-    is_busy = (cv2.dilate(padded, ring) != cv2.erode(padded, ring))[1:-1, 1:-1]
+    neighbourhood = np.ones((3, 3), np.uint8)
+    highest = cv2.dilate(padded, neighbourhood)
+    lowest = cv2.erode(padded, neighbourhood)
+    is_busy = (highest != lowest)[1:-1, 1:-1]
+
+    # Cells with a true and a predicted edge, tile by tile, each from its lower right corner.
+    hits = np.zeros((SCALES, OUTSIDE + 1), np.int64)
     for rows, columns in _tiles(prediction.shape):
-        tile = padded[rows.start:rows.stop + 2, columns.start:columns.stop + 2][::-1, ::-1]
-        busy = np.nonzero(is_busy[rows, columns][::-1, ::-1])
-        true = np.nonzero(truth.edges[rows, columns][::-1, ::-1])
-        if len(busy[0]) and len(true[0]):
-            _count_hits(tile, busy, np.sort(_codes(true)), hits)
-    ratios = (hits + 1) / _denominators(truth.cells)[:, None]
-    return (ratios.sum(axis=0) - (ratios[0] + ratios[-1]) / 2) / (SCALES - 1)
+        busy = np.nonzero(_turned(is_busy[rows, columns]))
+        if len(busy[0]) == 0:
+            continue
+        true = _sorted_codes(truth.edges[rows, columns])
+        if len(true) == 0:
+            continue
+        padded_rows = slice(rows.start, rows.stop + 2)
+        padded_columns = slice(columns.start, columns.stop + 2)
+        tile = _turned(padded[padded_rows, padded_columns])
+        _count_hits(tile, busy, true, hits)
+
+    # The area under the ratios over the scales, by trapezoids: the outer two count half.
+    denominators = _denominators(truth.cells)
+    ratios = (hits + 1) / denominators[:, None]
+    outer = (ratios[0] + ratios[-1]) / 2
+    area = ratios.sum(axis=0) - outer
+    return area / (SCALES - 1)
 
 
 def _denominators(cells: np.ndarray) -> np.ndarray:
     """The cells plus 1, in half precision as published; exact where that overflows."""
     with np.errstate(over='ignore'):
-        rounded = (cells.astype(np.float16) + np.float16(1)).astype(np.float64)
+        half_precision = cells.astype(np.float16) + np.float16(1)
+    rounded = half_precision.astype(np.float64)
     return np.where(np.isinf(rounded), cells + 1, rounded)
 
 
@@ -80,14 +100,27 @@ def _tiles(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
     height, width = shape
     for bottom in range(height, 0, -LARGEST_CELL):
         for right in range(width, 0, -LARGEST_CELL):
-            yield (slice(max(bottom - LARGEST_CELL, 0), bottom),
-                   slice(max(right - LARGEST_CELL, 0), right))
+            top = max(bottom - LARGEST_CELL, 0)
+            left = max(right - LARGEST_CELL, 0)
+            yield slice(top, bottom), slice(left, right)
+
+
+def _turned(tile: np.ndarray) -> np.ndarray:
+    """Turns a tile by 180 degrees, so that its cells begin at its first pixel."""
+    return tile[::-1, ::-1]
+
+
+def _sorted_codes(edges: np.ndarray) -> np.ndarray:
+    """Computes the sorted codes of the edges in a tile, boolean (H, W)."""
+    pixels = np.nonzero(_turned(edges))
+    return np.sort(_codes(pixels))
 
 
 def _codes(pixels: Sequence[np.ndarray]) -> np.ndarray:
     """Interleaves the bits of rows and columns, so that each cell is a range of codes."""
     rows, columns = pixels
-    return _spread()[rows] << 1 | _spread()[columns]
+    spread = _spread()
+    return spread[rows] << 1 | spread[columns]
 
 
 @cache
@@ -121,30 +154,41 @@ def _count_hits(
         true: Sorted codes of the true edges.
         hits: Counts by scale and grey value.
     """
+    # The pixels in the order of their codes, so that those of a cell lie together.
     codes = _codes(busy)
     order = np.argsort(codes)
     codes = codes[order]
-    rows, columns = busy[0][order], busy[1][order]
+    rows = busy[0][order]
+    columns = busy[1][order]
+
+    # The thresholds at which each is an edge, a part at a time for the cache.
     parts = []
     for start in range(0, len(codes), EDGES_AT_A_TIME):
         part = slice(start, start + EDGES_AT_A_TIME)
-        parts.append(_edge_sets(tile, rows[part], columns[part]))
+        edge_sets = _edge_sets(tile, rows[part], columns[part])
+        parts.append(edge_sets)
     sets = np.concatenate(parts)
+
     for scale in range(SCALES):
+        # Four cells become one: an edge in any of them is an edge of it.
         if scale:
-            codes, true = codes >> 2, true >> 2
+            codes = codes >> 2
+            true = true >> 2
             first = np.flatnonzero(_starts(codes))
             sets = np.bitwise_or.reduceat(sets, first, axis=0)
             codes = codes[first]
             true = true[_starts(true)]
-        near = np.minimum(np.searchsorted(true, codes), len(true) - 1)
-        _add_bits(sets[true[near] == codes], hits[scale])
+        # Only cells with a true edge count.
+        places = np.searchsorted(true, codes)
+        nearest = true[np.minimum(places, len(true) - 1)]
+        _add_bits(sets[nearest == codes], hits[scale])
 
 
 def _add_bits(sets: np.ndarray, counts: np.ndarray) -> None:
     """Adds up how many of the sets (N, 4) have each of the 256 bits."""
     for start in range(0, len(sets), EDGES_AT_A_TIME):
-        octets = sets[start:start + EDGES_AT_A_TIME].view(np.uint8)
+        some = sets[start:start + EDGES_AT_A_TIME]
+        octets = some.view(np.uint8)
         bits = np.unpackbits(octets, axis=1, bitorder='little')
         counts[:OUTSIDE] += np.add.reduce(bits, axis=0, dtype=np.int64)
 
@@ -152,23 +196,33 @@ def _add_bits(sets: np.ndarray, counts: np.ndarray) -> None:
 @cache
 def _upward_sets() -> np.ndarray:
     """For each grey value the set of thresholds that it reaches, (257, 4); none outside."""
-    reached = np.arange(OUTSIDE) <= np.arange(OUTSIDE + 1)[:, None]
+    thresholds = np.arange(OUTSIDE)
+    values = np.arange(OUTSIDE + 1)
+    reached = thresholds <= values[:, None]
     reached[OUTSIDE] = False
-    return np.packbits(reached, axis=1, bitorder='little').view('<u8')
+    octets = np.packbits(reached, axis=1, bitorder='little')
+    return octets.view('<u8')
 
 
 def _edge_sets(tile: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Computes at which thresholds pixels are edges: sets, uint64 (N, 4)."""
+    # The thresholds that each of the eight neighbours reaches; the tile has a border of one pixel.
     table = _upward_sets()
-    around = {}
-    for row in range(3):
-        for column in range(3):
-            if (row, column) != (1, 1):
-                around[row, column] = table[tile[rows + row, columns + column]]
-    left = _sobel_side(around[0, 0], around[1, 0], around[2, 0])
-    right = _sobel_side(around[0, 2], around[1, 2], around[2, 2])
-    top = _sobel_side(around[0, 0], around[0, 1], around[0, 2])
-    bottom = _sobel_side(around[2, 0], around[2, 1], around[2, 2])
+
+    def reached(row: int, column: int) -> np.ndarray:
+        values = tile[rows + row, columns + column]
+        return table[values]
+
+    top_left = reached(0, 0)
+    top_right = reached(0, 2)
+    bottom_left = reached(2, 0)
+    bottom_right = reached(2, 2)
+
+    # An edge is where opposite sides have different sums.
+    left = _sobel_side(top_left, reached(1, 0), bottom_left)
+    right = _sobel_side(top_right, reached(1, 2), bottom_right)
+    top = _sobel_side(top_left, reached(0, 1), top_right)
+    bottom = _sobel_side(bottom_left, reached(2, 1), bottom_right)
     differs = np.zeros_like(left[0])
     for one, other in zip(left + top, right + bottom, strict=True):
         differs |= one ^ other
@@ -180,4 +234,7 @@ def _sobel_side(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """first + 2 middle + last at all thresholds at once: the three binary digits of the sums."""
     carry = first & last
-    return first ^ last, middle ^ carry, middle & carry
+    ones = first ^ last
+    twos = middle ^ carry
+    fours = middle & carry
+    return ones, twos, fours

@@ -48,9 +48,12 @@ def histogram_by_label(
     for start in range(0, len(values), chunk):
         part = slice(start, start + chunk)
         # Little-endian pairs of bytes read as one 16-bit code: 256 label + value.
-        codes = cv2.merge([values[part], labels[part]]).view(np.uint16).reshape(1, -1)
-        found = cv2.calcHist([codes], [0], None, [counts.size], [0, counts.size])
-        counts += found.reshape(counts.shape).astype(np.int64)
+        pairs = cv2.merge([values[part], labels[part]])
+        codes = pairs.view(np.uint16).reshape(1, -1)
+        bins = counts.size
+        found = cv2.calcHist([codes], [0], None, [bins], [0, bins])
+        by_label = found.reshape(counts.shape)
+        counts += by_label.astype(np.int64)
     return counts
 
 
@@ -65,14 +68,17 @@ class RegionHistogram:
     def __init__(self, mask: np.ndarray, centre: tuple[int, int] = (0, 0)) -> None:
         self.words = as_words(mask)
         row, column = centre
-        labels = (mask == 0).view(np.uint8)  # INSIDE or OUTSIDE; below, plus twice the quadrant
-        sizes = []
-        for quadrant, (rows, columns) in enumerate((
+        quadrants = (
             (slice(row), slice(column)),
             (slice(row), slice(column, None)),
             (slice(row, None), slice(column)),
             (slice(row, None), slice(column, None)),
-        )):
+        )
+
+        # The label of each pixel is INSIDE or OUTSIDE, plus twice its quadrant.
+        labels = (mask == 0).view(np.uint8)
+        sizes = []
+        for quadrant, (rows, columns) in enumerate(quadrants):
             part = labels[rows, columns]
             outside = np.count_nonzero(part)
             sizes.append([part.size - outside, outside])
@@ -98,9 +104,10 @@ class RegionHistogram:
         Returns:
             int64 (4, 2, 256): quadrant, inside or outside the mask, grey value.
         """
+        values = words.view(np.uint8)
         labels = self._labels.take(places).view(np.uint8)
-        counts = histogram_by_label(words.view(np.uint8), labels, self._sizes.size)
-        counts = counts.reshape(4, 2, LEVELS)
+        by_label = histogram_by_label(values, labels, self._sizes.size)
+        counts = by_label.reshape(4, 2, LEVELS)
         # All other pixels equal the mask: 255 inside, 0 outside.
         equal = self._sizes - counts.sum(axis=-1)
         counts[:, INSIDE, -1] += equal[:, INSIDE]

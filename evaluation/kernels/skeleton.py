@@ -42,33 +42,51 @@ def skeletonize(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(mask.astype(np.uint8), 1)
     stride = padded.shape[1]
     codes = _neighbour_codes(padded).ravel()
-    halves = [np.isin(REMOVAL, removing).astype(np.uint8) for removing in ((1, 3), (2, 3))]
+
+    # What the first and the second half of a round remove.
+    halves = []
+    for removing in ((1, 3), (2, 3)):
+        is_removing = np.isin(REMOVAL, removing)
+        halves.append(is_removing.astype(np.uint8))
 
     # Offsets from the upper left neighbour, and the bit by which each neighbour sees this pixel:
     # that of the opposite direction.
     updates = []
     for bit, (row, column) in enumerate(NEIGHBOURS):
         opposite = (bit + 4) % 8
-        updates.append(((row + 1) * stride + column + 1, np.uint8(1 << opposite)))
+        offset = (row + 1) * stride + column + 1
+        own_bit = np.uint8(1 << opposite)
+        updates.append((offset, own_bit))
 
+    # The border: the pixels that lack a straight neighbour.
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     inside = cv2.erode(padded, cross)
     # The corner of the padding is never removed; OpenCV takes no empty array.
-    border = np.append(0, np.flatnonzero(padded != inside))
+    lacking = np.flatnonzero(padded != inside)
+    border = np.append(0, lacking)
+
+    # Rounds, until two halves after one another remove nothing.
     idle_halves = 0
     while idle_halves < 2:
         for table in halves:
-            is_removed = cv2.LUT(codes.take(border), table).reshape(-1).view(bool)
+            border_codes = codes.take(border)
+            is_removed = cv2.LUT(border_codes, table).reshape(-1).view(bool)
             removed = border.compress(is_removed)
             idle_halves = 0 if len(removed) else idle_halves + 1
+
+            # The removed pixels' neighbours may become part of the border.
             upper_left = removed - (stride + 1)
             parts = [border.compress(~is_removed)]
             for offset, own_bit in updates:
-                parts.append(_clear_neighbour(codes[offset:], upper_left, own_bit) + offset)
+                uncovered = _clear_neighbour(codes[offset:], upper_left, own_bit)
+                parts.append(uncovered + offset)
             border = np.concatenate(parts)
+
+    # What is left: the border, and pixels that never came to lie on it.
     skeleton = codes & STRAIGHT == STRAIGHT
     skeleton[border] = True
-    return skeleton.reshape(padded.shape)[1:-1, 1:-1]
+    whole = skeleton.reshape(padded.shape)
+    return whole[1:-1, 1:-1]
 
 
 def _neighbour_codes(padded: np.ndarray) -> np.ndarray:
@@ -79,7 +97,8 @@ def _neighbour_codes(padded: np.ndarray) -> np.ndarray:
     kernel = np.zeros((3, 3), np.float32)
     for bit, (row, column) in enumerate(NEIGHBOURS):
         kernel[row + 1, column + 1] = 1 << bit
-    return cv2.filter2D(padded, cv2.CV_8U, kernel, borderType=cv2.BORDER_CONSTANT) * padded
+    codes = cv2.filter2D(padded, cv2.CV_8U, kernel, borderType=cv2.BORDER_CONSTANT)
+    return codes * padded
 
 
 def _clear_neighbour(codes: np.ndarray, pixels: np.ndarray, bit: np.uint8) -> np.ndarray:
@@ -91,7 +110,8 @@ def _clear_neighbour(codes: np.ndarray, pixels: np.ndarray, bit: np.uint8) -> np
     codes[pixels] = before & ~bit
     if not bit & STRAIGHT:
         return pixels[:0]
-    return pixels.compress(before & STRAIGHT == STRAIGHT)
+    had_all = before & STRAIGHT == STRAIGHT
+    return pixels.compress(had_all)
 
 
 def cached_skeleton(mask: np.ndarray, folder: str | os.PathLike | None) -> np.ndarray:
@@ -101,19 +121,23 @@ def cached_skeleton(mask: np.ndarray, folder: str | os.PathLike | None) -> np.nd
     """
     if folder is None:
         return skeletonize(mask)
+
+    # The file's name follows from the mask alone.
     content = repr(mask.shape).encode() + np.packbits(mask).tobytes()
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     path = Path(folder, digest[:2], f'{digest}.npy')
+
     skeleton = np.zeros(mask.shape, bool)
     try:
-        skeleton.reshape(-1)[np.load(path, allow_pickle=False)] = True
+        pixels = np.load(path, allow_pickle=False)
+        skeleton.reshape(-1)[pixels] = True
     except (OSError, ValueError, IndexError, EOFError):
         skeleton = skeletonize(mask)
-        _keep(path, skeleton)
+        _write_cached(path, skeleton)
     return skeleton
 
 
-def _keep(path: Path, skeleton: np.ndarray) -> None:
+def _write_cached(path: Path, skeleton: np.ndarray) -> None:
     """Writes a skeleton, or warns once that there is no place for it."""
     try:
         with atomic_write(path) as file:

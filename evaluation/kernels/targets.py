@@ -36,16 +36,24 @@ class Targets(NamedTuple):
 
 def find_targets(mask: np.ndarray) -> Targets:
     """Finds the targets of a mask, uint8 (H, W) of 0 and 255."""
+    # Components that are large enough; the first in OpenCV's list is the background.
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     components = stats[1:]
     areas = components[:, cv2.CC_STAT_AREA]
-    large = components[areas >= min(SMALLEST, areas.max(initial=0))]
+    smallest = min(SMALLEST, areas.max(initial=0))
+    large = components[areas >= smallest]
+
+    # Their bounding boxes.
     boxes = []
     for left, top, width, height, _ in large.tolist():
-        boxes.append((slice(top, top + height), slice(left, left + width)))
+        rows = slice(top, top + height)
+        columns = slice(left, left + width)
+        boxes.append((rows, columns))
     if not boxes:
-        boxes.append((slice(0, mask.shape[0]), slice(0, mask.shape[1])))
+        height, width = mask.shape
+        boxes.append((slice(0, height), slice(0, width)))
 
+    # Which pixels lie in no box.
     labels = (mask == 0).view(np.uint8)
     for box in boxes:
         labels[box] = IN_A_BOX
@@ -60,7 +68,9 @@ def box_histograms(
     histograms = []
     for box in boxes:
         labels = (mask[box] == 0).view(np.uint8)
-        histograms.append(histogram_by_label(prediction[box].ravel(), labels.ravel(), 2))
+        values = prediction[box].ravel()
+        histogram = histogram_by_label(values, labels.ravel(), 2)
+        histograms.append(histogram)
     return np.stack(histograms)
 
 
@@ -73,19 +83,30 @@ def target_counts(histograms: np.ndarray, levels: Levels, size: int) -> np.ndarr
         size: Pixels of the image. Those outside the box count as 0 in the mean that gives the
             adaptive threshold, and are found only if that is 0.
     """
-    means = histograms.sum(axis=1) @ levels.p / size
+    # Each target's adaptive threshold.
+    totals = histograms.sum(axis=1)
+    means = totals @ levels.p / size
     thresholds = np.minimum(2 * means, 1)
-    adaptive = (histograms * (levels.p >= thresholds[:, None, None])).sum(axis=2)
-    adaptive[thresholds <= 0, OUTSIDE] += size - histograms.sum(axis=(1, 2))[thresholds <= 0]
+
+    # What is found at it in the box, and at a threshold of 0 all around the box too.
+    is_found = levels.p >= thresholds[:, None, None]
+    adaptive = (histograms * is_found).sum(axis=2)
+    areas = histograms.sum(axis=(1, 2))
+    finds_all = thresholds <= 0
+    adaptive[finds_all, OUTSIDE] += size - areas[finds_all]
+
+    # Behind the counts by grey value.
     binary = histograms @ (levels.p > 0.5)
     found = np.stack((adaptive, binary), axis=2)
-    return np.concatenate((regroup(histograms, levels.q), found), axis=2)
+    by_value = regroup(histograms, levels.q)
+    return np.concatenate((by_value, found), axis=2)
 
 
 def in_image(counts: np.ndarray, size: int) -> np.ndarray:
     """Adds the pixels outside each box, which are background and 0, to counts in the boxes."""
     whole = counts.copy()
-    whole[:, OUTSIDE, 0] += size - counts[..., :LEVELS].sum(axis=(1, 2))
+    areas = counts[..., :LEVELS].sum(axis=(1, 2))
+    whole[:, OUTSIDE, 0] += size - areas
     return whole
 
 
@@ -96,11 +117,19 @@ def absolute_error(
 
     What is between them weighs as its area over the area of the boxes.
     """
+    # The mean error in each box, from the error of each grey value inside and outside the mask.
     errors = np.stack((1 - levels.p, levels.p))
-    box_errors = (histograms * errors).sum(axis=(1, 2)) / histograms.sum(axis=(1, 2))
-    if targets.between == 0:
+    box_sums = (histograms * errors).sum(axis=(1, 2))
+    areas = histograms.sum(axis=(1, 2))
+    box_errors = box_sums / areas
+    between = targets.between
+    if between == 0:
         return float(box_errors.mean())
+
+    # The mean error between the boxes.
     rest = histogram_by_label(prediction.ravel(), targets.labels.ravel(), IN_A_BOX)
-    rest_error = (rest * errors).sum() / targets.between
-    weight = targets.between / (prediction.size - targets.between)
-    return float((box_errors.sum() + weight * rest_error) / (len(box_errors) + weight))
+    rest_error = (rest * errors).sum() / between
+
+    weight = between / (prediction.size - between)
+    total = box_errors.sum() + weight * rest_error
+    return float(total / (len(box_errors) + weight))

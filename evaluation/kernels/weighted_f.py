@@ -51,22 +51,27 @@ class Surroundings(NamedTuple):
 def surroundings(mask: np.ndarray) -> Surroundings:
     """Prepares a mask, uint8 (H, W) of 0 and 255, with at least one pixel set."""
     # float32 distances are exact enough for their squares to round to the right integer.
-    distance = cv2.distanceTransform(cv2.bitwise_not(mask), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    background = cv2.bitwise_not(mask)
+    distance = cv2.distanceTransform(background, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     squares = cv2.multiply(distance, distance, dtype=cv2.CV_16U)
 
-    reach = np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)
-    reached = cv2.dilate(mask, reach) ^ mask
+    # The background pixels whose errors the Gaussian reaches from the mask.
+    size = 2 * REACH + 1
+    square = np.ones((size, size), np.uint8)
+    reached = cv2.dilate(mask, square) ^ mask
     near = np.flatnonzero(reached > 0)
 
     # The same pixels, as indices into the padded mask.
     padded = _pad(mask)
-    width, stride = mask.shape[1], padded.shape[1]
+    width = mask.shape[1]
+    stride = padded.shape[1]
     offset = MARGIN * stride + PIXELS_PER_WORD
-    near_padded = near + near // width * (stride - width) + offset
+    row_gaps = near // width * (stride - width)
+    near_padded = near + row_gaps + offset
 
     nearest = _nearest(padded, near_padded, squares.take(near))
-    return Surroundings(
-        padded, near_padded, nearest, pad_to_words(squares).reshape(-1, PIXELS_PER_WORD))
+    squares_by_word = pad_to_words(squares).reshape(-1, PIXELS_PER_WORD)
+    return Surroundings(padded, near_padded, nearest, squares_by_word)
 
 
 def _pad(image: np.ndarray) -> np.ndarray:
@@ -107,6 +112,7 @@ def _nearest(padded: np.ndarray, pixels: np.ndarray, squared: np.ndarray) -> np.
     stride = padded.shape[1]
     found = np.full(len(pixels), -1, np.int64)
     sides = range(-MARGIN, MARGIN + 1)
+
     # Each pixel has a mask pixel within REACH rows and columns, which bounds the squared distance.
     for square in range(1, 2 * REACH ** 2 + 1):
         pending = np.flatnonzero(squared == square)
@@ -147,17 +153,24 @@ def weighted_f(
         words_at_a_time: Words whose weights are looked up at a time.
     """
     span = levels.high - levels.low
+
     # Errors of mask pixels in grey levels; beside the mask, the error at the nearest mask pixel.
     error = _pad(levels.high - prediction)
     error.reshape(-1)[around.near] = error.take(around.nearest)
 
-    missed = _damped_sum(error, error & around.padded, blocks_at_a_time) / span
+    # The weighted errors inside and outside the mask, from grey levels to 0..1.
+    own = error & around.padded
+    damped = _damped_sum(error, own, blocks_at_a_time)
     weighted = _weighted_sum(excess, places, levels.low, around.squares, words_at_a_time)
+    missed = damped / span
     false_positives = weighted / span
+
+    # Their F-measure.
     true_positives = foreground_count - missed
     recall = 1 - missed / foreground_count
     precision = true_positives / (true_positives + false_positives + EPS)
-    return float((1 + beta) * recall * precision / (recall + beta * precision + EPS))
+    numerator = (1 + beta) * recall * precision
+    return float(numerator / (recall + beta * precision + EPS))
 
 
 def _weighted_sum(
@@ -175,7 +188,8 @@ def _weighted_sum(
         # Inside the mask the difference may wrap, but there the weight is 0.
         values = words.take(some).view(np.uint8) - np.uint8(low)
         distances = squares.take(places.take(some), axis=0).reshape(1, -1)
-        total += float(np.einsum('i,i->', values, weights(distances)[0]))
+        weighted = np.einsum('i,i->', values, weights(distances)[0])
+        total += float(weighted)
     return total
 
 
@@ -187,8 +201,11 @@ def _damped_sum(error: np.ndarray, own: np.ndarray, at_a_time: int) -> float:
         own: The errors inside the mask, 0 elsewhere.
         at_a_time: Blocks that are filtered at a time.
     """
-    kernel = np.exp(-np.arange(-REACH, REACH + 1) ** 2 / 50)
+    offsets = np.arange(-REACH, REACH + 1)
+    kernel = np.exp(-offsets ** 2 / 50)
     kernel /= kernel.sum()
+
+    # Both images as words, so that a block is a column of STRIP_ROWS numbers.
     word = PIXELS_PER_WORD
     error = error.view(np.uint64)
     own = own.view(np.uint64)
@@ -203,19 +220,26 @@ def _damped_sum(error: np.ndarray, own: np.ndarray, at_a_time: int) -> float:
 
     # All kept blocks side by side. The filter is wrong at the seams, in words without error.
     strips, columns = np.nonzero(kept)
-    strip_rows = np.arange(MARGIN - REACH, MARGIN + STRIP_ROWS + REACH)[:, None]
-    places = (strips * STRIP_ROWS + strip_rows) * row_words + columns
+    first_row = MARGIN - REACH
+    last_row = MARGIN + STRIP_ROWS + REACH
+    strip_rows = np.arange(first_row, last_row)
+    rows = strips * STRIP_ROWS + strip_rows[:, None]
+    places = rows * row_words + columns
+    own_places = places[REACH:-REACH]
     error_blocks = error.take(places).view(np.uint8)
-    own_blocks = own.take(places[REACH:-REACH]).view(np.uint8)
+    own_blocks = own.take(own_places).view(np.uint8)
 
+    # A part at a time, filtered with one more block on either side.
     total = 0.0
     last = own_blocks.shape[1] - word
-    for start in range(word, last, at_a_time * word):
-        stop = min(start + at_a_time * word, last)
+    step = at_a_time * word
+    for start in range(word, last, step):
+        stop = min(start + step, last)
+        part = error_blocks[:, start - word:stop + word]
         blurred = cv2.sepFilter2D(
-            error_blocks[:, start - word:stop + word], cv2.CV_64F, kernel, kernel,
-            borderType=cv2.BORDER_CONSTANT)
-        blurred = blurred[REACH:-REACH, word:-word]
+            part, cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_CONSTANT)
+        inner = blurred[REACH:-REACH, word:-word]
         unblurred = own_blocks[:, start:stop].astype(np.float64)
-        total += float(cv2.min(blurred, unblurred).sum())
+        smaller = cv2.min(inner, unblurred)
+        total += float(smaller.sum())
     return total

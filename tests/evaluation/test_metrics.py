@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import config
@@ -89,7 +89,17 @@ def test_usual_metrics_agree_with_the_definitions(pair):
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
+def far_apart() -> tuple[np.ndarray, np.ndarray]:
+    """A prediction without any of the mask in its context."""
+    pred = np.zeros((40, 40), np.uint8)
+    gt = pred.copy()
+    pred[2, 2:9] = 255
+    gt[35:37, 30:32] = 255
+    return pred, gt
+
+
 @settings(max_examples=20, deadline=None)
+@example(far_apart())
 @given(pairs(largest=24))
 def test_agrees_with_the_definitions(pair):
     found = score_pair(*pair)
