@@ -96,7 +96,8 @@ def blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray
 def draw_frame(rng: np.random.Generator, size: int) -> Frame:
     """Draws a frame of about size x size pixels: square, or 5:4, 4:3 or 3:2, upright or not."""
     ratio = rng.choice([1, 1.25, 4 / 3, 1.5])
-    aspect = ratio ** rng.choice([-1, 1])
+    direction = rng.choice([-1, 1])
+    aspect = ratio ** direction
     height = size * aspect ** -.5
     width = size * aspect ** .5
     return round(height), round(width)
@@ -473,7 +474,8 @@ def _distance_to_edge(layer: np.ndarray) -> np.ndarray:
     """Distance of each pixel inside a layer to its edge, in pixels, measured at twice the size."""
     larger = cv2.resize(layer, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     inside = (larger > .5).astype(np.uint8)
-    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5) / 2
+    doubled = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    distance = doubled / 2
     return cv2.resize(distance, layer.shape[::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -515,9 +517,11 @@ def gradient(rng: np.random.Generator, frame: Frame, strength: float) -> np.ndar
     """A ramp through the frame in a random direction, float32 (H, W), -strength..strength."""
     angle = rng.uniform(0, 2 * np.pi)
     height, width = frame
-    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    x = np.linspace(-1, 1, width, dtype=np.float32)[None]
-    ramp = math.sin(angle) * y + math.cos(angle) * x
+    y = np.linspace(-1, 1, height, dtype=np.float32)
+    x = np.linspace(-1, 1, width, dtype=np.float32)
+    down = math.sin(angle) * y
+    right = math.cos(angle) * x
+    ramp = down[:, None] + right[None]
     scale = np.float32(strength / math.sqrt(2))  # the ramp ends at up to the square root of 2
     return scale * ramp
 

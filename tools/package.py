@@ -49,7 +49,8 @@ class Checkout:
         """Names of the modules and packages at the top of the checkout."""
         files = {path.stem for path in self.root.glob('*.py')}
         folders = {path.parent.name for path in self.root.glob('*/__init__.py')}
-        return (files | folders) - {TOP, '__main__'}
+        package_itself = {TOP, '__main__'}
+        return (files | folders) - package_itself
 
     @cached_property
     def commands(self) -> dict[str, str]:
