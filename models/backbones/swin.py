@@ -216,10 +216,9 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, C) -> the same shape."""
-        attended = self._attend(self.norm1(x))
-        x = x + self.drop_path(attended)
-        mixed = self.mlp(self.norm2(x))
-        return x + self.drop_path(mixed)
+        # A name for either branch would keep its map alive longer than it is needed.
+        x = x + self.drop_path(self._attend(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
         """Pads bottom and right to whole windows, then rolls, attends, rolls back and crops."""

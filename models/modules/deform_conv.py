@@ -81,8 +81,7 @@ class DeformableConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, H, W) -> (B, out_channels, H, W)."""
         offset = self.offset_conv(x)
-        logit = self.modulator_conv(x)
-        modulation = 2 * logit.sigmoid()
+        modulation = 2 * self.modulator_conv(x).sigmoid()
         return deform_conv2d(x, offset, modulation, self.regular_conv.weight)
 
 
