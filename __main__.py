@@ -23,17 +23,28 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that the first argument names, with the others as its own."""
-    listed = '\n'.join(f'  {name:8} {meaning}' for name, (_, meaning) in COMMANDS.items())
+    lines = []
+    for name, (_, meaning) in COMMANDS.items():
+        lines.append(f'  {name:8} {meaning}')
+    listed = '\n'.join(lines)
     parser = argparse.ArgumentParser(
-        prog='birefnet', usage='%(prog)s COMMAND [ARGUMENT ...]',
+        prog='birefnet',
+        usage='%(prog)s COMMAND [ARGUMENT ...]',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description='High-resolution dichotomous image segmentation with bilateral reference.',
-        epilog=f'commands:\n{listed}\n\n`birefnet COMMAND --help` lists the options of one.')
+        epilog=f'commands:\n{listed}\n\n`birefnet COMMAND --help` lists the options of one.',
+    )
     parser.add_argument('command', choices=COMMANDS, help=argparse.SUPPRESS)
-    command = parser.parse_args(sys.argv[1:2] or ['--help']).command
-    script, *first = COMMANDS[command][0].split()
+
+    # Only the first argument is read here; all others, --help included, are the script's.
+    own_arguments = sys.argv[1:2] or ['--help']
+    command = parser.parse_args(own_arguments).command
+    call, _ = COMMANDS[command]
+    script, *first = call.split()
     program = 'birefnet' if first else f'birefnet {command}'
     sys.argv[:2] = [program, *first]  # the script's usage begins with it
+
+    # The script runs as if it had been started itself.
     assert __spec__
     package = __spec__.parent  # '' where the checkout itself is run
     module = f'{package}.{script}' if package else script

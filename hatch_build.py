@@ -45,12 +45,15 @@ class PackageHook(BuildHookInterface):
     """Gives a wheel the checkout as a package, an editable one a package that leads there."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        root, self.folder = Path(self.root), Path(tempfile.mkdtemp())
+        root = Path(self.root)
+        self.folder = Path(tempfile.mkdtemp())
         if version == 'editable':
-            (self.folder / '__init__.py').write_text(link(root), encoding='utf-8')
+            start = self.folder / '__init__.py'
+            start.write_text(link(root), encoding='utf-8')
             build_data['force_include_editable'][str(self.folder)] = 'birefnet'
         else:
-            package_tool(root).Checkout(root).write(self.folder)
+            checkout = package_tool(root).Checkout(root)
+            checkout.write(self.folder)
             build_data['force_include'][str(self.folder)] = 'birefnet'
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
@@ -62,8 +65,12 @@ class RequirementsHook(MetadataHookInterface):
 
     def update(self, metadata: dict[str, Any]) -> None:
         text = Path(self.root, 'requirements.txt').read_text(encoding='utf-8')
-        lines = (re.sub(r'(^|\s)#.*', '', line).strip() for line in text.splitlines())
-        metadata['dependencies'] = list(filter(None, lines))
+        requirements = []
+        for line in text.splitlines():
+            without_comment = re.sub(r'(^|\s)#.*', '', line).strip()
+            if without_comment:
+                requirements.append(without_comment)
+        metadata['dependencies'] = requirements
 
 
 def get_build_hook() -> type[BuildHookInterface]:

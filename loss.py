@@ -105,8 +105,9 @@ def _window_sums(x: Tensor, window: int) -> Tensor:
 
     The border is padded with zeros.
     """
-    pad_right = -x.shape[-1] % window
-    pad_bottom = -x.shape[-2] % window
+    height, width = x.shape[-2:]
+    pad_right = -width % window
+    pad_bottom = -height % window
     padded = F.pad(x, (0, pad_right, 0, pad_bottom))
     columns_split = padded.unflatten(-1, (-1, window))
     windows = columns_split.unflatten(-3, (-1, window))  # (B, 1, rows, window, columns, window)
@@ -149,7 +150,8 @@ def _gaussian(size: int = 11, sigma: float = 1.5) -> list[float]:
     They are float32 as published, so that training figures in float64 agree too.
     """
     distances = torch.arange(size) - size // 2
-    taps = torch.exp(-distances.float() ** 2 / (2 * sigma ** 2))
+    squares = distances.float() ** 2
+    taps = torch.exp(-squares / (2 * sigma ** 2))
     return (taps / taps.sum()).tolist()
 
 
@@ -169,6 +171,7 @@ class _Blur(torch.autograd.Function):
         """x (..., H, W) -> the same shape."""
         centre = len(_Blur.taps) // 2
         for dim in (-1, -2):
+            # Each pair of taps adds the values `shift` before and `shift` after.
             length = x.shape[dim]
             blurred = x * _Blur.taps[centre]
             for shift in range(1, min(centre + 1, length)):
@@ -200,11 +203,13 @@ def ssim(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     mean_squares = _Blur.apply(p * p + g * g)
     mean_product = _Blur.apply(p * g)
 
+    # Moments about the means.
     product_of_means = mean_p * mean_g
     squares_of_means = mean_p * mean_p + mean_g * mean_g
     covariance = mean_product - product_of_means
     variances = mean_squares - squares_of_means
 
+    # Luminance times contrast and structure, as one fraction.
     numerator = (2 * product_of_means + c1) * (2 * covariance + c2)
     denominator = (squares_of_means + c1) * (variances + c2)
     similarity = numerator / denominator
@@ -219,9 +224,13 @@ def cnt(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     """
     down = p.diff(dim=-2)[..., 1:, :-2]  # (B, 1, H-2, W-2)
     right = p.diff(dim=-1)[..., :-2, 1:]
-    length = (down ** 2 + right ** 2 + 1e-8).sqrt().mean()
-    inside = (p * (g - 1) ** 2).mean()
-    outside = ((1 - p) * g ** 2).mean()
+    squared_gradient = down ** 2 + right ** 2
+    length = (squared_gradient + 1e-8).sqrt().mean()  # the root of 0 has no finite gradient
+
+    misfit_inside = p * (g - 1) ** 2
+    misfit_outside = (1 - p) * g ** 2
+    inside = misfit_inside.mean()
+    outside = misfit_outside.mean()
     return 10 * length + inside + outside
 
 
@@ -236,8 +245,10 @@ def structure(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     mean = F.avg_pool2d(mean, (1, 31), 1, (0, 15))
     weight = 1 + 5 * (mean - g).abs()
 
+    # Both terms count each pixel by its weight.
     per_pixel = F.binary_cross_entropy_with_logits(logit, g, reduction='none')
-    entropy = (weight * per_pixel).sum(IMAGE_DIMS) / weight.sum(IMAGE_DIMS)
+    weighted_sum = (weight * per_pixel).sum(IMAGE_DIMS)
+    entropy = weighted_sum / weight.sum(IMAGE_DIMS)
 
     intersection = (weight * p * g).sum(IMAGE_DIMS)
     total = (weight * (p + g)).sum(IMAGE_DIMS)
@@ -268,18 +279,21 @@ def pixel_terms(
     Returns:
         A scalar for each name, float32 (float64 where the logits are).
     """
+    # Resizing, sigmoid and mask are the same for all losses.
     mask = _full_precision(mask)
     outputs = []
     for logit in logits:
         resized = _resize(_full_precision(logit), mask.shape[-2:])
-        outputs.append((resized, resized.sigmoid(), mask.to(resized.dtype)))
+        p = resized.sigmoid()
+        outputs.append((resized, p, mask.to(resized.dtype)))
 
     terms: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if not weight:
             continue
         function = PIXEL_LOSSES[name].function
-        terms[name] = weight * add_losses(function(*output) for output in outputs)
+        losses = [function(*output) for output in outputs]
+        terms[name] = weight * add_losses(losses)
     return terms
 
 
@@ -400,6 +414,8 @@ class Criterion:
         for name in terms:
             if PIXEL_LOSSES[name].summed_over_batch:
                 terms[name] = terms[name] * num_averaged_batches
+
+        # The other terms are those whose outputs the network has.
         if output.edge_pairs:
             terms['edge'] = self.edge_weight * edge_loss(output.edge_pairs)
         if output.class_logits is not None:
@@ -428,8 +444,11 @@ def generator_loss(discriminator: nn.Module, p: Tensor, image: Tensor) -> Tensor
         p: (B, 1, H, W), the final map after the sigmoid.
         image: (B, 3, H, W), normalised.
     """
-    fixed = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    logit = torch.func.functional_call(discriminator, fixed, (p * image,))
+    fixed = {}
+    for name, parameter in discriminator.named_parameters():
+        fixed[name] = parameter.detach()
+    cut_out = p * image
+    logit = torch.func.functional_call(discriminator, fixed, (cut_out,))
     return _verdict_loss(logit, real=True)
 
 
@@ -444,6 +463,8 @@ def discriminator_loss(discriminator: nn.Module, p: Tensor, gt: Tensor, image: T
         gt: (B, 1, H, W) in 0..1, the true mask.
         image: (B, 3, H, W), normalised.
     """
-    real = _verdict_loss(discriminator(gt * image), real=True)
-    fake = _verdict_loss(discriminator(p.detach() * image), real=False)
+    real_logit = discriminator(gt * image)
+    fake_logit = discriminator(p.detach() * image)
+    real = _verdict_loss(real_logit, real=True)
+    fake = _verdict_loss(fake_logit, real=False)
     return (real + fake) / 2

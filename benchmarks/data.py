@@ -67,7 +67,8 @@ def make_mosaic(photographs: list[np.ndarray], number: int) -> np.ndarray:
     for row in range(GRID):
         tiles = []
         for column in range(GRID):
-            photograph = photographs[(row + 2 * column + number) % len(photographs)]
+            index = (row + 2 * column + number) % len(photographs)
+            photograph = photographs[index]
             tiles.append(cv2.resize(photograph, size, interpolation=cv2.INTER_CUBIC))
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows)
@@ -92,6 +93,7 @@ def plain_sample(pair: Pair, rng: np.random.Generator) -> tuple[torch.Tensor, to
 
     Draws random numbers as `data.transforms` does, so that both rotate in the same rounds.
     """
+    # Read and resized.
     bgr = cv2.imread(str(pair.image))
     grey = cv2.imread(str(pair.mask), cv2.IMREAD_GRAYSCALE)
     assert bgr is not None, pair.image
@@ -100,6 +102,7 @@ def plain_sample(pair: Pair, rng: np.random.Generator) -> tuple[torch.Tensor, to
     image = Image.fromarray(cv2.resize(rgb, SIZE))
     mask = Image.fromarray(cv2.resize(grey, SIZE))
 
+    # The augmentations, by Pillow.
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         mask = mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -111,16 +114,19 @@ def plain_sample(pair: Pair, rng: np.random.Generator) -> tuple[torch.Tensor, to
         factor = rng.integers(low, high, endpoint=True) / 10
         image = enhancer(image).enhance(factor)
 
+    # The tensors.
     pixels = np.array(image)
     _pepper(pixels)
-    normalised = functional.normalize(functional.to_tensor(pixels), IMAGENET_MEAN, IMAGENET_STD)
+    tensor = functional.to_tensor(pixels)
+    normalised = functional.normalize(tensor, IMAGENET_MEAN, IMAGENET_STD)
     return normalised, functional.to_tensor(mask)
 
 
 def _pepper(pixels: np.ndarray) -> None:
     """Sets single pixels to black or white, in place."""
     height, width = pixels.shape[:2]
-    for _ in range(int(0.0015 * height * width)):
+    count = int(0.0015 * height * width)
+    for _ in range(count):
         y = random.randrange(height)
         x = random.randrange(width)
         pixels[y, x] = 255 * random.randrange(2)
@@ -185,6 +191,8 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=120, help='timed samples of each kind')
     parser.add_argument('--images', type=int, default=4, help='different images')
     arguments = parser.parse_args()
+
+    # One thread, as each worker of a data loader has.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
@@ -206,6 +214,7 @@ def main() -> None:
         keys = [SampleKey(number % len(pairs), number) for number in range(arguments.rounds)]
         print_seconds(seconds_each(samples, keys))
 
+        # What the reduced decoding costs in precision.
         for ratio in (2, 4, 8):
             largest, mean = reduced_scale_error(pairs[0].image, ratio)
             print(f'JPEG decoded at 1/{ratio}: up to {largest} grey levels off the full path, '

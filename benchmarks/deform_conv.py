@@ -66,7 +66,8 @@ def forward_and_backward(operator: Operator, inputs: list[Tensor]) -> tuple[floa
     grad = torch.ones_like(out)
     before_backward = time.perf_counter()
     torch.autograd.grad(out, inputs, grad)
-    return middle - start, time.perf_counter() - before_backward
+    end = time.perf_counter()
+    return middle - start, end - before_backward
 
 
 def best_times(
@@ -112,6 +113,7 @@ def added_memory(operator: Operator, case: Case) -> float:
 
 
 def added_memory_in_fresh_process(name: str, case: Case) -> float:
+    # Memory that was freed before would not show as added.
     numbers = [str(number) for number in case]
     command = [sys.executable, '-m', 'benchmarks.deform_conv', '--memory', name, *numbers]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -120,12 +122,18 @@ def added_memory_in_fresh_process(name: str, case: Case) -> float:
 
 def print_comparison(case: Case) -> None:
     """One line of the table."""
-    best = best_times(make_inputs(case))
+    # Forward and backward pass.
+    inputs = make_inputs(case)
+    best = best_times(inputs)
     cells = []
     for theirs, ours in zip(best['torchvision'], best['ours'], strict=True):
         ratio = theirs / ours
         cells.append(f'{1e3 * theirs:.1f} / {1e3 * ours:.1f} = {ratio:4.1f}')
-    memory = [f'{added_memory_in_fresh_process(name, case):.0f}' for name in OPERATORS]
+
+    memory = []
+    for name in OPERATORS:
+        added = added_memory_in_fresh_process(name, case)
+        memory.append(f'{added:.0f}')
     cells.append(' / '.join(memory))
 
     shape = f'{case.batch}x{case.channels}x{case.size}x{case.size}'
@@ -143,6 +151,8 @@ def main() -> None:
     parser.add_argument(
         '--memory', nargs=5, metavar=('OPERATOR', 'BATCH', 'CHANNELS', 'SIZE', 'KERNEL'),
         help='only print the megabytes that OPERATOR (ours, torchvision) adds')
+
+    # The fresh process.
     memory = parser.parse_args().memory
     if memory:
         name, *numbers = memory

@@ -32,14 +32,18 @@ BACKDROPS = {'white': (255, 255, 255), 'green': (0, 180, 60)}
 
 def hair_mask(rng: np.random.Generator) -> np.ndarray:
     """A disc with hairs of one to three pixels, uint8 (HEIGHT, WIDTH)."""
-    height, width = FINER * HEIGHT, FINER * WIDTH
+    # The disc, at a finer scale, so that edges get soft.
+    height = FINER * HEIGHT
+    width = FINER * WIDTH
     canvas = np.zeros((height, width), np.uint8)
     centre = np.array([width, height]) / 2
     radius = .25 * height
     cv2.circle(canvas, centre.astype(int).tolist(), int(radius), 255, -1)
 
+    # Hairs start inside of it, and bend the more the farther out.
     for angle in rng.uniform(0, 2 * np.pi, HAIRS):
-        along = np.linspace(.9, rng.uniform(1.2, 1.8), 30)
+        end = rng.uniform(1.2, 1.8)
+        along = np.linspace(.9, end, 30)
         bend = rng.normal(0, .3)
         angles = angle + bend * (along - .9) ** 2
         directions = np.stack((np.cos(angles), np.sin(angles)), 1)
@@ -72,6 +76,7 @@ def errors(
     truth: np.ndarray,
 ) -> list[float]:
     """Mean errors where the true mask is soft: of the colour, and over each backdrop."""
+    # What is compared with what.
     pairs = [(colour, foreground)]
     for flat in BACKDROPS.values():
         backdrop = np.full_like(foreground, flat)
@@ -89,7 +94,8 @@ def errors(
 
 def network_seconds() -> float:
     """Seconds of swin_v1_t for one image of 1024x1024."""
-    model = build_birefnet(Config(bb='swin_v1_t')).eval()
+    config = Config(bb='swin_v1_t')
+    model = build_birefnet(config).eval()
     predictor = Predictor(optimize(model))
     image = np.zeros((1024, 1024, 3), np.uint8)
     return seconds(lambda: predictor([image]), 2)
@@ -109,8 +115,9 @@ def print_errors(
 
     print(f'{name}: without {cells(image)}')
     for method in MATTING:
-        colour = estimate_foreground(image, mask, method)
-        spent = seconds(partial(estimate_foreground, image, mask, method))
+        estimate = partial(estimate_foreground, image, mask, method)
+        colour = estimate()
+        spent = seconds(estimate)
         print(f'   {method} {cells(colour)}, {1000 * spent:.0f} ms')
 
 
@@ -121,13 +128,15 @@ def main() -> None:
     parser.add_argument('--network', action='store_true', help='time the network too')
     arguments = parser.parse_args()
 
+    # A composite whose foreground and mask are known.
     foreground = photograph(skimage.data.coffee())
     background = photograph(skimage.data.astronaut())
     truth = hair_mask(np.random.default_rng(0))
     image = over(foreground, truth, background)
     blurred = cv2.GaussianBlur(truth, (0, 0), 1)
 
-    soft = ((truth > 0) & (truth < 255)).mean()
+    is_soft = (truth > 0) & (truth < 255)
+    soft = is_soft.mean()
     threads = torch.get_num_threads()
     backdrops = ', over '.join(BACKDROPS)
     print(f'{WIDTH}x{HEIGHT}, {soft:.1%} of the pixels soft, {threads} threads; '

@@ -93,17 +93,21 @@ def make_mask(shape: tuple[int, int], seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     height, width = shape
     mask = np.zeros(shape, np.uint8)
+
+    # The shape.
     centre = (width // 2, height // 2)
     axes = (int(width * 0.36), int(height * 0.38))
     angle = float(rng.uniform(0, 40))
     cv2.ellipse(mask, centre, axes, angle, 0, 360, 255, -1)
 
+    # Holes on a grid, each a little off its place.
     for x in range(0, width, 120):
         for y in range(0, height, 90):
             hole = (x + int(rng.integers(40)), y + int(rng.integers(30)))
             radius = int(rng.integers(5, 30))
             cv2.circle(mask, hole, radius, 0, -1)
 
+    # Wires anywhere.
     for _ in range(25):
         start, end = rng.integers(0, (width, height), (2, 2)).tolist()
         thickness = int(rng.integers(2, 16))
@@ -115,12 +119,15 @@ def make_prediction(mask: np.ndarray, seed: int) -> np.ndarray:
     """A blurred mask with blobs missing and added, and noise about the borders, uint8 (H, W)."""
     rng = np.random.default_rng(seed)
     wrong = mask.copy()
+
+    # Blobs by turns missing and added.
     for index in range(40):
         centre = rng.integers(0, mask.shape[::-1]).tolist()
         radius = int(rng.integers(5, 60))
         grey = 255 if index % 2 else 0
         cv2.circle(wrong, centre, radius, grey, -1)
 
+    # Moved, blurred, and noisy where it is neither black nor white.
     shifted = np.roll(wrong, 3, 1)
     soft = cv2.GaussianBlur(shifted, (0, 0), 3).astype(np.float32)
     is_border = np.abs(soft - 127.5) < 127
@@ -154,14 +161,17 @@ def peer_python(given: str | None) -> str:
     cache = runner.cache_folder()
     if cache is None:
         raise SystemExit('no folder for the peer: give its interpreter as --peer')
+
+    # The mark comes last, so that an interrupted installation is made again.
     folder = cache.parent / PEER_PACKAGE.replace('==', '-')
     python = folder / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
-    if not (folder / 'complete').exists():
+    mark = folder / 'complete'
+    if not mark.exists():
         print(f'making {folder} ...', flush=True)
         venv.create(folder, with_pip=True, clear=True)
         install = [str(python), '-m', 'pip', 'install', '--quiet', PEER_PACKAGE]
         subprocess.run(install, check=True)
-        (folder / 'complete').touch()
+        mark.touch()
     return str(python)
 
 
@@ -235,7 +245,8 @@ def threshold_family(mask: np.ndarray, prediction: np.ndarray, repeats: int) -> 
         GroundTruth(mask).score(prediction, names)
 
     four = fastest(lambda: score(FOUR), 4 * repeats)
-    return fastest(lambda: score((*FOUR, *COUNTED)), 4 * repeats) / four
+    family = fastest(lambda: score((*FOUR, *COUNTED)), 4 * repeats)
+    return family / four
 
 
 def others(mask: np.ndarray, prediction: np.ndarray, repeats: int) -> dict[str, float]:
@@ -244,12 +255,14 @@ def others(mask: np.ndarray, prediction: np.ndarray, repeats: int) -> dict[str, 
     seconds = {}
     for name in OTHERS:
         truth.score(prediction, (name,))
-        seconds[name] = fastest(partial(truth.score, prediction, (name,)), repeats)
+        score = partial(truth.score, prediction, (name,))
+        seconds[name] = fastest(score, repeats)
     return seconds
 
 
 def workers(folder: Path, shape: tuple[int, int], images: int) -> float:
     """How much faster two workers score a set of files than one."""
+    # Three methods with the same predictions.
     methods = ['a', 'b', 'c']
     for index in range(images):
         mask = make_mask(shape, index)
@@ -258,6 +271,7 @@ def workers(folder: Path, shape: tuple[int, int], images: int) -> float:
         for method in methods:
             write_png(folder / f'pred/{method}/set/{index}.png', prediction)
 
+    # The same plan twice, by one worker and by two.
     plan, = inputs.plan(folder / 'gt', folder / 'pred', ['set'], methods)
     seconds = []
     for number in (1, 2):
@@ -281,6 +295,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Prints times and ratios."""
+    # A mask and predictions of it, also as files for the other processes.
     options = parse_arguments()
     height, width = map(int, options.size.split('x'))
     peer = peer_python(options.peer)
@@ -292,7 +307,9 @@ def main() -> None:
             np.save(folder / f'{name}.npy', array)
             write_png(folder / f'{name}.png', array)
 
-        theirs = json.loads(output_of(peer, '-c', PEER, folder / 'pred.npy', folder / 'gt.npy'))
+        # The peer, and ours on one core.
+        printed = output_of(peer, '-c', PEER, folder / 'pred.npy', folder / 'gt.npy')
+        theirs = json.loads(printed)
         cv2.setNumThreads(1)
         with one_core():
             found = ours(mask, predictions, options.repeats, folder / 'cache')
@@ -323,7 +340,8 @@ def print_comparison(
     scores = GroundTruth(mask).score(prediction)
     worst = 0.
     for name, value in theirs['scores'].items():
-        worst = max(worst, abs(scores[name] - value) / max(abs(value), 1))
+        difference = abs(scores[name] - value)
+        worst = max(worst, difference / max(abs(value), 1))
 
     size = 'x'.join(map(str, mask.shape))
     their_seconds = theirs['seconds']

@@ -104,6 +104,8 @@ def prepare(case: Case, size: tuple[int, int], device: torch.device) -> Callable
     """What a case runs again and again; `size` is (width, height)."""
     if case.variant == 'train':
         return _prepare_training(case, size, device)
+
+    # The network, plain or optimized.
     width, height = size
     model = build([f'bb={case.backbone}', f'size={width}x{height}']).to(device)
     network: Network = model
@@ -124,13 +126,17 @@ def _prepare_training(
     device: torch.device,
 ) -> Callable[[], Any]:
     """A step as train.py makes it, from a batch that lies on the device."""
+    # The network with what the case asks for.
     torch.manual_seed(0)
-    model = build_birefnet(Config(bb=case.backbone, size=size)).to(device)
+    config = Config(bb=case.backbone, size=size)
+    model = build_birefnet(config).to(device)
     for part in (model.encoder.backbone, model.decoder):
         if case.checkpointing:
             part.set_grad_checkpointing()
         if case.compiled:
             part.compile()
+
+    # The trainer of train.py on one GPU.
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
     weights = {'bce': 30., 'iou': .5, 'ssim': 10.}
     criterion = Criterion(weights, 500, 40, TASKS['DIS5K'].tail_factors)
@@ -139,6 +145,7 @@ def _prepare_training(
     network = TrainedNetwork(model, optimizer, world)
     trainer = Trainer(network, criterion, lambda step: 1., options, world)
 
+    # A batch of random pixels.
     width, height = size
     image_shape = (case.batch, 3, height, width)
     mask_shape = (case.batch, 1, height, width)
@@ -166,18 +173,21 @@ def measure(
         'ms' and 'best_ms': median and least milliseconds. 'first_s': seconds of the very first
         call. 'GB': memory at the peak over what was held before; None without a GPU.
     """
+    # The warm-up: compiling falls into its first call.
     on_gpu = device.type == 'cuda'
     held = torch.cuda.memory_allocated(device) if on_gpu else 0
     first = _seconds(run, device)
     for _ in range(WARM_UP - 1):
         run()
 
+    # What is measured.
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     seconds = [_seconds(run, device) for _ in range(runs)]
     gigabytes = None
     if on_gpu:
-        gigabytes = (torch.cuda.max_memory_allocated(device) - held) / 1e9
+        peak = torch.cuda.max_memory_allocated(device)
+        gigabytes = (peak - held) / 1e9
     return {
         'ms': 1e3 * statistics.median(seconds),
         'best_ms': 1e3 * min(seconds),
@@ -250,6 +260,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures case after case; returns 1 if none gave a figure."""
+    # Where it is measured.
     args = parse_arguments(arguments)
     end = time.monotonic() + args.seconds
     device = prepare_device(args.device, fixed_size=True)
@@ -266,6 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
         [int(batch) for batch in args.batches.split(',')],
         args.train_batch,
     )
+    # Each case's line appears as soon as it is known.
     results: dict[Case, dict[str, Any]] = {}
     for case in cases:
         if not is_wanted(case, args.compiled):

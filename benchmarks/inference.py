@@ -55,7 +55,8 @@ def build_variant(overrides: list[str], variant: str) -> Network:
 def torchvision_kernel() -> AbstractContextManager:
     """Within it, deformable convolutions of the plain network are torchvision's."""
     def kernel(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
-        padding = weight.shape[-1] // 2
+        kernel_size = weight.shape[-1]
+        padding = kernel_size // 2
         return deform_conv2d(x, offset, weight, mask=modulation, padding=padding)
 
     return patch('models.modules.deform_conv.deform_conv2d', kernel)
@@ -77,6 +78,7 @@ def peak_memory(overrides: list[str], variant: str, size: tuple[int, int], threa
     """GiB that one run takes at its peak over what the process holds before (Linux only)."""
     if not STATUS.exists():
         return float('nan')
+    # The first run, on a small image, loads what every run needs.
     torch.set_num_threads(threads)
     network = build_variant(overrides, variant)
     run(network, variant, torch.zeros(1, 3, 64, 64))
@@ -85,7 +87,8 @@ def peak_memory(overrides: list[str], variant: str, size: tuple[int, int], threa
         ctypes.CDLL(None).malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from now
     before = _status('VmRSS')
-    run(network, variant, torch.zeros(1, 3, size[1], size[0]))
+    width, height = size
+    run(network, variant, torch.zeros(1, 3, height, width))
     return _status('VmHWM') - before
 
 
@@ -121,9 +124,10 @@ def flops(overrides: list[str], size: tuple[int, int]) -> float:
 
     def kernel(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
         nonlocal deformable
-        positions = x[:, 0].numel()
+        batch, _, height, width = x.shape
+        positions = batch * height * width
         deformable += 2 * weight.numel() * positions
-        return x.new_empty(x.shape[0], len(weight), *x.shape[2:])
+        return x.new_empty(batch, len(weight), height, width)
 
     counter = FlopCounterMode(display=False)
     with patch('models.modules.deform_conv.deform_conv2d', kernel), counter:
@@ -187,6 +191,7 @@ def main() -> None:
         outputs[variant], _, _ = run(networks[variant], variant, image)
     timings = measure(networks, image, args.runs)
 
+    # The floor: the time that the counted operations take at the speed of a matrix product.
     needed = flops(args.overrides, (width, height))
     peak = matrix_peak()
     threads = torch.get_num_threads()
@@ -195,6 +200,7 @@ def main() -> None:
     print('variant      best s  median s  ratio  processor s  ratio   extra GiB   '
           'error / deviation')
 
+    # A row for each variant.
     first = timings[variants[0]]
     expected = outputs[variants[0]]
     for variant in variants:
@@ -205,7 +211,8 @@ def main() -> None:
         ratio = min(first.seconds) / best
         processor_ratio = min(first.processor) / processor
         memory = peak_memory_in_fresh_process(args.overrides, variant, (width, height))
-        error = (outputs[variant] - expected).abs().max() / expected.std()
+        largest = (outputs[variant] - expected).abs().max()
+        error = largest / expected.std()
         print(f'{variant:12} {best:6.2f}  {median:8.2f}  {ratio:5.2f}  {processor:11.2f}  '
               f'{processor_ratio:5.2f}  {memory:10.2f}   {error:.1e}', flush=True)
 

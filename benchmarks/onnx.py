@@ -77,6 +77,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(1, 3, height, width, generator=generator)
 
+    # Both ways of running the network, once each before they are timed.
     threads = torch.get_num_threads()
     sizes = ' (dynamic)' if args.dynamic else ''
     print(f'{" ".join(args.overrides)} at {args.resolution}{sizes}, {threads} threads')
@@ -87,15 +88,19 @@ def main() -> None:
         runtime = run_onnx(file, threads)
         expected = optimized(image)
         found = runtime(image)
-        times = measure({'optimized': optimized, 'ONNX Runtime': runtime}, image, args.runs)
+        networks = {'optimized': optimized, 'ONNX Runtime': runtime}
+        times = measure(networks, image, args.runs)
 
-    difference = (found - expected).abs().max() / expected.std()
+    # How far they are apart, in results and in time.
+    largest = (found - expected).abs().max()
+    difference = largest / expected.std()
     print(f'largest difference {float(difference):.1e} of the deviation')
     reference = min(times['optimized'])
     for name, seconds in times.items():
         best = min(seconds)
         median = statistics.median(seconds)
-        print(f'{name:13} best {best:.2f} s, median {median:.2f} s, ratio {reference / best:.2f}')
+        ratio = reference / best
+        print(f'{name:13} best {best:.2f} s, median {median:.2f} s, ratio {ratio:.2f}')
 
 
 if __name__ == '__main__':

@@ -68,15 +68,19 @@ def make_files(folder: Path) -> tuple[Files, dict[str, Tensor]]:
     distance_to_edge = 300 - np.hypot(y, x) + waves
     sure = distance_to_edge / 3 + .3 * rng.standard_normal((SIDE, SIDE))
     inside = (sure > 0).astype(np.uint8) * 255
-    Image.fromarray(cv2.resize(inside, (WIDTH, HEIGHT))).save(files.gt)
+    gt = cv2.resize(inside, (WIDTH, HEIGHT))
+    Image.fromarray(gt).save(files.gt)
 
-    texture = cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE)), (0, 0), 4)
+    # The same star with doubts everywhere, as of a network that has hardly trained.
+    white = rng.standard_normal((SIDE, SIDE))
+    texture = cv2.GaussianBlur(white, (0, 0), 4)
     unsure = np.clip(sure / 8, -4, 4) + .4 * texture / texture.std()
     return files, {'sure': _logit(sure), 'unsure': _logit(unsure)}
 
 
 def _logit(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))[None, None]
+    array = values.astype(np.float32)
+    return torch.from_numpy(array)[None, None]
 
 
 # --- Both paths ---------------------------------------------------------------------------------
@@ -99,7 +103,9 @@ def fast(files: Files, predictor: Predictor, target: Path) -> None:
     pixels = read_image(files.image)
     small = cv2.resize(pixels, (SIDE, SIDE))
     probability, = predictor([small])
-    write_mask(target, to_mask(probability, *pixels.shape[:2]))
+    height, width = pixels.shape[:2]
+    mask = to_mask(probability, height, width)
+    write_mask(target, mask)
 
 
 def steps(image: Path, predictor: Predictor, target: Path) -> dict[str, Callable[[], object]]:
@@ -135,6 +141,7 @@ def milliseconds(functions: dict[str, Callable[[], object]]) -> dict[str, float]
 
 def compare(name: str, files: Files, logit: Tensor) -> float:
     """Prints how both paths compare, and returns the milliseconds of the fast one."""
+    # The network is a constant: only the path around it is measured.
     predictor = Predictor(lambda batch: [logit])
     plain_target = files.image.with_name('plain.png')
     fast_target = files.image.with_name('fast.png')
@@ -143,19 +150,24 @@ def compare(name: str, files: Files, logit: Tensor) -> float:
         'fast': lambda: fast(files, predictor, fast_target),
     })
 
+    # Both must write the same mask, but for rounding.
     plain_mask = np.asarray(Image.open(plain_target)).astype(int)
     fast_mask = np.asarray(Image.open(fast_target)).astype(int)
     difference = abs(plain_mask - fast_mask)
     assert difference.max() <= 1
 
+    share = (difference > 0).mean()
     ratio = spent['plain'] / spent['fast']
     plain_size = plain_target.stat().st_size >> 10
     fast_size = fast_target.stat().st_size >> 10
     print(f'{name}: plain {spent["plain"]:.0f} ms, fast {spent["fast"]:.0f} ms: {ratio:.1f}x; '
           f'PNG of {plain_size} and {fast_size} KiB; '
-          f'pixels that differ, by one: {(difference > 0).mean():.1e}')
+          f'pixels that differ, by one: {share:.1e}')
+
+    # Where the time of the fast one goes.
     spent_steps = milliseconds(steps(files.image, predictor, fast_target))
-    print('   ' + ', '.join(f'{step} {value:.1f}' for step, value in spent_steps.items()))
+    cells = [f'{step} {value:.1f}' for step, value in spent_steps.items()]
+    print('   ' + ', '.join(cells))
     return spent['fast']
 
 
@@ -163,20 +175,24 @@ def overlap(image: Path, logit: Tensor, workers: int) -> float:
     """Wall-clock milliseconds an image, with a network that sleeps."""
     probability = logit.sigmoid()[0, 0].numpy()
 
+    # The three parts of the pipeline: only the middle one is not the real one.
     def read(_: int) -> tuple[np.ndarray, None]:
-        return cv2.resize(read_image(image), (SIDE, SIDE)), None
+        pixels = read_image(image)
+        return cv2.resize(pixels, (SIDE, SIDE)), None
 
     def sleep(arrays: list[np.ndarray]) -> list[np.ndarray]:
         time.sleep(SECONDS)
         return [probability] * len(arrays)
 
     def write(number: int, _: None, found: np.ndarray) -> None:
-        write_mask(image.with_name(f'{number}.png'), to_mask(found, HEIGHT, WIDTH))
+        mask = to_mask(found, HEIGHT, WIDTH)
+        write_mask(image.with_name(f'{number}.png'), mask)
 
     start = time.perf_counter()
     for outcome in run_pipeline(range(IMAGES), read, sleep, write, workers=workers):
         assert outcome.error is None
-    return 1000 * (time.perf_counter() - start) / IMAGES
+    seconds = time.perf_counter() - start
+    return 1000 * seconds / IMAGES
 
 
 def main() -> None:
@@ -189,6 +205,7 @@ def main() -> None:
         print(f'{WIDTH}x{HEIGHT}, JPEG of {size} KiB, one core')
         alone = {name: compare(name, files, logit) for name, logit in logits.items()}
 
+        # How much of the path hides behind the network.
         network = 1000 * SECONDS
         in_turn = alone['unsure'] + network
         for workers in (1, 2):

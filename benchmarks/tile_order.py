@@ -105,19 +105,27 @@ def draw_batch(images: list[Image], rng: np.random.Generator) -> tuple[Tensor, T
     """Random crops, half of them flipped: images (BATCH, 3, SIZE, SIZE), masks (BATCH, 1, ...)."""
     seen, masks = [], []
     for _ in range(BATCH):
+        # A square window, 60 to 100% of the shorter side.
         image, mask = images[rng.integers(len(images))]
         height, width = mask.shape
         side = int(min(height, width) * rng.uniform(.6, 1))
         top = rng.integers(height - side + 1)
         left = rng.integers(width - side + 1)
         window = np.s_[top:top + side, left:left + side]
-        flip = rng.choice((-1, 1))
-        small = cv2.resize(image[window], (SIZE, SIZE), interpolation=cv2.INTER_AREA)[:, ::flip]
-        target = cv2.resize(mask[window], (SIZE, SIZE), interpolation=cv2.INTER_AREA)[:, ::flip]
-        seen.append((small / 255 - IMAGENET_MEAN) / IMAGENET_STD)
+        direction = rng.choice((-1, 1))
+
+        small = cv2.resize(image[window], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        small = small[:, ::direction]
+        normalised = (small / 255 - IMAGENET_MEAN) / IMAGENET_STD
+        seen.append(normalised)
+
+        target = cv2.resize(mask[window], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        target = target[:, ::direction]
         masks.append(target[None] / 255)
+
     x = torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2)
-    return x.float().contiguous(), torch.from_numpy(np.stack(masks)).float()
+    y = torch.from_numpy(np.stack(masks))
+    return x.float().contiguous(), y.float()
 
 
 # --- Training -------------------------------------------------------------------------------------
@@ -150,6 +158,8 @@ def train(model: BiRefNet, case: Case) -> Iterator[tuple[int, State]]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+        # Copies: the next step would change the tensors themselves.
         if step in SNAPSHOTS:
             official = to_official(model.state_dict(), 'pvt_v2_b0')
             yield step, {key: value.clone() for key, value in official.items()}
@@ -178,8 +188,11 @@ def read_all(folder: Path) -> tuple[list[list[str]], Counter]:
             if not path.is_file():
                 continue
             state = torch.load(path, weights_only=True)
+
+            # Weights of a mixed start have no true column order to convert them to.
             cells = []
-            for order in ORDERS if case.start != 'other order' else ORDERS[:1]:
+            orders = ORDERS if case.start != 'other order' else ORDERS[:1]
+            for order in orders:
                 for dtype in (torch.float16, torch.float32):
                     evidence = read_tile_order(_as(state, order, dtype))
                     verdict = judge(evidence, order)
@@ -191,8 +204,12 @@ def read_all(folder: Path) -> tuple[list[list[str]], Counter]:
 
 def _as(state: State, order: str, dtype: torch.dtype) -> State:
     """Weights in row order in another order and precision."""
-    cast = {key: value.to(dtype) for key, value in state.items()}
-    return cast if order == 'row' else convert_tile_order(cast, order)
+    cast = {}
+    for key, value in state.items():
+        cast[key] = value.to(dtype)
+    if order == 'row':
+        return cast
+    return convert_tile_order(cast, order)
 
 
 def judge(evidence: TileEvidence, order: str) -> str:
@@ -212,10 +229,16 @@ def main() -> None:
         if not any(folder.glob('*.pth')):
             train_all(folder)
         rows, verdicts = read_all(folder)
-    truths = [f'{order}: {column}' for order in ORDERS for column in ('row', 'column', 'verdict')]
+
+    # For each true order: the evidence for both, and what was read.
+    truths = []
+    for order in ORDERS:
+        for column in ('row', 'column', 'verdict'):
+            truths.append(f'{order}: {column}')
     headers = ['network', 'images', 'start', 'lr', 'steps', *truths]
     print(tabulate(rows, headers, 'github'))
-    print(', '.join(f'{count} {verdict}' for verdict, count in verdicts.items()))
+    counts = [f'{count} {verdict}' for verdict, count in verdicts.items()]
+    print(', '.join(counts))
 
 
 if __name__ == '__main__':

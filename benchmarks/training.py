@@ -59,7 +59,8 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._over.wait(.005):
-            self.value = max(self.value, resident_memory() - self._base)
+            added = resident_memory() - self._base
+            self.value = max(self.value, added)
 
     def __exit__(self, *_) -> None:
         self._over.set()
@@ -71,13 +72,18 @@ def run_steps(case: Case) -> Figures:
 
     A step is the forward pass, the losses, the backward pass and AdamW's update.
     """
+    # Network, optimizer and losses as in a training of DIS5K.
     torch.manual_seed(0)
-    model = build_birefnet(Config(bb=case.bb, size=(case.size, case.size))).train()
+    config = Config(bb=case.bb, size=(case.size, case.size))
+    model = build_birefnet(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
     weights = {'bce': 30., 'iou': .5, 'ssim': 10.}
     criterion = Criterion(weights, 500, 40, TASKS['DIS5K'].tail_factors)
+
+    # One batch serves all steps.
     image = torch.randn(case.batch, 3, case.size, case.size)
-    mask = (torch.rand(case.batch, 1, case.size, case.size) < MASK_SHARE).float()
+    noise = torch.rand(case.batch, 1, case.size, case.size)
+    mask = (noise < MASK_SHARE).float()
 
     seconds = []
     with PeakMemory() as peak:
@@ -123,6 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     case = Case(options.bb, options.size, options.batch, options.steps)
 
+    # The variants take turns; the least time and the largest memory count.
     best = {variant: Figures() for variant in VARIANTS}
     for _ in range(options.rounds):
         for variant in VARIANTS:
@@ -131,6 +138,7 @@ def main() -> None:
             memory = max(found.memory, best[variant].memory)
             best[variant] = Figures(seconds, memory)
 
+    # The table and the ratios.
     threads = torch.get_num_threads()
     print(f'{case.bb}, {case.size}x{case.size}, batch {case.batch}, {threads} threads')
     for variant, figures in best.items():

@@ -70,6 +70,7 @@ def crop(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels,
 
     Each side of the window is shortened by up to 10% of the image's shorter side.
     """
+    # The window's size is random, its place is not.
     height, width = mask.shape
     most = min(height, width) // CROP_SHARE
     window_height = height - int(rng.integers(most + 1))
@@ -77,6 +78,7 @@ def crop(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels,
     top = (height - window_height) // 2
     left = (width - window_width) // 2
     window = np.s_[top:top + window_height, left:left + window_width]
+
     cropped_image = cv2.resize(image[window], (width, height))
     cropped_mask = cv2.resize(mask[window], (width, height))
     return cropped_image, cropped_mask
@@ -113,7 +115,8 @@ def pepper(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixel
     peppered = image.copy()
     positions = rng.integers(mask.size, size=count)
     black_or_white = 255 * rng.integers(2, size=(count, 1), dtype=np.uint8)
-    peppered.reshape(-1, 3)[positions] = black_or_white
+    pixels = peppered.reshape(-1, 3)  # a view: what is set in it is set in the image
+    pixels[positions] = black_or_white
     return peppered, mask
 
 
@@ -152,17 +155,21 @@ def replace_background(
     The colour is a grey (p .4), the foreground's mean colour moved by up to 20% towards black or
     white (p .4), or any (p .2).
     """
+    # The colour, float32 (3,).
     kind = rng.random()
     if kind < GREY_PROBABILITY:
         background = np.full(3, rng.integers(256), np.float32)
     elif kind < GREY_PROBABILITY + NEAR_FOREGROUND_PROBABILITY:
         foreground = (mask > 127).astype(np.uint8)
-        mean = np.array(cv2.mean(image, foreground)[:3], np.float32)
+        channel_means = cv2.mean(image, foreground)[:3]
+        mean = np.array(channel_means, np.float32)
         black_or_white = 255 * rng.integers(2)
-        share = rng.uniform(0, NEAR_FOREGROUND_SHARE)
-        background = mean + np.float32(share) * (black_or_white - mean)
+        share = np.float32(rng.uniform(0, NEAR_FOREGROUND_SHARE))
+        background = mean + share * (black_or_white - mean)
     else:
         background = rng.integers(256, size=3).astype(np.float32)
+
+    # The composite.
     flat = np.empty_like(image)
     flat[:] = np.rint(background)
     alpha = mask.astype(np.float32) * np.float32(1 / 255)
@@ -204,6 +211,7 @@ def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels
     map_y = _smoothed(rows, height, width)
     hermite = cv2.remap(padded, map_x, map_y, cv2.INTER_LINEAR)
 
+    # The blend of both, black where the source lies outside of the image.
     ones = np.ones((height, width), np.uint8)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     inside = cv2.warpAffine(ones, to_source, size, flags=flags)
@@ -214,11 +222,13 @@ def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels
 
 def _rotation_to_source(height: int, width: int, degrees: float) -> np.ndarray:
     """The affine map, float64 (2, 3), from a rotated image's pixel (x, y, 1) to the original's."""
-    cos = math.cos(math.radians(degrees))
-    sin = math.sin(math.radians(degrees))
+    angle = math.radians(degrees)
+    cos = math.cos(angle)
+    sin = math.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]])
     centre = np.array([width / 2, height / 2])
-    shift = centre - turn @ (centre - 0.5) - 0.5  # pixels' centres are at halves
+    turned_centre = turn @ (centre - 0.5)
+    shift = centre - turned_centre - 0.5  # pixels' centres are at halves
     return np.column_stack([turn, shift])
 
 
@@ -235,6 +245,7 @@ def _smoothed(coefficients: np.ndarray, height: int, width: int) -> np.ndarray:
     down = by_y * np.arange(height)
     right = by_x * np.arange(width) + constant - 0.5
     middle = np.add.outer(down.astype(np.float32), right.astype(np.float32))
+
     u = middle - np.rint(middle)
     middle += 0.5
     change = u * u
@@ -255,8 +266,10 @@ def brightness(image: Pixels, factor: float) -> Pixels:
 
 def contrast(image: Pixels, factor: float) -> Pixels:
     """Pillow's `ImageEnhance.Contrast`: a blend with the mean of the grey image."""
-    grey_mean = int(np.dot(cv2.mean(image)[:3], GREY_WEIGHTS) + 0.5)
-    return cv2.LUT(image, _blend_table(grey_mean, factor))
+    channel_means = cv2.mean(image)[:3]
+    grey_mean = np.dot(channel_means, GREY_WEIGHTS)
+    rounded = int(grey_mean + 0.5)
+    return cv2.LUT(image, _blend_table(rounded, factor))
 
 
 def colour(image: Pixels, factor: float) -> Pixels:
@@ -275,7 +288,10 @@ def sharpness(image: Pixels, factor: float) -> Pixels:
     smooth = (1 - factor) * 9 / 13
     blurred = cv2.blur(image, (3, 3))
     sharp = cv2.addWeighted(image, 1 - smooth, blurred, smooth, TRUNCATE)
-    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+
+    # Top, bottom, left and right.
+    edges = (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1])
+    for edge in edges:
         sharp[edge] = image[edge]
     return sharp
 
@@ -287,4 +303,5 @@ def _blend_table(degenerate: int, factor: float) -> np.ndarray:
     """
     values = np.arange(256, dtype=np.float32)
     blended = degenerate + np.float32(factor) * (values - degenerate)
-    return np.clip(blended, 0, 255).astype(np.uint8)
+    in_range = np.clip(blended, 0, 255)
+    return in_range.astype(np.uint8)

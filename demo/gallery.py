@@ -48,13 +48,17 @@ def gallery(image_paths: Paths, gt_paths: Paths, columns: Mapping[str, Paths]) -
     Raises:
         ValueError: If there are no images or the lists differ in length, or as `open_image`.
     """
+    # Each column has as many pictures as there are images.
     columns = {'Image': image_paths, 'Ground truth': gt_paths, **columns}
     lengths = {title: len(paths) for title, paths in columns.items()}
     if not image_paths or len(set(lengths.values())) > 1:
         raise ValueError(
             f'each column needs a picture for each image, and one at least: {lengths}')
-    rows = [scaled_row(paths) for paths in zip(*columns.values(), strict=True)]
+    rows = []
+    for paths in zip(*columns.values(), strict=True):
+        rows.append(scaled_row(paths))
 
+    # The page is as large as what it holds.
     column_width = CELL[0] + GAP
     heights = [row[0].height for row in rows]
     body_height = sum(heights) + GAP * (len(rows) - 1)
@@ -62,6 +66,7 @@ def gallery(image_paths: Paths, gt_paths: Paths, columns: Mapping[str, Paths]) -
     height = MARGIN + HEADER + body_height + MARGIN
     page = Image.new('RGB', (width, height), PAPER)
 
+    # Titles and pictures are centred in their columns.
     first_centre = MARGIN + CELL[0] // 2
     centres = [first_centre + i * column_width for i in range(len(columns))]
     for x, title in zip(centres, columns, strict=True):
@@ -69,7 +74,8 @@ def gallery(image_paths: Paths, gt_paths: Paths, columns: Mapping[str, Paths]) -
     y = MARGIN + HEADER
     for row in rows:
         for x, picture in zip(centres, row, strict=True):
-            page.paste(picture, (x - picture.width // 2, y))
+            left = x - picture.width // 2
+            page.paste(picture, (left, y))
         y += row[0].height + GAP
     return page
 
@@ -78,7 +84,8 @@ def scaled_row(paths: Paths) -> list[Image.Image]:
     """The pictures of one row in RGB, each in the size in which the first one fits into CELL."""
     pictures = [open_image(path).convert('RGB') for path in paths]
     width, height = pictures[0].size
-    scale = min(CELL[0] / width, CELL[1] / height)
+    widest, highest = CELL
+    scale = min(widest / width, highest / height)
     size = (round(width * scale), round(height * scale))
     return [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
 
@@ -124,7 +131,8 @@ def s_measures(masks: Paths, gt_paths: Paths) -> np.ndarray:
     """The S-measure of each mask, float64 (N,)."""
     values = []
     for mask, gt in zip(masks, gt_paths, strict=True):
-        scores = GroundTruth(read_mask(gt)).score(read_soft_mask(mask), {'sm'})
+        truth = GroundTruth(read_mask(gt))
+        scores = truth.score(read_soft_mask(mask), {'sm'})
         values.append(scores['sm'])
     return np.array(values)
 
@@ -159,17 +167,22 @@ def compare(
     if not (set_folder / 'im').is_dir():
         raise ValueError(
             f'{set_folder / "im"}: no such folder; `python -m demo.make_data` makes the demo data')
+
+    # The scores of both checkpoints; those of the best decide on the images to show.
     images = find_images(set_folder / 'im')
     gt_paths = matching(set_folder / 'gt', images)
     masks = [matching(folder, images) for folder in (first, best)]
     scores = [s_measures(paths, gt_paths) for paths in masks]
     chosen = representative(scores[1], min(rows, len(images)))
 
+    # One column for each checkpoint, with its mean score in the title.
     columns = {}
     for title, values, paths in zip(titles, scores, masks, strict=True):
         full_title = f'{title}\nS-measure {values.mean():.3f} on {len(images)} images'
         columns[full_title] = [paths[i] for i in chosen]
-    return gallery([images[i] for i in chosen], [gt_paths[i] for i in chosen], columns)
+    chosen_images = [images[i] for i in chosen]
+    chosen_gt = [gt_paths[i] for i in chosen]
+    return gallery(chosen_images, chosen_gt, columns)
 
 
 # --- The command line ---------------------------------------------------------------------------
@@ -191,6 +204,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar=('FIRST', 'BEST'))
     add('--rows', type=int, default=6)
     add('-o', '--output', type=Path, default=Path('demo.png'))
+
+    # Titles are the keys of the columns, so two equal ones would be one column.
     options = parser.parse_args()
     if options.rows < 1 or options.titles[0] == options.titles[1]:
         parser.error('--rows must be 1 or more, and the two --titles differ')

@@ -72,7 +72,8 @@ def write_sample(index: int, folder: Path, size: int, seed: int, train: bool) ->
     cv2.setNumThreads(1)  # the processes are the parallelism
     image, mask, name = sample(index, size, seed, train)
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    ok, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    ok, data = cv2.imencode('.jpg', bgr, quality)
     assert ok, f'{name}: JPEG encoding failed'
     with atomic_write(folder / 'im' / f'{name}.jpg') as file:
         file.write(data.tobytes())

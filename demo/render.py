@@ -6,6 +6,7 @@ distractors the objects are harder to tell from their backgrounds.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def render(
         The image, RGB uint8 (H, W, 3), and the mask, uint8 (H, W): the share of each pixel that
         the object covers, 0..255.
     """
+    # What the object covers, and where the light comes from.
     frame = draw_frame(rng, size)
     drawing = SHAPES[kind](rng)
     layers = place(rng, drawing, frame)
@@ -69,11 +71,13 @@ def render(
     towards_light = [rng.uniform(-.8, .8), rng.uniform(-.9, -.35), rng.uniform(.6, 1.)]
     light = _unit(towards_light)
 
+    # The surfaces: some take their colour from the background, which then gets the shadow.
     scene = background(rng, frame, train)
     colours = np.array([paint(rng, scene) for _ in layers], np.float32)
     surface = shade(rng, layers, colours, light)
     scene = cast_shadow(rng, scene, cover, light)
 
+    # The film's grain lies over both.
     image = blend(scene, surface, cover)
     grain = rng.normal(0, GRAIN / 255, frame).astype(np.float32)
     image += grain[..., None]
@@ -82,7 +86,8 @@ def render(
 
 def blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """Puts a colour or an image over another; `cover` (H, W), 0..1, is its opacity."""
-    return below + cover[..., None] * (above - below)
+    opacity = cover[..., None]
+    return below + opacity * (above - below)
 
 
 # --- The object's outline -----------------------------------------------------------------------
@@ -91,7 +96,8 @@ def blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray
 def draw_frame(rng: np.random.Generator, size: int) -> Frame:
     """Draws a frame of about size x size pixels: square, or 5:4, 4:3 or 3:2, upright or not."""
     ratio = rng.choice([1, 1.25, 4 / 3, 1.5])
-    aspect = ratio ** rng.choice([-1, 1])
+    direction = rng.choice([-1, 1])
+    aspect = ratio ** direction
     height = size * aspect ** -.5
     width = size * aspect ** .5
     return round(height), round(width)
@@ -107,6 +113,8 @@ def place(rng: np.random.Generator, parts: Sequence[Part], frame: Frame) -> np.n
     extent = rng.uniform(*EXTENT)
     thickening = 1.
     where = rng.uniform(-.5, .5, 2)
+
+    # Thin objects are drawn larger and thicker, massive ones smaller, until the share fits.
     least, most = COVERAGE
     for _ in range(6):
         fitted = fit(parts, frame, extent, thickening, where)
@@ -124,6 +132,7 @@ def place(rng: np.random.Generator, parts: Sequence[Part], frame: Frame) -> np.n
 
 def lean(rng: np.random.Generator, parts: Sequence[Part]) -> list[Part]:
     """Turns, stretches, sometimes shears, and tilts (a mild perspective) a drawing."""
+    # One matrix for all linear changes.
     angle = rng.normal(0, .18)
     stretch = rng.uniform(.88, 1.14)
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -134,6 +143,7 @@ def lean(rng: np.random.Generator, parts: Sequence[Part]) -> list[Part]:
         matrix = matrix @ shear
     tilt = rng.uniform(-.14, .14, 2)
 
+    # Perspective divides by the distance, which the tilt makes differ from point to point.
     leaning = []
     for part in parts:
         rings = []
@@ -141,7 +151,7 @@ def lean(rng: np.random.Generator, parts: Sequence[Part]) -> list[Part]:
             moved = ring @ matrix.T
             distance = 1 + moved @ tilt
             rings.append(moved / distance[:, None])
-        leaning.append(Part(tuple(rings), part.width, part.closed, part.layer))
+        leaning.append(replace(part, rings=tuple(rings)))
     return leaning
 
 
@@ -161,13 +171,17 @@ def fit(
         thickening: Factor of the widths of strokes before scaling.
         where: x and y, -1..1: how far from the centre the drawing lies in the room that is left.
     """
+    # The scale at which the drawing fills `extent` of the narrower direction.
     room = np.array(frame[::-1], float)
     low, high = _bounds(parts, thickening)
-    extents = extent * room / (high - low)
+    drawn = high - low
+    extents = extent * room / drawn
     scale = extents.min()
 
+    # The drawing's middle comes to `centre`, and no stroke gets too thin to see.
     middle = (low + high) / 2
-    centre = room / 2 + where * (room - scale * (high - low)) / 2
+    left_over = room - scale * drawn
+    centre = room / 2 + where * left_over / 2
     thinnest = MIN_STROKE * math.sqrt(room.prod())
 
     fitted = []
@@ -176,7 +190,7 @@ def fit(
         width = part.width
         if width:
             width = max(width * thickening * scale, thinnest)
-        fitted.append(Part(rings, width, part.closed, part.layer))
+        fitted.append(replace(part, rings=rings, width=width))
     return fitted
 
 
@@ -205,6 +219,7 @@ def rasterize(parts: Sequence[Part], frame: Frame) -> np.ndarray:
             colour = 255 if layer == part.layer else 0
             _draw(canvas, part, colour)
 
+    # The mean over the samples of a pixel is its coverage.
     layers = []
     for canvas in canvases:
         layers.append(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA))
@@ -212,8 +227,12 @@ def rasterize(parts: Sequence[Part], frame: Frame) -> np.ndarray:
 
 
 def _draw(canvas: np.ndarray, part: Part, colour: int) -> None:
+    # Pixels of the canvas in fixed point.
     scale = SUPERSAMPLING * 2 ** FRACTION_BITS
-    rings = [np.round(ring * scale).astype(np.int32) for ring in part.rings]
+    rings = []
+    for ring in part.rings:
+        rounded = np.round(ring * scale)
+        rings.append(rounded.astype(np.int32))
     if part.width:
         width = max(1, round(part.width * SUPERSAMPLING))
         cv2.polylines(canvas, rings, part.closed, colour, width, shift=FRACTION_BITS)
@@ -233,7 +252,9 @@ def background(rng: np.random.Generator, frame: Frame, train: bool) -> np.ndarra
     view = draw_view(rng, frame, train)
     view = grade(rng, view)
     side = _side(frame)
-    view = cv2.GaussianBlur(view, (0, 0), rng.uniform(*BACKGROUND_BLUR) * side)
+    blur = rng.uniform(*BACKGROUND_BLUR) * side
+    view = cv2.GaussianBlur(view, (0, 0), blur)
+
     fewest, most = DISTRACTORS
     for _ in range(rng.integers(fewest, most + 1)):
         view = add_distractor(rng, view, side)
@@ -246,22 +267,27 @@ def draw_view(rng: np.random.Generator, frame: Frame, train: bool) -> np.ndarray
     Returns:
         float32 (H, W, 3), 0..1.
     """
-    photograph = load_photograph(PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))])
+    # The left part is the training set's, the right one the test set's.
+    name = PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))]
+    photograph = load_photograph(name)
     cut = round(photograph.shape[1] * TRAIN_SHARE)
     photograph = photograph[:, :cut] if train else photograph[:, cut:]
 
     # The crop has the frame's aspect ratio and 60 to 100% of the sides that would fit.
     room = np.array(photograph.shape[:2])
     largest = (room / frame).min()
-    height, width = (np.array(frame) * largest * rng.uniform(.6, 1)).astype(int)
+    sides = np.array(frame) * largest * rng.uniform(.6, 1)
+    height, width = sides.astype(int)
     top = int(rng.integers(room[0] - height + 1))
     left = int(rng.integers(room[1] - width + 1))
     crop = photograph[top:top + height, left:left + width]
-    mirrored = crop[:, ::rng.choice([-1, 1])]
+    direction = rng.choice([-1, 1])
+    mirrored = np.ascontiguousarray(crop[:, ::direction])
 
+    # Averaging reduces without aliasing, and would enlarge in blocks.
     is_reduced = height > frame[0]
     method = cv2.INTER_AREA if is_reduced else cv2.INTER_CUBIC
-    view = cv2.resize(np.ascontiguousarray(mirrored), frame[::-1], interpolation=method)
+    view = cv2.resize(mirrored, frame[::-1], interpolation=method)
     return view.astype(np.float32) / 255
 
 
@@ -276,7 +302,9 @@ def grade(rng: np.random.Generator, view: np.ndarray) -> np.ndarray:
 
     A grey one gets shades between two colours.
     """
-    is_grey = np.ptp(view, axis=2).max() < .02
+    # The colours.
+    spread = np.ptp(view, axis=2)
+    is_grey = spread.max() < .02
     if is_grey:
         shades = rng.uniform([[0.], [.6]], [[.35], [1.]], (2, 3))
         dark, bright = np.sort(shades, axis=0).astype(np.float32)
@@ -287,22 +315,28 @@ def grade(rng: np.random.Generator, view: np.ndarray) -> np.ndarray:
         tint = rng.uniform(.85, 1.15, 3).astype(np.float32)
         view = grey + (view - grey) * saturation * tint
 
+    # The light; black is never quite black.
     gamma = np.float32(rng.uniform(.7, 1.4))
     exposure = np.float32(rng.uniform(.75, 1.05))
-    return .04 + .96 * np.clip(view, 0, 1) ** gamma * exposure
+    contrasted = np.clip(view, 0, 1) ** gamma
+    return .04 + .96 * contrasted * exposure
 
 
 def add_distractor(rng: np.random.Generator, view: np.ndarray, side: float) -> np.ndarray:
     """Puts another object of SHAPES far behind: smaller, anywhere, flat and blurred."""
+    # Its outline, partly outside of the frame perhaps.
     frame = view.shape[:2]
     kind = rng.choice(list(SHAPES))
-    parts = lean(rng, SHAPES[kind](rng))
+    drawing = SHAPES[kind](rng)
+    parts = lean(rng, drawing)
     extent = rng.uniform(.3, .6)
     where = rng.uniform(-1.3, 1.3, 2)
     parts = fit(parts, frame, extent, 1, where)
 
-    cover = rasterize(parts, frame).sum(axis=0)
-    cover = cv2.GaussianBlur(cover, (0, 0), rng.uniform(*DISTRACTOR_BLUR) * side)
+    # Both materials in one colour, out of focus and somewhat transparent.
+    layers = rasterize(parts, frame)
+    blur = rng.uniform(*DISTRACTOR_BLUR) * side
+    cover = cv2.GaussianBlur(layers.sum(axis=0), (0, 0), blur)
     opacity = np.float32(rng.uniform(.6, 1))
     colour = paint(rng, view).astype(np.float32)
     return blend(view, colour, cover * opacity)
@@ -315,14 +349,20 @@ def cast_shadow(
     light: np.ndarray,
 ) -> np.ndarray:
     """Darkens the scene where the object stands between it and the light."""
+    # The object's silhouette falls on a wall behind it, away from the light.
     side = math.sqrt(cover.size)
     distance = rng.uniform(.015, .045)
-    x, y = -light[:2] / light[2] * distance * side
+    slope = -light[:2] / light[2]
+    x, y = slope * distance * side
     translation = np.array([[1, 0, x], [0, 1, y]], np.float32)
     moved = cv2.warpAffine(cover, translation, cover.shape[::-1])
-    shadow = cv2.GaussianBlur(moved, (0, 0), rng.uniform(.008, .025) * side)
+
+    # The light is wide, so the shadow's edge is soft.
+    softness = rng.uniform(.008, .025) * side
+    shadow = cv2.GaussianBlur(moved, (0, 0), softness)
     strength = np.float32(rng.uniform(*SHADOW))
-    return scene * (1 - strength * shadow)[..., None]
+    remaining_light = 1 - strength * shadow
+    return scene * remaining_light[..., None]
 
 
 # --- The object's surface -----------------------------------------------------------------------
@@ -330,19 +370,23 @@ def cast_shadow(
 
 def paint(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     """A colour, RGB (3,), 0..1: one of the scene's own, or a bright, a dark or a vivid one."""
+    # A pixel of the scene, a little lighter or darker.
     if rng.random() < CAMOUFLAGE:
         y = rng.integers(scene.shape[0])
         x = rng.integers(scene.shape[1])
         contrast = rng.uniform(.8, 1.25)
         offset = rng.uniform(-.04, .04)
-        return np.clip(scene[y, x] * contrast + offset, .13, .95)
+        changed = scene[y, x] * contrast + offset
+        return np.clip(changed, .13, .95)
 
+    # Or a random hue, its saturation and value of one of three kinds.
     phases = rng.random() + np.array([0, 1 / 3, 2 / 3])
     hue = (np.cos(2 * np.pi * phases) + 1) / 2
     bright, dark, vivid = (.3, .95), (.5, .28), (.95, .85)
     saturation, value = (bright, dark, vivid)[rng.integers(3)]
     colour = 1 - rng.uniform(.5, 1) * saturation * (1 - hue)
-    return np.clip(colour * value * rng.uniform(.8, 1.05), .13, 1)
+    brightness = rng.uniform(.8, 1.05)
+    return np.clip(colour * value * brightness, .13, 1)
 
 
 def shade(
@@ -365,25 +409,32 @@ def shade(
         float32 (H, W, 3), 0..1; meaningful where the object is, its edges included.
     """
     frame = layers.shape[1:]
-    normals = surface_normals(layers, BEVEL * _side(frame))
+    bevel = BEVEL * _side(frame)
+    normals = surface_normals(layers, bevel)
+
+    # What depends on the shape alone: both materials share it.
     towards_viewer = np.array([0, 0, 1], np.float32)
     halfway = _unit(light + towards_viewer)
     diffuse = np.clip(normals @ light, 0, None)
     facing = np.clip(normals @ halfway, 0, None)
     fall_off = gradient(rng, frame, rng.uniform(.1, .3))
 
+    # Each material's light, weighted by its coverage. Metal mirrors a sky, all else is matt.
     surface = np.zeros((*frame, 3), np.float32)
+    received = .5 + .75 * diffuse
     for layer, colour in zip(layers, colours, strict=True):
         is_metal = rng.random() < .35
-        albedo = colour * (1 + texture(rng, frame) + fall_off)[..., None]
-        lit = albedo * (.5 + .75 * diffuse)[..., None]
+        pattern = 1 + texture(rng, frame) + fall_off
+        albedo = colour * pattern[..., None]
+        lit = albedo * received[..., None]
         if is_metal:
             lit *= _reflected_sky(normals)[..., None]
             strength, gloss = .65, 45.
         else:
-            strength, gloss = rng.uniform(.05, .45), rng.uniform(10, 40)
-        highlight = strength * (facing ** gloss)[..., None]
-        lit += highlight
+            strength = rng.uniform(.05, .45)
+            gloss = rng.uniform(10, 40)
+        highlight = strength * facing ** gloss
+        lit += highlight[..., None]
         surface += layer[..., None] * lit
 
     # The mean over the materials, so that a pixel at the edge has the object's full colour.
@@ -396,35 +447,42 @@ def shade(
 def _reflected_sky(normals: np.ndarray) -> np.ndarray:
     """What metal reflects at each pixel: a bright sky over a dark ground."""
     downwards = normals[..., 1]
-    return .75 + .5 / (1 + np.exp(9 * (downwards + .1)))
+    sky_share = 1 / (1 + np.exp(9 * (downwards + .1)))
+    return .75 + .5 * sky_share
 
 
 def surface_normals(layers: np.ndarray, bevel: float) -> np.ndarray:
     """Unit normals (H, W, 3) of layers (2, H, W) whose edges are rounded over `bevel` pixels."""
+    # The height of a quarter circle over each edge, flat farther inside.
     height: np.ndarray = np.zeros(layers.shape[1:], np.float32)
     for layer in layers:
         distance = _distance_to_edge(layer)
         remaining = np.clip(bevel - distance, 0, None)
-        height += np.sqrt(np.maximum(bevel ** 2 - remaining ** 2, 0))
+        squared_height = bevel ** 2 - remaining ** 2
+        height += np.sqrt(np.maximum(squared_height, 0))
     height = cv2.GaussianBlur(height, (0, 0), 1)
 
+    # A surface's normal leans against its slopes.
     slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
     slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
     normals = np.stack([-slope_x, -slope_y, np.ones_like(height)], axis=2)
-    return normals / np.linalg.norm(normals, axis=2, keepdims=True)
+    lengths = np.linalg.norm(normals, axis=2, keepdims=True)
+    return normals / lengths
 
 
 def _distance_to_edge(layer: np.ndarray) -> np.ndarray:
     """Distance of each pixel inside a layer to its edge, in pixels, measured at twice the size."""
     larger = cv2.resize(layer, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     inside = (larger > .5).astype(np.uint8)
-    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5) / 2
+    doubled = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    distance = doubled / 2
     return cv2.resize(distance, layer.shape[::-1], interpolation=cv2.INTER_AREA)
 
 
 def texture(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     """A relative change of brightness, float32 (H, W): none, mottled, wood grain, or stripes."""
-    kind = ('none', 'mottled', 'wood', 'stripes')[rng.integers(4)]
+    kinds = ('none', 'mottled', 'wood', 'stripes')
+    kind = kinds[rng.integers(4)]
     strength = np.float32(rng.uniform(.08, .25))
     if kind == 'none':
         return np.zeros(frame, np.float32)
@@ -433,20 +491,25 @@ def texture(rng: np.random.Generator, frame: Frame) -> np.ndarray:
         coarse = noise(rng, frame, 17)
         return strength * (fine + coarse)
 
+    # Waves in one direction: bent and uneven as in wood, or steep as stripes.
     along = gradient(rng, frame, 1)
     if kind == 'wood':
         frequency = rng.uniform(40, 90)
-        waves = np.sin(frequency * along + 5 * noise(rng, frame, 50))
-        return strength * waves * (.7 + .3 * noise(rng, frame, 4))
+        bend = 5 * noise(rng, frame, 50)
+        waves = np.sin(frequency * along + bend)
+        unevenness = .7 + .3 * noise(rng, frame, 4)
+        return strength * waves * unevenness
     frequency = rng.uniform(20, 60)
-    return strength * np.tanh(6 * np.sin(frequency * along))
+    waves = np.sin(frequency * along)
+    return strength * np.tanh(6 * waves)
 
 
 def noise(rng: np.random.Generator, frame: Frame, cell: int) -> np.ndarray:
     """Smooth noise of about -1..1, float32 (H, W), whose waves are `cell` pixels long."""
     height, width = frame
-    cells = (height // cell + 2, width // cell + 2)
-    coarse = rng.uniform(-1, 1, cells).astype(np.float32)
+    rows = height // cell + 2
+    columns = width // cell + 2
+    coarse = rng.uniform(-1, 1, (rows, columns)).astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -454,10 +517,13 @@ def gradient(rng: np.random.Generator, frame: Frame, strength: float) -> np.ndar
     """A ramp through the frame in a random direction, float32 (H, W), -strength..strength."""
     angle = rng.uniform(0, 2 * np.pi)
     height, width = frame
-    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    x = np.linspace(-1, 1, width, dtype=np.float32)[None]
-    ramp = math.sin(angle) * y + math.cos(angle) * x
-    return np.float32(strength / math.sqrt(2)) * ramp
+    y = np.linspace(-1, 1, height, dtype=np.float32)
+    x = np.linspace(-1, 1, width, dtype=np.float32)
+    down = math.sin(angle) * y
+    right = math.cos(angle) * x
+    ramp = down[:, None] + right[None]
+    scale = np.float32(strength / math.sqrt(2))  # the ramp ends at up to the square root of 2
+    return scale * ramp
 
 
 # --- Numbers ------------------------------------------------------------------------------------

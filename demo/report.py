@@ -29,8 +29,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def first_and_best(methods: list[dict[str, Any]], set_name: str) -> list[dict[str, Any]]:
     """The checkpoint of the earliest epoch, and the one of the best S-measure."""
-    by_name = {method['method']: method for method in methods}
-    scores = {name: method['scores'] for name, method in by_name.items()}
+    by_name, scores = {}, {}
+    for method in methods:
+        name = method['method']
+        by_name[name] = method
+        scores[name] = method['scores']
     ranking = rank({set_name: scores}, {'sm': 1.})
     first = min(methods, key=lambda method: method['epoch'])
     best = by_name[ranking.methods[0]]
@@ -39,14 +42,17 @@ def first_and_best(methods: list[dict[str, Any]], set_name: str) -> list[dict[st
 
 def main() -> None:
     """Prints and draws the outcome of a run."""
+    # The scores of this run's checkpoints.
     options = parse_arguments()
-    found = read_sets(options.save_dir, [options.set])[options.set]
+    sets = read_sets(options.save_dir, [options.set])
+    found = sets[options.set]
     methods = [method for method in found['methods'] if method['run'] == options.run]
     if not methods:
         raise ValueError(
             f'{options.save_dir}: no scores of run {options.run}; run ./sub.sh {options.run} first')
     first, best = first_and_best(methods, options.set)
 
+    # The picture of two of them.
     set_folder = options.data_root / found['task'] / options.set
     pred_root = Path(found['pred_root'])
     page = compare(
@@ -58,6 +64,7 @@ def main() -> None:
     )
     save(page, options.output)
 
+    # The table as the evaluation wrote it, and one line on the outcome.
     table = options.save_dir / f'{options.set}_eval.md'
     s_measure = best['scores']['sm']
     print(table.read_text(encoding='utf-8'))

@@ -97,25 +97,31 @@ def taper(start: Point, end: Point, wide: float, narrow: float) -> Part:
     along = (head - root) / length
     across = np.array([-along[1], along[0]])
 
-    x, y = np.split(ellipse(0, 0, narrow / 2, start=0, stop=180), 2, axis=1)
+    # The outline runs from the left of the root around the half circle of the tip to the right.
+    half_circle = ellipse(0, 0, narrow / 2, start=0, stop=180)
+    x, y = np.split(half_circle, 2, axis=1)
     tip = head + x * across + y * along
-    left = root - across * wide / 2
-    right = root + across * wide / 2
+    half = across * wide / 2
+    left = root - half
+    right = root + half
     return area([left, *tip[::-1], right])
 
 
 def leaflet(root: Point, length: float, width: float, angle: float) -> Part:
     """A pointed leaf from `root` towards `angle`, in degrees clockwise from the right."""
     t = np.linspace(0, 1, 24)
-    half = width / 2 * np.sin(np.pi * t ** .8)
-    one_edge = curve(t * length, half)
-    other_edge = curve(t * length, -half)
+    bulge = np.sin(np.pi * t ** .8)
+    along = t * length
+    half = width / 2 * bulge
+    one_edge = curve(along, half)
+    other_edge = curve(along, -half)
     outline = np.concatenate([one_edge, other_edge[::-1]])
 
     radians = math.radians(angle)
     cosine, sine = math.cos(radians), math.sin(radians)
     rotation = np.array([[cosine, sine], [-sine, cosine]])
-    return area(outline @ rotation + np.asarray(root))
+    turned = outline @ rotation
+    return area(turned + np.asarray(root))
 
 
 # --- Points -------------------------------------------------------------------------------------
@@ -133,7 +139,8 @@ def polar(angle: float, radius: float = 1., x: float = 0., y: float = 0.) -> tup
 
 def even_angles(count: int, offset: float | np.ndarray = 0.) -> np.ndarray:
     """`count` angles around the circle in radians, moved by `offset` of their distance."""
-    return 2 * np.pi * (np.arange(count) + offset) / count
+    steps = np.arange(count) + offset
+    return 2 * np.pi * steps / count
 
 
 def inner_steps(low: float, high: float, count: int) -> np.ndarray:
@@ -167,6 +174,7 @@ def ellipse(
     across = rx * np.cos(angles)
     along = ry * np.sin(angles)
 
+    # The arc, turned as a whole and moved to its centre.
     radians = math.radians(turn)
     cosine, sine = math.cos(radians), math.sin(radians)
     turned_x = x + cosine * across - sine * along
@@ -184,7 +192,9 @@ def oblique(points: Sequence[Point3], depth: float) -> np.ndarray:
 
 def smooth(outline: np.ndarray, reach: int = 4) -> np.ndarray:
     """Removes the steps of pixels from a traced outline (N, 2) by a moving average."""
-    shifted = [np.roll(outline, shift, axis=0) for shift in range(-reach, reach + 1)]
+    shifted = []
+    for shift in range(-reach, reach + 1):
+        shifted.append(np.roll(outline, shift, axis=0))
     return np.mean(shifted, axis=0)
 
 
@@ -194,7 +204,9 @@ def crossed(half_widths: Iterable[float], heights: Iterable[float], width: float
     parts = []
     for (half, y), (next_half, next_y) in pairwise(levels):
         for side in SIDES:
-            parts.append(stroke([(side * half, y), (-side * next_half, next_y)], width))
+            start = (side * half, y)
+            end = (-side * next_half, next_y)
+            parts.append(stroke([start, end], width))
     return parts
 
 
@@ -207,6 +219,8 @@ def wheel(rng: np.random.Generator) -> list[Part]:
     width = rng.uniform(.07, .11) if count < 9 else .065
     twist = rng.choice([0, 0, .35])
     hub = rng.uniform(.14, .24)
+
+    # The tyre with the rim inside it, the spokes, and the hub with its axle.
     return [
         loop(ellipse(0, 0, 1), tyre, 1),
         loop(ellipse(0, 0, .97 - tyre / 2), .07),
@@ -223,15 +237,18 @@ def gear(rng: np.random.Generator) -> list[Part]:
 
     # A tooth has four corners: up at its base and tip, down again at tip and base.
     corners = np.array([-.3, -.18, .18, .3])
-    angles = 2 * np.pi * (np.arange(teeth)[:, None] + corners) / teeth
+    positions = np.arange(teeth)[:, None] + corners
+    angles = 2 * np.pi * positions / teeth
     angles = angles.ravel()
     radii = np.tile([1 - depth, 1, 1, 1 - depth], teeth)
     outline = curve(radii * np.cos(angles), radii * np.sin(angles))
 
+    # A ring of holes, the smaller the more there are, around the hub.
     size = min(.2, 1.35 / hole_count)
     holes = []
     for angle in even_angles(hole_count):
-        holes.append(hole(*polar(angle, .52), size))
+        x, y = polar(angle, .52)
+        holes.append(hole(x, y, size))
     return [area(outline), *holes, disc(0, 0, .26, 1), hole(0, 0, .13)]
 
 
@@ -240,21 +257,26 @@ def bicycle(rng: np.random.Generator) -> list[Part]:
     spoke_count = int(rng.integers(6, 10))
     width = rng.uniform(.075, .095)
     rear, front = (-.62, .3), (.66, .3)
-    crank, head, seat = (-.08, .34), (.42, -.38), (-.26, -.36)
+    crank = (-.08, .34)
+    head = (.42, -.38)
+    seat = (-.26, -.36)
 
+    # Each wheel: a tyre, its spokes and the hub over them.
     wheels = []
     for hub in (rear, front):
         wheels.append(loop(ellipse(*hub, radius), .085, 1))
         wheels += spokes(*hub, 0, radius, spoke_count, .042)
         wheels.append(disc(*hub, .07, 1))
 
+    # The tubes between the named points, and what hangs on them.
     frame = [
         (rear, crank), (rear, seat), (seat, crank), (seat, head), (crank, head), (head, front)]
     tubes = [stroke(tube, width) for tube in frame]
+    handlebar = [head, (.36, -.56), (.52, -.62), (.6, -.52)]
     return [
         *wheels,
         *tubes,
-        stroke([head, (.36, -.56), (.52, -.62), (.6, -.52)], .07, 1),  # handlebar
+        stroke(handlebar, .07, 1),
         stroke([seat, (-.3, -.5)], .07),
         stroke([(-.48, -.55), (-.16, -.52)], .11, 1),  # saddle
         loop(ellipse(*crank, .12), .05, 1),
@@ -268,7 +290,10 @@ def glasses(rng: np.random.Generator) -> list[Part]:
     width = rng.uniform(.1, .15)
     temples, lenses = [], []
     for side in SIDES:
-        temple = [(side * .6, -ry + .05), (side * .85, -ry - .35), (side * .95, -ry - .3)]
+        hinge = (side * .6, -ry + .05)
+        bend = (side * .85, -ry - .35)
+        end = (side * .95, -ry - .3)
+        temple = [hinge, bend, end]
         temples.append(stroke(temple, width, 1))
         lenses.append(loop(ellipse(side * .52, .15, rx, ry), width))
     bridge_of_nose = ellipse(0, .13, .17, .14, 180, 360)
@@ -282,16 +307,24 @@ def racket(rng: np.random.Generator) -> list[Part]:
     ry = rng.uniform(.5, .6)
     centre = -.4
 
+    # Strings are chords of the head: at the share t of its width upright, of its height level.
     strings = []
     for t in inner_steps(-1, 1, count):
         chord = math.sqrt(1 - t ** 2)
-        x, y = chord * rx, chord * ry
-        strings.append(stroke([(rx * t, centre - y), (rx * t, centre + y)], width))
-        strings.append(stroke([(-x, centre + ry * t), (x, centre + ry * t)], width))
+        half_width = chord * rx
+        half_height = chord * ry
+        x = rx * t
+        y = centre + ry * t
+        upright = [(x, centre - half_height), (x, centre + half_height)]
+        level = [(-half_width, y), (half_width, y)]
+        strings.append(stroke(upright, width))
+        strings.append(stroke(level, width))
 
+    # Two arms lead from the head to the handle.
     throat = []
     for side in SIDES:
-        throat.append(stroke([(side * rx * .7, centre + ry * .75), (0, .45)], .08, 1))
+        shoulder = (side * rx * .7, centre + ry * .75)
+        throat.append(stroke([shoulder, (0, .45)], .08, 1))
     return [
         *strings,
         *throat,
@@ -314,9 +347,11 @@ def key(rng: np.random.Generator) -> list[Part]:
             x, y = polar(angle, .24, -.68, 0)
             bow.append(loop(ellipse(x, y, .21), .13, 1))
 
+    # The bit has three teeth, the middle one longer.
     shaft = stroke([(-.32, 0), (1.08, 0)], .17)
     notches = []
-    for x, length in ((.6, bit), (.82, bit * 1.3), (1.02, bit)):
+    teeth = ((.6, bit), (.82, bit * 1.3), (1.02, bit))
+    for x, length in teeth:
         notches.append(stroke([(x, 0), (x, length)], .13))
     collar = stroke([(-.2, -.12), (-.2, .12)], .1, 1)
     return [shaft, *notches, *bow, collar]
@@ -334,14 +369,17 @@ def lattice(rng: np.random.Generator) -> list[Part]:
     lines = []
     if rng.random() < .5:
         for t in inner_steps(-1, 1, count):
+            y = t * tall
             lines.append([(t, -tall), (t, tall)])
-            lines.append([(-1, t * tall), (1, t * tall)])
+            lines.append([(-1, y), (1, y)])
     else:
         for t in inner_steps(-2, 2, 2 * count - 1):
             lines += _diagonals(t, tall)
 
+    # The frame covers the ends of the bars.
     bars = [stroke(line, width) for line in lines]
-    frame = loop([(-1, -tall), (1, -tall), (1, tall), (-1, tall)], width * 1.7, 1)
+    corners = [(-1, -tall), (1, -tall), (1, tall), (-1, tall)]
+    frame = loop(corners, width * 1.7, 1)
     return [*bars, frame]
 
 
@@ -349,7 +387,9 @@ def _diagonals(t: float, tall: float) -> list[list[tuple[float, float]]]:
     """The line x - y = t within the unit square and its mirror image, both stretched to `tall`."""
     left = max(-1., t - 1)
     right = min(1., t + 1)
-    line = [(left, (left - t) * tall), (right, (right - t) * tall)]
+    start = (left, (left - t) * tall)
+    end = (right, (right - t) * tall)
+    line = [start, end]
     mirrored = [(-x, y) for x, y in line]
     return [line, mirrored]
 
@@ -362,7 +402,8 @@ def chair(rng: np.random.Generator) -> list[Part]:
     splay = 1 + rng.uniform(0, .12)
 
     def line(start: Point3, end: Point3, scale: float = 1, layer: int = 0) -> Part:
-        return stroke(oblique([start, end], depth), width * scale, layer)
+        projected = oblique([start, end], depth)
+        return stroke(projected, width * scale, layer)
 
     def legs_and_rung(z: float) -> list[Part]:
         parts = []
@@ -385,6 +426,7 @@ def chair(rng: np.random.Generator) -> list[Part]:
             slats.append(line((x, 0, .9), (x, back, 1.), scale=.7))
         slats.append(line((-.63, back, 1.), (.63, back, 1.), scale=1.5, layer=1))
 
+    # What is in front hides what is behind: the rear legs come first, the seat's front edge last.
     seat = [(-.68, 0, -.1), (.68, 0, -.1), (.62, 0, .95), (-.62, 0, .95)]
     return [
         *legs_and_rung(.9),
@@ -403,17 +445,22 @@ def ladder(rng: np.random.Generator) -> list[Part]:
     top = rng.uniform(.28, .42)
     has_prop = rng.random() < .5
 
+    # Rungs reach from leg to leg, whose distance shrinks from the foot to the top.
     rungs = []
     for y in np.linspace(.8, -.8, count):
         half = foot + (top - foot) * (1 - y) / 2
         rungs.append(stroke([(-half, y), (half, y)], width * .8, 1))
 
+    # A stepladder stands on a second pair of legs, which is behind the first.
     legs, prop = [], []
     for side in SIDES:
-        legs.append(stroke([(side * foot, 1), (side * top, -1)], width))
+        leg_line = [(side * foot, 1), (side * top, -1)]
+        legs.append(stroke(leg_line, width))
         prop_line = [(side * .9 * top + .1, -.9), (side * foot + .65, .85)]
         prop.append(stroke(prop_line, width * .8))
-    return [*prop, *rungs, *legs] if has_prop else [*rungs, *legs]
+    if has_prop:
+        return [*prop, *rungs, *legs]
+    return [*rungs, *legs]
 
 
 def fence(rng: np.random.Generator) -> list[Part]:
@@ -423,9 +470,11 @@ def fence(rng: np.random.Generator) -> list[Part]:
     step = 2 / count
     half = step * (1 - gap) / 2
 
+    # Two rails behind pointed pickets.
     rails = [stroke([(-1, y), (1, y)], .13, 1) for y in (-.3, .42)]
     pickets = []
-    for x in (np.arange(count) + .5) * step - 1:
+    middles = (np.arange(count) + .5) * step - 1
+    for x in middles:
         left, right = x - half, x + half
         outline = [(left, .8), (left, -.6), (x, -.6 - tip), (right, -.6), (right, .8)]
         pickets.append(area(outline))
@@ -437,6 +486,8 @@ def bridge(rng: np.random.Generator) -> list[Part]:
     tall = rng.uniform(.45, .65)
     width = rng.uniform(.07, .1)
     rise = rng.choice([0, .3])
+
+    # The two chords of the truss; the upper one may be an arch.
     x = np.linspace(-1, 1, bays + 1)
     top = curve(x, -tall + rise * x ** 2)
     bottom = curve(x, np.full_like(x, .25))
@@ -445,15 +496,21 @@ def bridge(rng: np.random.Generator) -> list[Part]:
     posts = [stroke(ends, width * .8) for ends in zip(top, bottom, strict=True)]
     ties = []
     for bay in range(bays):
-        falls = bay % 2
-        ends = (top[bay], bottom[bay + 1]) if falls else (bottom[bay], top[bay + 1])
+        ends = (bottom[bay], top[bay + 1])
+        if bay % 2:
+            ends = (top[bay], bottom[bay + 1])
         ties.append(stroke(ends, width * .8))
 
+    # Piers widen downwards.
     piers = []
     for side in SIDES:
         centre = side * .86
         outline = [
-            (centre - .09, .25), (centre + .09, .25), (centre + .12, .75), (centre - .12, .75)]
+            (centre - .09, .25),
+            (centre + .09, .25),
+            (centre + .12, .75),
+            (centre - .12, .75),
+        ]
         piers.append(area(outline, layer=1))
     return [*piers, *posts, *ties, stroke(top, width * 1.2), stroke(bottom, width * 2, 1)]
 
@@ -468,9 +525,11 @@ def birdcage(rng: np.random.Generator) -> list[Part]:
     quarter = curve(np.cos(angles), -.05 - .75 * np.sin(angles))
     ribs = []
     for foot in np.linspace(-wide, wide, bars):
-        ribs.append(stroke([(foot, .85), *(quarter * (foot, 1))], width))
+        dome = quarter * (foot, 1)
+        ribs.append(stroke([(foot, .85), *dome], width))
     rings = [loop(ellipse(0, y, wide, .1), width) for y in (-.05, .4)]
 
+    # The base is a tray: its rim is round in front and behind.
     rim = wide * 1.08
     front = ellipse(0, .85, rim, .14, 0, 180)
     rear = ellipse(0, .76, rim, .14, 180, 360)
@@ -488,11 +547,13 @@ def windmill(rng: np.random.Generator) -> list[Part]:
     start = rng.uniform(0, np.pi / 2)
     width = rng.uniform(.055, .075)
 
+    # The legs, and braces between them that follow their slope.
     tower = [stroke([(side * .12, -.3), (side * .38, 1)], .09) for side in SIDES]
     heights = np.linspace(-.05, 1, 5)
     half_widths = .12 + .26 * (heights + .3) / 1.3
     braces = crossed(half_widths, heights, .06)
 
+    # Four sails at right angles.
     sails = []
     for angle in start + np.arange(4) * np.pi / 2:
         along = np.array(polar(angle))
@@ -520,17 +581,22 @@ def pylon(rng: np.random.Generator) -> list[Part]:
     foot = rng.uniform(.38, .52)
     arm_count = int(rng.integers(2, 4))
 
+    # The legs narrow upwards and meet in a point; braces cross between them.
     heights = np.linspace(1, -.75, 6)
     half_widths = foot * np.linspace(1, .22, 6)
     legs = []
     for side in SIDES:
-        leg = [(side * foot, 1), (side * half_widths[-1], -.75), (0, -1.05)]
+        shoulder = (side * half_widths[-1], -.75)
+        leg = [(side * foot, 1), shoulder, (0, -1.05)]
         legs.append(stroke(leg, width * 1.1))
     braces = crossed(half_widths, heights, width * .75)
 
+    # Triangular arms, from the top downwards.
     arms = []
-    for y, reach in ((-.72, .5), (-.38, .72), (-.04, .6))[:arm_count]:
-        arms.append(loop([(-reach, y), (0, y - .13), (reach, y)], width, 1))
+    places = ((-.72, .5), (-.38, .72), (-.04, .6))
+    for y, reach in places[:arm_count]:
+        triangle = [(-reach, y), (0, y - .13), (reach, y)]
+        arms.append(loop(triangle, width, 1))
     return [*legs, *braces, *arms]
 
 
@@ -543,11 +609,13 @@ def tree(rng: np.random.Generator) -> list[Part]:
     def grow(x: float, y: float, angle: float, length: float, width: float, level: int) -> None:
         """Adds a branch of `level` further forks, and all that grows on it."""
         end = (x + length * math.cos(angle), y - length * math.sin(angle))
-        parts.append(taper((x, y), end, width, max(width * .72, .05)))
+        narrow = max(width * .72, .05)
+        parts.append(taper((x, y), end, width, narrow))
         if level == 0:
             tips.append(end)
             return
 
+        # It forks into two, or into three with one straight ahead.
         first = rng.choice([-1, 1])
         forks_in_two = level % 2 or rng.random() < .6
         directions = (first, -first) if forks_in_two else (first, 0, -first)
@@ -561,8 +629,11 @@ def tree(rng: np.random.Generator) -> list[Part]:
 
     # Half of the trees are bare.
     leaf = rng.uniform(.06, .11) * rng.choice([0, 1])
-    if leaf:
-        parts += [disc(*tip, leaf * rng.uniform(.7, 1.3), 1) for tip in tips]
+    if not leaf:
+        return parts
+    for tip in tips:
+        radius = leaf * rng.uniform(.7, 1.3)
+        parts.append(disc(*tip, radius, 1))
     return parts
 
 
@@ -571,6 +642,7 @@ def fern(rng: np.random.Generator) -> list[Part]:
     count = int(rng.integers(7, 11))
     slim = rng.uniform(.2, .32)
 
+    # The stem is a parabola.
     along = np.linspace(0, 1, 40)
     stem = curve(bend * along ** 2, 1 - 2 * along)
 
@@ -579,23 +651,34 @@ def fern(rng: np.random.Generator) -> list[Part]:
     for t in np.linspace(.14, .97, count):
         root = (bend * t ** 2, 1 - 2 * t)
         up = math.degrees(math.atan2(bend * t, 1)) - 90
-        length = .75 * math.sin(math.pi * min(.98, .25 + .72 * t)) ** .8
+        phase = math.pi * min(.98, .25 + .72 * t)
+        length = .75 * math.sin(phase) ** .8
         for side in SIDES:
             leaves.append(leaflet(root, length, length * slim, up + side * 55))
 
+    # One more leaf continues the stem.
     up = math.degrees(math.atan2(bend, 1)) - 90
-    return [*leaves, stroke(stem, .06, 1), leaflet(stem[-1], .3, .1, up)]
+    tip = leaflet(stem[-1], .3, .1, up)
+    return [*leaves, stroke(stem, .06, 1), tip]
 
 
 def butterfly(rng: np.random.Generator) -> list[Part]:
     upper = rng.uniform(.5, .6)
     lower = rng.uniform(.34, .42)
     rim = rng.uniform(.09, .13)
+    upper_radii = (upper, upper * .72)
+    lower_radii = (lower, lower * .8)
+
+    # On each side two wings and a feeler; the body lies over them.
     wings, feelers = [], []
     for side in SIDES:
-        wings += _wing(rng, side, (side * .55, -.35), (upper, upper * .72), side * -35, rim)
-        wings += _wing(rng, side, (side * .45, .42), (lower, lower * .8), side * 40, rim)
-        feelers.append(stroke([(0, -.5), (side * .12, -.8), (side * .26, -.98)], .055, 1))
+        upper_centre = (side * .55, -.35)
+        lower_centre = (side * .45, .42)
+        wings += _wing(rng, side, upper_centre, upper_radii, side * -35, rim)
+        wings += _wing(rng, side, lower_centre, lower_radii, side * 40, rim)
+
+        feeler = [(0, -.5), (side * .12, -.8), (side * .26, -.98)]
+        feelers.append(stroke(feeler, .055, 1))
     body = area(ellipse(0, .02, .11, .6), layer=1)
     return [*wings, *feelers, body]
 
@@ -614,9 +697,11 @@ def _wing(
     inner = ellipse(*centre, rx - rim, ry - rim, turn=turn)
     parts = [area(outer), area(inner, layer=None)]
 
+    # Veins start at the body and end within the rim.
     root = np.array([side * .04, 0])
-    ends = ellipse(*centre, rx * .95, ry * .95, turn=turn)
-    for end in rng.permutation(ends)[:5]:
+    rim_points = ellipse(*centre, rx * .95, ry * .95, turn=turn)
+    ends = rng.permutation(rim_points)[:5]
+    for end in ends:
         parts.append(stroke([root, end], .06))
     return parts
 
@@ -626,6 +711,7 @@ def snowflake(rng: np.random.Generator) -> list[Part]:
     lengths = rng.uniform(.25, .4, 3) * (1.1, .9, .6)
     has_ring = rng.random() < .6
 
+    # Six arms, each with three pairs of twigs.
     parts = []
     for angle in np.arange(6) * np.pi / 3:
         arm = np.array(polar(angle))
@@ -633,8 +719,9 @@ def snowflake(rng: np.random.Generator) -> list[Part]:
         for radius, length in zip((.35, .6, .82), lengths, strict=True):
             root = arm * radius
             for turn in (-1., 1.):
-                twig = np.array(polar(angle + turn))
-                parts.append(stroke([root, root + length * twig], width * .85))
+                direction = np.array(polar(angle + turn))
+                tip = root + length * direction
+                parts.append(stroke([root, tip], width * .85))
 
     if has_ring:
         parts.append(loop(ellipse(0, 0, .28), .09, 1))
@@ -645,17 +732,23 @@ def web(rng: np.random.Generator) -> list[Part]:
     arms = int(rng.integers(6, 10))
     rings = int(rng.integers(3, 5))
     width = rng.uniform(.06, .085)
-    angles = even_angles(arms, rng.uniform(-.18, .18, arms))
+
+    # Arms of unequal length at uneven angles.
+    unevenness = rng.uniform(-.18, .18, arms)
+    angles = even_angles(arms, unevenness)
     reach = rng.uniform(.85, 1.1, arms)
     tips = curve(reach * np.cos(angles), reach * np.sin(angles))
 
     # Threads sag between the arms: quadratic Bézier curves whose middle is pulled inwards.
     parts = [stroke([(0, 0), tip], width * 1.15, 1) for tip in tips]
     t = np.linspace(0, 1, 12)[:, None]
+    start_weight = (1 - t) ** 2
+    middle_weight = 2 * t * (1 - t)
+    end_weight = t ** 2
     for scale in np.linspace(.3, .9, rings):
         for start, end in pairwise([*tips, tips[0]]):
             middle = (start + end) / 2 * .86
-            sag = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t ** 2 * end
+            sag = start_weight * start + middle_weight * middle + end_weight * end
             parts.append(stroke(sag * scale, width))
     return [*parts, disc(0, 0, .1, 1)]
 
@@ -669,6 +762,7 @@ def text(rng: np.random.Generator) -> list[Part]:
     bold = int(rng.integers(5, 10))
     is_underlined = rng.random() < .4
 
+    # The outlines of the letters on a large page, inner ones included.
     page = _write(word, bold)
     ink = (np.asarray(page) > 127).astype(np.uint8)
     outlines, _ = cv2.findContours(ink, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -679,23 +773,31 @@ def text(rng: np.random.Generator) -> list[Part]:
     rings = []
     for outline in outlines:
         if len(outline) > 12:
-            rings.append((smooth(outline[:, 0]) - centre) / half)
+            points = smooth(outline[:, 0])
+            rings.append((points - centre) / half)
     letters = area(*rings)
+    if not is_underlined:
+        return [letters]
 
     base = page.size[1] / 2 / half + .06
     underline = stroke([(-.9, base), (.9, base)], .1, 1)
-    return [letters, underline] if is_underlined else [letters]
+    return [letters, underline]
 
 
 def _write(word: str, bold: int) -> Image.Image:
     """Writes a word in white on a black page that fits it, mode 'L'."""
     font = ImageFont.load_default(160)
     style: dict[str, Any] = {'font': font, 'stroke_width': bold, 'spacing': 0, 'align': 'center'}
-    ruler = ImageDraw.Draw(Image.new('L', (1, 1)))
+    scratch = Image.new('L', (1, 1))
+    ruler = ImageDraw.Draw(scratch)
     left, top, right, bottom = ruler.multiline_textbbox((0, 0), word, **style)
 
-    page = Image.new('L', (int(right - left) + 8, int(bottom - top) + 8))
-    ImageDraw.Draw(page).multiline_text((4 - left, 4 - top), word, 255, **style)
+    # A margin of four pixels keeps outlines off the border.
+    width = int(right - left) + 8
+    height = int(bottom - top) + 8
+    page = Image.new('L', (width, height))
+    pen = ImageDraw.Draw(page)
+    pen.multiline_text((4 - left, 4 - top), word, 255, **style)
     return page
 
 
@@ -705,21 +807,27 @@ def wire(rng: np.random.Generator) -> list[Part]:
     width = rng.uniform(.1, .15)
     kind = ('Lissajous', 'rose', 'spiral', 'spring')[rng.integers(4)]
 
+    # Two of the four return to their start.
     if kind == 'Lissajous':
-        a, b = ((1, 2), (2, 3), (3, 2), (3, 4))[rng.integers(4)]
-        return [loop(curve(np.sin(a * t + .6), np.sin(b * t)), width)]
+        frequencies = ((1, 2), (2, 3), (3, 2), (3, 4))
+        a, b = frequencies[rng.integers(4)]
+        closed = curve(np.sin(a * t + .6), np.sin(b * t))
+        return [loop(closed, width)]
     if kind == 'rose':
         petals = int(rng.integers(3, 7))
         radius = .62 + .38 * np.cos(petals * t)
-        return [loop(curve(radius * np.cos(t), radius * np.sin(t)), width)]
+        closed = curve(radius * np.cos(t), radius * np.sin(t))
+        return [loop(closed, width)]
 
     # The open ones end in a knob.
     if kind == 'spiral':
         angle = t * rng.uniform(2.5, 3.5)
-        line = curve(t / 6.3 * np.cos(angle), t / 6.3 * np.sin(angle))
+        radius = t / 6.3
+        line = curve(radius * np.cos(angle), radius * np.sin(angle))
     else:
         angle = t * rng.integers(5, 8)
-        line = curve(t / np.pi - 1 + .2 * np.sin(angle), .55 * np.cos(angle))
+        along = t / np.pi - 1 + .2 * np.sin(angle)
+        line = curve(along, .55 * np.cos(angle))
     x, y = line[-1]
     return [stroke(line, width), disc(x, y, .13, 1)]
 
@@ -727,6 +835,8 @@ def wire(rng: np.random.Generator) -> list[Part]:
 def scissors(rng: np.random.Generator) -> list[Part]:
     half_angle = rng.uniform(.22, .42)
     ring = rng.uniform(.2, .26)
+
+    # Two halves that cross at the screw, each a blade and a ring for the fingers.
     parts = []
     for side in SIDES:
         along = np.array([side * math.sin(half_angle), -math.cos(half_angle)])

@@ -22,7 +22,9 @@ def check_size(image: Tensor) -> None:
     """Raises ValueError if a side of image (B, 3, H, W) is not a multiple of 32."""
     height, width = image.shape[-2:]
     if height % STRIDE or width % STRIDE:
-        advice = f'{round_up(height, STRIDE)}x{round_up(width, STRIDE)}'
+        next_height = round_up(height, STRIDE)
+        next_width = round_up(width, STRIDE)
+        advice = f'{next_height}x{next_width}'
         raise ValueError(f'input of {height}x{width} (height x width): sides must be multiples of '
                          f'{STRIDE}; resize or pad it to {advice}')
 
@@ -99,10 +101,12 @@ class BiRefNet(nn.Module):
             image = mark_divisible(image, STRIDE)
         height, width = image.shape[-2:]
 
+        # x1..x4, with x4 squeezed together with its context.
         maps = self.encoder(image)
         classes = None
         if self.class_head is not None and side_outputs:
-            classes = self.class_head(maps[3].mean((2, 3)))
+            pooled = maps[3].mean((2, 3))
+            classes = self.class_head(pooled)
         maps[3] = self.squeeze(self.context(maps))
         if self.neck is not None:
             maps = self.neck(maps, height, width)

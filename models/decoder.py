@@ -87,12 +87,14 @@ class DecoderLevel(nn.Module):
             x = torch.cat((x, self.reference(image_view)), 1)
         x = self.block(x)
 
+        # Predictions at this level; the outward reference changes the features too.
         side = edge = None
         if side_outputs and self.side is not None:
             side = self.side(x)
         if self.outward is not None:
             x, edge = self.outward(x, side_outputs)
 
+        # On to the next finer level.
         if self.lateral is not None:
             assert finer is not None, 'only the last level has no finer map'
             x = resize(x, finer.shape[-2:]) + self.lateral(finer)
@@ -112,6 +114,7 @@ class Decoder(nn.Module):
         self.view = ImageView(architecture.dec_ipt_split)
         self.grad_checkpointing = False
 
+        # From x4 to x1; each level gives the width of the next, the last half the width of x1.
         self.levels = nn.ModuleList()
         for i, stride in enumerate(LEVEL_STRIDES):
             is_last = stride == LEVEL_STRIDES[-1]
@@ -128,6 +131,7 @@ class Decoder(nn.Module):
                 lateral=not is_last,
             ))
 
+        # The last reference, at full resolution, joins in front of the head.
         self.reference = self._build_reference(1, reference_channels, architecture)
         head_channels = channels[0] // 2
         if self.reference is not None:
@@ -153,6 +157,7 @@ class Decoder(nn.Module):
         if self.reference is not None:
             reference = checkpointed(self.reference, image)
 
+        # Level by level, from x4 upwards.
         x1, x2, x3, x = maps
         sides: list[Tensor] = []
         predictions: list[tuple[Tensor, Tensor]] = []
@@ -183,7 +188,8 @@ class Decoder(nn.Module):
         """
         feature_channels = x.shape[1]
         feature_weight = self.head.weight[:, :feature_channels]
-        logits = resize(F.conv2d(x, feature_weight, self.head.bias), size)
+        small_logits = F.conv2d(x, feature_weight, self.head.bias)
+        logits = resize(small_logits, size)
         if reference is None:
             return logits
         reference_weight = self.head.weight[:, feature_channels:]

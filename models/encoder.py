@@ -52,6 +52,7 @@ class Encoder(nn.Module):
         """image (B, 3, H, W) -> the backbone's four maps of it, and those of its half-size copy."""
         height, width = image.shape[-2:]
         smallest = self.backbone.smallest
+        # Not smaller than the backbone can take.
         half_height = max(height // 2, smallest)
         half_width = max(width // 2, smallest)
         half_image = resize(image, (half_height, half_width))

@@ -25,18 +25,22 @@ def find_checkpoint(path: str | os.PathLike, **hub: Any) -> Path:
 
     `hub` are options for the download of a repository. Raises ValueError if there is no such thing.
     """
+    # What is on the disk goes before names.
     name = str(path)
     path = Path(path)
     if path.is_file():
         return path
     if path.is_dir():
         return _find_in_folder(path)
+
+    # Options for the hub mean that it is to be asked, even for weights that are known by name.
     entry = zoo.find(name)
     asks_hub = bool(hub) and is_repository(name)
     if entry and not asks_hub:
         return zoo.fetch(entry)
     if is_repository(name):
         return _fetch_repository(name, **hub)
+
     near = difflib.get_close_matches(name, zoo.zoo(), 1)
     advice = f'; did you mean {near[0]}?' if near else ''
     raise ValueError(f'{path}: there is no such checkpoint{advice}')

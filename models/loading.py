@@ -102,6 +102,7 @@ def resolve(path: str | os.PathLike, **hub: Any) -> Source:
     entry = entry or zoo.identify(file)
     published = entry.facts() if entry else {}
 
+    # What the file's own config says counts before what is known of published weights.
     saved = saved_config(file)
     known = {spec.name for spec in fields(Config)} - {'tile_order'}
     own = {name: value for name, value in saved.items() if name in known}
@@ -159,11 +160,16 @@ def load_model(
     hub = {name: value for name, value in options.items() if value}
     if complaints := unknown_fields(overrides):
         raise ConfigError('\n'.join(complaints))
+
+    # The file, and a network that fits it, still without values.
     source = resolve(path, **hub)
     state = read_state(source.file)
     state = _with_official_names(state, overrides.get('bb') or source.fields.get('bb', ''))
     model = _build_for(state, source, overrides)
-    if _find_tile_order(state, source, overrides.get('tile_order', '')) == 'column':
+
+    # The values, in the tile order that everything here has.
+    tile_order = _find_tile_order(state, source, overrides.get('tile_order', ''))
+    if tile_order == 'column':
         state = convert_tile_order(state, 'row')
     _fill(model, state)
     return model.to(device).eval()
@@ -191,6 +197,8 @@ def _find_tile_order(state: State, source: Source, given: str) -> str:
     """
     if not tile_weights(state):
         return 'row'
+
+    # An order that is certain counts even against the weights, which then gets a warning.
     shown = read_tile_order(state)
     certain = given or (source.tile_order if source.is_ours else '')
     if certain:
@@ -199,6 +207,8 @@ def _find_tile_order(state: State, source: Source, given: str) -> str:
             logger.warning('%s: tile order: %s, as %s, although %s', source.file, certain, origin,
                            shown)
         return certain
+
+    # Else what the weights show, and without that the custom of their time.
     if shown.order:
         logger.info('%s: tile order: %s, as %s', source.file, shown.order, shown)
         return shown.order
@@ -234,6 +244,7 @@ def _shapes_of(state: State) -> Shapes:
 
 def _build_inferred(shapes: Shapes, source: Source, overrides: Mapping[str, Any]) -> BiRefNet:
     """Builds by what the caller says, then what keys settle, then what was saved, then defaults."""
+    # The backbone first: the decoder's widths follow from its channels.
     saved = source.fields
     bb = overrides.get('bb') or infer_backbone(shapes) or saved.get('bb')
     if not bb or not any(key.startswith('decoder.') for key in shapes):
@@ -249,6 +260,7 @@ def _build_inferred(shapes: Shapes, source: Source, overrides: Mapping[str, Any]
         found['mul_scl_ipt'] = 'add'
     config = Config(**{**saved, **found, 'bb': bb, 'bb_weights': '', **overrides})
 
+    # A backbone that is built for one size was built for the first guess of it.
     scales = Architecture.from_config(config).scales
     family = find_family(bb)
     if family and family.built_for_size and (config.size != size or scales != (1.,)):
@@ -270,7 +282,8 @@ def _build_without_values(bb: str, size: tuple[int, int], scales: tuple[float, .
     """
     with torch.device('meta'):
         backbone = build_backbone(bb, size, scales)
-    computed = dict(backbone.named_buffers()).keys() - backbone.state_dict().keys()
+    buffers = dict(backbone.named_buffers())
+    computed = buffers.keys() - backbone.state_dict().keys()
     return build_backbone(bb, size, scales) if computed else backbone
 
 
@@ -307,6 +320,7 @@ def save_checkpoint(
         tile_order: 'row', or 'column' for programs of before November 2024 and those that kept
             their order.
     """
+    # Beneath whatever wraps it.
     network = next(m for m in model.modules() if isinstance(m, BiRefNet))
     if state is None:
         state = network.state_dict()

@@ -118,7 +118,7 @@ def identify(file: Path) -> Published | None:
 def _is_of_repository(file: Path, repository: str) -> bool:
     if not repository or file.name != WEIGHTS:
         return False
-    clone = repository.partition('/')[2]
+    _, _, clone = repository.partition('/')
     cached = 'models--' + repository.replace('/', '--')  # <cached>/snapshots/<commit>/<file>
     folders = [folder.name for folder in file.absolute().parents]
     return folders[0] == clone or cached in folders[2:3]
@@ -144,6 +144,7 @@ def fetch(entry: Published) -> Path:
 
     Raises ValueError saying what to do by hand.
     """
+    # What is there already, else the first place that gives it.
     folder = weights_folder()
     if kept := _find_kept(entry, folder):
         return kept
@@ -154,6 +155,7 @@ def fetch(entry: Published) -> Path:
         except (ValueError, *HUB_ERRORS) as error:
             tried.append(f'{place} ({_short_reason(error)})')
 
+    # None did: which file to fetch by other means, and where it belongs.
     by_hand = []
     if entry.repository:
         by_hand.append(f'{WEIGHTS} of {entry.repository} as {entry.name}.safetensors')
@@ -177,19 +179,26 @@ def _find_kept(entry: Published, folder: Path) -> Path | None:
 
 def _short_reason(error: Exception) -> str:
     reason = str(getattr(error, 'reason', error)).strip()
-    return reason.splitlines()[0][:150] if reason else type(error).__name__
+    if not reason:
+        return type(error).__name__
+    first_line = reason.splitlines()[0]
+    return first_line[:150]
 
 
 def _sources(entry: Published, folder: Path) -> Iterator[tuple[str, Callable[[], Path]]]:
     """The places that may have an entry, each with a function that fetches it from there."""
     mirror = os.environ.get('BIREFNET_MIRROR', '').rstrip('/')
-    release = entry.release if '*' not in entry.release else ''
+    release = entry.release if '*' not in entry.release else ''  # a pattern names no file
+
+    # The user's own mirror first, in the layout of either place.
     if mirror and release:
         yield mirror, lambda: download(f'{mirror}/{release}', folder / release, entry.sha256)
     if mirror and entry.repository:
         address = f'{mirror}/{entry.repository}'
         file = folder / f'{entry.name}.safetensors'
         yield address, lambda: download(f'{address}/{WEIGHTS}', file)
+
+    # Then the public places.
     if entry.repository:
         yield (f'the hub, {entry.repository}',
                lambda: _linked(fetch_repository(entry.repository), folder, entry))
@@ -217,6 +226,8 @@ def download(address: str, file: Path, sha256: str = '') -> Path:
     """
     if urllib.parse.urlsplit(address).scheme not in ('http', 'https'):
         raise ValueError(f'{address}: give an address that begins with https:// or http://')
+
+    # Both checks come before the file appears: an error within the block leaves none.
     digest = hashlib.sha256()
     received = 0
     with urllib.request.urlopen(address, timeout=TIMEOUT) as response, atomic_write(file) as out:
@@ -224,11 +235,13 @@ def download(address: str, file: Path, sha256: str = '') -> Path:
             digest.update(block)
             out.write(block)
             received += len(block)
+
         expected = response.headers.get('Content-Length')
         if expected and received != int(expected):
             raise ValueError(f'{address}: {received} bytes of {expected} arrived')
-        if sha256 and digest.hexdigest() != sha256:
-            raise ValueError(f'{address}: its SHA-256 is {digest.hexdigest()} instead of {sha256}: '
+        actual = digest.hexdigest()
+        if sha256 and actual != sha256:
+            raise ValueError(f'{address}: its SHA-256 is {actual} instead of {sha256}: '
                              'damaged, or not what it should be')
     return file
 

@@ -82,7 +82,8 @@ class _Shapes:
 
     def _record(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if inputs and isinstance(inputs[0], Tensor):
-            self.inputs[module] = tuple(inputs[0].shape[1:])
+            first = inputs[0]
+            self.inputs[module] = tuple(first.shape[1:])
         self.outputs[module] = _shapes_in(output)
 
 
@@ -96,6 +97,7 @@ def _shapes_in(output: Any) -> Any:
 
 def describe(config: Config) -> Figures:
     """Builds the network of `config` on the meta device and follows an image through it."""
+    # The meta device has shapes without values, so nothing is computed.
     with torch.device('meta'):
         model = build_birefnet(config)
         shapes = _Shapes(model)
@@ -103,12 +105,17 @@ def describe(config: Config) -> Figures:
         image = torch.zeros(1, 3, height, width)
         logits = model(image)[-1]
 
+    # What depends on the config: without squeeze blocks x4 goes on as it is.
     maps = shapes.outputs[model.encoder]
     squeezed = shapes.outputs[model.squeeze] if len(model.squeeze) else maps[3]
     decoder = model.decoder
     reference = 0
     if decoder.reference is not None:
         reference = shapes.outputs[decoder.reference][0]
+    levels = []
+    for level in decoder.levels:
+        levels.append(_describe_level(cast(DecoderLevel, level), shapes, height))
+
     return Figures(
         backbone=config.bb,
         image=(3, height, width),
@@ -118,10 +125,7 @@ def describe(config: Config) -> Figures:
         squeeze=[type(block).__name__ for block in model.squeeze],
         squeezed=(shapes.outputs[model.context][0], squeezed),
         neck=shapes.outputs[model.neck] if model.neck is not None else None,
-        levels=[
-            _describe_level(cast(DecoderLevel, level), shapes, height)
-            for level in decoder.levels
-        ],
+        levels=levels,
         reference=reference,
         head=(decoder.head.in_channels, tuple(logits.shape[1:])),
     )
@@ -130,8 +134,11 @@ def describe(config: Config) -> Figures:
 def _count_parameters(model: BiRefNet) -> dict[str, float]:
     """Millions of parameters of each part."""
     def count(modules: Iterable[nn.Module | None]) -> float:
-        parameters = [p for module in modules if module is not None for p in module.parameters()]
-        return sum(p.numel() for p in parameters) / 1e6
+        total = 0
+        for module in modules:
+            if module is not None:
+                total += sum(parameter.numel() for parameter in module.parameters())
+        return total / 1e6
 
     return {
         'backbone': count([model.encoder]),
@@ -141,22 +148,28 @@ def _count_parameters(model: BiRefNet) -> dict[str, float]:
 
 
 def _describe_level(level: DecoderLevel, shapes: _Shapes, height: int) -> Level:
+    # References, where the level has them.
     features = shapes.inputs[level]
     reference = None
     if level.reference is not None:
-        reference = (shapes.inputs[level.reference][0], shapes.outputs[level.reference][0])
+        tiles, *_ = shapes.inputs[level.reference]
+        width, *_ = shapes.outputs[level.reference]
+        reference = (tiles, width)
     outward = None
     if level.outward is not None:
         convolution = level.outward.features[0]
         assert isinstance(convolution, nn.Conv2d)
         outward = convolution.out_channels
+
     block = level.block
     assert isinstance(block.attention, nn.Module)
+    channels_in, *_ = shapes.inputs[block]
+    channels_out, *_ = shapes.outputs[block]
     return Level(
         stride=height // features[1],
         features=features,
         reference=reference,
-        block=(type(block).__name__, shapes.inputs[block][0], shapes.outputs[block][0]),
+        block=(type(block).__name__, channels_in, channels_out),
         attention=_attention_text(block.attention),
         lateral=level.lateral is not None,
         side=level.side is not None,
@@ -193,13 +206,17 @@ def draw(figures: Figures) -> Figure:
     figure = Figure(figsize=(12.4, 8.9), facecolor='white')
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 14.4), ylim=(-.45, 9.9))
     axes.set_axis_off()
+
+    # Arrows lead from each level to the row of the next, the last one's to the head at stride 1.
     _draw_encoder(axes, figures)
     _draw_squeeze(axes, figures)
     strides = [level.stride for level in figures.levels]
-    for i, level in enumerate(figures.levels):
-        stride_above = (*strides, 1)[i + 1]
-        _draw_level(axes, level, len(strides) - i, stride_above)
+    strides_above = [*strides[1:], 1]
+    for i, (level, stride_above) in enumerate(zip(figures.levels, strides_above, strict=True)):
+        number = len(strides) - i
+        _draw_level(axes, level, number, stride_above)
     _draw_head(axes, figures)
+
     for stride, y in ROWS.items():
         _text(axes, STRIDE_X, y, f'stride {stride}', 10, STRIDE_COLOUR, ha='left')
     return figure
@@ -241,14 +258,18 @@ def _size(shape: Shape) -> str:
 
 def _draw_encoder(axes: Axes, figures: Figures) -> None:
     """The image, and x1..x4 below it."""
+    # Boxes from the top downwards, each joined to the one above.
     above = ROWS[1]
     _box(axes, ENCODER_X, above, ENCODER_WIDTH, PLAIN_COLOUR, f'image\n{_size(figures.image)}')
     for i, (shape, stride) in enumerate(zip(figures.maps, (4, 8, 16, 32), strict=True)):
         y = ROWS[stride]
-        _arrow(axes, (ENCODER_CENTRE, above - HALF), (ENCODER_CENTRE, y + HALF))
+        bottom_above = (ENCODER_CENTRE, above - HALF)
+        top = (ENCODER_CENTRE, y + HALF)
+        _arrow(axes, bottom_above, top)
         _box(axes, ENCODER_X, y, ENCODER_WIDTH, ENCODER_COLOUR, f'x{i + 1}   {_size(shape)}')
         above = y
 
+    # What lies between, in words beside the arrow.
     pyramid = {
         'cat': 'sees the image and its half: concatenated',
         'add': 'sees the image and its half: added',
@@ -261,6 +282,7 @@ def _draw_encoder(axes: Axes, figures: Figures) -> None:
 
 def _draw_squeeze(axes: Axes, figures: Figures) -> None:
     """What leads from x4 to the decoder, at the bottom."""
+    # The text of the box.
     channels, squeezed = figures.squeezed
     squeeze = 'no squeeze'
     if figures.squeeze:
@@ -272,17 +294,20 @@ def _draw_squeeze(axes: Axes, figures: Figures) -> None:
     parameters = f'{figures.millions["squeeze"]:.1f} M parameters'
     text = f'x4 and its context: {channels} channels → {squeeze}{neck}, {parameters}'
 
+    # A wide box beneath encoder and decoder, an arrow into it and one out of it.
     width = DECODER_X + DECODER_WIDTH - ENCODER_X
     top = SQUEEZE_Y + SQUEEZE_HALF
     _box(axes, ENCODER_X, SQUEEZE_Y, width, ENCODER_COLOUR, text, SQUEEZE_HALF)
-    _arrow(axes, (ENCODER_CENTRE, ROWS[32] - HALF), (ENCODER_CENTRE, top))
-    _arrow(axes, (DECODER_CENTRE, top), (DECODER_CENTRE, ROWS[32] - HALF))
+    bottom_above = ROWS[32] - HALF
+    _arrow(axes, (ENCODER_CENTRE, bottom_above), (ENCODER_CENTRE, top))
+    _arrow(axes, (DECODER_CENTRE, top), (DECODER_CENTRE, bottom_above))
     decoder = f'decoder: {figures.millions["decoder"]:.1f} M parameters'
     _text(axes, REFERENCE_X, SQUEEZE_Y, decoder, ha='left')
 
 
 def _draw_level(axes: Axes, level: Level, number: int, stride_above: int) -> None:
     """A block with its references, and the way up to the next row."""
+    # The block, and on top of it its outward reference.
     y = ROWS[level.stride]
     above = ROWS[stride_above]
     kind, channels, out = level.block
@@ -296,16 +321,19 @@ def _draw_level(axes: Axes, level: Level, number: int, stride_above: int) -> Non
         text = f'outward reference: gradient attention ({level.outward})'
         _box(axes, DECODER_X, top - .22, DECODER_WIDTH, OUTWARD_COLOUR, text, OUTWARD_HALF)
 
+    # The way up.
     bottom_above = above - HALF
     _arrow(axes, (DECODER_CENTRE, top), (DECODER_CENTRE, bottom_above))
     factor = level.stride // stride_above
     middle = (top + bottom_above) / 2
     _text(axes, DECODER_CENTRE + .15, middle, f'resized × {factor}', 8, ha='left')
 
+    # What comes in from the sides, and what leaves in training.
     if level.lateral:
         start = ENCODER_X + ENCODER_WIDTH
+        middle = (start + DECODER_X) / 2
         _arrow(axes, (start, above), (DECODER_X, above))
-        _text(axes, (start + DECODER_X) / 2, above + .2, '+ 1 × 1', 8)
+        _text(axes, middle, above + .2, '+ 1 × 1', 8)
     if level.reference is not None:
         _draw_reference(axes, y, *level.reference)
     if level.side:
@@ -316,7 +344,8 @@ def _draw_level(axes: Axes, level: Level, number: int, stride_above: int) -> Non
 def _draw_reference(axes: Axes, y: float, channels: int, out: int) -> None:
     text = f'inward reference:\nimage as {channels} channels → {out}'
     _box(axes, REFERENCE_X, y, REFERENCE_WIDTH, INWARD_COLOUR, text)
-    _arrow(axes, (REFERENCE_X, y), (DECODER_X + DECODER_WIDTH, y))
+    decoder_edge = DECODER_X + DECODER_WIDTH
+    _arrow(axes, (REFERENCE_X, y), (decoder_edge, y))
 
 
 def _draw_head(axes: Axes, figures: Figures) -> None:
@@ -324,7 +353,8 @@ def _draw_head(axes: Axes, figures: Figures) -> None:
     channels, out = figures.head
     text = f'head:  {channels} → {out[0]}\nlogits {_size(out)}'
     _box(axes, DECODER_X, y, DECODER_WIDTH, DECODER_COLOUR, text)
-    _arrow(axes, (DECODER_CENTRE, y + HALF), (DECODER_CENTRE, y + .7))
+    top = y + HALF
+    _arrow(axes, (DECODER_CENTRE, top), (DECODER_CENTRE, y + .7))
     _text(axes, DECODER_CENTRE + .15, y + .62, 'sigmoid: the mask', ha='left')
     if figures.reference:
         _draw_reference(axes, y, figures.image[0], figures.reference)
@@ -338,7 +368,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('-o', '--output', type=Path, default=Path('docs/architecture.svg'))
     options = parser.parse_args(arguments)
 
-    figure = draw(describe(Config.from_overrides(options.overrides)))
+    config = Config.from_overrides(options.overrides)
+    figure = draw(describe(config))
     kind = options.output.suffix[1:] or 'svg'
     # A fixed salt and no date: the same network gives the same bytes.
     metadata = {'Date': None} if kind == 'svg' else None

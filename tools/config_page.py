@@ -48,17 +48,25 @@ def render() -> str:
 def _sections() -> Iterator[tuple[str, list[Field]]]:
     """Titles in the comments of Config's source, each with the fields that follow it."""
     specs = {spec.name: spec for spec in fields(Config)}
-    for section in re.split(r'^    # --- ', inspect.getsource(Config), flags=re.M)[1:]:
+    source_of_config = inspect.getsource(Config)
+    _, *sections = re.split(r'^    # --- ', source_of_config, flags=re.M)
+    for section in sections:
         title, _, source = section.partition('\n')
         names = re.findall(r'^    (\w+): ', source, flags=re.M)
         yield title.rstrip(' -'), [specs[name] for name in names if name in specs]
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ['---'] * len(header)]
+    escaped = []
     for row in rows:
-        lines.append([cell.replace('|', '\\|') for cell in row])
-    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+        escaped.append([cell.replace('|', '\\|') for cell in row])
+
+    ruler = ['---'] * len(header)
+    lines = []
+    for cells in (header, ruler, *escaped):
+        joined = ' | '.join(cells)
+        lines.append(f'| {joined} |\n')
+    return ''.join(lines)
 
 
 def _kind(spec: Field) -> str:
@@ -94,13 +102,18 @@ def _tasks() -> str:
     """A table with a row for each field; a column for each task would be wider than any screen."""
     rows = []
     for name, default in task_defaults('').items():
+        # Tasks that share a value stand together behind it.
         tasks_by_value: dict[str, list[str]] = {}
         for task in TASKS:
             value = task_defaults(task)[name]
             if value != default:
                 tasks_by_value.setdefault(_code(value), []).append(task)
-        others = [f'{value} ({", ".join(tasks)})' for value, tasks in tasks_by_value.items()]
-        rows.append([f'[`{name}`](#{name})', _code(default), ', '.join(others) or 'none'])
+
+        others = []
+        for value, tasks in tasks_by_value.items():
+            others.append(f'{value} ({", ".join(tasks)})')
+        link = f'[`{name}`](#{name})'
+        rows.append([link, _code(default), ', '.join(others) or 'none'])
     return _table(['Field', 'Usually', 'Other values'], rows)
 
 

@@ -49,14 +49,18 @@ class Checkout:
         """Names of the modules and packages at the top of the checkout."""
         files = {path.stem for path in self.root.glob('*.py')}
         folders = {path.parent.name for path in self.root.glob('*/__init__.py')}
-        return (files | folders) - {TOP, '__main__'}
+        package_itself = {TOP, '__main__'}
+        return (files | folders) - package_itself
 
     @cached_property
     def commands(self) -> dict[str, str]:
         """Names of the commands by the script that each runs."""
-        table = runpy.run_path(str(self.root / '__main__.py'))['COMMANDS']
-        scripts = {script: command for command, (script, _) in table.items()}
-        return {script: command for script, command in scripts.items() if ' ' not in script}
+        content = runpy.run_path(str(self.root / '__main__.py'))
+        commands = {}
+        for command, (script, _) in content['COMMANDS'].items():
+            if ' ' not in script:  # one with arguments has a command already
+                commands[script] = command
+        return commands
 
     def needed(self) -> set[str]:
         """The top-level modules and packages that the commands run or import, directly or not."""
@@ -76,8 +80,11 @@ class Checkout:
         module = self.root / f'{name}.py'
         if module.is_file():
             return [module]
-        paths = (self.root / name).rglob('*')
-        return sorted(path for path in paths if path.is_file() and '__pycache__' not in path.parts)
+        found = []
+        for path in (self.root / name).rglob('*'):
+            if path.is_file() and '__pycache__' not in path.parts:
+                found.append(path)
+        return sorted(found)
 
     def source_of(self, module: str) -> Path | None:
         """The file of a module, or None if there is no such module; '' is the package itself."""
@@ -106,8 +113,11 @@ class Checkout:
 
         It keeps its lines, so that tracebacks show the right ones.
         """
+        # Where each line begins, in bytes: the parser tells places by line and column.
         lines = source.splitlines(keepends=True)
         starts = list(accumulate(map(len, lines), initial=0))
+
+        # Imports of our modules, and what texts tell the user to type.
         # A set: the parts of an f-string are nodes as well, before Python 3.12 at its own place.
         edits: set[_Edit] = set()
         for node in ast.walk(ast.parse(source)):
@@ -124,6 +134,8 @@ class Checkout:
                         edits.add(_Edit(*_span(alias, starts), text))
                 case ast.JoinedStr() | ast.Constant(value=str()):
                     edits.update(self._prose(source, *_span(node, starts)))
+
+        # From the end to the beginning, so that places stay right.
         for start, end, text in sorted(edits, reverse=True):
             source = source[:start] + text + source[end:]
         return source
@@ -146,11 +158,14 @@ class Checkout:
         for found in self._typed.finditer(source, start, end):
             script, module, extra = (part and part.decode() for part in found.groups())
             if script:
-                yield _Edit(*found.span(), f'{TOP} {self.commands[script]}'.encode())
+                text = f'{TOP} {self.commands[script]}'
+                yield _Edit(*found.span(), text.encode())
             elif module and self._is_ours(module):
-                yield _Edit(*found.span('module'), f'{self.package}.{module}'.encode())
+                text = f'{self.package}.{module}'
+                yield _Edit(*found.span('module'), text.encode())
             elif extra:
-                yield _Edit(*found.span('extra'), f'{TOP}[{extra[2:]}'.encode())
+                text = f'{TOP}[{extra[2:]}'
+                yield _Edit(*found.span('extra'), text.encode())
 
     @cached_property
     def _typed(self) -> re.Pattern[bytes]:
@@ -209,6 +224,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         source = self.checkout.source_of(module)
         if source is None:
             return None
+
         loader = _Loader(name, str(source), self.checkout)
         is_package = not module or source.name == '__init__.py'
         # Empty, so that no other finder looks for its modules.

@@ -58,6 +58,7 @@ def build_resnet50(name: str, pretrained: bool = False, sizes: Sequence[Size] = 
     """ResNet-50 (He 2015): x1..x4 are the outputs of layer1..layer4."""
     weights = 'DEFAULT' if pretrained else None
     net = torchvision.models.resnet50(weights=weights, norm_layer=BatchNorm2d)
+    # Everything up to layer1 is the first stage; the classifier stays behind.
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
     stages = FourStages([stem, net.layer2, net.layer3, net.layer4])
     return Backbone(stages, (256, 512, 1024, 2048), smallest=16)
@@ -90,11 +91,16 @@ def build_vgg(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -
     Layers keep torchvision's numbers within `features`; each stage ends with its max-pool.
     """
     builders = {'vgg16': torchvision.models.vgg16, 'vgg16bn': torchvision.models.vgg16_bn}
-    layers = builders[name](weights='DEFAULT' if pretrained else None).features
+    weights = 'DEFAULT' if pretrained else None
+    layers = builders[name](weights=weights).features
+
+    # A stage ends behind each max-pool but the first.
     pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-    bounds = [0, *(pool + 1 for pool in pools[1:])]
+    ends = [pool + 1 for pool in pools[1:]]
+    bounds = [0, *ends]
     stages = []
     for first, last in pairwise(bounds):
         numbered = OrderedDict((str(i), layers[i]) for i in range(first, last))
         stages.append(nn.Sequential(numbered))
-    return Backbone(allow_any_batch(FourStages(stages)), (128, 256, 512, 512))
+    net = allow_any_batch(FourStages(stages))
+    return Backbone(net, (128, 256, 512, 512))

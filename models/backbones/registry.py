@@ -96,7 +96,9 @@ def build_backbone(name: str, size: Size = (1024, 1024), scales: Sequence[float]
     width, height = size
     sizes = []
     for scale in scales:
-        sizes.append((max(round(height * scale), SMALLEST), max(round(width * scale), SMALLEST)))
+        scaled_height = max(round(height * scale), SMALLEST)
+        scaled_width = max(round(width * scale), SMALLEST)
+        sizes.append((scaled_height, scaled_width))
     backbone = family.build(name, pretrained, sizes)
     backbone.name = name
     return backbone

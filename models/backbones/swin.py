@@ -66,7 +66,9 @@ def relative_position_index(window: int, device: torch.device = CPU) -> Tensor:
     x = token % window
     dy = y[:, None] - y
     dx = x[:, None] - x
-    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
+    row = dy + window - 1
+    column = dx + window - 1
+    return row * (2 * window - 1) + column
 
 
 @_constant(maxsize=16)
@@ -84,6 +86,7 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
         came_around = (position >= -shift).long()
         return in_last_window + came_around
 
+    # Tokens of the same region may attend to each other.
     region = 3 * stripes(height)[:, None] + stripes(width)
     region = _to_windows(region.reshape(1, height, width, 1), window)[..., 0]
     is_same = region[:, :, None] == region[:, None]
@@ -117,7 +120,8 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.window = window
         self.heads = heads
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        positions = (2 * window - 1) ** 2
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(positions, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=.02)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -137,9 +141,13 @@ class WindowAttention(nn.Module):
         if mask is not None:
             # Windows join the heads, so that the bias broadcasts over the batch.
             heads = mask.shape[0] * self.heads  # len(mask) would fix a symbol
-            bias = (bias + mask[:, None].to(q.dtype)).reshape(1, heads, tokens, tokens)
-            q, k, v = (t.reshape(-1, heads, tokens, t.shape[-1]) for t in (q, k, v))
+            bias = bias + mask[:, None].to(q.dtype)
+            bias = bias.reshape(1, heads, tokens, tokens)
+            q = q.reshape(-1, heads, tokens, q.shape[-1])
+            k = k.reshape(-1, heads, tokens, k.shape[-1])
+            v = v.reshape(-1, heads, tokens, v.shape[-1])
 
+        # The heads' outputs are side by side in each token.
         x = _attend(q, k, v, bias)
         x = x.reshape(count, self.heads, tokens, -1)
         x = x.transpose(1, 2)
@@ -152,7 +160,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     if is_exporting():
         # Exporters take the fused operator apart, and trip over its memory layout.
         scale = q.shape[-1] ** -.5
-        logits = q * scale @ k.transpose(-2, -1) + bias
+        products = q * scale @ k.transpose(-2, -1)
+        logits = products + bias
         return logits.softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
@@ -207,6 +216,7 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, C) -> the same shape."""
+        # A name for either branch would keep its map alive longer than it is needed.
         x = x + self.drop_path(self._attend(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -215,6 +225,8 @@ class SwinBlock(nn.Module):
         height, width = x.shape[1:3]
         if has_symbolic_size(x):
             return self._attend_traced(x)
+
+        # Padding comes before the roll, as in the published networks.
         right = -width % self.window
         bottom = -height % self.window
         x = F.pad(x, (0, 0, 0, right, 0, bottom))
@@ -230,6 +242,7 @@ class SwinBlock(nn.Module):
 
         Indices do what padding, rolling and cropping do.
         """
+        # The padded, rolled map.
         height, width = x.shape[1:3]
         padded_height = count_to_cover(height, self.window) * self.window
         padded_width = count_to_cover(width, self.window) * self.window
@@ -237,6 +250,7 @@ class SwinBlock(nn.Module):
         columns = rolled_index(padded_width, self.shift, padded_width, x.device)
         x = self._attend_in_windows(gather_padded(x, rows, columns))
 
+        # Rolled back and cropped.
         rows = rolled_index(height, -self.shift, padded_height, x.device)
         columns = rolled_index(width, -self.shift, padded_width, x.device)
         return x.index_select(1, rows).index_select(2, columns)
@@ -262,6 +276,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
+        # Odd sides get a row or column of zeros.
         batch, height, width, channels = x.shape
         rows = count_to_cover(height, 2)
         columns = count_to_cover(width, 2)
@@ -305,7 +320,9 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), dim)."""
         height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % 4, 0, -height % 4))
+        right = -width % 4
+        bottom = -height % 4
+        x = F.pad(x, (0, right, 0, bottom))
         x = self.proj(x)
         return self.norm(x.permute(0, 2, 3, 1))
 
@@ -328,9 +345,10 @@ class SwinTransformer(nn.Module):
             first = sum(depths[:i])
             own_rates = rates[first:first + depth]
             is_last = i == len(depths) - 1
-            stage = Stage(self.channels[i], heads[i], window, own_rates, downsample=not is_last)
+            width = self.channels[i]
+            stage = Stage(width, heads[i], window, own_rates, downsample=not is_last)
             self.layers.append(stage)
-            self.add_module(f'norm{i}', nn.LayerNorm(self.channels[i]))
+            self.add_module(f'norm{i}', nn.LayerNorm(width))
         self.apply(_init)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -351,6 +369,8 @@ class SwinTransformer(nn.Module):
                     x = checkpoint(block, x, use_reentrant=False)
                 else:
                     x = block(x)
+
+            # The norm is for the map that leaves here; the next stage reads the tokens without it.
             norm = self.get_submodule(f'norm{i}')
             maps.append(norm(x).permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
@@ -412,7 +432,8 @@ def _resize_table(table: Tensor, length: int) -> Tensor:
     new_side = round(length ** .5)
     grid = table.float().T.reshape(1, -1, old_side, old_side)
     grid = F.interpolate(grid, size=(new_side, new_side), mode='bicubic', align_corners=False)
-    return grid.reshape(-1, length).T.to(table.dtype)
+    rows = grid.reshape(-1, length).T
+    return rows.to(table.dtype)
 
 
 # Classifiers, whose files are the pretrained ones, have no norms between the stages.

@@ -198,8 +198,12 @@ def build_timm(
     """
     model = name.removeprefix('timm/')
     if not timm.is_model(model):
-        near = difflib.get_close_matches(model.split('.')[0], timm.list_models(), 3)
-        raise ValueError(f'bb={name}: timm has no such model; nearest: {", ".join(near) or "none"}')
+        architecture = model.split('.')[0]  # without the name of its weights
+        near = difflib.get_close_matches(architecture, timm.list_models(), 3)
+        nearest = ', '.join(near) or 'none'
+        raise ValueError(f'bb={name}: timm has no such model; nearest: {nearest}')
+
+    # Found without memory, built with it.
     with torch.device('meta'):
         fit = _find_fit(model, sizes)
     net = _create(model, pretrained=pretrained, **fit.options)
@@ -213,6 +217,7 @@ def _is_channels_last(net: nn.Module) -> bool:
 
 def _find_fit(model: str, sizes: Sequence[Size]) -> _Fit:
     """The first options under which the model runs at all sizes, and its maps at STRIDES."""
+    # Most models take any size; others must be built for one, or for one among others.
     alternatives: tuple[dict[str, Any], ...] = (
         {},
         {'img_size': sizes[0]},
@@ -226,6 +231,7 @@ def _find_fit(model: str, sizes: Sequence[Size]) -> _Fit:
         except Exception as error:  # timm's models refuse sizes and arguments each in their own way
             problem = problem or f'{type(error).__name__}: {error}'
             continue
+        # The first that runs is taken: one without the strides has them under no other options.
         outputs = _choose_outputs(model, maps, sizes[0])
         channels = tuple(maps[i].shape[1] for i in outputs)
         return _Fit(options, outputs, channels)
@@ -245,7 +251,8 @@ def _run_at(model: str, options: dict[str, Any], sizes: Sequence[Size]) -> list[
 
 def _choose_outputs(model: str, maps: Sequence[Tensor], size: Size) -> tuple[int, ...]:
     """Number of the last map at each of STRIDES. Raises ValueError if there is none."""
-    strides = [size[1] / x.shape[3] for x in maps]
+    _, width = size
+    strides = [width / x.shape[3] for x in maps]
     if missing := [stride for stride in STRIDES if stride not in strides]:
         raise ValueError(f'bb=timm/{model} has no maps at strides {missing}, only at '
                          f'{sorted(set(strides))}; take a hierarchical backbone')

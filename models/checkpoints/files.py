@@ -40,15 +40,20 @@ def read_state(path: str | os.PathLike) -> State:
         ValueError: the file holds no tensors by name, several networks and no moving average, or
             tensors that would fill the memory.
     """
+    # Wherever in the file tensors lie by name.
     groups = _find_groups(read_content(path))
     if not groups:
         raise ValueError(f'{path}: holds no state dict')
     groups = {name: strip_prefixes(group) for name, group in groups.items()}
+
+    # Those among them that are this method's network.
     networks = _find_networks(groups)
     if networks:
         state = networks[_choose(path, networks)]
     else:  # a backbone's, perhaps
         state = max(groups.values(), key=len)
+
+    # A forged tensor may claim far more memory than its file has bytes.
     if strange := [key for key, value in state.items() if not _is_plain(value)]:
         raise ValueError(f'{path}: holds tensors that are not stored value by value: '
                          f'{shorten(strange)}')
@@ -111,6 +116,8 @@ def _find_groups(content: Any) -> dict[str, State]:
         if not isinstance(value, dict) or id(value) in seen:
             continue
         seen.add(id(value))
+
+        # Tensors of this dict are one group; dicts within it are searched later.
         tensors = {}
         for key, item in value.items():
             if not isinstance(key, str):
@@ -156,7 +163,8 @@ def _is_plain(value: Tensor) -> bool:
     """Whether each value of a tensor is stored, so that it needs no more memory than the file."""
     if value.layout != torch.strided or value.device.type != 'cpu' or value.is_quantized:
         return False
-    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    size = value.numel() * value.element_size()
+    return size <= value.untyped_storage().nbytes()
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> State:
@@ -165,7 +173,11 @@ def strip_prefixes(state: Mapping[str, Tensor]) -> State:
     With them goes the counter that torch's AveragedModel puts beside a network.
     """
     wrappers = re.compile(r'(?<![^.])(module\.|_orig_mod\.)+')
-    return {wrappers.sub('', key): value for key, value in state.items() if key != 'n_averaged'}
+    stripped = {}
+    for key, value in state.items():
+        if key != 'n_averaged':
+            stripped[wrappers.sub('', key)] = value
+    return stripped
 
 
 def write_state(state: Mapping[str, Tensor], path: str | os.PathLike,

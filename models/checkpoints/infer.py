@@ -79,6 +79,7 @@ def _infer_squeeze(layers: _Layers, channels: list[int]) -> dict[str, Any]:
     count = count_children(layers.shapes, 'squeeze_module')
     if not count:
         return {'squeeze_block': '', 'cxt_num': 0}
+    # The first block is a decoder block, or attention alone, and reads x4 with its context.
     first = 'squeeze_module.0'
     conv_in = layers.weight(f'{first}.conv_in')
     if conv_in:
@@ -88,6 +89,8 @@ def _infer_squeeze(layers: _Layers, channels: list[int]) -> dict[str, Any]:
         kind = _attention_kind(layers, first)
         pooled = layers.weight(f'{first}.global_avg_pool.1')
         width = pooled[1] if pooled else 0
+
+    # The context whose channels add up to that width.
     widths = [sum(channels[3 - context:]) for context in range(4)]
     context = widths.index(width) if width in widths else 3
     return {'squeeze_block': f'{kind}_x{count}', 'cxt_num': context}
@@ -178,6 +181,7 @@ def nearest_layout(shapes: Shapes) -> str:
     def agreement(name: str) -> float:
         return len(layouts[name] & found) / len(layouts[name])
 
+    # The nearest backbone, and what the checkpoint lacks of it.
     name = max(layouts, key=agreement)
     layout = layouts[name]
     shared = len(layout & found)
@@ -205,6 +209,7 @@ def differences(expected: Shapes, found: Shapes) -> str:
 
     BatchNorm's counters, which files of old torch versions lack, are not missed.
     """
+    # Keys of each kind of difference.
     missing, wrong = [], []
     for key, shape in expected.items():
         if key not in found:
@@ -214,6 +219,7 @@ def differences(expected: Shapes, found: Shapes) -> str:
             wrong.append(f'{key} {tuple(found[key])} instead of {tuple(shape)}')
     unexpected = [key for key in found if key not in expected]
 
+    # In words, by kinds that occur.
     problems = {'missing': missing, 'unexpected': unexpected, 'of another shape': wrong}
     words = []
     for kind, keys in problems.items():

@@ -171,10 +171,13 @@ def official_modules(network: nn.Module, backbone: str) -> dict[str, nn.Module]:
         tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
         if not tensors:
             continue
+
+        # The module's path is that of its first tensor, less the tensor's own name.
         name, _ = tensors[0]
         official = official_key(f'{path}.{name}', backbone).rpartition('.')[0]
         if not any(official.startswith(outer + '.') for outer in found):
             found[official] = module
+
         table = getattr(module, 'relative_position_bias_table', None)
         if table is not None and has_index:
             index = _index_of(table).clone().to(table.device)

@@ -16,6 +16,7 @@ def load_backbone(backbone: Backbone, path: str | os.PathLike) -> None:
     Classifier heads are ignored, position tables of another window interpolated. Raises ValueError
     if anything of the backbone's own is left without weights.
     """
+    # The file's tensors under our names, as far as the backbone has them.
     net = backbone.net
     own = net.state_dict()
     family = find_family(backbone.name)
@@ -24,6 +25,7 @@ def load_backbone(backbone: Backbone, path: str | os.PathLike) -> None:
         state = family.rename_pretrained(state, net)
     fitting = {key: value for key, value in state.items() if key in own}
 
+    # What pretraining cannot give, such as norms that classifiers lack, may be absent.
     needed = {key: value.shape for key, value in own.items()}
     if family and family.untrained:
         untrained = re.compile(family.untrained)

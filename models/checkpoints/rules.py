@@ -16,6 +16,10 @@ def parse_rules(text: str) -> Rules:
     return tuple(rules)
 
 
+def _swapped(rules: Rules) -> Rules:
+    return tuple((new, old) for old, new in rules)
+
+
 @dataclass(frozen=True)
 class KeyRules:
     """Two tables of rules (old, new); each side is one or several whole parts of a key.
@@ -34,8 +38,8 @@ class KeyRules:
 
     def reversed(self) -> Self:
         """The rules from new names to old ones."""
-        prefixes = tuple((new, old) for old, new in self.prefixes)
-        parts = tuple((new, old) for old, new in self.parts)
+        prefixes = _swapped(self.prefixes)
+        parts = _swapped(self.parts)
         return type(self)(prefixes, parts)
 
     def rename(self, key: str) -> str:

@@ -21,6 +21,7 @@ ORDERS = ('row', 'column')
 TILE_KEY = re.compile(
     r'(.*\.)?decoder\.(ipt_blk[2-5]\.conv1|levels\.\d\.reference\.conv_in)\.weight')
 COLOURS = 3
+TINY = torch.finfo(torch.float32).tiny  # for a division by what may be 0
 
 # Standard deviations from which an order has left a trace. By chance, one untrained network in
 # 12,000 goes beyond (Student's t of 64 filters, one-sided).
@@ -78,17 +79,23 @@ def read_tile_order(state: Mapping[str, Tensor]) -> TileEvidence:
     shows. The levels' mean is weighted by their channels, since training shows in this proportion:
     it moves all weights by the same steps, and those of many channels begin small.
     """
+    # One figure for each level and each order.
     row, column, channels = [], [], []
     for weight in tile_weights(state).values():
         filters = _standardized(weight)
-        row.append(_deviations(_row_contrast(filters)))
-        column.append(_deviations(_column_contrast(filters)))
+        row_contrast = _row_contrast(filters)
+        column_contrast = _column_contrast(filters)
+        row.append(_deviations(row_contrast))
+        column.append(_deviations(column_contrast))
         channels.append(weight.shape[1])
     if not channels:
         return TileEvidence(0., 0.)
+
+    # Their weighted mean, scaled to deviation 1 again.
     shares = np.array(channels) / np.linalg.norm(channels)
     levels = np.nan_to_num([row, column], posinf=0, neginf=0)  # what is not finite shows nothing
-    return TileEvidence(*(levels @ shares).tolist())
+    deviations = levels @ shares
+    return TileEvidence(*deviations.tolist())
 
 
 def tile_weights(state: Mapping[str, Tensor]) -> State:
@@ -114,7 +121,7 @@ def _standardized(weight: Tensor) -> Tensor:
     thirds = weight.float().unflatten(1, (COLOURS, -1)).flatten(3)
     thirds = thirds - thirds.mean(2, keepdim=True)
     energy = thirds.square().mean((2, 3), keepdim=True)
-    thirds = thirds / energy.sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    thirds = thirds / energy.sqrt().clamp_min(TINY)
     return thirds.flatten(1, 2)
 
 
@@ -128,9 +135,12 @@ def _row_contrast(filters: Tensor) -> Tensor:
     image = filters.shape[1] // COLOURS
     contrast = torch.zeros(len(filters), dtype=filters.dtype)
     for distance in (image, 2 * image):
-        contrast = contrast + _products(filters, distance).mean(1)
-        contrast = contrast - _products(filters, distance - COLOURS).mean(1) / 2
-        contrast = contrast - _products(filters, distance + COLOURS).mean(1) / 2
+        same_tile = _products(filters, distance).mean(1)
+        nearer = _products(filters, distance - COLOURS).mean(1)
+        farther = _products(filters, distance + COLOURS).mean(1)
+        contrast = contrast + same_tile
+        contrast = contrast - nearer / 2
+        contrast = contrast - farther / 2
     return contrast
 
 
@@ -144,15 +154,18 @@ def _column_contrast(filters: Tensor) -> Tensor:
         within = start % COLOURS + distance < COLOURS
         # In row order, these are neighbours in a row of tiles, but for the ends of rows.
         in_one_row = start % side + distance < side
-        contrast = contrast + agreement[:, within & in_one_row].mean(1)
-        contrast = contrast - agreement[:, ~within & in_one_row].mean(1)
+        same_group = agreement[:, within & in_one_row].mean(1)
+        across_border = agreement[:, ~within & in_one_row].mean(1)
+        contrast = contrast + same_group
+        contrast = contrast - across_border
     return contrast
 
 
 def _deviations(values: Tensor) -> float:
     """The mean of values (n,) over its standard error."""
     error = values.std() / len(values) ** .5
-    return (values.mean() / error.clamp_min(torch.finfo(torch.float32).tiny)).item()
+    deviations = values.mean() / error.clamp_min(TINY)
+    return deviations.item()
 
 
 # --- Conversion -----------------------------------------------------------------------------------

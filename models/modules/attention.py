@@ -55,8 +55,9 @@ def concatenate_and_project(branches: Sequence[Branch], x: Tensor, projection: n
     (pvt_v2_b0, batch 4 at 256x256), this saves 198 (benchmarks/LOG.md).
     """
     weights = projection.weight.split(BRANCH_CHANNELS, 1)
-    total = branches[0](x, weights[0])
-    for branch, weight in zip(branches[1:], weights[1:], strict=True):
+    first, *others = branches
+    total = first(x, weights[0])
+    for branch, weight in zip(others, weights[1:], strict=True):
         total = total + branch(x, weight)
     return total
 
@@ -83,7 +84,8 @@ class PyramidPooling(nn.Module):
         """x (B, in, H, W) -> (B, out, H, W)."""
         branches = (self.pointwise, *self.spatial_branches, self.pooled)
         x = concatenate_and_project(branches, x, self.project)
-        return self.dropout(self.relu(self.project_bn(x)))
+        x = self.relu(self.project_bn(x))
+        return self.dropout(x)
 
 
 class ASPP(PyramidPooling):

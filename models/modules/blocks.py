@@ -29,7 +29,8 @@ class BasicDecBlk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in, H, W) -> (B, out, H, W)."""
-        x = self.relu(self.bn_in(self.conv_in(x)))
+        x = self.conv_in(x)
+        x = self.relu(self.bn_in(x))
         x = self.attention(x)
         return self.bn_out(self.conv_out(x))
 

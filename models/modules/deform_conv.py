@@ -43,15 +43,19 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor)
         (B, O, H, W), in the dtype of `x`.
     """
     args = (x, offset, modulation, weight)
-    if any(arg.dtype in (torch.float16, torch.bfloat16) for arg in args):
+    has_16_bits = any(arg.dtype in (torch.float16, torch.bfloat16) for arg in args)
+    if has_16_bits:
         in_float32 = deform_conv2d(*(arg.float() for arg in args))
         return in_float32.to(x.dtype)
+
     # torchvision's backward pass adds in any order on a GPU.
     is_deterministic_gpu = x.device.type == 'cuda' and torch.are_deterministic_algorithms_enabled()
     # Exporters know torchvision's operator and lower it to ONNX DeformConv.
     is_traced = is_exporting() or torch.jit.is_tracing()
-    if (x.device.type == 'cpu' or is_deterministic_gpu) and not is_traced:
+    is_ours_better = x.device.type == 'cpu' or is_deterministic_gpu
+    if is_ours_better and not is_traced:
         return _deform_conv2d(*args)
+
     padding = int(weight.shape[-1]) // 2  # under torch.jit.trace a size is a tensor
     return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=padding)
 
@@ -95,9 +99,10 @@ def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor
     rows = bordered_rows(x)
     matrix = weight_matrix(weight)
     out = _empty_map(x, len(weight))
+    out_rows = pixel_rows(out)  # a view of it
     for block, samples in sample_blocks(x, offset, modulation):
         columns = samples.gather(rows).view(-1, matrix.shape[1])
-        torch.mm(columns, matrix.T, out=pixel_rows(out)[block])
+        torch.mm(columns, matrix.T, out=out_rows[block])
     return out
 
 
@@ -114,6 +119,9 @@ def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation:
     grad_offset = _empty_map(x, offset.shape[1])
     grad_modulation = _empty_map(x, modulation.shape[1])
 
+    # Blocks add to the sums over pixels, and fill their own rows of the maps.
+    offset_rows = pixel_rows(grad_offset)
+    modulation_rows = pixel_rows(grad_modulation)
     for block, samples in sample_blocks(x, offset, modulation):
         columns = samples.gather(rows).view(-1, matrix.shape[1])
         grad_matrix.addmm_(grad[block].T, columns)
@@ -121,14 +129,17 @@ def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation:
         grad_columns = torch.mm(grad[block], matrix, out=columns).view(-1, rows.shape[1])
         samples.scatter_(grad_rows, grad_columns)
         grad_position, grad_amount = samples.gradients(rows, grad_columns)
-        pixel_rows(grad_offset)[block] = grad_position.view(-1, offset.shape[1])
-        pixel_rows(grad_modulation)[block] = grad_amount.view(-1, modulation.shape[1])
+        offset_rows[block] = grad_position.view(-1, offset.shape[1])
+        modulation_rows[block] = grad_amount.view(-1, modulation.shape[1])
 
+    # Back from rows and matrix to the shapes of the inputs.
     batch, channels, height, width = x.shape
     bordered = grad_rows.view(batch, height + 2, width + 2, channels)
     grad_x = bordered[:, 1:-1, 1:-1].contiguous()
+    grad_x = grad_x.permute(0, 3, 1, 2)
     grad_weight = grad_matrix.view(len(weight), *weight.shape[2:], channels)
-    return grad_x.permute(0, 3, 1, 2), grad_offset, grad_modulation, grad_weight.permute(0, 3, 1, 2)
+    grad_weight = grad_weight.permute(0, 3, 1, 2)
+    return grad_x, grad_offset, grad_modulation, grad_weight
 
 
 @_deform_conv2d.register_fake
@@ -152,7 +163,8 @@ _deform_conv2d.register_autograd(
 def _empty_map(like: Tensor, channels: int) -> Tensor:
     """(B, channels, H, W) for a `like` of (B, C, H, W); a pixel's channels are side by side."""
     batch, _, height, width = like.shape
-    return like.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+    pixels = like.new_empty(batch, height, width, channels)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def pixel_rows(t: Tensor) -> Tensor:
@@ -204,13 +216,19 @@ class _Samples(NamedTuple):
 
         The bags are the rows here; their contents are the samples, sorted by corner.
         """
+        # Each bag begins where its corner's first sample stands.
         corner, order = self.corner.sort()
         first = int(corner[0])
         counts = torch.bincount(corner - first)
         starts = counts.cumsum(0) - counts
         for shift, weight in zip(self.shifts, self.weights, strict=True):
-            sums = F.embedding_bag(order, values, starts, mode='sum',
-                                   per_sample_weights=weight[order])
+            sums = F.embedding_bag(
+                order,
+                values,
+                starts,
+                mode='sum',
+                per_sample_weights=weight[order],
+            )
             start = first + shift
             rows[start:start + len(counts)] += sums
 
@@ -220,8 +238,12 @@ class _Samples(NamedTuple):
         upper_left, upper_right, lower_left, lower_right = products.unbind(1)
         upper = torch.lerp(upper_left, upper_right, self.right)
         lower = torch.lerp(lower_left, lower_right, self.right)
+
+        # A bilinear value's slopes are differences of its corners.
         downwards = lower - upper
-        rightwards = torch.lerp(upper_right - upper_left, lower_right - lower_left, self.down)
+        rightwards_above = upper_right - upper_left
+        rightwards_below = lower_right - lower_left
+        rightwards = torch.lerp(rightwards_above, rightwards_below, self.down)
         positions = torch.stack((downwards * self.slope_y, rightwards * self.slope_x), 1)
         return positions, torch.lerp(upper, lower, self.down)
 
@@ -231,8 +253,12 @@ def _scalar_products(grad: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
     if BAG_GRADIENT is None:
         products = [(rows[corner] * grad).sum(1) for corner in corners.unbind(1)]
         return torch.stack(products, 1)
+
+    # Four corners to a bag; the mode 0 is the sum.
     bags = torch.arange(len(grad), dtype=corners.dtype, device=grad.device)
-    products = BAG_GRADIENT(grad, rows, corners.view(-1), 4 * bags, bags.repeat_interleave(4), 0)
+    starts = 4 * bags
+    bag_of = bags.repeat_interleave(4)
+    products = BAG_GRADIENT(grad, rows, corners.view(-1), starts, bag_of, 0)
     return products.view(-1, 4)
 
 
@@ -251,7 +277,8 @@ def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor,
     for start in range(0, len(offset), step):
         block = slice(start, min(start + step, len(offset)))
         pixel = torch.arange(block.start, block.stop, device=x.device)[:, None]
-        yield block, _locate(pixel, offset[block], modulation[block], height, width)
+        samples = _locate(pixel, offset[block], modulation[block], height, width)
+        yield block, samples
 
 
 def _locate(pixel: Tensor, offset: Tensor, modulation: Tensor, height: int, width: int) -> _Samples:
@@ -259,6 +286,7 @@ def _locate(pixel: Tensor, offset: Tensor, modulation: Tensor, height: int, widt
 
     `offset` is (P, 2*k*k), `modulation` (P, k*k).
     """
+    # Where each tap lies without its offset, and with it.
     tap = torch.arange(modulation.shape[1], device=pixel.device)
     kernel = math.isqrt(modulation.shape[1])
     radius = kernel // 2

@@ -57,6 +57,8 @@ def _replacement(norm: nn.BatchNorm2d) -> nn.Module:
         'affine': norm.affine,
         'track_running_stats': norm.track_running_stats,
     }
+
+    # timm's norm holds its activation, too.
     ours: nn.BatchNorm2d
     if isinstance(norm, BatchNormAct2d):
         activated = _BatchNormAct2d(**settings, apply_act=False)
@@ -65,6 +67,8 @@ def _replacement(norm: nn.BatchNorm2d) -> nn.Module:
         ours = activated
     else:
         ours = BatchNorm2d(**settings)
+
+    # Shared, not copied.
     ours.weight = norm.weight
     ours.bias = norm.bias
     ours.running_mean = norm.running_mean

@@ -37,8 +37,8 @@ def count_to_cover(side: int, length: int) -> int:
     is_symbol = is_exporting() and isinstance(side, torch.SymInt)
     if not is_symbol or statically_known_true(side % length == 0):
         return (side + length - 1) // length
-    rounded_up = (_scalar_tensor(side) + (length - 1)) // length
-    return _fresh_symbol(rounded_up, 1)
+    last = _scalar_tensor(side) + (length - 1)
+    return _fresh_symbol(last // length, 1)
 
 
 def mark_divisible(image: Tensor, length: int) -> Tensor:
@@ -71,6 +71,7 @@ def rolled_index(count: int, shift: int, side: int, device: torch.device) -> Ten
 
 def gather_padded(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Pixels (rows[i], columns[j]) of x (B, H, W, C), zero outside: (B, rows, columns, C)."""
+    # Sizes enter as tensors, so that they may be symbols.
     batch, height, width, channels = x.shape
     row_is_inside = rows[:, None] < _scalar_tensor(height, x.device)
     column_is_inside = columns < _scalar_tensor(width, x.device)

@@ -30,8 +30,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None,
     In float32 on an x86 CPU it is oneDNN's, which keeps the activation in the cache and, on
     processors that are not Intel's, is faster than the MKL behind F.linear.
     """
-    is_plain = x.device.type == 'cpu' and x.dtype == torch.float32
-    if ONEDNN and is_plain and not torch.compiler.is_compiling():
+    is_on_cpu = x.device.type == 'cpu' and x.dtype == torch.float32
+    if ONEDNN and is_on_cpu and not torch.compiler.is_compiling():
         return LINEAR(x, weight, bias, activation, [], 'none')
     y = F.linear(x, weight, bias)
     return ACTIVATIONS[activation](y)
@@ -45,6 +45,7 @@ def make_conv(weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> nn.Conv2d
 
     Its weight is stored as channels-last maps want it.
     """
+    # Without initial values, which would be drawn for nothing.
     outs, ins, *kernel = weight.shape
     layer = nn.utils.skip_init(
         nn.Conv2d,
@@ -71,6 +72,8 @@ def folded_weights(layer: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tupl
         bias = layer.bias.detach().double()
     if norm is None:
         return weight, bias
+
+    # In eval mode the norm is a factor and an offset for each channel.
     assert norm.running_mean is not None
     assert norm.running_var is not None
     deviation = (norm.running_var.double() + norm.eps).sqrt()
@@ -95,7 +98,8 @@ def split_conv(layer: nn.Conv2d, channels: int) -> tuple[nn.Conv2d, nn.Conv2d | 
     first = make_conv(weight[:, :channels], bias, layer)
     if weight.shape[1] == channels:
         return first, None
-    return first, make_conv(weight[:, channels:], None, layer)
+    second = make_conv(weight[:, channels:], None, layer)
+    return first, second
 
 
 def append_pointwise(layer: nn.Conv2d, pointwise: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
@@ -115,7 +119,12 @@ def merge_3x3(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     """
     inner, inner_bias = folded_weights(first)
     outer, outer_bias = folded_weights(second)
-    weight = F.conv2d(inner.transpose(0, 1), outer.flip(2, 3), padding=2).transpose(0, 1)
+
+    # Composing correlations is a full convolution of their kernels.
+    flipped = outer.flip(2, 3)
+    weight = F.conv2d(inner.transpose(0, 1), flipped, padding=2)
+    weight = weight.transpose(0, 1)
+
     bias = outer_bias + torch.einsum('omkl,m->o', outer, inner_bias)
     like = nn.utils.skip_init(nn.Conv2d, 1, 1, 5, padding=2).to(first.weight)
     return make_conv(weight, bias, like)
@@ -131,7 +140,8 @@ def resize_matrix(sides: Sequence[int]) -> Tensor:
 
     (sides[-1], sides[0]), float32.
     """
-    matrix = torch.eye(sides[0], dtype=torch.float64, device='cpu')[None]
+    identity = torch.eye(sides[0], dtype=torch.float64, device='cpu')
+    matrix = identity[None]
     for side in sides[1:]:
         matrix = F.interpolate(matrix, size=side, mode='linear', align_corners=True)
     return matrix[0].T.float().contiguous()
@@ -142,6 +152,7 @@ def resize_through(x: Tensor, *sizes: Sequence[int]) -> Tensor:
 
     The result's channels lie side by side in memory, as those of x should: nothing is copied then.
     """
+    # The sizes on the way, without those that change nothing.
     path = [tuple(x.shape[2:])]
     for size in map(tuple, sizes):
         if size != path[-1]:
@@ -149,6 +160,7 @@ def resize_through(x: Tensor, *sizes: Sequence[int]) -> Tensor:
     if len(path) <= 2:
         return resize(x, path[-1])
 
+    # Resizing is separable and linear: one matrix for all columns, one for all rows.
     heights, widths = zip(*path, strict=True)
     rows = resize_matrix(heights).to(x)
     columns = resize_matrix(widths).to(x)

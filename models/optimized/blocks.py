@@ -36,6 +36,8 @@ class FastDeformableBranch(nn.Module):
         super().__init__()
         layer = branch.conv
         assert isinstance(layer, DeformableConv2d)
+
+        # Offsets and modulation are predicted by one convolution.
         offset_weight, offset_bias = folded_weights(layer.offset_conv)
         modulator_weight, modulator_bias = folded_weights(layer.modulator_conv)
         self.predictor = make_conv(
@@ -43,6 +45,8 @@ class FastDeformableBranch(nn.Module):
             torch.cat((offset_bias, modulator_bias)),
             layer.offset_conv,
         )
+
+        # The deformable convolution with its norm, as a matrix.
         weight, bias = folded_weights(layer.regular_conv, branch.bn)
         self.kernel = weight.shape[-1]
         doubled = weight_matrix(2 * weight)  # modulation is 2 * sigmoid
@@ -108,13 +112,16 @@ class FastPooling(nn.Module):
         super().__init__()
         self.deformable = isinstance(pooling, ASPPDeformable)
         weight, bias = folded_weights(pooling.project, pooling.project_bn)
-        *projections, pooled_projection = weight[:, :, 0, 0].split(BRANCH_CHANNELS, 1)
+        matrix = weight[:, :, 0, 0]
+        *projections, pooled_projection = matrix.split(BRANCH_CHANNELS, 1)
 
+        # Each branch has the columns of the projection that read it.
         self.branches = nn.ModuleList()
         branches = (pooling.pointwise, *pooling.spatial_branches)
         for branch, projection in zip(branches, projections, strict=True):
             self.branches.append(_fast_branch(branch, projection))
 
+        # The pooled branch brings the projection's bias along.
         assert isinstance(pooling.pooled.conv, nn.Conv2d)
         self.pooled = fold_batchnorm(pooling.pooled.conv, pooling.pooled.bn)
         like = nn.utils.skip_init(nn.Conv2d, 1, 1, 1).to(pooling.project.weight)
@@ -126,17 +133,20 @@ class FastPooling(nn.Module):
 
         # The pooled branch, the same for all pixels of an image, is what the others are added to.
         average = x.mean((2, 3), keepdim=True)
-        pooled = self.project_pooled(self.pooled(average).relu_()).permute(0, 2, 3, 1)
-        everywhere = pooled.expand(-1, height, width, -1)
+        pooled = self.pooled(average).relu_()
+        projected = self.project_pooled(pooled).permute(0, 2, 3, 1)
+        everywhere = projected.expand(-1, height, width, -1)
         out = everywhere.reshape(batch * height * width, -1).contiguous()
 
+        # All deformable branches sample from the same rows.
         rows = None
         if self.deformable and x.device.type == 'cpu':
             rows = bordered_rows(x.float())
         branch: Any  # a ModuleList does not say what it holds
         for branch in self.branches:
             branch.add_to(out, x, rows)
-        return out.relu_().view(batch, height, width, -1).permute(0, 3, 1, 2)
+        pixels = out.relu_().view(batch, height, width, -1)
+        return pixels.permute(0, 3, 1, 2)
 
 
 def fast_pooling(module: nn.Module) -> nn.Module:
@@ -157,6 +167,8 @@ class FastBlock(nn.Module):
         self.conv_in, self.conv_reference = split_conv(conv_in, channels)
         self.attention = fast_pooling(block.attention)
         self.conv_out = fold_batchnorm(block.conv_out, block.bn_out)
+
+        # A head joins what it reads: the last convolution, and the residual one beside it.
         residual = getattr(block, 'residual', None)
         if head is not None:
             weight, bias = head
@@ -198,6 +210,7 @@ class FastReference(nn.Module):
         if head is not None:
             self.conv_out = append_pointwise(reference.conv_out, head)
 
+        # Multiplications a pixel decide.
         ins = self.conv_in.in_channels
         inner = self.conv_in.out_channels
         outs = self.conv_out.out_channels
@@ -215,9 +228,12 @@ class FastReference(nn.Module):
         y = self.fused(x)
         for axis in (2, 3):
             length = x.shape[axis]
-            start = self._in_turn(x.narrow(axis, 0, BORDER))
+            first_pixels = x.narrow(axis, 0, BORDER)
+            start = self._in_turn(first_pixels)
             y.select(axis, 0).copy_(start.select(axis, 0))
-            end = self._in_turn(x.narrow(axis, length - BORDER, BORDER))
+
+            last_pixels = x.narrow(axis, length - BORDER, BORDER)
+            end = self._in_turn(last_pixels)
             y.select(axis, -1).copy_(end.select(axis, -1))
         return y
 

@@ -74,12 +74,14 @@ class FastBiRefNet(nn.Module):
 
     def __init__(self, model: BiRefNet) -> None:
         super().__init__()
+        # From the image to the squeezed x4.
         self.encoder = FastEncoder(model.encoder)
         self.context = model.context.count
         self.squeeze = nn.Sequential()
         for block in model.squeeze:
             self.squeeze.append(_fast_squeeze(block))
 
+        # The next linear layer resizes the half-size maps: the neck's, or else the decoder's.
         has_half_size_maps = model.encoder.pyramid == 'cat'
         self.neck = None
         if model.neck is not None:
@@ -119,6 +121,8 @@ class FastBiRefNet(nn.Module):
         """
         check_size(image)
         image = image.to(self.dtype, memory_format=torch.channels_last)
+
+        # Each level is the map of the image, and beside it perhaps that of its half.
         maps = self.encoder(image)
         squeezed = self.squeeze(self._with_context(maps))
         maps[3] = (squeezed,)

@@ -33,6 +33,7 @@ def _window_groups(batch: int, height: int, width: int, window: int, shift: int,
     the roll brings tokens together that may not attend to each other, and all windows of a kind
     share one mask. Padding is the row behind the last.
     """
+    # The map of row numbers, padded and rolled as the map of tokens would be, and cut to windows.
     count = batch * height * width
     tokens = torch.arange(count, device='cpu').view(batch, height, width)
     right = -width % window
@@ -45,13 +46,15 @@ def _window_groups(batch: int, height: int, width: int, window: int, shift: int,
     if not shift:
         return ((0, windows.reshape(-1, window * window).to(device)),)
 
+    # The last row and the last column of windows apart from the others.
     inner = windows[:, :-1]
     last = windows[:, -1:]
     parts = (inner[:, :, :-1], inner[:, :, -1:], last[:, :, :-1], last[:, :, -1:])
     groups = []
     for kind, part in enumerate(parts):
         if part.numel():
-            groups.append((kind, part.reshape(-1, window * window).to(device)))
+            index = part.reshape(-1, window * window)
+            groups.append((kind, index.to(device)))
     return tuple(groups)
 
 
@@ -71,12 +74,14 @@ class FastSwinBlock(nn.Module):
         self.shift = block.shift
         self.heads = block.attn.heads
 
+        # One bias for each kind of mask, with the mask in it.
         like = block.norm1.weight
         masks = torch.zeros(1, 1, 1)
         if self.shift:
             side = 2 * self.window  # two by two windows have one of each kind
             masks = shift_mask(side, side, self.window, like.device)
-        bias = block.attn.bias().detach()[None] + masks[:, None].to(like)
+        position_bias = block.attn.bias().detach()
+        bias = position_bias[None] + masks[:, None].to(like)
         self.register_buffer('bias', bias.to(like.dtype).contiguous(), persistent=False)
 
     def forward(self, x: Tensor, batch: int, height: int, width: int) -> Tensor:
@@ -99,6 +104,7 @@ class FastSwinBlock(nn.Module):
 
         The queries' memory is reused for the output, since no other window reads them.
         """
+        # Queries, keys and values of all tokens.
         tokens, channels = x.shape
         qkv = x.new_empty(tokens + 2, 3 * channels)
         for rows in _chunks(tokens, 3 * channels, x.device):
@@ -107,6 +113,7 @@ class FastSwinBlock(nn.Module):
         # Padding is zero after the norm, so its projection is the bias.
         qkv[tokens] = self.qkv.bias
 
+        # Windows of one kind of mask at a time, in chunks that fit the cache.
         attended = qkv[:, :channels]
         for kind, windows in groups:
             bias = self.bias[kind:kind + 1]
@@ -119,6 +126,7 @@ class FastSwinBlock(nn.Module):
                 is_padding = index == tokens
                 attended.index_copy_(0, index + is_padding, out)
 
+        # The projection, added to what came in.
         for rows in _chunks(tokens, channels, x.device):
             x[rows] += linear(attended[:tokens][rows], self.proj.weight, self.proj.bias)
 
@@ -128,7 +136,8 @@ class FastSwinBlock(nn.Module):
         qkv = qkv.view(-1, self.window ** 2, 3, self.heads, head_width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return out.transpose(1, 2).reshape(-1, self.heads * head_width)
+        out = out.transpose(1, 2)
+        return out.reshape(-1, self.heads * head_width)
 
 
 class FastSwin(nn.Module):
@@ -142,7 +151,8 @@ class FastSwin(nn.Module):
         self.norms = nn.ModuleList()
         stage: Any  # a Stage: a ModuleList does not say what it holds
         for i, stage in enumerate(net.layers):
-            self.stages.append(nn.ModuleList(FastSwinBlock(block) for block in stage.blocks))
+            blocks = [FastSwinBlock(block) for block in stage.blocks]
+            self.stages.append(nn.ModuleList(blocks))
             self.merging.append(stage.downsample or nn.Identity())
             self.norms.append(net.get_submodule(f'norm{i}'))
 
@@ -152,6 +162,7 @@ class FastSwin(nn.Module):
         maps = []
         blocks: Any
         for blocks, norm, merging in zip(self.stages, self.norms, self.merging, strict=True):
+            # Blocks work on tokens as rows, in place.
             batch, height, width, channels = x.shape
             rows = x.reshape(batch * height * width, channels)
             for block in blocks:
