@@ -90,9 +90,15 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb') -> Iterator[IO[Any]]
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # the file that is meant
+        if isinstance(error, OSError):
+            _name_file(error, temporary, path)
         raise
+
+
+def _name_file(error: OSError, temporary: Path, path: Path) -> None:
+    """Lets an error name the file that is meant. One without a number would show no reason then."""
+    if error.errno is not None and error.filename in (None, str(temporary)):
+        error.filename = str(path)
 
 
 def encoding_of(mode: str) -> str | None:

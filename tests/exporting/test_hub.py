@@ -178,7 +178,8 @@ def test_we_read_the_familys_folders(tmp_path, switches, dtype):
     (tmp_path / 'config.json').write_text(FAMILY_CONFIG)
     for name in ('birefnet.py', 'BiRefNet_config.py', 'handler.py'):
         (tmp_path / name).write_text('raise SystemExit("run!")')
-    loaded = load_model(tmp_path)
+    # Random weights do not show their tile order, and those of 2024-03 have the other by default.
+    loaded = load_model(tmp_path, tile_order='row')
     assert next(loaded.parameters()).dtype == torch.float32
     difference = (output(loaded) - output(model)).abs().max() / output(model).std()
     assert difference == 0 if dtype == torch.float32 else difference < .02
