@@ -14,6 +14,7 @@ def names_and_lines(path) -> dict[str, dict]:
     return {line['case']: line for line in map(json.loads, path.read_text().splitlines())}
 
 
+@pytest.mark.slow
 def test_prints_and_keeps_a_line_for_each_case(one_thread, tmp_path, capsys):
     file = tmp_path / 'gpu.jsonl'
     cases = '--dtypes bf16 --batches 1 --compiled without'.split()
@@ -47,7 +48,10 @@ def test_goes_on_after_a_failure(monkeypatch, tmp_path, capsys):
     assert 'no memory left' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(('seconds', 'code'), [('-1', 1), ('60', 0)])
+@pytest.mark.parametrize(('seconds', 'code'), [
+    ('-1', 1),
+    pytest.param('60', 0, marks=pytest.mark.slow),
+])
 def test_begins_nothing_when_its_time_is_over(monkeypatch, seconds, code, capsys):
     monkeypatch.setattr(gpu, 'prepare', lambda *_: lambda: None)
     assert gpu.main([*SMALL, '--seconds', seconds]) == code

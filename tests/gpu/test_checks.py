@@ -42,6 +42,13 @@ def test_gpu(name, cuda, tmp_path):
     run(*CHECKS[name], cuda, tmp_path)
 
 
-@pytest.mark.parametrize('name', EVERYWHERE)
+SLOW_ON_CPUS = {'check_sharding', 'check_resume'}
+
+
+def marked(name: str) -> object:
+    return pytest.param(name, marks=pytest.mark.slow) if name in SLOW_ON_CPUS else name
+
+
+@pytest.mark.parametrize('name', map(marked, EVERYWHERE))
 def test_cpu(name, tmp_path):
     run(*EVERYWHERE[name], torch.device('cpu'), tmp_path)

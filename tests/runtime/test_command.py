@@ -80,6 +80,7 @@ for then, now in zip(before, state()):
 """
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_for_the_host_program():
     done = subprocess.run([sys.executable, '-c', HOST], cwd=ROOT, capture_output=True, text=True,
                           check=False)

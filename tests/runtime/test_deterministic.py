@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import train
@@ -13,6 +14,7 @@ def arguments(data: Path, folder: Path) -> list[str]:
     return [*TINY, 'epochs=1', 'deterministic=true', f'data_root={data}', '--ckpt_dir', str(folder)]
 
 
+@pytest.mark.slow
 def test_two_runs_are_equal_to_the_bit(tmp_path):
     data = make_data(tmp_path / 'data', train=4)
     log = tmp_path / 'out'
