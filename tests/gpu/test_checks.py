@@ -49,6 +49,6 @@ def marked(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.slow) if name in SLOW_ON_CPUS else name
 
 
-@pytest.mark.parametrize('name', map(marked, EVERYWHERE))
+@pytest.mark.parametrize('name', [marked(name) for name in EVERYWHERE])
 def test_cpu(name, tmp_path):
     run(*EVERYWHERE[name], torch.device('cpu'), tmp_path)
