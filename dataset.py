@@ -60,7 +60,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-# ---- samples ----
+# --- Samples --------------------------------------------------------------------------------------
 
 
 class SampleKey(NamedTuple):
@@ -207,7 +207,7 @@ def normalize(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-# ---- batches ----
+# --- Batches --------------------------------------------------------------------------------------
 
 
 class EpochSampler(Sampler[list[SampleKey]]):

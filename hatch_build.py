@@ -45,6 +45,7 @@ class PackageHook(BuildHookInterface):
     """Gives a wheel the checkout as a package, an editable one a package that leads there."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Writes the package into a temporary folder, and adds that to the wheel."""
         root = Path(self.root)
         self.folder = Path(tempfile.mkdtemp())
         if version == 'editable':
@@ -57,6 +58,7 @@ class PackageHook(BuildHookInterface):
             build_data['force_include'][str(self.folder)] = 'birefnet'
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Deletes the temporary folder."""
         shutil.rmtree(self.folder)
 
 
@@ -64,6 +66,7 @@ class RequirementsHook(MetadataHookInterface):
     """The dependencies are those of requirements.txt."""
 
     def update(self, metadata: dict[str, Any]) -> None:
+        """Sets the dependencies."""
         text = Path(self.root, 'requirements.txt').read_text(encoding='utf-8')
         requirements = []
         for line in text.splitlines():

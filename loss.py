@@ -33,7 +33,7 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=True)
 
 
-# ---- pixel losses ----
+# --- Pixel losses ---------------------------------------------------------------------------------
 
 IMAGE_DIMS = (1, 2, 3)  # of a (B, 1, H, W) map: all but the batch
 
@@ -256,7 +256,7 @@ def structure(logit: Tensor, p: Tensor, g: Tensor) -> Tensor:
     return (entropy + 1 - weighted_iou).mean()
 
 
-# ---- the terms of the total ----
+# --- The terms of the total -----------------------------------------------------------------------
 
 
 def add_losses(losses: Iterable[Tensor]) -> Tensor:
@@ -424,7 +424,7 @@ class Criterion:
         return terms
 
 
-# ---- adversarial training (MCCL, arXiv 2302.14485) ----
+# --- Adversarial training (MCCL, arXiv 2302.14485) ------------------------------------------------
 
 
 def _verdict_loss(logit: Tensor, real: bool) -> Tensor:

@@ -127,6 +127,7 @@ class RunOptions:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parses the command line, and checks what options together mean."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -277,6 +278,7 @@ def style_of(args: argparse.Namespace) -> Style:
 
 
 def network_options_of(args: argparse.Namespace) -> NetworkOptions:
+    """Reads the options of the network."""
     return NetworkOptions(
         model=args.model,
         tile_order=args.tile_order,
@@ -288,6 +290,7 @@ def network_options_of(args: argparse.Namespace) -> NetworkOptions:
 
 
 def run_options_of(args: argparse.Namespace) -> RunOptions:
+    """Reads the options of how images are processed."""
     return RunOptions(
         box=args.box,
         max_pixels=args.max_pixels,

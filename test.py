@@ -173,6 +173,7 @@ class Target:
             'ckpt_dir': str(self.checkpoint.parent),
             'data_root': str(Path(cfg.data_root).resolve()),
             'mixed_precision': cfg.mixed_precision,
+            # As it is read back from JSON, which has lists in place of tuples.
             'architecture': json.loads(json.dumps(architecture)),
         }
 

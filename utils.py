@@ -62,7 +62,7 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
     return sorted(found)
 
 
-# ---- writing files ----
+# --- Writing files --------------------------------------------------------------------------------
 
 
 # What file systems answer that lack an operation, as some network shares do.
@@ -207,7 +207,7 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
         file.write(data.tobytes())
 
 
-# ---- progress ----
+# --- Progress -------------------------------------------------------------------------------------
 
 
 def print_error(line: str) -> None:

@@ -39,6 +39,7 @@ class Case(NamedTuple):
 
 
 def torchvision_operator(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
+    """Computes what `deform_conv2d` does, with torchvision's operator."""
     padding = weight.shape[-1] // 2
     return torchvision.ops.deform_conv2d(x, offset, weight, mask=modulation, padding=padding)
 
@@ -113,7 +114,7 @@ def added_memory(operator: Operator, case: Case) -> float:
 
 
 def added_memory_in_fresh_process(name: str, case: Case) -> float:
-    # Memory that was freed before would not show as added.
+    """Returns the added memory in a new process, where none freed before hides it."""
     numbers = [str(number) for number in case]
     command = [sys.executable, '-m', 'benchmarks.deform_conv', '--memory', name, *numbers]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -141,6 +142,7 @@ def print_comparison(case: Case) -> None:
 
 
 def print_row(shape: str, kernel: str, forward: str, backward: str, memory: str) -> None:
+    """Prints a line of the table at once."""
     print(f'{shape:>15} {kernel:>6} {forward:>24} {backward:>24} {memory:>16}', flush=True)
 
 

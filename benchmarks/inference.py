@@ -167,6 +167,7 @@ def peak_memory_in_fresh_process(
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--resolution', default='1024x1024')

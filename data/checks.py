@@ -143,7 +143,7 @@ def _look_at_header(path: Path) -> Seen | None:
     return Seen(size, orientation)
 
 
-# ---- masks that were drawn before their image was turned ----
+# --- Masks that were drawn before their image was turned ------------------------------------------
 
 
 def _warn_of_unturned_masks(name: str, members: Sequence[tuple[Pair, int]]) -> None:

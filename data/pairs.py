@@ -41,7 +41,7 @@ def with_path(path: Path, error: Exception) -> str:
     return f'{path}: {error}'
 
 
-# ---- finding ----
+# --- Finding --------------------------------------------------------------------------------------
 
 
 def find_pairs(data_root: str | Path, task: str, sets: Sequence[str]) -> list[Pair]:
@@ -115,7 +115,7 @@ def _unpaired(files: dict[str, Path], partners: dict[str, Path], problem: str) -
     return [f'{path}: {problem}' for stem, path in files.items() if stem not in partners]
 
 
-# ---- classes ----
+# --- Classes --------------------------------------------------------------------------------------
 
 
 def class_names(pairs: Iterable[Pair]) -> list[str]:
@@ -164,7 +164,7 @@ def _class_name(pair: Pair) -> str | None:
     return fields[3] if len(fields) > 3 else None
 
 
-# ---- reading ----
+# --- Reading --------------------------------------------------------------------------------------
 
 
 def load_pair(pair: Pair, size: Size) -> tuple[np.ndarray, np.ndarray]:

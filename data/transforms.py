@@ -176,7 +176,7 @@ def replace_background(
     return cv2.blendLinear(image, flat, alpha, 1 - alpha), mask
 
 
-# ---- rotation ----
+# --- Rotation -------------------------------------------------------------------------------------
 
 
 def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels]:
@@ -256,7 +256,7 @@ def _smoothed(coefficients: np.ndarray, height: int, width: int) -> np.ndarray:
     return middle
 
 
-# ---- Pillow's enhancements ----
+# --- Pillow's enhancements ------------------------------------------------------------------------
 
 
 def brightness(image: Pixels, factor: float) -> Pixels:

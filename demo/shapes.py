@@ -214,6 +214,7 @@ def crossed(half_widths: Iterable[float], heights: Iterable[float], width: float
 
 
 def wheel(rng: np.random.Generator) -> list[Part]:
+    """A wheel with straight or twisted spokes."""
     count = int(rng.integers(6, 13))
     tyre = rng.uniform(.14, .22)
     width = rng.uniform(.07, .11) if count < 9 else .065
@@ -231,6 +232,7 @@ def wheel(rng: np.random.Generator) -> list[Part]:
 
 
 def gear(rng: np.random.Generator) -> list[Part]:
+    """A gear with a ring of holes around its hub."""
     teeth = int(rng.integers(9, 17))
     hole_count = int(rng.integers(4, 8))
     depth = rng.uniform(.14, .22)
@@ -253,6 +255,7 @@ def gear(rng: np.random.Generator) -> list[Part]:
 
 
 def bicycle(rng: np.random.Generator) -> list[Part]:
+    """A bicycle, seen from the side."""
     radius = rng.uniform(.42, .48)
     spoke_count = int(rng.integers(6, 10))
     width = rng.uniform(.075, .095)
@@ -285,6 +288,7 @@ def bicycle(rng: np.random.Generator) -> list[Part]:
 
 
 def glasses(rng: np.random.Generator) -> list[Part]:
+    """Glasses with open temples."""
     rx = rng.uniform(.36, .42)
     ry = rng.uniform(.28, .42)
     width = rng.uniform(.1, .15)
@@ -301,6 +305,7 @@ def glasses(rng: np.random.Generator) -> list[Part]:
 
 
 def racket(rng: np.random.Generator) -> list[Part]:
+    """A racket with its strings."""
     count = int(rng.integers(4, 7))
     width = rng.uniform(.045, .06)
     rx = rng.uniform(.42, .5)
@@ -335,6 +340,7 @@ def racket(rng: np.random.Generator) -> list[Part]:
 
 
 def key(rng: np.random.Generator) -> list[Part]:
+    """A key whose bow is a ring or a clover."""
     leaves = int(rng.integers(1, 5))
     bit = rng.uniform(.25, .35)
 
@@ -361,6 +367,7 @@ def key(rng: np.random.Generator) -> list[Part]:
 
 
 def lattice(rng: np.random.Generator) -> list[Part]:
+    """A framed lattice of level and upright bars, or of diamonds."""
     width = rng.uniform(.075, .11)
     count = int(rng.integers(3, 6))
     tall = rng.uniform(.75, 1.25)
@@ -395,6 +402,7 @@ def _diagonals(t: float, tall: float) -> list[list[tuple[float, float]]]:
 
 
 def chair(rng: np.random.Generator) -> list[Part]:
+    """A chair, seen obliquely, with slats or bars in its back."""
     depth = rng.uniform(.25, .5)
     leg = rng.uniform(.8, 1.1)
     back = rng.uniform(.9, 1.2)
@@ -439,6 +447,7 @@ def chair(rng: np.random.Generator) -> list[Part]:
 
 
 def ladder(rng: np.random.Generator) -> list[Part]:
+    """A ladder, or a stepladder."""
     count = int(rng.integers(5, 8))
     width = rng.uniform(.1, .14)
     foot = rng.uniform(.42, .62)
@@ -464,6 +473,7 @@ def ladder(rng: np.random.Generator) -> list[Part]:
 
 
 def fence(rng: np.random.Generator) -> list[Part]:
+    """A fence of pointed pickets."""
     count = int(rng.integers(5, 8))
     gap = rng.uniform(.42, .55)
     tip = rng.uniform(.1, .25)
@@ -482,6 +492,7 @@ def fence(rng: np.random.Generator) -> list[Part]:
 
 
 def bridge(rng: np.random.Generator) -> list[Part]:
+    """A truss bridge on two piers."""
     bays = int(rng.integers(4, 7))
     tall = rng.uniform(.45, .65)
     width = rng.uniform(.07, .1)
@@ -516,6 +527,7 @@ def bridge(rng: np.random.Generator) -> list[Part]:
 
 
 def birdcage(rng: np.random.Generator) -> list[Part]:
+    """A birdcage on a tray."""
     bars = int(rng.integers(5, 8))
     wide = rng.uniform(.6, .8)
     width = rng.uniform(.065, .09)
@@ -543,6 +555,7 @@ def birdcage(rng: np.random.Generator) -> list[Part]:
 
 
 def windmill(rng: np.random.Generator) -> list[Part]:
+    """A windmill with four sails on a braced tower."""
     hub = (0., -.3)
     start = rng.uniform(0, np.pi / 2)
     width = rng.uniform(.055, .075)
@@ -577,6 +590,7 @@ def _sail(hub: Point, along: np.ndarray, across: np.ndarray, width: float) -> li
 
 
 def pylon(rng: np.random.Generator) -> list[Part]:
+    """A pylon with two or three arms."""
     width = rng.uniform(.07, .095)
     foot = rng.uniform(.38, .52)
     arm_count = int(rng.integers(2, 4))
@@ -604,6 +618,7 @@ def pylon(rng: np.random.Generator) -> list[Part]:
 
 
 def tree(rng: np.random.Generator) -> list[Part]:
+    """A forking tree, bare or with leaves."""
     parts, tips = [], []
 
     def grow(x: float, y: float, angle: float, length: float, width: float, level: int) -> None:
@@ -638,6 +653,7 @@ def tree(rng: np.random.Generator) -> list[Part]:
 
 
 def fern(rng: np.random.Generator) -> list[Part]:
+    """A frond of fern."""
     bend = rng.uniform(-.5, .5)
     count = int(rng.integers(7, 11))
     slim = rng.uniform(.2, .32)
@@ -663,6 +679,7 @@ def fern(rng: np.random.Generator) -> list[Part]:
 
 
 def butterfly(rng: np.random.Generator) -> list[Part]:
+    """A butterfly with open wings."""
     upper = rng.uniform(.5, .6)
     lower = rng.uniform(.34, .42)
     rim = rng.uniform(.09, .13)
@@ -707,6 +724,7 @@ def _wing(
 
 
 def snowflake(rng: np.random.Generator) -> list[Part]:
+    """A snowflake of six branched arms."""
     width = rng.uniform(.085, .12)
     lengths = rng.uniform(.25, .4, 3) * (1.1, .9, .6)
     has_ring = rng.random() < .6
@@ -729,6 +747,7 @@ def snowflake(rng: np.random.Generator) -> list[Part]:
 
 
 def web(rng: np.random.Generator) -> list[Part]:
+    """A spider web with sagging threads."""
     arms = int(rng.integers(6, 10))
     rings = int(rng.integers(3, 5))
     width = rng.uniform(.06, .085)
@@ -833,6 +852,7 @@ def wire(rng: np.random.Generator) -> list[Part]:
 
 
 def scissors(rng: np.random.Generator) -> list[Part]:
+    """Open scissors."""
     half_angle = rng.uniform(.22, .42)
     ring = rng.uniform(.2, .26)
 

@@ -87,7 +87,7 @@ def _float_to_8_bit(values: np.ndarray) -> np.ndarray:
     return grey.astype(np.uint8)
 
 
-# ---- colours ----
+# --- Colours --------------------------------------------------------------------------------------
 
 
 def with_all_bits(image: Image.Image, data: bytes) -> Image.Image:

@@ -145,7 +145,7 @@ def _from_values(values: np.ndarray, is_soft: bool) -> Interpretation:
     return Interpretation(to_8_bit(values), notes)
 
 
-# ---- colours ----
+# --- Colours --------------------------------------------------------------------------------------
 
 
 def _from_colours(image: Image.Image) -> tuple[np.ndarray, list[str]]:

@@ -133,7 +133,7 @@ def _png_profile(data: bytes) -> bytes | None:
     return None
 
 
-# ---- opening without decoding ----
+# --- Opening without decoding ---------------------------------------------------------------------
 
 
 def identify(file: IO[bytes]) -> Image.Image:

@@ -58,7 +58,7 @@ seeds = st.integers(0, 2 ** 31)
 few = settings(max_examples=15, deadline=None)
 
 
-# ---- the registry ----
+# --- The registry ---------------------------------------------------------------------------------
 
 
 def test_registered_losses_are_those_of_the_config() -> None:
@@ -73,7 +73,7 @@ def test_a_name_is_registered_once() -> None:
         loss.pixel_loss()(bce)
 
 
-# ---- golden values ----
+# --- Golden values --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_golden_sum_over_outputs(case: str) -> None:
     assert means == pytest.approx(GOLDEN[case]['pix_terms'], rel=2e-6)
 
 
-# ---- pixel losses ----
+# --- Pixel losses ---------------------------------------------------------------------------------
 
 
 @few
@@ -223,7 +223,7 @@ def test_each_loss_is_a_sum_or_a_mean_over_the_batch_as_registered() -> None:
         torch.testing.assert_close(three[name], one[name] * factor)
 
 
-# ---- edge and class loss ----
+# --- Edge and class loss --------------------------------------------------------------------------
 
 
 def test_edge_loss_flows_into_prediction_and_label() -> None:
@@ -256,7 +256,7 @@ def test_edge_loss_of_extreme_logits() -> None:
     assert label.grad.isfinite().all()
 
 
-# ---- tail ----
+# --- Tail -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('task', 'epochs', 'first'), [
@@ -298,7 +298,7 @@ def test_tail_compounds_and_needs_no_history(task: str, epochs: int, last: int) 
         assert found == pytest.approx(running)
 
 
-# ---- criterion ----
+# --- Criterion ------------------------------------------------------------------------------------
 
 
 def test_criterion_names_and_weighs_the_terms() -> None:
@@ -321,7 +321,7 @@ def test_criterion_refuses_weights_that_cannot_train() -> None:
     Criterion({'bce': 30}, 150)
 
 
-# ---- adversarial ----
+# --- Adversarial ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('size', [(64, 48), (50, 33), (16, 16)])
