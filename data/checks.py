@@ -13,6 +13,7 @@ import numpy as np
 from data.pairs import Pair, Size, raise_all, with_path
 from readers import MAX_PIXELS, open_header, open_image, read_image, read_mask, survey_masks
 from readers.orientation import upright
+from utils import ceil_div
 
 ASPECT_TOLERANCE = 0.02  # by how much the aspect ratios of an image and its mask may differ
 MOST_TURNED = 32  # turned pairs of a set that are looked at
@@ -151,7 +152,7 @@ def _warn_of_unturned_masks(name: str, members: Sequence[tuple[Pair, int]]) -> N
 
     The shape tells nothing of square images, nor of those that are turned by 180 degrees.
     """
-    step = -(-len(members) // MOST_TURNED)
+    step = ceil_div(len(members), MOST_TURNED)
     looked_at = members[::step]
     unturned = [pair for pair, orientation in looked_at if _fits_turned(pair, orientation)]
     if 2 * len(unturned) > len(looked_at):
