@@ -38,8 +38,15 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def is_whole_png(data: bytes) -> bool:
-    """Whether a PNG has its last chunk. Pillow reads some that are cut off as if nothing were."""
-    return any(kind == b'IEND' for kind, _, _ in png_chunks(data))
+    """Whether a PNG has all of its chunks, to the last.
+
+    Pillow reads some that are cut off as if nothing were. OpenCV believes the length that a chunk
+    states: it takes gigabytes for a damaged file of a few bytes.
+    """
+    for kind, _, end in png_chunks(data):
+        if kind == b'IEND':
+            return end <= len(data)
+    return False
 
 
 def _bare_png(data: bytes) -> bytes:

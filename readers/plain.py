@@ -5,7 +5,7 @@ import io
 import cv2
 import numpy as np
 
-from readers.metadata import png_chunks
+from readers.metadata import is_whole_png, png_chunks
 from readers.opening import open_header
 from readers.orientation import upright
 
@@ -34,8 +34,10 @@ def decode_plain(data: bytes, mode: str, max_pixels: int) -> np.ndarray | None:
     header, orientation = opened
     if header.mode != mode or header.width * header.height > max_pixels:
         return None
-    if header.format == 'PNG' and data[24] != 8:  # bits per channel
-        return None
+    if header.format == 'PNG':
+        bits_per_channel = data[24]
+        if bits_per_channel != 8 or not is_whole_png(data):
+            return None
 
     pixels = None
     if header.format == 'JPEG' and simplejpeg:

@@ -87,6 +87,8 @@ def picture_file(kind: str, mode: str, **options) -> bytes:
         image = Image.fromarray(rng.integers(0, 255, shape['RGB'], dtype=np.uint8)).convert('CMYK')
     else:
         image = Image.fromarray(rng.integers(0, 255, shape[mode], dtype=np.uint8))
+    if options.get('save_all'):
+        options['append_images'] = [image.rotate(180)]
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x010E: 'a description'})
     buffer = io.BytesIO()
@@ -95,9 +97,11 @@ def picture_file(kind: str, mode: str, **options) -> bytes:
 
 
 PICTURES = {
-    f'{kind}-{mode}': picture_file(kind, mode, **options) for kind, mode, options in (
+    '-'.join((kind, mode, *options)): picture_file(kind, mode, **options)
+    for kind, mode, options in (
         ('PNG', 'RGB', {}),
         ('PNG', 'L', {}),
+        ('PNG', 'RGB', {'save_all': True}),
         ('PNG', 'RGBA', {}),
         ('PNG', 'P', {'transparency': 3}),
         ('PNG', 'I;16', {}),

@@ -180,6 +180,18 @@ def test_damaged_files_are_named(tmp_path, damage, suffix, read):
         read(path)
 
 
+def test_a_length_that_a_png_cannot_have_takes_no_memory(pixels, monkeypatch):
+    """OpenCV would reserve the 2 GB that the damaged chunk states."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, 'PNG')
+    data = bytearray(buffer.getvalue())
+    data[data.index(b'IDAT') - 4] = 0x7f
+    monkeypatch.setattr(cv2, 'imdecode', lambda *_: pytest.fail('OpenCV was given the file'))
+    for read in (read_image, read_mask, open_image):
+        with pytest.raises(ValueError, match='cut off'):
+            read(bytes(data))
+
+
 def test_no_program_is_run_to_draw_a_picture(pixels):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'EPS')
