@@ -403,7 +403,10 @@ def _several_jobs(source: str, files: list[Path], output: str | None, suffix: st
 
 def _absolute(file: Path) -> Path:
     """Removes '..' from a path, so that its result stays below the output folder."""
-    return Path(os.path.abspath(file))
+    path = os.path.abspath(file)
+    if path.startswith('//'):  # which POSIX keeps, as another root than '/'
+        path = path[1:]
+    return Path(path)
 
 
 def _check_folder(output: str | None) -> None:

@@ -5,6 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+# Whether a change is good does not depend on luck: the examples are the same in each run. Searching
+# on purpose draws others (tests/test_fuzz.py).
+settings.register_profile('repeatable', derandomize=True)
+if 'FUZZ_EXAMPLES' not in os.environ:
+    settings.load_profile('repeatable')
 
 # For the processes that tests start: torch in this one has read it by now.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
