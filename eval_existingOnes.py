@@ -14,6 +14,10 @@ set, and means over the sets to overall_eval.*. Keeps the scores of single image
 gen_best_ep.py then chooses the best checkpoint and draws the report.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('eval_existingOnes')
+
 import argparse
 import os
 import sys

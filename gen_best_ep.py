@@ -10,6 +10,10 @@ with curves and images. Reports ties, and whether the lead over the runner-up is
 (paired bootstrap over images).
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('gen_best_ep')
+
 import argparse
 import math
 import sys

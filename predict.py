@@ -7,6 +7,10 @@ output. Default: <name>.out.png beside the image, <folder>_out beside the folder
 pattern or a list, and <name>.out.webm or, if it is opaque, <name>.out.mp4 beside the video.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('predict')
+
 import argparse
 import glob
 import os
@@ -57,9 +61,10 @@ from inference.video import (
 )
 from models import load_model, optimize
 from readers import MAX_PIXELS, TooManyPixels
+from runtime.command import run_command
 from runtime.device import choose_device, prepare_device
 from runtime.log import print_messages
-from utils import IMAGE_SUFFIXES, read_lines
+from utils import IMAGE_SUFFIXES, print_error, read_lines
 
 WATCH_SECONDS = 1.
 WATCH_REST = 30  # a folder is looked through during at most one part in so many of the time
@@ -806,7 +811,7 @@ def run_video(
 
 
 def _warn(line: str) -> None:
-    print(f'predict: {line}', file=sys.stderr)
+    print_error(f'predict: {line}')
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -828,8 +833,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as interrupt:
         kept = f': {interrupt}' if str(interrupt) else '; nothing was written'
-        _warn(f'interrupted{kept}')
-        return 130
+        raise KeyboardInterrupt(f'interrupted{kept}') from None
 
     count, skipped, failures, seconds = summary
     per_second = count / max(seconds, 1e-9)
@@ -839,4 +843,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command('predict', main))

@@ -7,6 +7,10 @@ config; key=value overrides them (`testsets=DIS-VD size=2048`). Masks are writte
 their image, their checkpoint or an option that they depend on has changed.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('test')
+
 import argparse
 import contextlib
 import json

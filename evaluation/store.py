@@ -18,7 +18,7 @@ import numpy as np
 from evaluation.kernels.histograms import BINARY
 from evaluation.measuring import Measurement
 from evaluation.metrics import METRICS
-from utils import atomic_write, printable
+from utils import atomic_write, naming, printable
 
 # Raise it whenever a metric's values change: scores of another version are computed again.
 VERSION = 3
@@ -96,7 +96,8 @@ class ScoreStore:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.rows: dict[tuple[str, str], dict] = {}
-        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        with naming(self.path):
+            lines = self.path.read_bytes().splitlines() if self.path.exists() else []
         for line in lines:
             try:
                 row = json.loads(line)
@@ -128,12 +129,8 @@ class ScoreStore:
         # The line break in front ends a line that a crash may have cut off.
         lines = [_line(row) for row in rows]
         data = b'\n' + b'\n'.join(lines) + b'\n'
-        try:
-            with open(self.path, 'ab') as file:
-                file.write(data)
-        except OSError as error:
-            error.filename = str(self.path)  # which a full disk does not name
-            raise
+        with naming(self.path), open(self.path, 'ab') as file:
+            file.write(data)
 
     def drop_others(self, methods: Collection[str], names: Collection[str]) -> None:
         """Drops the rows of these methods for images that the set no longer has."""
@@ -146,8 +143,9 @@ class ScoreStore:
         """Rewrites the file in order, if it differs."""
         lines = [_line(self.rows[key]) + b'\n' for key in sorted(self.rows)]
         data = b''.join(lines)
-        if self.path.exists() and self.path.read_bytes() == data:
-            return
+        with naming(self.path):
+            if self.path.exists() and self.path.read_bytes() == data:
+                return
         with atomic_write(self.path) as file:
             file.write(data)
 

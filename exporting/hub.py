@@ -5,7 +5,6 @@ state dict under the module's own names and the arguments of its constructor as 
 every method of it would have to be overridden.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from exporting.card import scores_of, validation_of, write_card
 from exporting.huggingface import write_companions
 from models import Architecture, BiRefNet, save_checkpoint
 from models.zoo import WEIGHTS
-from utils import epoch_of
+from utils import epoch_of, read_json
 
 # Config fields written into exported folders; local paths are left out.
 PUBLIC = ('bb', *(field.name for field in fields(Architecture)), 'task', 'size', 'dynamic_size')
@@ -78,7 +77,7 @@ def _facts_of_run(checkpoint: str | os.PathLike, results: str | os.PathLike,
     training: dict[str, Any] = {}
     config = run / 'config.json'
     if config.is_file():
-        saved = json.loads(config.read_text(encoding='utf-8'))
+        saved = read_json(config)
         training = saved if 'training_set' in saved else {}
     scores = scores_of(results, run.name, epoch, size)
     validation = validation_of(run, epoch, training.get('val_metric', 'sm'))

@@ -2,7 +2,14 @@
 
 from readers.images import image_to_srgb, read_image, to_rgb
 from readers.masks import read_mask, read_soft_mask
-from readers.opening import MAX_PIXELS, TooManyPixels, identify, open_header, open_image
+from readers.opening import (
+    MAX_PIXELS,
+    TooManyPixels,
+    identify,
+    open_header,
+    open_image,
+    read_bytes,
+)
 from readers.survey import survey_masks
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     'image_to_srgb',
     'open_header',
     'open_image',
+    'read_bytes',
     'read_image',
     'read_mask',
     'read_soft_mask',

@@ -8,9 +8,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from utils import print_error
+from utils import naming, print_error
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+NO_READER = 141  # 128 + SIGPIPE
+# Ctrl-C, the end of a job, and a terminal that is closed.
+ENDING_SIGNALS = ('SIGINT', 'SIGTERM', 'SIGHUP')
 
 
 def run_command(
@@ -22,12 +25,45 @@ def run_command(
 
     Args:
         name: the command, in front of the line.
-        main: returns the exit code; None is 0.
+        main: returns the exit code; None is 0. A signal that ends the command raises
+            KeyboardInterrupt in it, so that nothing stays half-written.
         errors: what it may fail of besides ValueError, OSError, and too little memory.
 
     Returns:
-        The exit code: that of `main`, 1 after an error, INTERRUPTED after Ctrl-C.
+        The exit code: that of `main`, 1 after an error, 128 + its number after a signal.
     """
+    _prepare_process()
+    received = _interrupt_on_signals()
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
+    try:
+        code = main() or 0
+        with naming('standard output'):
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as interrupt:
+        _ignore_signals()  # a second one would interrupt the clean-up
+        number = received[0] if received else signal.SIGINT
+        text = 'interrupted' if number == signal.SIGINT else f'ended by {number.name}'
+        if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
+            print_error(f'{name}: {str(interrupt) or text}')
+        return 128 + number
+    except MemoryError as error:
+        print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')
+        return 1
+    except expected as error:
+        is_unread = isinstance(error, BrokenPipeError) and not _can_print()
+        if is_unread:  # as behind `| head`, which has read enough
+            return NO_READER
+        print_error(f'{name}: {error}')
+        return 1
+    finally:
+        _ignore_signals()  # all is done but for Python's own end
+        if not _can_print():
+            # Python would try once more, and report that in its own words.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         # Names of files may hold what the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
@@ -35,21 +71,6 @@ def run_command(
     # A full disk would print a traceback for each line of log.txt.
     logging.raiseExceptions = False
     _allow_many_files()
-    expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
-    try:
-        return main() or 0
-    except KeyboardInterrupt as interrupt:
-        # A second Ctrl-C would interrupt the clean-up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
-            print_error(f'{name}: {str(interrupt) or "interrupted"}')
-        return INTERRUPTED
-    except MemoryError as error:
-        print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')
-        return 1
-    except expected as error:
-        print_error(f'{name}: {error}')
-        return 1
 
 
 def _allow_many_files() -> None:
@@ -66,9 +87,46 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _can_print() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+# --- Signals --------------------------------------------------------------------------------------
+
+
+def _interrupt_on_signals() -> list[signal.Signals]:
+    """Lets the ending signals raise KeyboardInterrupt; returns the list to which each is added."""
+    received: list[signal.Signals] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    for number in _heeded_signals():
+        signal.signal(number, interrupt)
+    return received
+
+
+def _ignore_signals() -> None:
+    for number in _heeded_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _heeded_signals() -> Iterator[signal.Signals]:
+    """The ending signals that the system has, but for those to be ignored, as under nohup."""
+    for name in ENDING_SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            yield number
+
+
 @contextlib.contextmanager
 def explain_interrupt(explanation: str) -> Iterator[None]:
-    """Lets Ctrl-C inside the block end the command with an explanation of what was kept."""
+    """Lets a signal inside the block end the command with an explanation of what was kept."""
     try:
         yield
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from utils import printable
+from utils import naming, printable, sync_file
 
 logger = logging.getLogger(__name__)
 
@@ -90,15 +90,17 @@ class RunLog:
     @property
     def position(self) -> int:
         """Bytes written so far, after they have reached the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            self._file.flush()
+            sync_file(self._file.fileno())
         return self._file.tell()
 
     def write(self, **values: Any) -> None:
         """Appends one line."""
         line = json.dumps(values) + '\n'
-        self._file.write(line.encode())
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(line.encode())
+            self._file.flush()
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
         """Adds a point to the curve of each value in TensorBoard."""

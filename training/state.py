@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from models.checkpoints.files import save_atomically
-from utils import replace_file
+from utils import naming, replace_file, system_error
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +165,11 @@ def _find_damage(path: Path) -> str:
     Returns what is damaged, '' if nothing is. Raises OSError if the file cannot be read.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with naming(path), zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except OSError:
-        raise
     except Exception as error:  # zipfile raises many kinds on damaged files
+        if cause := system_error(error):
+            raise cause from None
         return _first_line(error)
     return f'wrong checksum of {damaged}' if damaged else ''
 

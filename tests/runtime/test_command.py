@@ -17,11 +17,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch):
     """Keeps the signals of the tests' own process, which a command changes when it ends."""
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     monkeypatch.setattr(logging, 'raiseExceptions', True)
     monkeypatch.setattr(command, '_allow_many_files', lambda: None)
     yield
-    signal.signal(signal.SIGINT, before)
+    for name in command.ENDING_SIGNALS:
+        number = getattr(signal, name)
+        signal.signal(number, before[number])
 
 
 @pytest.mark.parametrize(('error', 'code', 'line'), [
