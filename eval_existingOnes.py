@@ -60,8 +60,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help='accept masks of another size than their ground truth')
     add('--all-methods', action='store_true',
         help='also comparison.tex: methods by sets, three best marked')
-    add('--cache', metavar='DIR', default=cache_folder(),
-        help='skeletons kept between runs (%(default)s)')
+    cache = cache_folder()
+    add('--cache', metavar='DIR', default=cache,
+        help=f'skeletons kept between runs ({"%(default)s" if cache else "none without a home"})')
     options = [f'--{text}' if text.startswith('workers=') else text for text in arguments]
     return parser.parse_intermixed_args(options)
 

@@ -4,11 +4,15 @@ import contextlib
 import io
 import logging
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from utils import naming, print_error
+
+logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 NO_READER = 141  # 128 + SIGPIPE
@@ -51,9 +55,8 @@ def run_command(
         print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')
         return 1
     except expected as error:
-        is_unread = isinstance(error, BrokenPipeError) and not _can_print()
-        if is_unread:  # as behind `| head`, which has read enough
-            return NO_READER
+        if isinstance(error, BrokenPipeError) and _has_lost_reader():
+            return NO_READER  # as behind `| head`, which has read enough
         print_error(f'{name}: {error}')
         return 1
     finally:
@@ -70,7 +73,16 @@ def _prepare_process() -> None:
             stream.reconfigure(errors='backslashreplace')
     # A full disk would print a traceback for each line of log.txt.
     logging.raiseExceptions = False
+    threading.excepthook = _report_thread
     _allow_many_files()
+
+
+def _report_thread(ended: threading.ExceptHookArgs) -> None:
+    """Reports a thread that has failed: of an error of the system, as TensorBoard meets, a line."""
+    if isinstance(ended.exc_value, OSError):
+        logger.warning('what runs in the background has ended: %s', ended.exc_value)
+        return
+    threading.__excepthook__(ended)
 
 
 def _allow_many_files() -> None:
@@ -93,6 +105,15 @@ def _can_print() -> bool:
     except OSError:
         return False
     return True
+
+
+def _has_lost_reader() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    if not hasattr(select, 'poll'):  # Windows
+        return not _can_print()
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 # --- Signals --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ def own_process(monkeypatch):
     """Keeps the signals of the tests' own process, which a command changes when it ends."""
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     monkeypatch.setattr(logging, 'raiseExceptions', True)
+    monkeypatch.setattr(threading, 'excepthook', threading.excepthook)
     monkeypatch.setattr(command, '_allow_many_files', lambda: None)
     yield
     for name in command.ENDING_SIGNALS:
