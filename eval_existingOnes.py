@@ -31,6 +31,7 @@ from evaluation.runner import available_cores, cache_folder, evaluate
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import comparison
 from runtime.command import explain_interrupt, run_command
+from utils import print_error
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -120,7 +121,7 @@ def main(arguments: list[str]) -> None:
     for planned in plan(gt_root, pred_root, datasets, names, options.resize):
         dataset = planned.dataset
         for note in planned.notes:
-            print(f'note: {note}', file=sys.stderr)
+            print_error(f'note: {note}')
         store = results.store_path(save_dir, dataset)
         rows = evaluate(planned, store, metrics, options.workers, options.cache)
         scored = []

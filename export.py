@@ -37,6 +37,7 @@ from models.checkpoints.tile_order import ORDERS
 from models.loading import resolve
 from runtime.command import run_command
 from runtime.log import print_messages
+from utils import print_error
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 EXTRAS = 'needs what `pip install ".[export]"` installs'
@@ -212,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             export_program(args, model)
     except (ValueError, OSError) as error:
-        print(f'export: {error}', file=sys.stderr)
+        print_error(f'export: {error}')
         return 1
     return 0
 

@@ -574,8 +574,9 @@ def run_jobs(
             for outcome in outcomes:
                 bar.update()
                 lines = _report(outcome)
-                for line in lines:
-                    bar.write(f'predict: {line}', file=sys.stderr)
+                with bar.external_write_mode(sys.stderr):
+                    for line in lines:
+                        _warn(line)
                 if outcome.error is not None:
                     failures += lines
     except KeyboardInterrupt:
@@ -837,8 +838,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     count, skipped, failures, seconds = summary
     per_second = count / max(seconds, 1e-9)
-    print(f'{count - len(failures)} done, {skipped} skipped, {len(failures)} failed '
-          f'in {seconds:.1f} s ({per_second:.2f} a second)', file=sys.stderr)
+    print_error(f'{count - len(failures)} done, {skipped} skipped, {len(failures)} failed '
+                f'in {seconds:.1f} s ({per_second:.2f} a second)')
     return 1 if failures else 0
 
 

@@ -20,7 +20,10 @@ class _BarHandler(logging.Handler):
     """Writes above a progress bar instead of into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.tqdm.write(self.format(record), file=sys.stderr)
+        except OSError:  # as of a full disk, which is no reason to stop working
+            self.handleError(record)
 
 
 def setup_logging(folder: Path | None = None, level: int = logging.INFO) -> None:
@@ -124,5 +127,6 @@ class RunLog:
 
     def close(self) -> None:
         """Closes both files."""
-        self._file.close()
+        with naming(self.path):  # what a full disk has refused is tried once more
+            self._file.close()
         self._call_board('close')
