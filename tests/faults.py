@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import torch
 
 from tests.training.runs import finish, start_all
-from utils import STOP_SIGNALS
 
 ROOT = Path(__file__).parents[1]
 REPORT = 'calls.json'
@@ -64,13 +63,15 @@ FILLING = frozenset(['create', 'write', 'os.fsync', 'os.mkdir', 'os.posix_falloc
 MODULES = {'os': os, 'fcntl': fcntl, 'mmap': mmap}
 # Where Python, its packages and this project's code lie.
 FOREIGN = tuple({sys.prefix, os.path.realpath(sys.prefix), sys.base_prefix, '/usr/', str(ROOT)})
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 MOST = 3  # reads and writes that count of each file: a checkpoint has hundreds of one kind
 
 
 class Fault(NamedTuple):
     """Which call fails, counted from 0, and with what: the name of an error, such as ENOSPC.
 
-    A fault that stays makes all later calls fail that would need space on the disk.
+    With the name of a signal, that signal comes, and the call succeeds. A fault that stays makes
+    all later calls fail that would need space on the disk.
     """
 
     call: int
@@ -113,7 +114,11 @@ class Faults:
             return
         number = len(self.calls)
         self.calls.append(f'{name} {os.fsdecode(place)}' if _is_path(place) else name)
-        if self.fault and self.fault.meets(number, name):
+        if not (self.fault and self.fault.meets(number, name)):
+            return
+        if self.fault.error.startswith('SIG'):
+            os.kill(os.getpid(), getattr(signal, self.fault.error))
+        else:
             code = getattr(errno, self.fault.error)
             shown = (os.fspath(place),) if _is_path(place) else ()
             raise OSError(code, os.strerror(code), *shown)
@@ -216,7 +221,10 @@ def _run_script(
     os.chdir(folder)
     os.environ.update(HOME=str(folder / 'home'), BIREFNET_CACHE='cache', TMPDIR=str(folder))
     torch.set_num_threads(1)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     sys.argv = [script, *arguments]
 
     real_write = Path.write_text

@@ -8,6 +8,7 @@ its calls failing each time: a few of them, the same in each run, or as many as 
 import os
 import random
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import torch
 
 from config import Config
 from models import build_birefnet, save_checkpoint
+from runtime.distributed import PREEMPTED
 from tests import faults
 from tests.evaluation.folders import make_folders
 from tests.faults import FAILURES, Fault, Outcome
@@ -114,7 +116,7 @@ class Trees(NamedTuple):
 def find_problems(trees: Trees, outcome: Outcome, fault: Fault, name: str) -> list[str]:
     """Describes what does not hold after a command whose call has failed."""
     failed = outcome.calls[fault.call] if fault.call < len(outcome.calls) else ''
-    problems = [*_of_words(outcome, name), *_of_files(trees, outcome, failed)]
+    problems = [*_of_words(outcome, fault.error, name), *_of_files(trees, outcome, failed)]
     # On a full disk each image fails for itself.
     if outcome.code and not fault.stays and len(own_lines(outcome, name)) > 1:
         problems.append('several lines say what happened')
@@ -122,14 +124,15 @@ def find_problems(trees: Trees, outcome: Outcome, fault: Fault, name: str) -> li
             for problem in problems]
 
 
-def _of_words(outcome: Outcome, name: str) -> list[str]:
+def _of_words(outcome: Outcome, error: str, name: str) -> list[str]:
     """What is wrong with the exit code and the lines on the screen."""
     problems = []
     if 'Traceback' in outcome.output:
         problems.append('a traceback')
-    if outcome.code not in (0, 1):
+    codes = (0, PREEMPTED, 128 + getattr(signal, error)) if error.startswith('SIG') else (0, 1)
+    if outcome.code not in codes:
         problems.append(f'exit code {outcome.code}')
-    if outcome.code and not own_lines(outcome, name):
+    if outcome.code not in (0, PREEMPTED) and not own_lines(outcome, name):
         problems.append('no line says what happened')
     return problems
 
@@ -195,13 +198,18 @@ class Stage(NamedTuple):
         return faults.run(self.work, self.scenario.script, self.scenario.arguments, fault)
 
 
-# Training takes 3 s each time.
-PARAMETERS = [pytest.param(scenario, id=scenario.name,
-                           marks=[pytest.mark.slow] if scenario.name == 'train' else [])
-              for scenario in SCENARIOS]
+FEW = 4
+MANY = int(os.environ.get('FAULTS', 24))
+WRITING = ('create', 'write', 'os.fsync', 'os.replace', 'os.mkdir', 'os.unlink')
+SIGNALS = ('SIGINT', 'SIGTERM', 'SIGHUP')
+STAGES = []
+for scenario in SCENARIOS:
+    takes_long = scenario.name == 'train'  # 3 s each time
+    marks = [pytest.mark.slow] if takes_long else []
+    STAGES.append(pytest.param(scenario, id=scenario.name, marks=marks))
 
 
-@pytest.fixture(scope='module', params=PARAMETERS)
+@pytest.fixture(scope='module')
 def stage(request, tmp_path_factory) -> Stage:
     scenario = request.param
     root = tmp_path_factory.mktemp(scenario.name)
@@ -214,18 +222,21 @@ def stage(request, tmp_path_factory) -> Stage:
     return Stage(scenario, old, work, faults.read_tree(old), faults.read_tree(work), outcome.calls)
 
 
-def choose_faults(calls: list[str], count: int, seed: int) -> list[Fault]:
-    """Draws faults of calls, half of them of those that write, each with an error it may have."""
+def draw_faults(calls: list[str], count: int, seed: int) -> list[Fault]:
+    """Draws faults, most of them of calls that write: an error, a full disk, a signal in turn."""
     rng = random.Random(seed)
-    writing = [n for n, call in enumerate(calls) if call.split()[0] in WRITING]
-    drawn = rng.sample(writing, min(len(writing), -(-count // 2)))
-    others = [n for n in range(len(calls)) if n not in drawn]
-    drawn += rng.sample(others, min(len(others), count // 2))
-    chosen = []
-    for number in drawn:
-        function = calls[number].split()[0]
-        chosen.append(Fault(number, rng.choice(FAILURES[function])))
-    return chosen
+    writing = [number for number, call in enumerate(calls) if call.split()[0] in WRITING]
+    drawn = []
+    for index in range(count):
+        call = rng.choice(writing if index % 4 else range(len(calls)))
+        function = calls[call].split()[0]
+        kinds = (
+            Fault(call, rng.choice(FAILURES[function])),
+            Fault(call, 'ENOSPC', stays=True),
+            Fault(call, rng.choice(SIGNALS)),
+        )
+        drawn.append(kinds[index % len(kinds)])
+    return drawn
 
 
 def check(stage: Stage, fault: Fault, again: bool) -> None:
@@ -242,24 +253,14 @@ def check(stage: Stage, fault: Fault, again: bool) -> None:
     assert not _of_files(trees, repeated, '')
 
 
-WRITING = ('create', 'write', 'os.fsync', 'os.replace', 'os.mkdir', 'os.unlink')
-QUICK = 3
-MANY = int(os.environ.get('FAULTS', 24))
-
-
-def test_a_call_fails(stage):
-    for fault in choose_faults(stage.calls, QUICK, seed=0):
-        check(stage, fault, again=False)
-
-
-def test_the_disk_is_full_from_a_call_on(stage):
-    [fault] = choose_faults(stage.calls, 1, seed=1)
-    check(stage, Fault(fault.call, 'ENOSPC', stays=True), again=True)
+@pytest.mark.parametrize('stage', STAGES, indirect=True)
+def test_a_few_calls_fail(stage):
+    for fault in draw_faults(stage.calls, FEW, seed=0):
+        check(stage, fault, again=fault.stays)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('stage', STAGES, indirect=True)
 def test_many_calls_fail(stage):
-    for fault in choose_faults(stage.calls, MANY, seed=2):
+    for fault in draw_faults(stage.calls, MANY, seed=1):
         check(stage, fault, again=True)
-        if stage.calls[fault.call].split()[0] in faults.FILLING:
-            check(stage, Fault(fault.call, 'ENOSPC', stays=True), again=True)
