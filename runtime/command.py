@@ -127,17 +127,17 @@ def _interrupt_on_signals() -> list[signal.Signals]:
         received.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    for number in _heeded_signals():
+    for number in heeded_signals():
         signal.signal(number, interrupt)
     return received
 
 
 def _ignore_signals() -> None:
-    for number in _heeded_signals():
+    for number in heeded_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
-def _heeded_signals() -> Iterator[signal.Signals]:
+def heeded_signals() -> Iterator[signal.Signals]:
     """The ending signals that the system has, but for those to be ignored, as under nohup."""
     for name in ENDING_SIGNALS:
         number = getattr(signal, name, None)
