@@ -127,6 +127,6 @@ class RunLog:
 
     def close(self) -> None:
         """Closes both files."""
+        self._call_board('close')
         with naming(self.path):  # what a full disk has refused is tried once more
             self._file.close()
-        self._call_board('close')

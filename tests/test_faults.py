@@ -5,10 +5,12 @@ asked for, because what failed was a convenience. Each command is run over and o
 its calls failing each time: a few of them, the same in each run, or as many as FAULTS=1000 says.
 """
 
+import io
 import os
 import random
 import re
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -170,8 +172,11 @@ def _damage(path: str, content: bytes, new: bytes) -> list[str]:
     if path.endswith('.jsonl'):  # appended to line by line
         lines = content.splitlines(keepends=True)
         return [] if all(line in new or line == b'\n' for line in lines[:-1]) else [f'half: {path}']
-    if path.endswith('.cache'):
+    if path.endswith('.cache'):  # checked against its sources when it is read
         return []
+    if path.endswith('last.pt'):  # also of a state within an epoch
+        damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()
+        return [f'damaged: {path}'] if damaged else []
     return [f'neither old nor new: {path}']
 
 

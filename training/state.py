@@ -110,13 +110,19 @@ _RUN_KEYS = [spec.name for spec in fields(RunState) if spec.name != 'trainer']
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Replaces last.pt of a run; what was there becomes last.previous.pt.
 
-    Raises OSError, leaving both as they were, if the folder cannot be written or the disk is full.
+    Raises OSError, leaving what was there under one of these names, if the folder cannot be written
+    or the disk is full.
     """
     new = folder / f'{LAST}.new'
     save_atomically(state, new)
-    if (folder / LAST).exists():
-        replace_file(folder / LAST, folder / PREVIOUS)
-    replace_file(new, folder / LAST)
+    try:
+        if (folder / LAST).exists():
+            replace_file(folder / LAST, folder / PREVIOUS)
+        replace_file(new, folder / LAST)
+    except OSError:
+        with suppress(OSError):
+            new.unlink()
+        raise
     _sync_folder(folder)
 
 
@@ -165,11 +171,12 @@ def _find_damage(path: Path) -> str:
     Returns what is damaged, '' if nothing is. Raises OSError if the file cannot be read.
     """
     try:
-        with naming(path), zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # zipfile raises many kinds on damaged files
         if cause := system_error(error):
-            raise cause from None
+            with naming(path):
+                raise cause from None
         return _first_line(error)
     return f'wrong checksum of {damaged}' if damaged else ''
 

@@ -53,6 +53,41 @@ def test_ctrl_c_says_what_was_kept(capsys):
     assert capsys.readouterr().err == 'test: interrupted: three masks are kept\n'
 
 
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP'])
+def test_signals_end_a_command_as_ctrl_c_does(capsys, name):
+    undone = []
+
+    def work():
+        try:
+            signal.raise_signal(getattr(signal, name))
+        finally:
+            undone.append('what was half done')
+
+    assert run_command('test', work) == 128 + getattr(signal, name)
+    assert undone
+    assert capsys.readouterr().err == f'test: ended by {name}\n'
+
+
+def test_signals_that_are_ignored_stay_so():
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert run_command('test', lambda: signal.raise_signal(signal.SIGHUP)) == 0
+
+
+def test_a_thread_that_the_disk_has_ended_is_one_line(capsys, caplog):
+    def fail():
+        raise OSError('the disk is full')
+
+    def work():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    assert run_command('train', work) == 0
+    assert 'the disk is full' in caplog.text
+    assert 'Traceback' not in capsys.readouterr().err
+
+
 def test_errors_of_the_program_keep_their_traceback():
     with pytest.raises(KeyError):
         run_command('train', lambda: {}['missing'])
