@@ -7,8 +7,6 @@ import argparse
 import runpy
 import sys
 
-from runtime.starting import start_command
-
 # By name: the script that it runs, perhaps with a first argument, and what it does.
 COMMANDS = {
     'train': ('train', 'trains a run'),
@@ -25,7 +23,9 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that the first argument names, with the others as its own."""
+    from runtime.starting import start_command  # what only reads COMMANDS does without it
     start_command('birefnet')
+
     lines = []
     for name, (_, meaning) in COMMANDS.items():
         lines.append(f'  {name:8} {meaning}')
