@@ -20,7 +20,7 @@ from typing import NamedTuple
 from config import Config, Task, task_record, test_sets
 from evaluation import results, tables
 from evaluation.metrics import COLUMNS, SCORES, select_metrics
-from evaluation.report import Choice, write_page
+from evaluation.report import DRAWN_IMAGES, Choice, Evaluation, write_report
 from evaluation.selection import Comparison, Ranking, compare, rank
 from evaluation.store import ScoreStore, stored_metrics
 from evaluation.summary import MethodScores, collect
@@ -54,6 +54,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--save_dir', help='folder of the results (default: save_dir of the config, e_results)')
     add('--methods', metavar='A+B',
         help='whose curves the report draws (default: the best five)')
+    add('--images', type=int, metavar='N', default=DRAWN_IMAGES,
+        help='images that the report shows beside the worst, median and best (%(default)s)')
     add('--no-report', action='store_true', help='tables only, no report.html')
     return parser.parse_intermixed_args(arguments)
 
@@ -269,10 +271,10 @@ def main(arguments: list[str]) -> None:
 
     # The report, with the curves and images of a few methods.
     drawn = methods_to_draw(options.methods, selections[0].ranking)
-    names = [choices[0].scores[0], 'em', 'fm']
+    names = [choices[0].scores[0], 'em', 'fm', *tables.shown_scores(task.columns, COLUMNS)]
     details = {dataset: image_scores(save_dir, dataset, drawn, names) for dataset in sets}
     path = Path(save_dir, 'report.html')
-    results.write_text(path, write_page(cfg.task, task.columns, sets, choices, details))
+    write_report(path, Evaluation(cfg.task, task.columns, sets, choices, details), options.images)
     print(f'report: {path}')
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from config import task_record
 from evaluation import figures, results, selection, tables
+from evaluation.gallery import picked
 from evaluation.metrics import (
     GROUPS,
     METRICS,
@@ -15,7 +16,6 @@ from evaluation.metrics import (
     parse_metrics,
     table_columns,
 )
-from evaluation.report import picked
 from evaluation.summary import Method, MethodScores, describe_method, sort_methods
 
 COLUMNS = ('Smeasure', 'wFmeasure', 'MAE')

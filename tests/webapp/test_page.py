@@ -19,7 +19,8 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
 import predict  # noqa: E402
-from tests.webapp.server import BROWSER_ARGUMENTS, find_browser, picture, serving  # noqa: E402
+from tests.browser import BROWSER_ARGUMENTS, find_browser  # noqa: E402
+from tests.webapp.server import picture, serving  # noqa: E402
 
 expect.set_options(timeout=60_000)  # the machine may be busy
 
