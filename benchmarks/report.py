@@ -11,13 +11,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from playwright.sync_api import sync_playwright
 
 import eval_existingOnes
 import gen_best_ep
 from demo.make_data import TASK, TEST_SET, write_sample
 from readers import read_mask
-from tests.browser import BROWSER_ARGUMENTS, find_browser
+from tests.browser import chromium
 from utils import find_images, write_png
 
 METHODS = {'ours': 3, 'theirs': 6}  # by how many pixels their masks are wrong
@@ -59,9 +58,7 @@ def spoil(mask: np.ndarray, distance: int, seed: int) -> np.ndarray:
 
 def open_report(report: Path) -> None:
     """Opens the report as a reader does, and prints it as PDF."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_browser(), args=BROWSER_ARGUMENTS)
+    with chromium() as browser:
         page = browser.new_page(viewport={'width': 1360, 'height': 900})
         start = time.perf_counter()
         page.goto(report.absolute().as_uri())
@@ -76,7 +73,6 @@ def open_report(report: Path) -> None:
         start = time.perf_counter()
         page.pdf(path=report.with_suffix('.pdf'), prefer_css_page_size=True)
         print(f'printed in {time.perf_counter() - start:.1f} s')
-        browser.close()
 
 
 def main() -> None:

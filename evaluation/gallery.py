@@ -172,7 +172,7 @@ def panel_titles(methods: Sequence[str]) -> dict[str, str]:
 
 
 def _figure(kind: str, title: str, picture: Thumbnail) -> str:
-    source = data_url('webp', picture.data)
+    source = data_url('jpeg', picture.data)
     size = f'width="{picture.width}" height="{picture.height}"'
     caption = escape(title)
     return (
@@ -181,7 +181,7 @@ def _figure(kind: str, title: str, picture: Thumbnail) -> str:
 
 
 def data_url(kind: str, content: bytes) -> str:
-    """Returns a picture as a URL that contains it; `kind` is 'webp' or 'svg+xml'."""
+    """Returns a picture as a URL that contains it; `kind` is 'jpeg' or 'svg+xml'."""
     encoded = base64.b64encode(content).decode()
     return f'data:image/{kind};base64,{encoded}'
 

@@ -128,11 +128,17 @@ function update() {
       choosePanels(card);
       writeBadge(card);
     }
-    element.append(...cards.sort(compare).map(card => card.element));
+    arrange(element, cards.sort(compare).map(card => card.element));
     total += cards.length;
     if (!section.hidden) shown += cards.filter(card => !card.element.hidden).length;
   }
   form.querySelector('output').textContent = `${shown} of ${total} images`;
+}
+
+// Cards that are moved lose the focus, so those that are in order stay.
+function arrange(parent, children) {
+  const inOrder = children.every((child, place) => child === parent.children[place]);
+  if (!inOrder) parent.append(...children);
 }
 
 function refresh() {

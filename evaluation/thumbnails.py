@@ -14,7 +14,8 @@ from readers import read_image, read_mask
 # Pixels of the longer side: about twice those on the page, for dense screens and for print.
 LARGEST_SIDE = 640
 SMALLEST_SIDE = 16
-QUALITY = 80
+# Chromium puts JPEG into a PDF as it is, WebP as bare pixels.
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 80, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
 # What a pixel of the longer side, squared, takes in all panels: an estimate, to begin with.
 BYTES_PER_SQUARE = 0.25
 
@@ -25,7 +26,7 @@ BLUE = np.array([0, 90, 200], np.float32)
 
 
 class Thumbnail(NamedTuple):
-    """A WebP file and its size in pixels."""
+    """A JPEG file and its size in pixels."""
 
     data: bytes
     width: int
@@ -107,7 +108,7 @@ def _encode_within(panels: Sequence[np.ndarray], budget: int) -> list[Thumbnail]
     side = max(panels[0].shape[:2])
     while True:
         size = _fit(panels[0], side)
-        files = [_webp(_shrink(panel, size)) for panel in panels]
+        files = [_jpeg(_shrink(panel, size)) for panel in panels]
         total = sum(len(file.data) for file in files)
         if total <= budget or side <= SMALLEST_SIDE:
             return files
@@ -116,10 +117,10 @@ def _encode_within(panels: Sequence[np.ndarray], budget: int) -> list[Thumbnail]
         side = max(SMALLEST_SIDE, int(side * ratio * 0.95))
 
 
-def _webp(panel: np.ndarray) -> Thumbnail:
+def _jpeg(panel: np.ndarray) -> Thumbnail:
     height, width = panel.shape[:2]
     if panel.ndim == 3:
         panel = panel[..., ::-1]  # RGB to OpenCV's BGR
-    ok, data = cv2.imencode('.webp', panel, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
+    ok, data = cv2.imencode('.jpg', panel, JPEG)
     assert ok
     return Thumbnail(data.tobytes(), width, height)

@@ -2,6 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 BROWSER_ARGUMENTS = (
     '--no-sandbox',
@@ -22,3 +27,15 @@ def find_browser() -> str | None:
         if executable:
             return executable
     return None
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Starts the browser; skips the test where there is none."""
+    executable = find_browser()
+    if executable is None:
+        pytest.skip('no Chromium: `make browser` installs it, or says how')
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=executable, args=BROWSER_ARGUMENTS)
+        yield running
+        running.close()

@@ -54,7 +54,7 @@ def test_report_is_complete_in_itself(scored):
     page = (scored / 'report.html').read_text(encoding='utf-8')
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert page.count('image/svg+xml') == 4  # two scores over epochs, curves of two sets
-    assert page.count('image/webp') == 2 * (3 + 5) * 6  # of 2 sets 3 at a glance, and 5 cards
+    assert page.count('image/jpeg') == 2 * (3 + 5) * 6  # of 2 sets 3 at a glance, and 5 cards
     assert page.count('<table>') == page.count('<thead>') == 3 + 2 * 5
     assert 'Best by Smeasure: <b>run--epoch_10</b>' in page
     assert 'Smeasure: ahead of run--epoch_5 by' in page
