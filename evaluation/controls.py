@@ -27,7 +27,7 @@ def controls(images: Sequence[ImageSet]) -> str:
     first = images[0]
     methods = list(first.methods)
     panels = panel_titles(methods)
-    categories = sorted({category for found in images for category in found.categories.values()})
+    categories = _categories(images)
 
     fields = [FIND]
     if len(images) > 1:
@@ -44,6 +44,14 @@ def controls(images: Sequence[ImageSet]) -> str:
     ]
     lower = ' '.join(score for score in first.shown if not higher_is_better(score))
     return f'<form class="tools" data-lower="{lower}" hidden>{"".join(fields)}</form>'
+
+
+def _categories(images: Sequence[ImageSet]) -> list[str]:
+    """All categories of the images, in the order of the alphabet."""
+    categories: set[str] = set()
+    for found in images:
+        categories.update(*found.categories.values())
+    return sorted(categories)
 
 
 def _with_all(names: Iterable[str]) -> dict[str, str]:

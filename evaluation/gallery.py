@@ -42,7 +42,7 @@ class ImageSet(NamedTuple):
         methods: Scores of single images by method, the best method first.
         score: The score that ranks the images.
         shown: All scores that the cards list.
-        categories: Category by name of an image, where it has one.
+        categories: Categories by name of an image, where it has any.
     """
 
     dataset: str
@@ -51,7 +51,7 @@ class ImageSet(NamedTuple):
     methods: Mapping[str, MethodScores]
     score: str
     shown: Sequence[str]
-    categories: Mapping[str, str]
+    categories: Mapping[str, Sequence[str]]
 
     @property
     def names(self) -> list[str]:
@@ -249,19 +249,18 @@ def cards(images: ImageSet, drawn: Sequence[int], budget: int) -> Iterator[str]:
 
 
 def _card(images: ImageSet, index: int, strip: str) -> str:
-    """Writes a card: the image's name and category, its panels, and a table of its scores."""
+    """Writes a card: the image's name and categories, its panels, and a table of its scores."""
     name = images.names[index]
-    category = images.categories.get(name, '')
-    tag = f'<span class="tag">{escape(category)}</span>' if category else ''
+    categories = images.categories.get(name, ())
+    tags = ' '.join(f'<span class="tag">{escape(category)}</span>' for category in categories)
     heads = [f'<th data-score="{score}">{COLUMNS[score]}</th>' for score in images.shown]
     rows = []
     for method, scored in images.methods.items():
         cells = [_cell(score, scored.values[score][index]) for score in images.shown]
         rows.append(f'<tr><td>{escape(method)}</td>{"".join(cells)}</tr>')
     return (
-        f'<article class="card" id="{images.anchor(index)}" tabindex="-1" '
-        f'data-category="{escape(category)}">'
-        f'<h4>{escape(name)}</h4>{tag}{strip}'
+        f'<article class="card" id="{images.anchor(index)}" tabindex="-1">'
+        f'<h4>{escape(name)}</h4>{tags}{strip}'
         f'<div class="wide"><table><thead><tr><th>Method</th>{"".join(heads)}</tr></thead>'
         f'<tbody>{"".join(rows)}</tbody></table></div></article>\n')
 

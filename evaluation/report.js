@@ -22,7 +22,8 @@ function prepareCard(element) {
     const cells = row.querySelectorAll('td[data-value]');
     scores.forEach((score, place) => (values[score] ??= []).push(cells[place]));
   }
-  const card = {element, name, values, category: element.dataset.category};
+  const categories = Array.from(element.querySelectorAll('.tag'), tag => tag.textContent);
+  const card = {element, name, values, categories};
 
   card.badge = document.createElement('p');
   card.badge.className = 'badge';
@@ -79,7 +80,7 @@ function comparison() {
     worst: (a, b) => ascending(sign * valueOf(a), sign * valueOf(b)),
     best: (a, b) => ascending(-sign * valueOf(a), -sign * valueOf(b)),
     name: (a, b) => byName.compare(a.name, b.name),
-    category: (a, b) => byName.compare(a.category, b.category) || orders.worst(a, b),
+    category: (a, b) => byName.compare(String(a.categories), String(b.categories)) || orders.worst(a, b),
     lead: (a, b) => ascending(sign * lead(a), sign * lead(b)),
   };
   return orders[fields.order.value];
@@ -93,7 +94,7 @@ function isWanted(card) {
   const value = valueOf(card);
   const {find, category, low, high} = fields;
   if (!card.name.toLowerCase().includes(find.value.toLowerCase())) return false;
-  if (category?.value && card.category !== category.value) return false;
+  if (category?.value && !card.categories.includes(category.value)) return false;
   if (low.value && !(value >= Number(low.value))) return false;
   return !(high.value && !(value <= Number(high.value)));
 }

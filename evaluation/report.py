@@ -76,7 +76,7 @@ class Evaluation(NamedTuple):
         sets: The JSON of each set.
         choices: The best method by each criterion.
         details: Per-image scores and curves of the methods to draw, by set, the best method first.
-        categories: Category by name of an image, by set; may lack sets and images.
+        categories: Categories by name of an image, by set; may lack sets and images.
     """
 
     task: str
@@ -84,7 +84,7 @@ class Evaluation(NamedTuple):
     sets: Sets
     choices: Sequence[Choice]
     details: Mapping[str, Mapping[str, MethodScores]]
-    categories: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    categories: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
 
 
 def write_report(path: str | Path, evaluation: Evaluation, most: int = DRAWN_IMAGES) -> None:

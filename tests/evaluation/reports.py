@@ -41,7 +41,7 @@ def make_evaluation(
         results[dataset] = {
             'gt_root': str(root / 'gt'), 'pred_root': str(root / 'preds'), 'methods': records}
         categories[dataset] = {
-            stem: ('Bird', 'Chair')[index % 2] for index, stem in enumerate(stems)}
+            stem: [('Bird', 'Chair')[index % 2]] for index, stem in enumerate(stems)}
     choice = Choice('Smeasure', methods[0], [], [score])
     return Evaluation('Toy', COLUMNS, results, [choice], details, categories)
 

@@ -119,7 +119,7 @@ def test_names_are_text(tmp_path):
     """Names of files, methods and sets come from anywhere."""
     methods = ('<b>ours</b>', 'x" onload="alert(1)')
     evaluation = make_evaluation(tmp_path, names=FOREIGN, methods=methods)
-    evaluation.categories['TE-A'][FOREIGN[1]] = '"><img src=x>'
+    evaluation.categories['TE-A'][FOREIGN[1]] = ['"><img src=x>', 'Bird']
     page = write(tmp_path, evaluation)
     assert page.count('<script') == 1
     assert '<b>ours' not in page
