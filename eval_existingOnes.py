@@ -32,6 +32,7 @@ from evaluation.layout import (
     known_sets,
 )
 from evaluation.metrics import GROUPS, parse_metrics, table_columns
+from evaluation.places import describe_places
 from evaluation.runner import Shard, available_cores, cache_folder, evaluate_sets
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import comparison
@@ -166,13 +167,16 @@ def main(arguments: list[str]) -> None:
     # The tables.
     columns = table_columns(options.metrics or 'usual', task_columns)
     scores = {}
-    for dataset, found_rows in rows.items():
+    for planned in plans:
+        dataset = planned.dataset
+        found_rows = rows[dataset]
         scored = []
         for method in methods:
             if method.name in found_rows:
                 scored.append((method, collect(found_rows[method.name], metrics)))
         roots = (gt_root, pred_root)
-        print(results.write_set(save_dir, cfg.task, columns, dataset, roots, scored))
+        places = describe_places(planned)
+        print(results.write_set(save_dir, cfg.task, columns, dataset, roots, scored, places))
         scores[dataset] = {method.name: found.scores for method, found in scored}
 
     if len(scores) > 1:

@@ -30,6 +30,11 @@ class Folder(NamedTuple):
             return str(self.path)
         return f'{self.path}/{self.inner}'
 
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name if self.inner is None else self.inner.name
+
 
 class File(NamedTuple):
     """An image file, on the disk or in an archive.

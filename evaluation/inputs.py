@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.files import File, Listing
+from evaluation.files import File, Folder, Listing
 from evaluation.layout import Masks, Predictions, mask_folder
-from evaluation.naming import Pairing, pair_names
+from evaluation.naming import Naming, Pairing, pair_names
 from readers import (
     MAX_PIXELS,
     ZERO_ONE,
@@ -51,6 +51,8 @@ class SetPlan(NamedTuple):
         images: Its images.
         notes: For the user.
         zero_one: Methods whose predictions hold no values but 0 and 1.
+        masks: Where the masks are.
+        places: Where the predictions of each method are, and how they are named.
     """
 
     dataset: str
@@ -58,6 +60,8 @@ class SetPlan(NamedTuple):
     images: list[ImageFiles]
     notes: list[str]
     zero_one: set[str]
+    masks: Folder
+    places: dict[str, tuple[Folder, Naming]]
 
 
 class Header(NamedTuple):
@@ -177,6 +181,7 @@ class _MaskSet:
         self.notes: list[str] = []
         self.methods: list[str] = []
         self.zero_one: set[str] = set()
+        self.places: dict[str, tuple[Folder, Naming]] = {}
 
         # The masks, whose kind can be told only where all of them can be read.
         files = by_stem(masks.listing, self.problems)
@@ -207,7 +212,9 @@ class _MaskSet:
             if method not in self.methods:
                 self.notes.append(f'{method} has no folder {self.dataset}')
         images = list(self.images.values())
-        return SetPlan(self.dataset, self.methods, images, self.notes, self.zero_one)
+        return SetPlan(
+            self.dataset, self.methods, images, self.notes, self.zero_one, self.folder,
+            self.places)
 
 
 class _Check:
@@ -260,6 +267,7 @@ class _Check:
         """Adds a method's predictions of one set."""
         one.methods.append(method)
         naming = pairing.naming
+        one.places[method] = listing.folder, naming
         if naming.describe():
             example = next(iter(found.values()), '')
             one.notes.append(

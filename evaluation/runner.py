@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from evaluation import pool
 from evaluation.files import File
-from evaluation.inputs import SetPlan, read_prediction
+from evaluation.inputs import ImageFiles, SetPlan, read_prediction
 from evaluation.kernels import hce
 from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
@@ -220,9 +220,14 @@ def _missing_jobs(
     plan: SetPlan, store: ScoreStore, metrics: Collection[str], shard: Shard | None,
 ) -> Iterator[ScoringJob]:
     """Makes the jobs for the scores that the store lacks."""
+    images = []
     for index, image in enumerate(plan.images):
-        if shard and not shard.has(index):
-            continue
+        if shard is None or shard.has(index):
+            images.append(image)
+    # A compressed tar is read once if that is done in its order.
+    images.sort(key=_place_in_archive)
+
+    for image in images:
         # The prints of the files show which scores are out of date.
         truth_files = [file for file in (image.mask, image.trimap) if file]
         truth = [file.fingerprint for file in truth_files]
@@ -237,3 +242,9 @@ def _missing_jobs(
                 requests.append(Request(method, file, files, missing, is_zero_one))
         if requests:
             yield ScoringJob(plan.dataset, image.name, image.mask, requests, image.trimap)
+
+
+def _place_in_archive(image: ImageFiles) -> int:
+    """Where the first prediction is in its archive; 0 in a folder."""
+    files = list(image.predictions.values())
+    return files[0].place if files else 0

@@ -1,7 +1,10 @@
 """Predictions as they lie around: any tree, foreign names, archives, masks of any meaning."""
 
 import io
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,9 +17,11 @@ from PIL import Image
 import eval_existingOnes
 from evaluation import archives, inputs, layout, runner
 from evaluation.naming import Naming, find_naming, pair_names
+from evaluation.places import ScoredFiles
 from readers import read_mask
-from tests.evaluation.folders import blob, spoil
-from utils import write_png
+from tests.evaluation.folders import SHAPE, blob, spoil
+from tests.evaluation.test_runner import HANGS, REPOSITORY, alive, wait_until
+from utils import read_json, write_png
 
 SETS = ['COD10K', 'CAMO']
 METHODS = ['SINet', 'PFNet']
@@ -391,6 +396,34 @@ def test_a_tree_that_no_one_prepared(root, tmp_path, monkeypatch, capsys):
     assert "the suffix '_sal'" in capsys.readouterr().err
 
 
+def test_files_are_found_again_for_drawing(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_predictions(root / 'pred', '{set}/{method}', '{}_sal.png')
+    pack(root / 'pred/CAMO/SINet', root / 'pred/CAMO/SINet', '.tar.gz')
+    make_masks(root / 'gt', '{set}/Imgs')
+    arguments = ['--gt_root', str(root / 'gt'), '--pred_root', str(root / 'pred')]
+    eval_existingOnes.main([*arguments, '--metrics', 'MAE', '--workers', '1'])
+    files = ScoredFiles(read_json('e_results/CAMO_eval.json'), 'CAMO')
+    mask, image = files.mask('CAMO-1'), files.image('CAMO-1')
+    assert str(mask) == str(root / 'gt/CAMO/gt/CAMO-1.png')
+    assert str(image) == str(root / 'gt/CAMO/Imgs/CAMO-1.png')
+    for method in METHODS:
+        prediction = files.prediction(method, 'CAMO-1')
+        assert prediction.name == 'CAMO-1_sal.png'
+        assert inputs.read_prediction(prediction, SHAPE).shape == SHAPE
+    assert files.prediction('SINet', 'CAMO-9') is None
+    assert not files.is_zero_one('SINet')
+
+
+def test_files_of_earlier_results_are_where_they_were(root):
+    make_predictions(root / 'pred')
+    found = {'gt_root': str(root / 'gt'), 'pred_root': str(root / 'pred')}
+    files = ScoredFiles(found, 'CAMO')
+    assert str(files.prediction('SINet', 'CAMO-1')) == str(root / 'pred/SINet/CAMO/CAMO-1.png')
+    assert files.mask('CAMO-1') is not None
+    assert files.prediction('other', 'CAMO-1') is None
+
+
 def test_two_shards_and_a_merge(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_predictions(root / 'pred')
@@ -416,6 +449,38 @@ def test_two_shards_and_a_merge(root, tmp_path, monkeypatch):
         assert Path('shared', name).read_bytes() == Path('whole', name).read_bytes()
     assert [path.name for path in Path('shared/scores').glob('[!.]*')] != []
     assert not list(Path('shared/scores').glob('*of*.jsonl'))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != 'posix', reason='signals')
+def test_killed_and_run_again(root, tmp_path):
+    """Whenever the command dies, what is scored stays, and the rest gives the same bytes."""
+    make_predictions(root / 'pred', '{set}/{method}', '{}_sal.png')
+    pack(root / 'pred/CAMO/SINet', root / 'pred/CAMO/SINet', '.tar.gz')
+    command = [
+        sys.executable, str(REPOSITORY / 'eval_existingOnes.py'), '--gt_root', str(root / 'gt'),
+        '--pred_root', str(root / 'pred'), '--metrics', 'S+MAE', '--workers', '2', '--save_dir']
+
+    def start(folder):
+        return subprocess.Popen(
+            [*command, folder], cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
+
+    def scored():
+        files = (tmp_path / 'killed/scores').glob('*.jsonl')
+        return sum(path.read_bytes().count(b'"method"') for path in files)
+
+    assert start('whole').wait(HANGS) == 0
+    for rows in (1, 5):
+        process = start('killed')
+        wait_until(lambda rows=rows, process=process: scored() >= rows or process.poll() == 0)
+        process.kill()
+        process.wait()
+        assert wait_until(lambda group=process.pid: not alive(group))
+    before = scored()
+    assert before >= 5
+    assert start('killed').wait(HANGS) == 0
+    for name in ('scores/CAMO.jsonl', 'scores/COD10K.jsonl', 'CAMO_eval.txt', 'overall_eval.json'):
+        assert (tmp_path / 'killed' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
 
 
 @pytest.mark.parametrize('text', ['0/2', '3/2', '1', 'a/b', '1/0', '-1/2'])
