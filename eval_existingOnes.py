@@ -150,7 +150,9 @@ def main(arguments: list[str]) -> None:
     datasets = [found.dataset for found in masks]
     predictions = find_predictions(pred_root, datasets, other_sets(datasets, gt_root))
     methods = select_methods(options, predictions)
-    plans = plan(masks, predictions, [method.name for method in methods], options.strict)
+    is_chosen = options.methods or options.ckpt_folder
+    names = [method.name for method in methods] if is_chosen else None
+    plans = plan(masks, predictions, names, options.strict)
     for planned in plans:
         for note in planned.notes:
             print(f'note: {note}', file=sys.stderr)

@@ -122,10 +122,14 @@ def plan(
     # Methods without a folder.
     root = predictions.root
     names = list(predictions.methods) if methods is None else list(methods)
-    problems = list(predictions.problems)
+    problems = []
     for method in names:
+        problems += predictions.doubts.get(method, [])
         if method not in predictions.methods:
             problems.append(f'{root / method}: no such folder')
+    # An archive that cannot be read may be one of all methods, but is none of those chosen.
+    notes = list(predictions.notes)
+    (problems if methods is None else notes).extend(predictions.problems)
 
     # The masks of each set that any method may have.
     sets = {}
@@ -159,7 +163,7 @@ def plan(
     plans = [one.plan(names) for one in sets.values() if one.methods]
     if not plans:
         raise ValueError(f'{root}: not one prediction has the name of a mask')
-    plans[0].notes.extend([*left_out, *predictions.notes])
+    plans[0].notes.extend([*left_out, *notes, *check.notes])
     return plans
 
 
@@ -224,6 +228,7 @@ class _Check:
         self.sets = sets
         self.strict = strict
         self.problems: list[str] = []
+        self.notes: list[str] = []
 
     def add(self, method: str, dataset: str | None, listing: Listing) -> None:
         """Pairs a folder's predictions, with the masks of one set or, without it, of all."""
@@ -234,6 +239,11 @@ class _Check:
                 owners[stem].append(one)
         files = by_stem(listing, self.problems)
         pairing = pair_names(list(owners), list(files))
+        if not dataset and not pairing.pairs:
+            self.notes.append(
+                f'{listing.folder}: left out, as none of its {len(files)} images has the name of '
+                'a mask')
+            return
         self._report_extra(listing, files, pairing, sets)
 
         # A name in several sets does not tell whose the prediction is.

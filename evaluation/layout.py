@@ -44,12 +44,14 @@ class Predictions(NamedTuple):
     Attributes:
         root: Where they were looked for.
         methods: Folders by method and set. None in place of a set: one folder for all sets.
-        problems: What is wrong with the tree.
+        doubts: By method, which two folders may hold its predictions of a set.
+        problems: What could not be read of the tree.
         notes: For the user.
     """
 
     root: Path
     methods: dict[str, dict[str | None, Listing]]
+    doubts: dict[str, list[str]]
     problems: list[str]
     notes: list[str]
 
@@ -190,14 +192,15 @@ def find_predictions(
         raise ValueError(
             f'--pred_root {root}: no such folder; it should hold <method>/<set>/<name>.png')
     tree = read_tree(root)
-    of_sets, of_all = _split(tree.listings, datasets, other_sets)
-    found = Predictions(root, {}, list(tree.problems), list(tree.notes))
+    named = [one for one in tree.listings if plain(_last(one)) not in OTHER_FOLDERS]
+    of_sets, of_all = _split(named or tree.listings, datasets, other_sets)
+    found = Predictions(root, {}, {}, list(tree.problems), list(tree.notes))
     keys = [_key(listing, datasets) for listing in (*of_sets, *of_all)]
     for listing, method in zip((*of_sets, *of_all), _method_names(keys, root), strict=True):
         dataset = _set_of(listing, datasets)
         places = found.methods.setdefault(method, {})
         if dataset in places:
-            found.problems.append(
+            found.doubts.setdefault(method, []).append(
                 f'{method}: two folders may hold its predictions of {dataset or "all sets"}: '
                 f'{places[dataset].folder}, {listing.folder}; move one of them away')
         places[dataset] = listing

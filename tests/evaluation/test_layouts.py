@@ -146,6 +146,15 @@ class TestTrees:
         with pytest.raises(ValueError, match='two folders may hold its predictions of COD10K'):
             find(root)
 
+    def test_pictures_that_are_no_predictions(self, root, expected):
+        make_predictions(root / 'pred')
+        for place in ('plots/loss.png', 'overview.png', 'SINet/CAMO/edge/CAMO-0.png',
+                      'SINet/example.png', 'images/CAMO-0.png'):
+            write_png(root / 'pred' / place, blob(0))
+        plans = find(root)
+        assert values(plans) == expected
+        assert any('plots: left out, as none of its 1 images' in note for note in plans[0].notes)
+
     def test_a_link_to_a_folder_above(self, root, expected):
         make_predictions(root / 'pred')
         (root / 'pred/SINet/loop').symlink_to(root / 'pred', target_is_directory=True)
@@ -238,6 +247,11 @@ class TestBadArchives:
     def test_names_that_lead_out(self, broken, packed, suffix, name):
         data = packed(suffix, name)
         assert 'leads out of the archive' in broken(f'new{suffix}', data)
+
+    def test_those_of_methods_that_are_not_chosen_are_no_problem(self, root, broken):
+        line = broken('new.zip', b'half of a download')
+        plans = find(root, methods=['SINet'])
+        assert line in plans[0].notes
 
     @pytest.mark.parametrize('suffix', ['.zip', '.tar.gz'])
     def test_bombs(self, broken, packed, monkeypatch, suffix):
