@@ -23,19 +23,13 @@ from pathlib import Path
 from config import TASKS, Config, task_record, test_sets
 from evaluation import results
 from evaluation.inputs import plan
-from evaluation.layout import (
-    Masks,
-    Predictions,
-    find_masks,
-    find_predictions,
-    find_sets,
-    known_sets,
-)
+from evaluation.layout import Predictions, find_predictions
 from evaluation.metrics import GROUPS, parse_metrics, table_columns
 from evaluation.places import describe_places
 from evaluation.runner import Shard, available_cores, cache_folder, evaluate_sets
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import comparison
+from evaluation.truths import Masks, find_masks, find_sets, known_sets
 from runtime.command import explain_interrupt, run_command
 
 

@@ -23,6 +23,7 @@ SUFFIXES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tbz', '.ta
 FOREIGN_SUFFIXES = ('.rar', '.7z')
 # A packed image that states more is a decompression bomb: twice this are all pixels of a mask.
 MOST_BYTES = 1 << 29
+MOST_HEADER = 1 << 24  # bytes: names of members, comments
 MOST_OPEN = 64  # archives that a process keeps open
 # Of a zip: stored, deflated, bzip2, LZMA.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -162,11 +163,30 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
 
 def _tar_members(path: Path) -> Iterator[Member]:
     changed = path.stat().st_mtime_ns
-    with _open_stream(path) as stream, tarfile.open(fileobj=stream, mode='r:') as archive:
+    with _open_stream(path) as stream, _open_tar(stream) as archive:
         for member in archive:
             # Links and devices are no images, and lead out of the archive.
             if member.isreg() and not member.issparse():
                 yield Member(member.name, member.size, changed, member.offset_data)
+
+
+def _open_tar(stream: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=_Headers(stream), mode='r:')  # type: ignore[call-overload]
+
+
+class _Headers:
+    """The stream of a tar of which headers are read, and members are passed over."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.seek = stream.seek
+        self.tell = stream.tell
+
+    def read(self, size: int) -> bytes:
+        """Reads a header. Its size is only stated, and tarfile would believe it."""
+        if not 0 <= size <= MOST_HEADER:
+            raise ValueError(f'it states a header of {size:,} bytes, as decompression bombs do')
+        return self._stream.read(size)
 
 
 def _open_stream(path: Path) -> IO[bytes]:

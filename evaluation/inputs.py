@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.files import File, Folder, Listing
-from evaluation.layout import Masks, Predictions, mask_folder
+from evaluation.layout import Predictions
 from evaluation.naming import Naming, Pairing, pair_names
+from evaluation.truths import Masks, mask_folder
 from readers import (
     MAX_PIXELS,
     ZERO_ONE,
@@ -109,7 +110,7 @@ def plan(
     Sets that no method has predictions of are left out, with a note.
 
     Args:
-        masks: The sets' masks, as of `evaluation.layout.find_masks`.
+        masks: The sets' masks, as of `evaluation.truths.find_masks`.
         predictions: As of `evaluation.layout.find_predictions`.
         methods: Names of the methods; None for all.
         strict: Refuse predictions of another size than their mask, which are resized otherwise.

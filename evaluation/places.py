@@ -6,11 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evaluation.files import File, Folder, Listing, list_folder, read_tree
+from evaluation.folder_names import IMAGES, means
 from evaluation.inputs import SetPlan, by_stem
-from evaluation.layout import mask_folder, plain
 from evaluation.naming import Naming
-
-IMAGE_FOLDERS = ('im', 'ims', 'img', 'imgs', 'image', 'images', 'rgb', 'input', 'inputs')
+from evaluation.truths import mask_folder
 
 
 def describe_places(plan: SetPlan) -> dict[str, Any]:
@@ -72,7 +71,7 @@ class ScoredFiles:
     @cached_property
     def _images(self) -> dict[str, File]:
         for folder in _beside(self._mask_folder):
-            if plain(folder.name) in IMAGE_FOLDERS:
+            if means(folder.name, IMAGES):
                 return _files(folder)
         return {}
 

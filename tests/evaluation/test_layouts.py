@@ -1,5 +1,6 @@
 """Predictions as they lie around: any tree, foreign names, archives, masks of any meaning."""
 
+import gzip
 import io
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 import eval_existingOnes
-from evaluation import archives, inputs, layout, runner
+from evaluation import archives, inputs, layout, runner, truths
 from evaluation.naming import Naming, find_naming, pair_names
 from evaluation.places import ScoredFiles
 from readers import read_mask
@@ -26,6 +27,16 @@ from utils import read_json, write_png
 SETS = ['COD10K', 'CAMO']
 METHODS = ['SINet', 'PFNet']
 IMAGES = 3
+
+
+# Folders of masks, and of images or edges beside them.
+BESIDE_MASKS = {
+    'TestDataset/{set}/GT': 'TestDataset/{set}/Imgs',
+    '{set}_TestingDataset/GT': '{set}_TestingDataset/Image',
+    '{set}/{set}-Mask': '{set}/{set}-Image',
+    '{set}/GT_Object': '{set}/GT_Edge',
+    'gt/{set}': 'im/{set}',
+}
 
 
 def make_masks(root, layout='{set}/gt'):
@@ -61,7 +72,7 @@ def pack(folder, archive, suffix):
 
 
 def find(root, datasets=SETS, gt='gt', pred='pred', **options):
-    masks = layout.find_masks(root / gt, datasets)
+    masks = truths.find_masks(root / gt, datasets)
     predictions = layout.find_predictions(root / pred, datasets)
     return inputs.plan(masks, predictions, **options)
 
@@ -107,14 +118,15 @@ class TestTrees:
         assert values(find(root)) == expected
 
     @pytest.mark.parametrize('tree', [
-        '{set}/GT', '{set}/masks', 'mask/{set}', 'GT/{set}', '{set}', 'TestDataset/{set}/GT'])
+        '{set}/GT', '{set}/masks', 'mask/{set}', 'GT/{set}', '{set}', '{set}/ground_truth_mask',
+        *BESIDE_MASKS])
     def test_masks(self, tmp_path, expected, tree):
         root = tmp_path / 'masks'
         make_masks(root / 'gt', tree)
-        if 'TestDataset' in tree:
-            make_masks(root / 'gt', 'TestDataset/{set}/Imgs')
+        if tree in BESIDE_MASKS:
+            make_masks(root / 'gt', BESIDE_MASKS[tree])
         make_predictions(root / 'pred')
-        assert layout.find_sets(root / 'gt') == sorted(SETS)
+        assert truths.find_sets(root / 'gt') == sorted(SETS)
         assert values(find(root)) == expected
 
     def test_sets_are_named_in_any_case(self, root, expected):
@@ -236,11 +248,30 @@ class TestBadArchives:
             else:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
-                with tarfile.open(path, 'w:gz') as archive:
+                with tarfile.open(path, 'w:gz' if suffix == '.tar.gz' else 'w') as archive:
                     archive.addfile(member, io.BytesIO(content))
             return path.read_bytes()
 
         return make
+
+    @pytest.mark.parametrize('suffix', ['.zip', '.tar.gz', '.tar'])
+    def test_damage_anywhere_is_one_error(self, root, packed, suffix):
+        rng = np.random.default_rng(0)
+        whole = packed(suffix, content=rng.bytes(500))
+        path = root / f'damaged{suffix}'
+        problems = []
+        for _ in range(150):
+            data = bytearray(whole[:rng.integers(1, len(whole) + 1)])
+            for place in rng.integers(len(data), size=3):
+                data[place] = rng.integers(256)
+            path.write_bytes(data)
+            try:
+                for member in archives.list_images(path):
+                    archives.read_member(path, member.place, member.size)
+            except ValueError as error:
+                problems.append(str(error))
+        assert len(problems) > 50
+        assert '\n' not in ''.join(problems)
 
     @pytest.mark.parametrize('suffix', ['.zip', '.tar.gz'])
     @pytest.mark.parametrize('name', ['../a.png', 'x/../../a.png', '/etc/a.png', 'C:/a.png'])
@@ -257,6 +288,12 @@ class TestBadArchives:
     def test_bombs(self, broken, packed, monkeypatch, suffix):
         monkeypatch.setattr(archives, 'MOST_BYTES', 4000)
         assert 'as decompression bombs do' in broken(f'new{suffix}', packed(suffix))
+
+    def test_a_bomb_in_the_header_of_a_tar(self, broken, monkeypatch):
+        monkeypatch.setattr(archives, 'MOST_HEADER', 4096)
+        comment = tarfile.TarInfo.create_pax_global_header({'comment': 'x' * 10000})
+        line = broken('new.tar.gz', gzip.compress(comment))
+        assert 'as decompression bombs do' in line
 
     def test_a_stated_size_that_is_not_true(self, root, packed):
         path = root / 'lying.zip'

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from evaluation import GroundTruth, inputs, layout, pool, runner
+from evaluation import GroundTruth, inputs, layout, pool, runner, truths
 from evaluation.store import VERSION, ScoreStore, decode, encode
 from evaluation.summary import collect
 from readers import read_mask
@@ -31,7 +31,7 @@ def root(tmp_path):
 
 
 def plan(root, datasets=('TE-A',), methods=METHODS, gt='datasets/Toy', **options):
-    masks = layout.find_masks(root / gt, datasets)
+    masks = truths.find_masks(root / gt, datasets)
     predictions = layout.find_predictions(root / 'e_preds', datasets)
     return inputs.plan(masks, predictions, methods, **options)
 
