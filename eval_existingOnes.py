@@ -98,13 +98,14 @@ def select_sets(options: argparse.Namespace, cfg: Config, gt_root: str) -> list[
     """Finds the masks of the sets to score: those that are named, the task's, or all there are."""
     if options.data_lst:
         return find_masks(gt_root, options.data_lst.split('+'))
-    if not options.gt_root or any(text.startswith('testsets=') for text in options.overrides):
+    is_stated = any(text.startswith(('task=', 'testsets=')) for text in options.overrides)
+    if is_stated or not options.gt_root:
         return find_masks(gt_root, test_sets(cfg))
-    if cfg.testsets:
-        found = [masks for masks in find_masks(gt_root, test_sets(cfg)) if masks.listing.files]
-        if found:
-            return found
-    return find_masks(gt_root, find_sets(gt_root))
+
+    # A folder of masks is named, but no task: its sets may be those of the usual one.
+    names = test_sets(cfg) if cfg.testsets else []
+    found = [masks for masks in find_masks(gt_root, names) if masks.listing.files]
+    return found or find_masks(gt_root, find_sets(gt_root))
 
 
 def other_sets(datasets: Collection[str], gt_root: str) -> set[str]:

@@ -143,8 +143,8 @@ def plan(
             left_out.append(f'no method has a folder {found.dataset}; left out')
     if not sets:
         datasets = ', '.join(found.dataset for found in masks)
-        problems.append(
-            f'{root}: no folder <method>/<set> of {", ".join(names)} for {datasets}')
+        wanted = ', '.join(names) or 'any method'
+        problems.append(f'{root}: no folder <method>/<set> of {wanted} for {datasets}')
 
     # The predictions of each method.
     check = _Check(sets, strict)

@@ -149,11 +149,11 @@ def evaluate_sets(
             if shard:
                 part = shard.store_path(path)
                 _lock(locks, [part])
-                stores[plan.dataset] = ScoreStore(part, [path])
+                stores[plan.dataset] = ScoreStore(part, [path, part])
             else:
                 parts = _stores_of_shards(path)
                 _lock(locks, [path, *parts])
-                stores[plan.dataset] = ScoreStore(path, parts)
+                stores[plan.dataset] = ScoreStore(path, [path, *parts])
         _score(plans, stores, metrics, workers, skeleton_cache, shard)
         if shard:
             return {}

@@ -178,13 +178,13 @@ class ScoreStore:
 
     Args:
         path: The file, to which new scores are appended.
-        others: Files of the same kind that are read too, such as those of shards.
+        files: What is read, `path` among them; later files have the newer scores.
     """
 
-    def __init__(self, path: str | os.PathLike, others: Sequence[Path] = ()) -> None:
+    def __init__(self, path: str | os.PathLike, files: Sequence[Path] = ()) -> None:
         self.path = Path(path)
         self.rows = Rows()
-        for file in (*others, self.path):
+        for file in files or (self.path,):
             if file.exists():
                 self.rows.read(file)
 

@@ -498,8 +498,15 @@ def test_two_shards_and_a_merge(root, tmp_path, monkeypatch):
     assert len(seen) == len(SETS) * IMAGES, 'merging computed something again'
     for name in ('scores/CAMO.jsonl', 'scores/COD10K.jsonl', 'overall_eval.txt'):
         assert Path('shared', name).read_bytes() == Path('whole', name).read_bytes()
-    assert [path.name for path in Path('shared/scores').glob('[!.]*')] != []
     assert not list(Path('shared/scores').glob('*of*.jsonl'))
+
+    # The parts have the newer scores.
+    seen.clear()
+    changed = root / 'pred/SINet/CAMO/CAMO-0.png'
+    write_png(changed, 255 - read_mask(changed))
+    for part in (['--shard', '1/2'], ['--shard', '2/2'], []):
+        eval_existingOnes.main([*arguments, '--save_dir', 'shared', *part])
+    assert seen == ['CAMO-0']
 
 
 @pytest.mark.slow
