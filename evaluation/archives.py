@@ -27,6 +27,7 @@ MOST_HEADER = 1 << 24  # bytes: names of members, comments
 MOST_OPEN = 64  # archives that a process keeps open
 # Of a zip: stored, deflated, bzip2, LZMA.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+ZIP_START = b'PK'
 ENCRYPTED = 1
 UTF8_NAME = 1 << 11
 STREAMS: dict[bytes, Callable[[Path], Any]] = {
@@ -123,7 +124,10 @@ def _read(opened: Any, place: int, size: int) -> bytes:
 def _list_images(path: Path) -> Iterator[Member]:
     if path.name.lower().endswith(FOREIGN_SUFFIXES):
         raise ValueError('no zip or tar; unpack it')
-    members = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
+    is_zip = zipfile.is_zipfile(path)
+    if not is_zip and _start_of(path).startswith(ZIP_START):
+        raise ValueError('damaged archive (a zip that is cut off)')
+    members = _zip_members(path) if is_zip else _tar_members(path)
     for member in members:
         _check_name(member.name)
         if not _is_image(member.name):
@@ -190,12 +194,16 @@ class _Headers:
 
 
 def _open_stream(path: Path) -> IO[bytes]:
-    with open(path, 'rb') as file:
-        start = file.read(8)
+    start = _start_of(path)
     for magic, opener in STREAMS.items():
         if start.startswith(magic):
             return opener(path)
     return open(path, 'rb')
+
+
+def _start_of(path: Path) -> bytes:
+    with open(path, 'rb') as file:
+        return file.read(8)
 
 
 def _check_name(name: str) -> None:

@@ -135,7 +135,7 @@ def read_tree(root: Path) -> Tree:
     """
     tree = Tree(root, [], [], [])
     if root.is_file():
-        _add_archive(tree, root, ())
+        _add_archive(tree, root, (archive_stem(root.name) or root.name,))
     else:
         _add_folder(tree, root, (), frozenset())
     return tree

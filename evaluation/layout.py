@@ -9,7 +9,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from evaluation.archives import archive_stem
 from evaluation.files import Listing, read_tree
 from evaluation.folder_names import (
     GENERIC,
@@ -133,7 +132,7 @@ def _method_names(keys: Sequence[tuple[str, ...]], root: Path) -> list[str]:
     names = []
     for key in keys:
         own = key[start:len(key) - end]
-        names.append('/'.join(own) or _root_name(root))
+        names.append('/'.join(own) or root.resolve().name)
     return names
 
 
@@ -149,8 +148,3 @@ def _shared(keys: Sequence[tuple[str, ...]]) -> tuple[int, int]:
         while end < shortest - start - 1 and len({key[-1 - end] for key in distinct}) == 1:
             end += 1
     return start, end
-
-
-def _root_name(root: Path) -> str:
-    name = root.resolve().name
-    return archive_stem(name) or name

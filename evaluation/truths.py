@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from evaluation.archives import archive_stem
 from evaluation.files import Folder, Listing, Tree, list_folder, read_tree
 from evaluation.folder_names import (
     GENERIC,
@@ -131,8 +130,8 @@ def _folders_of(tree: Tree, dataset: str, datasets: Sequence[str]) -> Iterator[L
     listings = [one for one in tree.listings if not _is_other(one)]
     is_named = any(set_of(listing, datasets) for listing in listings)
     for listing in listings:
-        # Without any name of a set, the root is that of the only one.
-        is_only = not is_named and len(datasets) == 1 and len(listing.parts) < 2
+        # Where no folder names a set, all is of the only one.
+        is_only = not is_named and len(datasets) == 1
         if set_of(listing, datasets) == dataset or is_only:
             yield listing
 
@@ -146,7 +145,6 @@ def _is_other(listing: Listing) -> bool:
 def _set_name(listing: Listing, root: Path) -> str:
     """Names a set by the folder above its masks."""
     real = root.resolve()
-    above = [real.parent.name, archive_stem(real.name) or real.name]
-    names = [*above, *(listing.parts or listing.top)]
+    names = [real.parent.name, real.name, *(listing.parts or listing.top)]
     own = [name for name in names if not means_masks(name)]
     return SET_SUFFIX.sub('', (own or names)[-1])

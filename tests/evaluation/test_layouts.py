@@ -197,6 +197,13 @@ class TestArchives:
         pack(root / 'gt', root / 'truth', '.tar.gz')
         assert values(find(root, gt='truth.tar.gz', pred='all.zip')) == expected
 
+    def test_the_root_is_the_archive_of_a_method(self, root, expected):
+        make_predictions(root / 'pred', '{method}/results/best/{set}')
+        pack(root / 'pred/SINet', root / 'SINet-V2', '.zip')
+        found = values(find(root, pred='SINet-V2.zip'))
+        assert found == {('SINet-V2', *key[1:]): value
+                         for key, value in expected.items() if key[0] == 'SINet'}
+
     def test_the_folder_unpacked_from_it_is_taken(self, root, expected):
         make_predictions(root / 'pred')
         Path(root / 'pred/SINet/CAMO.zip').write_bytes(b'half of a download')
