@@ -204,5 +204,6 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    has_suffix = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-    return has_suffix and not entry.name.startswith('.') and entry.is_file()
+    suffix = os.path.splitext(entry.name)[1]
+    is_hidden = entry.name.startswith('.')
+    return suffix.lower() in IMAGE_SUFFIXES and not is_hidden and entry.is_file()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 from evaluation.files import Listing
 
@@ -25,7 +26,8 @@ SEPARATORS = '-_. '
 
 def plain(name: str) -> str:
     """A name without what people write in different ways: case, and all but letters and digits."""
-    return ''.join(character for character in name.casefold() if character.isalnum())
+    kept = filter(str.isalnum, name.casefold())
+    return ''.join(kept)
 
 
 def means(name: str, words: frozenset[str]) -> bool:
@@ -46,7 +48,8 @@ def path_names(listing: Listing) -> tuple[str, ...]:
 
 def last_name(listing: Listing) -> str:
     """The name of a folder of images below the root; empty for the root."""
-    return (*('',), *path_names(listing))[-1]
+    names = path_names(listing)
+    return names[-1] if names else ''
 
 
 def set_of(listing: Listing, datasets: Sequence[str]) -> str | None:
@@ -60,19 +63,37 @@ def set_of(listing: Listing, datasets: Sequence[str]) -> str | None:
 
 def find_set(parts: Sequence[str], datasets: Sequence[str]) -> tuple[str, list[str]] | None:
     """Finds the set in a path, the whole name of a folder first; returns the rest of the path."""
-    names = {plain(dataset): dataset for dataset in datasets} | {name: name for name in datasets}
-    for index, part in reversed(list(enumerate(parts))):
-        dataset = names.get(part) or names.get(plain(part))
+    by_name = {plain(dataset): dataset for dataset in datasets}
+    for index, part in _from_innermost(parts):
+        dataset = by_name.get(plain(part))
         if dataset:
-            return dataset, [*parts[:index], *parts[index + 1:]]
+            return dataset, _with_part(parts, index, '')
 
     # Part of a name, as in PFNet_COD10K.zip. Of DUTS and DUTS-TE the longer one is meant.
-    for index, part in reversed(list(enumerate(parts))):
-        for dataset in sorted(datasets, key=len, reverse=True):
-            words = [re.escape(word) for word in re.split(f'[{SEPARATORS}]+', dataset)]
-            pattern = f'[{SEPARATORS}]?'.join(words)
-            match = re.search(rf'(?<![^\W_]){pattern}(?![^\W_])', part, re.IGNORECASE)
+    longest_first = sorted(datasets, key=len, reverse=True)
+    for index, part in _from_innermost(parts):
+        for dataset in longest_first:
+            match = _pattern(dataset).search(part)
             if match:
-                rest = (part[:match.start()] + part[match.end():]).strip(SEPARATORS)
-                return dataset, [*parts[:index], *([rest] if rest else []), *parts[index + 1:]]
+                rest = part[:match.start()] + part[match.end():]
+                return dataset, _with_part(parts, index, rest.strip(SEPARATORS))
     return None
+
+
+def _from_innermost(parts: Sequence[str]) -> list[tuple[int, str]]:
+    return list(enumerate(parts))[::-1]
+
+
+def _with_part(parts: Sequence[str], index: int, part: str) -> list[str]:
+    """A path with another part at `index`; without it if it is empty."""
+    changed = list(parts)
+    changed[index] = part
+    return [part for part in changed if part]
+
+
+@cache
+def _pattern(dataset: str) -> re.Pattern[str]:
+    """Finds a set's name as whole words, with any separators."""
+    words = re.split(f'[{SEPARATORS}]+', dataset)
+    name = f'[{SEPARATORS}]?'.join(map(re.escape, words))
+    return re.compile(rf'(?<![^\W_]){name}(?![^\W_])', re.IGNORECASE)

@@ -51,8 +51,9 @@ class ScoredFiles:
         if method not in self._methods:
             self._methods[method] = _files(self._folder(method))
         place = self._places['methods'].get(method, {})
-        naming = Naming(*(place.get(field, '') for field in Naming._fields))
-        return self._methods[method].get(naming.prediction_of(name))
+        affixes = [place.get(field, '') for field in Naming._fields]
+        expected = Naming(*affixes).prediction_of(name)
+        return self._methods[method].get(expected)
 
     def is_zero_one(self, method: str) -> bool:
         """Whether the method's predictions hold but 0 and 1, for `read_prediction`."""

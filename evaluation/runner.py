@@ -121,8 +121,8 @@ def evaluate_sets(
     """Scores test sets and keeps every image's scores.
 
     The result depends neither on the number of workers nor on earlier interruptions, nor on how
-    many machines shared the work. Memory holds the predictions of a few images at a time, and
-    of the scores where they are in their files.
+    many machines shared the work. Memory holds the predictions of a few images at a time, and of
+    the scores where they are in their files.
 
     Args:
         plans: Masks and predictions, as of `evaluation.inputs.plan`.
@@ -195,7 +195,7 @@ def _score(
         hce.warn_of_old_opencv()
     function = partial(score_image, skeleton_cache=skeleton_cache)
     workers = min(workers, len(counts))
-    title = f'scoring {", ".join(plan.dataset for plan in plans)}'
+    title = f'scoring {plans[0].dataset if len(plans) == 1 else f"{len(plans)} sets"}'
     with Progress(total, title, 'mask', quiet=not total, says_time_left=True) as progress:
         for job, rows in pool.run(function, jobs(), workers, _describe):
             stores[job.dataset].append(rows)

@@ -13,7 +13,6 @@ import sys
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,14 +89,13 @@ def measurement_of(row: dict) -> Measurement:
 
 def stored_metrics(row: dict) -> set[str]:
     """Returns the metrics that a row has: those that were asked for or follow from its counts."""
-    return set(with_derived(tuple(row['groups'])))
+    return with_derived(row['groups'])
 
 
-@cache
-def with_derived(groups: tuple[str, ...]) -> frozenset[str]:
+def with_derived(groups: Collection[str]) -> set[str]:
     """Returns the metrics that were measured, and those that follow from any row's counts."""
     derived = {metric.name for metric in METRICS.values() if metric.follows_from_counts}
-    return frozenset(derived.union(groups))
+    return derived.union(groups)
 
 
 class _Place(NamedTuple):
@@ -122,7 +120,13 @@ class Rows(Mapping[tuple[str, str], dict[str, Any]]):
         self._groups: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def __getitem__(self, key: tuple[str, str]) -> dict[str, Any]:
-        return json.loads(self.line(key))
+        row = None
+        with suppress(ValueError):
+            row = json.loads(self.line(key))
+        if row is None or (row['method'], row['name']) != key:
+            path = self.places[key].path
+            raise ValueError(f'{path}: another process has written these scores; run again')
+        return row
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.places)

@@ -146,5 +146,5 @@ def _set_name(listing: Listing, root: Path) -> str:
     """Names a set by the folder above its masks."""
     real = root.resolve()
     names = [real.parent.name, real.name, *(listing.parts or listing.top)]
-    own = [name for name in names if not means_masks(name)]
-    return SET_SUFFIX.sub('', (own or names)[-1])
+    own = [name for name in names if not means_masks(name)] or names
+    return SET_SUFFIX.sub('', own[-1])

@@ -78,16 +78,16 @@ def find(root, datasets=SETS, gt='gt', pred='pred', **options):
 
 
 def values(plans):
-    """MAE by method, set and image."""
+    """MAE, and mBA, which is not of the normalised prediction, by method, set and image."""
     found = {}
     for planned in plans:
         for image in planned.images:
             job = runner.ScoringJob(planned.dataset, image.name, image.mask, [
-                runner.Request(method, file, [], ['mae'], method in planned.zero_one)
+                runner.Request(method, file, [], ['mae', 'mba'], method in planned.zero_one)
                 for method, file in image.predictions.items()])
             for row in runner.score_image(job, None):
-                key = row['method'], planned.dataset, row['name']
-                found[key] = row['values']['mae']
+                for metric, value in row['values'].items():
+                    found[row['method'], planned.dataset, row['name'], metric] = value
     return found
 
 
@@ -98,7 +98,7 @@ def expected(tmp_path):
     make_masks(root / 'gt')
     make_predictions(root / 'pred')
     found = values(find(root))
-    assert len(found) == len(SETS) * len(METHODS) * IMAGES
+    assert len(found) == len(SETS) * len(METHODS) * IMAGES * 2
     return found
 
 

@@ -369,6 +369,15 @@ def test_counts_survive_the_store():
     assert (decode(encode(counts)) == counts).all()
 
 
+def test_scores_that_were_written_anew_meanwhile(root):
+    rows = evaluate(root, metrics=['mae'])[METHODS[0]]
+    path = root / 'scores.jsonl'
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b''.join(lines[::-1]))
+    with pytest.raises(ValueError, match='another process has written'):
+        rows['im 0.é']
+
+
 def test_other_version_is_stale(root):
     evaluate(root, metrics=['mae'])
     path = root / 'scores.jsonl'
