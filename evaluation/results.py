@@ -29,6 +29,7 @@ def write_set(
     dataset: str,
     roots: tuple[str, str],
     results: Sequence[tuple[Method, MethodScores]],
+    places: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes `<dataset>_eval.{txt,md,csv,json}`.
 
@@ -39,6 +40,7 @@ def write_set(
         dataset: Name of the test set.
         roots: Folders of the masks and of the predictions.
         results: Methods with their scores, in order.
+        places: Where the files are, as of `evaluation.places`.
 
     Returns:
         The table as text.
@@ -65,6 +67,7 @@ def write_set(
         'task': task,
         'gt_root': gt_root,
         'pred_root': pred_root,
+        'places': places,
         'methods': methods,
     }
     write_json(Path(save_dir, dataset + SUFFIX), content)

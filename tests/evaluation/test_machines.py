@@ -13,7 +13,7 @@ import pytest
 
 import eval_existingOnes
 import gen_best_ep
-from evaluation import inputs, runner
+from evaluation import inputs, layout, runner, truths
 from evaluation.kernels import skeleton
 from evaluation.results import read_results
 from evaluation.selection import rank
@@ -32,7 +32,8 @@ def root(tmp_path, monkeypatch):
 
 
 def plan(root):
-    return inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], METHODS)
+    masks = truths.find_masks(root / 'datasets/Toy', ['TE-A'])
+    return inputs.plan(masks, layout.find_predictions(root / 'e_preds', ['TE-A']), METHODS)
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from evaluation import GroundTruth, inputs, pool, runner
+from evaluation import GroundTruth, inputs, layout, pool, runner, truths
 from evaluation.store import VERSION, ScoreStore, decode, encode
 from evaluation.summary import collect
 from readers import read_mask
@@ -30,8 +30,10 @@ def root(tmp_path):
     return make_folders(tmp_path, sets=('TE-A',))
 
 
-def plan(root, **options):
-    return inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], METHODS, **options)
+def plan(root, datasets=('TE-A',), methods=METHODS, gt='datasets/Toy', **options):
+    masks = truths.find_masks(root / gt, datasets)
+    predictions = layout.find_predictions(root / 'e_preds', datasets)
+    return inputs.plan(masks, predictions, methods, **options)
 
 
 def evaluate(root, **options):
@@ -62,12 +64,12 @@ class TestInputs:
         cut.write_bytes(cut.read_bytes()[:-20])
         write_png(small, np.zeros((10, 10), np.uint8))
         with pytest.raises(ValueError, match='nothing was computed') as error:
-            plan(root)
+            plan(root, strict=True)
         lines = str(error.value).splitlines()
         assert len(lines) == 6
         for part, reason in ((missing.stem, 'missing'), ('extra.png', 'no mask of that name'),
                              (unreadable.name, 'unreadable'), (cut.name, 'cut off'),
-                             (small.name, '10x10, but its mask is 52x40; --resize')):
+                             (small.name, '10x10, but its mask is 52x40; without --strict')):
             assert any(part in line and reason in line for line in lines), (part, reason)
 
     def test_jpeg_that_is_cut_off(self, root):
@@ -109,19 +111,16 @@ class TestInputs:
 
     def test_folders_that_are_not_there(self, root):
         with pytest.raises(ValueError, match='nowhere'):
-            inputs.find_methods(root / 'nowhere', ['TE-A'])
+            layout.find_predictions(root / 'nowhere', ['TE-A'])
         with pytest.raises(ValueError, match='no folder <method>/<set> for any of TE-X'):
-            inputs.find_methods(root / 'e_preds', ['TE-X'])
+            layout.find_predictions(root / 'e_preds', ['TE-X'], ['TE-A'])
         with pytest.raises(ValueError, match='no masks'):
-            inputs.plan(root / 'datasets', root / 'e_preds', ['TE-A'], METHODS)
+            plan(root, gt='datasets/Other')
         with pytest.raises(ValueError, match='other: no such folder'):
-            inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], ['other'])
-        expected = r'^1 problem in (?s:.*)of run--epoch_5, run--epoch_10 for TE-X'
-        with pytest.raises(ValueError, match=expected):
-            inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X'], METHODS)
+            plan(root, methods=['other'])
 
     def test_sets_that_nobody_predicted_are_left_out(self, root):
-        [planned] = inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X', 'TE-A'], METHODS)
+        [planned] = plan(root, ['TE-X', 'TE-A'])
         assert planned.dataset == 'TE-A'
         assert planned.notes == ['no method has a folder TE-X; left out']
 
@@ -129,8 +128,10 @@ class TestInputs:
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
         small = read_mask(path)[::2, ::2]
         write_png(path, small)
-        [planned] = plan(root, resize=True)
-        assert planned.notes == [f'{path.parent}: 1 of another size, resized to their ground truth']
+        [planned] = plan(root)
+        assert planned.notes == [
+            f'{path.parent}: 1 of 4 of another size, resized to their ground truth '
+            '(bilinear, as by OpenCV)']
         rows = runner.evaluate(planned, root / 'scores.jsonl', ['mae'])
         truth = GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{path.name}'))
         resized = cv2.resize(small, SHAPE[::-1], interpolation=cv2.INTER_LINEAR)
@@ -366,6 +367,15 @@ class TestPool:
 def test_counts_survive_the_store():
     counts = np.random.default_rng(0).integers(0, 2 ** 40, (2, 256))
     assert (decode(encode(counts)) == counts).all()
+
+
+def test_scores_that_were_written_anew_meanwhile(root):
+    rows = evaluate(root, metrics=['mae'])[METHODS[0]]
+    path = root / 'scores.jsonl'
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b''.join(lines[::-1]))
+    with pytest.raises(ValueError, match='another process has written'):
+        rows['im 0.é']
 
 
 def test_other_version_is_stale(root):
