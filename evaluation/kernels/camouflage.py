@@ -13,6 +13,7 @@ STRIDE = 3
 REACH = 20  # pixels of the surroundings, on both sides together
 SPATIAL_WEIGHT = 20
 GAMMA = 8
+BETA2 = 1.2
 # Distances of this many values at a time.
 BLOCK = 1 << 22
 
@@ -107,8 +108,9 @@ def _compose(image: np.ndarray, own: np.ndarray, similar: np.ndarray) -> np.ndar
     # Pixel by pixel of the patch. No two patches have theirs in the same place.
     for down in range(PATCH):
         for right in range(PATCH):
-            rows, columns = (own + (down, right)).T
-            from_rows, from_columns = (similar + (down, right)).T
+            offset = np.array((down, right))
+            rows, columns = (own + offset).T
+            from_rows, from_columns = (similar + offset).T
             total[rows, columns] += image[from_rows, from_columns]
             count[rows, columns] += 1
     return np.rint(total / np.maximum(count, 1)).astype(np.uint8)
