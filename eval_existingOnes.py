@@ -17,19 +17,19 @@ gen_best_ep.py then chooses the best checkpoint and draws the report.
 import argparse
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 from config import TASKS, Config, task_record, test_sets
 from evaluation import results
 from evaluation.inputs import plan
-from evaluation.layout import Predictions, find_predictions
+from evaluation.mask_folders import Masks, find_masks, find_sets, known_sets
 from evaluation.metrics import GROUPS, parse_metrics, table_columns
 from evaluation.places import describe_places
+from evaluation.prediction_folders import Predictions, find_predictions
 from evaluation.runner import Shard, available_cores, cache_folder, evaluate_sets
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import comparison
-from evaluation.truths import Masks, find_masks, find_sets, known_sets
 from runtime.command import explain_interrupt, run_command
 
 
@@ -108,12 +108,12 @@ def select_sets(options: argparse.Namespace, cfg: Config, gt_root: str) -> list[
     return found or find_masks(gt_root, find_sets(gt_root))
 
 
-def other_sets(datasets: Collection[str], gt_root: str) -> set[str]:
+def other_sets(masks: Sequence[Masks], gt_root: str) -> set[str]:
     """Names of known sets beside these, whose predictions may lie in the same folders."""
     known = set(known_sets(gt_root))
     for task in TASKS.values():
         known.update(task.testsets.split('+'))
-    return known.difference(datasets) - {''}
+    return known - {found.dataset for found in masks} - {''}
 
 
 def select_methods(options: argparse.Namespace, predictions: Predictions) -> list[Method]:
@@ -142,8 +142,7 @@ def main(arguments: list[str]) -> None:
     pred_root = options.pred_root or cfg.pred_root
     save_dir = options.save_dir or cfg.save_dir
     masks = select_sets(options, cfg, gt_root)
-    datasets = [found.dataset for found in masks]
-    predictions = find_predictions(pred_root, datasets, other_sets(datasets, gt_root))
+    predictions = find_predictions(pred_root, masks, other_sets(masks, gt_root))
     methods = select_methods(options, predictions)
     is_chosen = options.methods or options.ckpt_folder
     names = [method.name for method in methods] if is_chosen else None

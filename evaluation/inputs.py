@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.files import File, Folder, Listing
-from evaluation.layout import Predictions
+from evaluation.mask_folders import Masks, mask_folder
 from evaluation.naming import Naming, Pairing, pair_names
-from evaluation.truths import Masks, mask_folder
+from evaluation.prediction_folders import Predictions
 from readers import (
     MAX_PIXELS,
     ZERO_ONE,
@@ -110,8 +110,8 @@ def plan(
     Sets that no method has predictions of are left out, with a note.
 
     Args:
-        masks: The sets' masks, as of `evaluation.truths.find_masks`.
-        predictions: As of `evaluation.layout.find_predictions`.
+        masks: The sets' masks, as of `evaluation.mask_folders.find_masks`.
+        predictions: As of `evaluation.prediction_folders.find_predictions`.
         methods: Names of the methods; None for all.
         strict: Refuse predictions of another size than their mask, which are resized otherwise.
 

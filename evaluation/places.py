@@ -8,8 +8,8 @@ from typing import Any
 from evaluation.files import File, Folder, Listing, list_folder, read_tree
 from evaluation.folder_names import IMAGES, means
 from evaluation.inputs import SetPlan, by_stem
+from evaluation.mask_folders import mask_folder
 from evaluation.naming import Naming
-from evaluation.truths import mask_folder
 
 
 def describe_places(plan: SetPlan) -> dict[str, Any]:

@@ -195,8 +195,10 @@ def _score(
         hce.warn_of_old_opencv()
     function = partial(score_image, skeleton_cache=skeleton_cache)
     workers = min(workers, len(counts))
-    title = f'scoring {plans[0].dataset if len(plans) == 1 else f"{len(plans)} sets"}'
-    with Progress(total, title, 'mask', quiet=not total, says_time_left=True) as progress:
+    sets = plans[0].dataset if len(plans) == 1 else f'{len(plans)} sets'
+    shown = Progress(
+        total, f'scoring {sets}', 'mask', quiet=not total, says_time_left=True)
+    with shown as progress:
         for job, rows in pool.run(function, jobs(), workers, _describe):
             stores[job.dataset].append(rows)
             progress.update(len(rows))

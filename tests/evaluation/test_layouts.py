@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import eval_existingOnes
-from evaluation import archives, inputs, layout, runner, truths
+from evaluation import archives, inputs, mask_folders, prediction_folders, runner
 from evaluation.naming import Naming, find_naming, pair_names
 from evaluation.places import ScoredFiles
 from readers import read_mask
@@ -72,8 +72,8 @@ def pack(folder, archive, suffix):
 
 
 def find(root, datasets=SETS, gt='gt', pred='pred', **options):
-    masks = truths.find_masks(root / gt, datasets)
-    predictions = layout.find_predictions(root / pred, datasets)
+    masks = mask_folders.find_masks(root / gt, datasets)
+    predictions = prediction_folders.find_predictions(root / pred, masks)
     return inputs.plan(masks, predictions, **options)
 
 
@@ -126,13 +126,20 @@ class TestTrees:
         if tree in BESIDE_MASKS:
             make_masks(root / 'gt', BESIDE_MASKS[tree])
         make_predictions(root / 'pred')
-        assert truths.find_sets(root / 'gt') == sorted(SETS)
+        assert mask_folders.find_sets(root / 'gt') == sorted(SETS)
         assert values(find(root)) == expected
 
     def test_sets_are_named_in_any_case(self, root, expected):
         make_predictions(root / 'pred')
         (root / 'pred/SINet/COD10K').rename(root / 'pred/SINet/cod-10k')
         assert values(find(root)) == expected
+
+    def test_masks_and_predictions_in_one_folder(self, tmp_path, expected):
+        root = tmp_path / 'one'
+        make_masks(root, '{set}/GT')
+        make_masks(root, '{set}/Image')
+        make_predictions(root, '{set}/{method}')
+        assert values(find(root, gt='.', pred='.')) == expected
 
     def test_one_folder_for_all_sets(self, root, expected):
         make_predictions(root / 'pred', '{method}')

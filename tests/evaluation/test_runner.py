@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from evaluation import GroundTruth, inputs, layout, pool, runner, truths
+from evaluation import GroundTruth, inputs, mask_folders, pool, prediction_folders, runner
 from evaluation.store import VERSION, ScoreStore, decode, encode
 from evaluation.summary import collect
 from readers import read_mask
@@ -31,8 +31,8 @@ def root(tmp_path):
 
 
 def plan(root, datasets=('TE-A',), methods=METHODS, gt='datasets/Toy', **options):
-    masks = truths.find_masks(root / gt, datasets)
-    predictions = layout.find_predictions(root / 'e_preds', datasets)
+    masks = mask_folders.find_masks(root / gt, datasets)
+    predictions = prediction_folders.find_predictions(root / 'e_preds', masks)
     return inputs.plan(masks, predictions, methods, **options)
 
 
@@ -111,9 +111,10 @@ class TestInputs:
 
     def test_folders_that_are_not_there(self, root):
         with pytest.raises(ValueError, match='nowhere'):
-            layout.find_predictions(root / 'nowhere', ['TE-A'])
+            prediction_folders.find_predictions(root / 'nowhere', [])
+        unknown = mask_folders.find_masks(root / 'datasets/Toy', ['TE-X'])
         with pytest.raises(ValueError, match='no folder <method>/<set> for any of TE-X'):
-            layout.find_predictions(root / 'e_preds', ['TE-X'], ['TE-A'])
+            prediction_folders.find_predictions(root / 'e_preds', unknown, ['TE-A'])
         with pytest.raises(ValueError, match='no masks'):
             plan(root, gt='datasets/Other')
         with pytest.raises(ValueError, match='other: no such folder'):

@@ -5,7 +5,7 @@ name the method: METHOD/SET, SET/METHOD, METHOD/SET.zip, results/METHOD/SET/pred
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from evaluation.folder_names import (
     plain,
     set_of,
 )
+from evaluation.mask_folders import Masks
 
 
 class Predictions(NamedTuple):
@@ -40,13 +41,13 @@ class Predictions(NamedTuple):
 
 
 def find_predictions(
-    pred_root: str | os.PathLike, datasets: Sequence[str], other_sets: Collection[str] = (),
+    pred_root: str | os.PathLike, masks: Sequence[Masks], other_sets: Collection[str] = (),
 ) -> Predictions:
     """Finds the predictions of some sets on a tree of any layout, archives included.
 
     Args:
-        pred_root: A folder, or an archive.
-        datasets: Names of the sets.
+        pred_root: A folder, or an archive. The masks may lie there too.
+        masks: The masks of the sets.
         other_sets: Names of further sets, whose folders are left out.
 
     Raises:
@@ -56,9 +57,11 @@ def find_predictions(
     if not root.exists():
         raise ValueError(
             f'--pred_root {root}: no such folder; it should hold <method>/<set>/<name>.png')
+    datasets = [found.dataset for found in masks]
     tree = read_tree(root)
-    named = [one for one in tree.listings if plain(last_name(one)) not in OTHERS]
-    of_sets, of_all = _split(named or tree.listings, datasets, other_sets)
+    listings = list(_without_masks(tree.listings, masks))
+    named = [one for one in listings if plain(last_name(one)) not in OTHERS]
+    of_sets, of_all = _split(named or listings, datasets, other_sets)
     found = Predictions(root, {}, {}, list(tree.problems), list(tree.notes))
     keys = [_key(listing, datasets) for listing in (*of_sets, *of_all)]
     for listing, method in zip((*of_sets, *of_all), _method_names(keys, root), strict=True):
@@ -73,6 +76,14 @@ def find_predictions(
         raise ValueError(
             f'--pred_root {root}: no folder <method>/<set> for any of {", ".join(datasets)}')
     return found
+
+
+def _without_masks(listings: Sequence[Listing], masks: Sequence[Masks]) -> Iterator[Listing]:
+    """The folders beside those of the masks, where both are below one root."""
+    places = {os.path.realpath(str(found.listing.folder)) for found in masks}
+    for listing in listings:
+        if os.path.realpath(str(listing.folder)) not in places:
+            yield listing
 
 
 def _split(
