@@ -6,23 +6,20 @@ filters the cards and lays panels over each other; without it they are a list to
 
 import base64
 import math
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from evaluation import tables
-from evaluation.inputs import mask_folder
 from evaluation.metrics import COLUMNS, higher_is_better
+from evaluation.places import ScoredFiles
 from evaluation.runner import available_cores
 from evaluation.summary import MethodScores
 from evaluation.thumbnails import Thumbnail, draw
-from utils import find_images
 
 WORST = 50
 # More threads than this wait for memory.
@@ -131,15 +128,8 @@ class Panels:
     """Draws the images of a set with the masks of its methods, from their files."""
 
     def __init__(self, images: ImageSet) -> None:
-        masks = mask_folder(images.found['gt_root'], images.dataset)
-        pred_root = Path(images.found['pred_root'])
         self.methods = list(images.methods)
-        self._images = _by_name(masks.with_name('im'))
-        self._masks = _by_name(masks)
-        self._predictions = []
-        for method in self.methods:
-            folder = pred_root / method / images.dataset
-            self._predictions.append(_by_name(folder))
+        self._files = ScoredFiles(images.found, images.dataset)
 
     def strip(self, name: str, budget: int) -> str:
         """Draws an image's panels side by side, or says that its files are gone.
@@ -149,17 +139,29 @@ class Panels:
             budget: Bytes that the pictures may take.
         """
         try:
-            image = self._images.get(name)
-            predictions = [folder[name] for folder in self._predictions]
-            thumbnails = draw(image, self._masks[name], predictions, budget)
-        except (KeyError, OSError, ValueError):
+            thumbnails = self._draw(name, budget)
+        except (OSError, ValueError):
             return '<p class="note">Its files are no longer as they were scored.</p>'
 
+        # The image itself may never have been there.
         titles = panel_titles(self.methods)
-        if image is None:
+        if len(thumbnails) < len(titles):
             del titles['image']
         figures = map(_figure, titles, titles.values(), thumbnails)
         return f'<div class="strip" style="--n:{len(titles)}">{"".join(figures)}</div>'
+
+
+    def _draw(self, name: str, budget: int) -> list[Thumbnail]:
+        files = self._files
+        mask = files.mask(name)
+        predictions = []
+        for method in self.methods:
+            prediction = files.prediction(method, name)
+            if prediction is not None:
+                predictions.append((prediction, files.is_zero_one(method)))
+        if mask is None or len(predictions) < len(self.methods):
+            raise FileNotFoundError(name)
+        return draw(files.image(name), mask, predictions, budget)
 
 
 def panel_titles(methods: Sequence[str]) -> dict[str, str]:
@@ -184,13 +186,6 @@ def data_url(kind: str, content: bytes) -> str:
     """Returns a picture as a URL that contains it; `kind` is 'jpeg' or 'svg+xml'."""
     encoded = base64.b64encode(content).decode()
     return f'data:image/{kind};base64,{encoded}'
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    """Lists the images of a folder by the name that scores have; none if there is no folder."""
-    if not folder.is_dir():
-        return {}
-    return {unicodedata.normalize('NFC', path.stem): path for path in find_images(folder)}
 
 
 # --- What the page shows --------------------------------------------------------------------------

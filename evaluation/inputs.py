@@ -35,12 +35,13 @@ SAMPLE = 8  # predictions of a folder that are decoded, to see what their values
 
 
 class ImageFiles(NamedTuple):
-    """The files of one image: its mask, the predictions of it by method, and its trimap if any."""
+    """The files of one image: its mask, predictions by method, and its trimap and itself if any."""
 
     name: str
     mask: File
     predictions: dict[str, File]
     trimap: File | None = None
+    image: File | None = None
 
 
 class SetPlan(NamedTuple):
@@ -198,11 +199,13 @@ class _MaskSet:
         if files and None not in self.headers.values():
             self._survey(list(files.values()))
 
-        # The trimaps, where the set has any.
+        # The trimaps and images, where the set has any. Few metrics need the images.
         trimaps = by_stem(masks.trimaps, self.problems) if masks.trimaps else {}
+        images = by_stem(masks.images, []) if masks.images else {}
         self.images = {}
         for stem, file in sorted(files.items()):
-            self.images[stem] = ImageFiles(stem, file, {}, trimaps.get(stem))
+            self.images[stem] = ImageFiles(
+                stem, file, {}, trimaps.get(stem), images.get(stem))
 
     def _survey(self, masks: list[Readable]) -> None:
         """Notes how the masks are understood; it is a problem if none of them has foreground."""

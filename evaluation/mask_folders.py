@@ -8,6 +8,7 @@ from typing import NamedTuple
 from evaluation.files import Folder, Listing, Tree, list_folder, read_tree
 from evaluation.folder_names import (
     GENERIC,
+    IMAGES,
     OTHERS,
     SET_SUFFIX,
     TRIMAPS,
@@ -21,11 +22,12 @@ from evaluation.folder_names import (
 
 
 class Masks(NamedTuple):
-    """The folders of a set's masks and, if there are any, of its trimaps."""
+    """The folders of a set's masks and, if there are any, of its trimaps and images."""
 
     dataset: str
     listing: Listing
     trimaps: Listing | None = None
+    images: Listing | None = None
 
 
 def mask_folder(gt_root: str | os.PathLike, dataset: str) -> Path:
@@ -95,11 +97,14 @@ def _masks_in(folder: Path, dataset: str) -> Masks | None:
     files = list_folder(folder) if folder.is_dir() else []
     if not files:
         return None
-    trimap_folder = folder.with_name('trimap')
-    trimaps = None
-    if trimap_folder.is_dir():
-        trimaps = Listing(Folder(trimap_folder), list_folder(trimap_folder), ())
-    return Masks(dataset, Listing(Folder(folder), files, ()), trimaps)
+    beside = {path.name: path for path in sorted(folder.parent.iterdir()) if path.is_dir()}
+    trimaps = _listing(beside.get('trimap'))
+    images = _listing(next((beside[name] for name in beside if means(name, IMAGES)), None))
+    return Masks(dataset, Listing(Folder(folder), files, ()), trimaps, images)
+
+
+def _listing(folder: Path | None) -> Listing | None:
+    return folder and Listing(Folder(folder), list_folder(folder), ())
 
 
 def _masks_on(tree: Tree, dataset: str, datasets: Sequence[str]) -> Masks | None:
@@ -118,11 +123,14 @@ def _masks_on(tree: Tree, dataset: str, datasets: Sequence[str]) -> Masks | None
         return None
 
     [masks] = fitting
-    for listing in tree.listings:
-        is_beside = path_names(listing)[:-1] == path_names(masks)[:-1]
-        if is_beside and means(last_name(listing), TRIMAPS):
-            return Masks(dataset, masks, listing)
-    return Masks(dataset, masks)
+    around = path_names(masks)[:-1]
+    beside = [listing for listing in tree.listings if path_names(listing)[:-1] == around]
+    return Masks(dataset, masks, _named(beside, TRIMAPS), _named(beside, IMAGES))
+
+
+def _named(listings: Sequence[Listing], words: frozenset[str]) -> Listing | None:
+    """The first folder whose name is one of these words."""
+    return next((one for one in listings if means(last_name(one), words)), None)
 
 
 def _folders_of(tree: Tree, dataset: str, datasets: Sequence[str]) -> Iterator[Listing]:

@@ -15,7 +15,7 @@ from evaluation.kernels import hce
 from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
 from evaluation.store import MethodRows, ScoreStore, make_row
-from readers import read_mask
+from readers import read_image, read_mask
 from runtime.locks import hold_lock
 from utils import Progress
 
@@ -38,6 +38,13 @@ class ScoringJob(NamedTuple):
     mask: Path | File
     requests: list[Request]
     trimap: Path | File | None = None
+    image: Path | File | None = None
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether a request has a metric that reads the image."""
+        metrics = {name for request in self.requests for name in request.metrics}
+        return any(METRICS[name].needs == 'image' for name in metrics)
 
 
 class Shard(NamedTuple):
@@ -84,8 +91,9 @@ def available_cores() -> int:
 def score_image(job: ScoringJob, skeleton_cache: str | os.PathLike | None) -> list[dict]:
     """Scores the predictions of one image; returns their rows."""
     trimap = read_mask(job.trimap) if job.trimap else None
+    image = read_image(job.image) if job.image and job.needs_image else None
     try:
-        truth = GroundTruth(read_mask(job.mask), skeleton_cache, trimap)
+        truth = GroundTruth(read_mask(job.mask), skeleton_cache, trimap, image)
     except ValueError as error:
         raise ValueError(f'{job.trimap or job.mask}: {error}') from None
     rows = []
@@ -231,7 +239,7 @@ def _missing_jobs(
 
     for image in images:
         # The prints of the files show which scores are out of date.
-        truth_files = [file for file in (image.mask, image.trimap) if file]
+        truth_files = [file for file in (image.mask, image.trimap, image.image) if file]
         truth = [file.fingerprint for file in truth_files]
         requests = []
         for method, file in image.predictions.items():
@@ -243,7 +251,8 @@ def _missing_jobs(
             if missing:
                 requests.append(Request(method, file, files, missing, is_zero_one))
         if requests:
-            yield ScoringJob(plan.dataset, image.name, image.mask, requests, image.trimap)
+            yield ScoringJob(
+                plan.dataset, image.name, image.mask, requests, image.trimap, image.image)
 
 
 def _place_in_archive(image: ImageFiles) -> int:

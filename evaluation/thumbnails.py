@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from evaluation.files import File
 from evaluation.inputs import read_prediction
 from readers import read_image, read_mask
 
@@ -25,6 +26,10 @@ RED = np.array([213, 40, 30], np.float32)
 BLUE = np.array([0, 90, 200], np.float32)
 
 
+# On the disk, or also in an archive.
+AnyFile = Path | File
+
+
 class Thumbnail(NamedTuple):
     """A JPEG file and its size in pixels."""
 
@@ -34,14 +39,17 @@ class Thumbnail(NamedTuple):
 
 
 def draw(
-    image: Path | None, mask: Path, predictions: Sequence[Path], budget: int,
+    image: AnyFile | None,
+    mask: AnyFile,
+    predictions: Sequence[tuple[AnyFile, bool]],
+    budget: int,
 ) -> list[Thumbnail]:
     """Draws an image (if given), its mask, and each prediction with its errors.
 
     Args:
         image: File of the image.
         mask: File of its mask.
-        predictions: Files of its predictions.
+        predictions: Files of its predictions, each with whether it holds but 0 and 1.
         budget: Bytes that all panels together may take. They are made smaller until they do.
 
     Returns:
@@ -57,8 +65,8 @@ def draw(
     panels = [_shrink(truth, size)]
     if image:
         panels.insert(0, _shrink(read_image(image), size))
-    for path in predictions:
-        prediction = read_prediction(path, truth.shape)
+    for file, is_zero_one in predictions:
+        prediction = read_prediction(file, truth.shape, is_zero_one)
         panels.append(_shrink(prediction, size))
         panels.append(error_map(prediction, truth, size))
     return _encode_within(panels, budget)

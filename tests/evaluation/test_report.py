@@ -35,7 +35,7 @@ def test_pictures_keep_to_their_budget(tmp_path, budget):
     write_png(tmp_path / 'gt.png', noise[..., 0] // 128 * 255)
     write_png(tmp_path / 'pred.png', noise[..., 1])
     pictures = draw(
-        tmp_path / 'im.png', tmp_path / 'gt.png', [tmp_path / 'pred.png'] * 2, budget)
+        tmp_path / 'im.png', tmp_path / 'gt.png', [(tmp_path / 'pred.png', False)] * 2, budget)
     assert len(pictures) == 6
     assert budget / 3 < sum(len(picture.data) for picture in pictures) <= budget
     for picture in pictures:

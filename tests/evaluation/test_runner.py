@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from evaluation import GroundTruth, inputs, mask_folders, pool, prediction_folders, runner
 from evaluation.store import VERSION, ScoreStore, decode, encode
 from evaluation.summary import collect
-from readers import read_mask
+from readers import read_image, read_mask
 from tests.evaluation.folders import SHAPE, make_folders
 from utils import write_png
 
@@ -174,12 +174,31 @@ class TestEvaluation:
     def test_scores_are_those_of_single_pairs(self, root):
         rows = evaluate(root)
         name = 'im 2.é'
-        truth = GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{name}.png'))
+        folder = root / 'datasets/Toy/TE-A'
+        image = read_image(folder / f'im/{name}.png')
+        truth = GroundTruth(read_mask(folder / f'gt/{name}.png'), image=image)
         expected = truth.measure(read_mask(root / f'e_preds/run--epoch_10/TE-A/{name}.png'))
         row = rows['run--epoch_10'][name]
         assert row['values'] == expected.values
         assert (decode(row['counts']) == expected.counts['pixels']).all()
         assert (decode(row['edge_counts']) == expected.counts['boundary']).all()
+
+    def test_images_beside_the_masks(self, root, computed):
+        folder = root / 'datasets/Toy/TE-A'
+        rows = evaluate(root, metrics=['cm', 'ccm'])
+        values = rows['run--epoch_5']['im 0.é']['values']
+        assert values['ccm'] != values['cm']
+        computed.clear()
+        write_png(folder / 'im/im 0.é.png', np.zeros((40, 52, 3), np.uint8))
+        rows = evaluate(root, metrics=['cm', 'ccm'])
+        assert rows['run--epoch_5']['im 0.é']['values']['ccm'] != values['ccm']
+        assert len(computed) == 2
+        (folder / 'im').rename(folder / 'Images')
+        evaluate(root, metrics=['cm', 'ccm'])
+        assert len(computed) == 2
+        (folder / 'Images').rename(folder / 'not here')
+        rows = evaluate(root, metrics=['cm', 'ccm'])
+        assert 'ccm' not in rows['run--epoch_5']['im 0.é']['values']
 
     def test_trimaps_beside_the_masks(self, root, computed):
         folder = root / 'datasets/Toy/TE-A'
