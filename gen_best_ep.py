@@ -19,11 +19,10 @@ from typing import NamedTuple
 
 from config import Config, Task, task_record, test_sets
 from evaluation import results, tables
-from evaluation.metrics import COLUMNS, SCORES, select_metrics
+from evaluation.metrics import COLUMNS, SCORES
 from evaluation.report import Choice, write_page
 from evaluation.selection import Comparison, Ranking, compare, rank
-from evaluation.store import ScoreStore, stored_metrics
-from evaluation.summary import MethodScores, collect
+from evaluation.stored import image_scores
 from runtime.command import run_command
 
 DRAWN_METHODS = 5
@@ -157,40 +156,6 @@ def describe_lead(score: str, runner_up: str, lead: Comparison) -> str:
     verdict = 'more than chance' if lead.low > 0 else 'may be chance'
     interval = f'95% interval {low} to {high} (paired bootstrap over images)'
     return f'ahead of {runner_up} by {amount}, {interval}: {verdict}'
-
-
-def image_scores(
-    save_dir: str, dataset: str, methods: Sequence[str], names: Sequence[str],
-) -> dict[str, MethodScores]:
-    """Reads the scores of single images of some methods.
-
-    Args:
-        save_dir: Folder of the results.
-        dataset: Name of the test set.
-        methods: Names of the methods.
-        names: Scores or metrics to read; those that were not computed are left out.
-
-    Raises:
-        ValueError: If a method has no scores.
-    """
-    # The rows of these methods.
-    path = results.store_path(save_dir, dataset)
-    rows: dict[str, dict[str, dict]] = {method: {} for method in methods}
-    for (method, image), row in ScoreStore(path).rows.items():
-        if method in rows:
-            rows[method][image] = row
-    gone = [method for method, found in rows.items() if not found]
-    if gone:
-        raise ValueError(
-            f'{path}: no scores of {", ".join(gone)}; run eval_existingOnes.py again')
-
-    # The metrics that all of the rows have.
-    common = set(select_metrics(names))
-    for found in rows.values():
-        for row in found.values():
-            common &= stored_metrics(row)
-    metrics = [metric for metric in select_metrics(names) if metric in common]
-    return {method: collect(found, metrics) for method, found in rows.items()}
 
 
 def table_entries(
