@@ -33,7 +33,7 @@ from evaluation.tables import all_scores, shown_scores
 from runtime.command import run_command
 from utils import atomic_write
 
-ALL_SETS = 'all'
+ALL_SETS = 'all-sets'
 CURVE_METRICS = ('fm', 'em')
 
 
@@ -296,16 +296,16 @@ def write_tables(out: Path, formats: Sequence[str], tables: Mapping[str, Table])
     for stem, table in tables.items():
         for suffix, writer in WRITERS.items():
             if suffix in formats:
-                results.write_text(out / f'{stem}.{suffix}', writer(table))
+                results.write_text(out / 'tables' / f'{stem}.{suffix}', writer(table))
     if 'xlsx' in formats:
-        with atomic_write(out / 'tables.xlsx') as file:
+        with atomic_write(out / 'tables' / 'tables.xlsx') as file:
             file.write(to_xlsx(list(tables.values())))
 
 
 def write_figure(out: Path, stem: str, files: Mapping[str, bytes]) -> None:
     """Writes a figure in its formats."""
     for suffix, data in files.items():
-        with atomic_write(out / f'{stem}.{suffix}') as file:
+        with atomic_write(out / 'figures' / f'{stem}.{suffix}') as file:
             file.write(data)
 
 
@@ -355,8 +355,8 @@ def main(arguments: list[str]) -> None:
             read_strip(request, scored.sets, methods, not options.no_zoom)
             for request in requests]
         write_figure(out, 'panels', panel_figure(strips, scored.shown, size))
-    files = len(list(out.iterdir()))
-    print(f'{out}: {len(tables)} tables, {files} files')
+    figures = len(list(out.glob('figures/*.pdf')))
+    print(f'{out}: {len(tables)} tables, {figures} figures')
 
 
 if __name__ == '__main__':

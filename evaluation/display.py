@@ -17,7 +17,6 @@ Its order is that of the tables. `[[run]]` with `run` in place of `folder` does 
 runs in the figures of scores over epochs.
 """
 
-import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
@@ -26,10 +25,9 @@ from typing import Any, NamedTuple
 
 from matplotlib.colors import is_color_like
 
-from evaluation.style import Line, distinct_lines
-from utils import printable
+from evaluation.style import Line, clean_name, distinct_lines
 
-OURS_WIDTH = 2.4
+OURS_WIDTH = 2.1
 KEYS = {'name': str, 'color': str, 'ours': bool}
 TOP_KEYS = {'only_listed': bool, 'method': list, 'run': list}
 
@@ -57,11 +55,6 @@ class MethodsFile(NamedTuple):
     methods: dict[str, dict[str, Any]]
     runs: dict[str, dict[str, Any]]
     only_listed: bool
-
-
-def clean_name(text: str) -> str:
-    """Makes one line that every file takes of a name on disk."""
-    return re.sub(r'[\x00-\x1f\x7f\s]+', ' ', printable(text)).strip()
 
 
 def show_all(folders: Sequence[str]) -> list[Shown]:

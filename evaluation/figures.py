@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from evaluation.inputs import read_prediction
 from evaluation.metrics import COLUMNS, higher_is_better
-from evaluation.style import COLORS, Line, distinct_lines, drawing
+from evaluation.style import COLORS, Line, clean_name, distinct_lines, drawing
 from readers import read_image, read_mask
 
 BEST_COLOR = '#1b1f24'
@@ -28,6 +28,7 @@ MAX_MARKED_EPOCHS = 12
 LEGEND_WIDTH = 130  # characters
 RED = np.array([213, 40, 30], np.float32)
 BLUE = np.array([0, 90, 200], np.float32)
+FULL_RECALL = .98
 TITLES = {'pr': 'Precision and recall', 'f': 'F-measure', 'e': 'E-measure'}
 
 # (epoch, score) in the order of epochs.
@@ -97,7 +98,7 @@ def name_legend(
     numbers = [str(number) for number in range(len(names))]
     legend = place.legend(handles, numbers, **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(name)
+        text.set_text(clean_name(name))
 
 
 def _draw_sets(axes: Axes, sets: Mapping[str, Points], color: str) -> list[Line2D]:
@@ -186,9 +187,16 @@ def draw_curve(axes: Axes, kind: str, found: Mapping[str, np.ndarray], line: Lin
         x, y = np.arange(255, -1, -1), found[f'{kind}m']
         axes.set(xlabel='Threshold', ylabel=TITLES[kind])
     axes.plot(x, y, line.dashes, color=line.color, lw=line.width)
-    # Down to the lowest curve, and to .9 at least.
-    low = min([float(np.nanmin(drawn.get_ydata())) for drawn in axes.lines])
+    low = min(_lowest_shown(kind, drawn) for drawn in axes.lines)
     axes.set_ylim(max(min(low - .02, 0.9), 0), 1.005)
+
+
+def _lowest_shown(kind: str, curve: Line2D) -> float:
+    """What of a curve has to be seen: not the fall at its ends, which would flatten the rest."""
+    x, y = np.asarray(curve.get_data())
+    if kind == 'pr' and (x < FULL_RECALL).any():
+        return float(y[x < FULL_RECALL].min())
+    return float(np.quantile(y, .04))
 
 
 def legend_columns(names: Collection[str]) -> int:

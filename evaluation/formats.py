@@ -51,26 +51,29 @@ class Column(NamedTuple):
         group: A heading over several neighbouring columns; '' for none.
         higher: Whether the best is the highest; None where nothing is best.
         is_label: Whether it has texts, which come first, and no numbers.
+        ours: Whether the heading names the authors' own method.
     """
 
     head: str
     group: str = ''
     higher: bool | None = None
     is_label: bool = False
+    ours: bool = False
 
 
 class Cell(NamedTuple):
-    """A cell: its text for people, its value for programs, and its place among the best three."""
+    """A cell.
+
+    Attributes:
+        text: For people.
+        value: For programs.
+        place: 0, 1 or 2 for the best three.
+        ours: Whether it names the authors' own method.
+    """
 
     text: str
     value: str | float | int
     place: int | None = None
-
-
-class Row(NamedTuple):
-    """A row, and whether it is of the authors' own method."""
-
-    cells: list[Cell]
     ours: bool = False
 
 
@@ -79,12 +82,12 @@ class Table(NamedTuple):
 
     title: str
     columns: list[Column]
-    rows: list[Row]
+    rows: list[list[Cell]]
 
 
-def label(text: str) -> Cell:
+def label(text: str, ours: bool = False) -> Cell:
     """A cell of text."""
-    return Cell(text, text)
+    return Cell(text, text, ours=ours)
 
 
 def places(texts: Sequence[str], higher: bool) -> list[int | None]:
@@ -100,7 +103,9 @@ def places(texts: Sequence[str], higher: bool) -> list[int | None]:
 
 
 def _mark(cell: Cell, text: str, marks: Sequence[str]) -> str:
-    return text if cell.place is None else marks[cell.place].format(text)
+    """Marks a cell's escaped text. The authors' own method is bold, as the best is."""
+    place = 0 if cell.ours else cell.place
+    return text if place is None else marks[place].format(text)
 
 
 # --- LaTeX ----------------------------------------------------------------------------------------
@@ -129,9 +134,7 @@ def to_latex(table: Table) -> str:
         *([r'\endhead'] if is_long else []),
     ]
     for row in table.rows:
-        cells = []
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            cells.append(_latex_cell(column, cell, row.ours))
+        cells = [_latex_cell(cell) for cell in row]
         body.append(' & '.join(cells) + r' \\')
     body += [r'\bottomrule', rf'\end{{{environment}}}']
 
@@ -161,15 +164,14 @@ def _latex_heads(columns: Sequence[Column]) -> Iterator[str]:
     heads = []
     for column in columns:
         arrow = '' if column.higher is None else f' {LATEX_ARROWS[column.higher]}'
-        heads.append(escape_latex(column.head) + arrow)
+        head = escape_latex(column.head) + arrow
+        heads.append(rf'\textbf{{{head}}}' if column.ours else head)
     yield ' & '.join(heads) + r' \\'
 
 
-def _latex_cell(column: Column, cell: Cell, ours: bool) -> str:
+def _latex_cell(cell: Cell) -> str:
     text = escape_latex(cell.text)
-    if column.is_label:
-        return rf'\textbf{{{text}}}' if ours else text
-    if text.startswith('-') and text != MISSING:
+    if not isinstance(cell.value, str) and text.startswith('-') and text != MISSING:
         text = '$-$' + text.removeprefix('-')
     return _mark(cell, text, LATEX_MARKS)
 
@@ -188,13 +190,7 @@ def to_markdown(table: Table) -> str:
     alignment = ['---' if column.is_label else '---:' for column in table.columns]
     lines = [_markdown_row([escape_markdown(head) for head in heads]), _markdown_row(alignment)]
     for row in table.rows:
-        cells = []
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            text = escape_markdown(cell.text)
-            if column.is_label:
-                cells.append(f'**{text}**' if row.ours and text else text)
-            else:
-                cells.append(_mark(cell, text, MARKDOWN_MARKS))
+        cells = [_mark(cell, escape_markdown(cell.text), MARKDOWN_MARKS) for cell in row]
         lines.append(_markdown_row(cells))
     return f'{escape_markdown(table.title)}\n\n' + ''.join(lines)
 
@@ -210,7 +206,7 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow([_flat_head(column) for column in table.columns])
     for row in table.rows:
-        writer.writerow([cell.value for cell in row.cells])
+        writer.writerow([cell.value for cell in row])
     return text.getvalue()
 
 
@@ -222,13 +218,14 @@ def to_json(table: Table) -> str:
             'head': column.head,
             'group': column.group or None,
             'higher_is_better': column.higher,
+            'ours': column.ours,
         })
     rows = []
     for row in table.rows:
         rows.append({
-            'values': [_json_value(cell.value) for cell in row.cells],
-            'places': [None if cell.place is None else cell.place + 1 for cell in row.cells],
-            'ours': row.ours,
+            'values': [_json_value(cell.value) for cell in row],
+            'places': [None if cell.place is None else cell.place + 1 for cell in row],
+            'ours': any(cell.ours for cell in row),
         })
     content = {'title': table.title, 'columns': columns, 'rows': rows}
     return json.dumps(content, indent=1, ensure_ascii=False) + '\n'
@@ -312,23 +309,28 @@ def _fill_sheet(sheet: Any, table: Table) -> None:
     for number, column in enumerate(table.columns, 1):
         head = _flat_head(column, with_arrow=True)
         _write_text(sheet.cell(1, number), head).font = Font(bold=True)
-        texts = [row.cells[number - 1].text for row in table.rows]
+        texts = [row[number - 1].text for row in table.rows]
         widest = max(len(text) for text in (head, *texts))
         sheet.column_dimensions[get_column_letter(number)].width = min(widest + 2, 60)
     for index, row in enumerate(table.rows, 2):
-        for number, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True), 1):
-            written = sheet.cell(index, number)
-            if isinstance(cell.value, str) or math.isnan(cell.value):
-                _write_text(written, cell.text)
-            else:
-                written.value = cell.value
-                written.number_format = _number_format(cell.text)
-            marks = XLSX_MARKS[cell.place] if cell.place is not None else {}
-            written.font = Font(bold=True) if row.ours and column.is_label else Font(**marks)
-            if row.ours:
+        is_ours = any(cell.ours for cell in row)
+        for number, cell in enumerate(row, 1):
+            written = _write_cell(sheet.cell(index, number), cell)
+            place = 0 if cell.ours else cell.place
+            if place is not None:
+                written.font = Font(**XLSX_MARKS[place])
+            if is_ours:
                 written.fill = fill
     labels = sum(column.is_label for column in table.columns)
     sheet.freeze_panes = sheet.cell(2, labels + 1)
+
+
+def _write_cell(written: Any, cell: Cell) -> Any:
+    if isinstance(cell.value, str) or math.isnan(cell.value):
+        return _write_text(written, cell.text)
+    written.value = cell.value
+    written.number_format = _number_format(cell.text)
+    return written
 
 
 def _write_text(cell: Any, text: str) -> Any:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from evaluation.categories import Image
 from evaluation.display import Shown
@@ -195,6 +195,7 @@ def panel_figure(
 
     with drawing(heads, size.style):
         figure = Figure((size.page * MM, total * MM))
+        canvas = FigureCanvasAgg(figure)
         top = total
         for strip, height in zip(strips, heights, strict=True):
             top -= height
@@ -212,7 +213,10 @@ def panel_figure(
             centre = (column * (width + GAP) + width / 2) / size.page
             weight = 'bold' if head in ours else 'normal'
             text = figure.text(centre, .35 * size.line / total, head, ha='center', weight=weight)
-            _fit(text, width)
+            available = width * MM * figure.dpi
+            extent = text.get_window_extent(canvas.get_renderer())
+            if extent.width > available:
+                text.set_fontsize(size.font * available / extent.width)
         return encode(figure)
 
 
@@ -290,12 +294,3 @@ def _frame(drawn: np.ndarray, x: int, y: int, width: int, height: int) -> None:
     """Draws a frame inside a box."""
     last = (min(x + width, drawn.shape[1]) - FRAME, min(y + height, drawn.shape[0]) - FRAME)
     cv2.rectangle(drawn, (x + 1, y + 1), last, FRAME_COLOR, FRAME)
-
-
-def _fit(text: Text, width: float) -> None:
-    """Makes the letters of a text smaller until it is no wider than some mm."""
-    figure = text.get_figure()
-    extent = text.get_window_extent(figure.canvas.get_renderer())
-    available = width * MM * figure.dpi
-    if extent.width > available:
-        text.set_fontsize(text.get_fontsize() * available / extent.width)

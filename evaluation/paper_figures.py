@@ -10,10 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.display import Shown
-from evaluation.figures import Points, draw_curve, mean_over_sets, name_legend
+from evaluation.figures import (
+    MAX_MARKED_EPOCHS,
+    Points,
+    draw_curve,
+    mean_over_sets,
+    name_legend,
+)
 from evaluation.metrics import COLUMNS, higher_is_better
 from evaluation.results import Results
 from evaluation.style import drawing
@@ -153,10 +160,11 @@ def epochs(
         for run in shown:
             x, y = zip(*mean_over_sets(runs[run.folder]), strict=True)
             line = run.line
-            axes.plot(x, y, line.dashes, color=line.color, lw=line.width)
+            marker = '.' if len(x) <= MAX_MARKED_EPOCHS else ''
+            axes.plot(x, y, line.dashes, marker=marker, color=line.color, lw=line.width)
             # The best epoch.
             best = int(np.argmax(y) if higher else np.argmin(y))
-            axes.plot(x[best], y[best], 'o', color=line.color, ms=4)
+            axes.plot(x[best], y[best], 'o', color=line.color, ms=5, mec='white')
         axes.set(xlabel='Epoch', ylabel=_score_label(score))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         place_legend([_handle(run) for run in shown])
@@ -207,25 +215,35 @@ def _radar(score: str, results: Results, shown: Sequence[Shown], size: Size) -> 
         line = method.line
         axes.plot(closed, [*values, values[0]], line.dashes, color=line.color, lw=line.width)
         if method.ours:
-            axes.fill(angles, values, color=line.color, alpha=.12)
+            axes.fill(angles, values, color=line.color, alpha=.1)
 
-    # The first category on top, then clockwise; the best outside.
+    # The first category on top, then clockwise; the best outside. The centre is not 0.
     axes.set_theta_offset(np.pi / 2)
     axes.set_theta_direction(-1)
     axes.set_xticks(angles, list(results))
     axes.tick_params(axis='x', pad=2)
     _align_around(axes, angles)
-    low, high = axes.get_ylim()
-    lowest = low - .15 * (high - low)
-    limits = (lowest, high) if higher_is_better(score) else (high, lowest)
-    axes.set_ylim(*limits)
+    _limit_radius(axes, higher_is_better(score))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_rlabel_position(180 / len(results))
+    for label in axes.get_yticklabels():
+        label.set_path_effects([withStroke(linewidth=2, foreground='white')])
     axes.spines['polar'].set_visible(False)
     axes.set_title(_score_label(score), fontsize=size.font)
     handles = [_handle(method) for method in shown]
     name_legend(figure, handles, names, loc='outside lower center', ncols=columns)
     return figure
+
+
+def _limit_radius(axes: Axes, higher: bool) -> None:
+    """Uses the circle for the range of the values."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    low, high = np.nanmin(values), np.nanmax(values)
+    spread = max(high - low, 1e-3)
+    if higher:
+        axes.set_ylim(low - .35 * spread, high + .05 * spread)
+    else:
+        axes.set_ylim(high + .35 * spread, low - .05 * spread)
 
 
 def _align_around(axes: Axes, angles: np.ndarray) -> None:

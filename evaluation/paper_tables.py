@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from evaluation.display import Shown
-from evaluation.formats import Cell, Column, Row, Table, label, places
+from evaluation.formats import Cell, Column, Table, label, places
 from evaluation.metrics import COLUMNS, higher_is_better
 from evaluation.results import Results
 from evaluation.significance import PairTest
@@ -23,14 +23,13 @@ def comparison(results: Results, shown: Sequence[Shown], scores: Sequence[str]) 
         scores: Names of the scores, in order.
     """
     columns = [Column('Method', is_label=True)]
-    cells = [[label(method.name)] for method in shown]
+    rows = [[label(method.name, method.ours)] for method in shown]
     for dataset, found in results.items():
         for score in scores:
             columns.append(_score_column(score, dataset))
             values = [found.get(method.folder, {}).get(score, math.nan) for method in shown]
-            for row, cell in zip(cells, marked_cells(score, values), strict=True):
+            for row, cell in zip(rows, marked_cells(score, values), strict=True):
                 row.append(cell)
-    rows = [Row(row, method.ours) for row, method in zip(cells, shown, strict=True)]
     return Table('Methods by test sets', columns, rows)
 
 
@@ -59,11 +58,11 @@ def by_image(
     for index, name in enumerate(names):
         for method in shown:
             values = scored[method.folder].values
-            cells = [label(name), label(method.name)]
+            cells = [label(name), label(method.name, method.ours)]
             for score in scores:
                 value = float(values[score][index]) if score in values else math.nan
                 cells.append(Cell(format_score(score, value), value))
-            rows.append(Row(cells, method.ours))
+            rows.append(cells)
     return Table(f'Images of {dataset}', columns, rows)
 
 
@@ -88,13 +87,13 @@ def by_category(
     direction = higher_is_better(score)
     columns = [Column(heading, is_label=True), Column('Images')]
     for method in shown:
-        columns.append(Column(method.name, COLUMNS[score], direction))
+        columns.append(Column(method.name, COLUMNS[score], direction, ours=method.ours))
     rows = []
     for category, found in results.items():
         values = [found[method.folder].get(score, math.nan) for method in shown]
         number = images[category]
         cells = [label(category), Cell(str(number), number)]
-        rows.append(Row(cells + marked_cells(score, values)))
+        rows.append(cells + marked_cells(score, values))
     return Table(title, columns, rows)
 
 
@@ -121,14 +120,12 @@ def pair_tests(
     rows = []
     for dataset, pairs in tests.items():
         for pair in pairs:
-            better = methods[pair.better]
-            worse = methods[pair.worse]
-            names = [label(text) for text in (dataset, better.name, worse.name)]
+            names = [methods[folder] for folder in (pair.better, pair.worse)]
+            labels = [label(method.name, method.ours) for method in names]
             differences = [_difference(score, value) for value in (pair.lead, pair.low, pair.high)]
             probabilities = [Cell(_p_text(p), p) for p in (pair.p, pair.corrected)]
             effect = Cell(f'{pair.effect:.2f}', pair.effect)
-            cells = [*names, *differences, *probabilities, effect]
-            rows.append(Row(cells, better.ours))
+            rows.append([label(dataset), *labels, *differences, *probabilities, effect])
     return Table(f'Pairs of methods by {COLUMNS[score]}', columns, rows)
 
 

@@ -20,6 +20,7 @@ from evaluation.selection import FEWEST_IMAGES, RESAMPLES
 from evaluation.summary import MethodScores
 
 INTERVAL = (0.025, 0.975)
+DIGITS = 12  # what differs less does so by rounding
 
 
 class PairTest(NamedTuple):
@@ -130,7 +131,8 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
     Returns:
         The p-value and the rank-biserial correlation; 1 and 0 if all differences are 0.
     """
-    unequal = differences[differences != 0]
+    rounded = differences.round(DIGITS)
+    unequal = rounded[rounded != 0]
     if not len(unequal):
         return 1., 0.
     p = float(stats.wilcoxon(unequal).pvalue)

@@ -1,5 +1,7 @@
 """The look of all figures: colours, lines, and fonts that have the characters of every name."""
 
+import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from matplotlib.rcsetup import cycler
+
+from utils import printable
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
@@ -37,13 +41,18 @@ class Line(NamedTuple):
 
     color: str
     dashes: str = '-'
-    width: float = 1.4
+    width: float = 1.3
 
 
 def distinct_lines(number: int) -> list[Line]:
     """Returns lines that differ, as far as there are colours and dashes."""
     looks = cycle(product(DASHES, COLORS))
     return [Line(color, dashes) for dashes, color in islice(looks, number)]
+
+
+def clean_name(text: str) -> str:
+    """Makes one line that every file takes of a name on disk."""
+    return re.sub(r'[\x00-\x1f\x7f\s]+', ' ', printable(text)).strip()
 
 
 @contextmanager
@@ -55,18 +64,28 @@ def drawing(names: Iterable[str], style: Mapping[str, Any] | None = None) -> Ite
             installed font that has it is taken; one warning names those that no font has.
         style: Settings of matplotlib beside ours.
     """
-    families = [FONT, *_further_fonts(''.join(names))]
+    texts = [clean_name(name) for name in names]
+    families = [FONT, *_further_fonts(''.join(texts))]
     settings = {**STYLE, 'font.family': families, **(style or {})}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Glyph ')  # what is missing has been named
-        yield
+    # What is missing has been named, and a font of another weight is good enough.
+    log = logging.getLogger('matplotlib.font_manager')
+    log.addFilter(_is_error)
+    try:
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Glyph ')
+            yield
+    finally:
+        log.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _further_fonts(text: str) -> tuple[str, ...]:
     """Finds installed fonts for the characters that matplotlib's font lacks."""
     own = FT2Font(font_manager.findfont(FONT)).get_charmap()
-    needed = {character for character in text if character.isprintable()}
-    missing = frozenset(character for character in needed if ord(character) not in own)
+    missing = frozenset(character for character in text if ord(character) not in own)
     return _fonts_with(missing) if missing else ()
 
 
