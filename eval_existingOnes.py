@@ -21,11 +21,9 @@ from pathlib import Path
 
 from config import Config, task_record, test_sets
 from evaluation import results
-from evaluation.display import show_all
 from evaluation.formats import to_latex
 from evaluation.inputs import find_methods, plan
 from evaluation.metrics import GROUPS, parse_metrics, table_columns
-from evaluation.paper_tables import comparison
 from evaluation.runner import available_cores, cache_folder, evaluate
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import all_scores, shown_scores
@@ -139,6 +137,10 @@ def write_comparison(
     save_dir: str, columns: list[str], scores: results.Results, names: list[str],
 ) -> None:
     """Writes comparison.tex; the command `paper` has further formats, names and tables."""
+    # They take a second to import: matplotlib and scipy are behind them.
+    from evaluation.display import show_all
+    from evaluation.paper_tables import comparison
+
     available = all_scores([found for methods in scores.values() for found in methods.values()])
     table = comparison(scores, show_all(names), shown_scores(columns, available))
     results.write_text(Path(save_dir, 'comparison.tex'), to_latex(table))

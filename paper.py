@@ -16,45 +16,26 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from config import Config, task_record, test_sets
 from evaluation import paper_figures, paper_tables, results
-from evaluation.categories import Grouping, Image, read_grouping
+from evaluation.categories import Grouping, read_grouping
 from evaluation.display import Shown, choose_methods, read_methods_file, show_all, show_listed
 from evaluation.formats import FORMATS, WRITERS, Table, can_write_xlsx, to_xlsx
 from evaluation.metrics import COLUMNS, parse_metrics, table_columns
 from evaluation.panels import panel_figure, parse_requests, read_strip
 from evaluation.paper_figures import Size
-from evaluation.significance import PairTest, compare_pairs
-from evaluation.stored import Rows, read_rows, scores_of
-from evaluation.summary import MethodScores
+from evaluation.paper_scores import (
+    CategoryScores,
+    Scored,
+    ScoresBySet,
+    compare_all_pairs,
+    score_categories,
+)
+from evaluation.stored import read_rows
 from evaluation.tables import all_scores, shown_scores
 from runtime.command import run_command
 from utils import atomic_write
-
-ALL_SETS = 'all-sets'
-CURVE_METRICS = ('fm', 'em')
-
-
-class Scored(NamedTuple):
-    """What has been scored, and how it is shown.
-
-    Attributes:
-        sets: The JSON of each set.
-        rows: The stored scores of single images, by set.
-        shown: The methods, in order.
-        runs: The runs, in order.
-        columns: Scores of the comparison, in order.
-        scores: Scores of the other tables and of the figures.
-    """
-
-    sets: results.Sets
-    rows: Mapping[str, Rows]
-    shown: list[Shown]
-    runs: list[Shown]
-    columns: list[str]
-    scores: list[str]
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -171,124 +152,74 @@ def read_scored(options: argparse.Namespace, cfg: Config) -> Scored:
 
     # What is wanted must have been computed.
     available = all_scores([found for methods in by_set.values() for found in methods.values()])
-    columns = shown_scores(task.columns, available)
-    columns = parse_scores('--metrics', options.metrics, columns)
+    columns = parse_scores('--metrics', options.metrics, shown_scores(task.columns, available))
     missing = [score for score in (*columns, *scores) if score not in available]
     if missing:
         raise ValueError(
             f'{save_dir}: no {", ".join(dict.fromkeys(missing))}; run eval_existingOnes.py with '
-            '--metrics all')
+            '--metrics all, or name others by --scores and --metrics')
     rows = {}
     for dataset, methods in by_set.items():
         present = [method.folder for method in shown if method.folder in methods]
-        rows[dataset] = read_rows(save_dir, dataset, present)
-    return Scored(sets, rows, shown, shown_runs, columns, scores)
+        if present:
+            rows[dataset] = read_rows(save_dir, dataset, present)
+    scored_sets = {dataset: sets[dataset] for dataset in rows}
+    return Scored(scored_sets, rows, shown, shown_runs, columns, scores)
 
 
-def of_set(shown: Sequence[Shown], rows: Rows) -> list[Shown]:
-    """The methods that a set has."""
-    return [method for method in shown if method.folder in rows]
-
-
-def images_of(scored: Scored) -> list[Image]:
-    """The images that have been scored, set by set."""
-    images: dict[Image, None] = {}
-    for dataset, rows in scored.rows.items():
-        for found in rows.values():
-            images.update({(dataset, name): None for name in found})
-    return list(images)
-
-
-def pair_tests(
-    scored: Scored, by_set: Mapping[str, Mapping[str, MethodScores]],
-) -> Iterator[tuple[str, Table]]:
-    """Makes a table of the tests of all pairs for each score that single images have."""
-    for score in scored.scores:
-        tests: dict[str, list[PairTest]] = {}
-        complete = {}
-        for dataset, methods in by_set.items():
-            of_images = {name: [found] for name, found in methods.items()
-                         if score in found.values and score not in found.pooled}
-            if len(of_images) > 1:
-                tests[dataset] = compare_pairs(of_images, score)
-        # Over all sets together, of the methods that have them all.
-        if len(tests) == len(by_set) > 1:
-            for method in scored.shown:
-                if all(method.folder in methods for methods in by_set.values()):
-                    complete[method.folder] = [
-                        methods[method.folder] for methods in by_set.values()]
-        if len(complete) > 1:
-            tests[ALL_SETS] = compare_pairs(complete, score)
-        if tests:
-            yield f'pairs_{score}', paper_tables.pair_tests(score, tests, scored.shown)
-
-
-def category_results(
-    grouping: Grouping, scored: Scored, datasets: Sequence[str],
-) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, int]]:
-    """Scores by category and method over the images of some sets, and the numbers of images."""
-    methods = [
-        method.folder for method in scored.shown
-        if all(method.folder in scored.rows[dataset] for dataset in datasets)]
-    by_category = {}
-    numbers = {}
-    for category, images in grouping.members.items():
-        found = [image for image in images if image[0] in datasets]
-        if not found:
-            continue
-        rows = {}
-        for method in methods:
-            rows[method] = {
-                f'{dataset}/{name}': scored.rows[dataset][method][name]
-                for dataset, name in found}
-        aggregated = scores_of(rows, scored.scores)
-        by_category[category] = {name: part.scores for name, part in aggregated.items()}
-        numbers[category] = len(found)
-    return by_category, numbers
-
-
-def write_categories(
-    scored: Scored, options: argparse.Namespace, size: Size, out: Path,
-) -> Iterator[tuple[str, Table]]:
-    """Makes the tables by category of each set and of all, and draws their figures."""
-    images = images_of(scored)
-    places = {dataset: [dataset] for dataset in scored.rows}
-    if len(places) > 1:
-        places[ALL_SETS] = list(scored.rows)
-    for text in options.by:
-        grouping = read_grouping(text, images)
-        for place, datasets in places.items():
-            by_category, numbers = category_results(grouping, scored, datasets)
-            if not by_category:
-                continue
-            shown = of_set(scored.shown, next(iter(by_category.values())))
-            for score in scored.scores:
-                stem = f'{place}_by_{grouping.name}_{score}'
-                title = f'{COLUMNS[score]} by {grouping.name}, {place}'
-                heading = grouping.name.capitalize()
-                yield stem, paper_tables.by_category(
-                    title, heading, score, by_category, numbers, shown)
-                if not options.no_figures:
-                    files = paper_figures.categories(
-                        score, by_category, shown, size, options.chart)
-                    write_figure(out, stem, files)
+def read_groupings(texts: Sequence[str], scored: Scored) -> list[Grouping]:
+    """Reads what `--by` names."""
+    groupings = [read_grouping(text, scored.images) for text in texts]
+    names = [grouping.name for grouping in groupings]
+    if len(set(names)) < len(names):
+        raise ValueError(f'--by: two of {", ".join(texts)} would have the same files; rename one')
+    return groupings
 
 
 def make_tables(
-    scored: Scored,
-    by_set: Mapping[str, Mapping[str, MethodScores]],
-    options: argparse.Namespace,
-    size: Size,
-    out: Path,
-) -> Iterator[tuple[str, Table]]:
+    scored: Scored, by_set: ScoresBySet, categories: Sequence[CategoryScores],
+) -> dict[str, Table]:
     """Makes all tables, by the stems of their files."""
     overall = results.scores_by_method(scored.sets)
-    yield 'comparison', paper_tables.comparison(overall, scored.shown, scored.columns)
-    yield from write_categories(scored, options, size, out)
-    yield from pair_tests(scored, by_set)
+    tables = {'comparison': paper_tables.comparison(overall, scored.shown, scored.columns)}
+    for found in categories:
+        for score in scored.scores:
+            tables[found.stem(score)] = paper_tables.by_category(
+                found.title(score), found.heading, score, found.results, found.images, found.shown)
+    for score in scored.scores:
+        tests = compare_all_pairs(scored, by_set, score)
+        if tests:
+            tables[f'pairs_{score}'] = paper_tables.pair_tests(score, tests, scored.shown)
     for dataset, methods in by_set.items():
-        shown = of_set(scored.shown, scored.rows[dataset])
-        yield f'{dataset}_images', paper_tables.by_image(dataset, methods, shown, scored.columns)
+        tables[f'{dataset}_images'] = paper_tables.by_image(
+            dataset, methods, scored.methods_of(dataset), scored.columns)
+    return tables
+
+
+def draw_figures(
+    scored: Scored,
+    by_set: ScoresBySet,
+    categories: Sequence[CategoryScores],
+    size: Size,
+    chart: str,
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Draws all figures but the panels: the stem of the files, and their contents by suffix."""
+    for dataset, methods in by_set.items():
+        shown = scored.methods_of(dataset)
+        found = {method.folder: methods[method.folder].curves for method in shown}
+        if not all({'fm', 'em'} <= set(curves) for curves in found.values()):
+            continue
+        for kind in paper_figures.CURVES:
+            yield f'curves_{kind}_{dataset}', paper_figures.curves(kind, found, shown, size)
+    for score in scored.scores:
+        runs = results.scores_by_run(scored.sets, score)
+        shown = [run for run in scored.runs if run.folder in runs]
+        if shown:
+            yield f'epochs_{score}', paper_figures.epochs(score, runs, shown, size)
+    for group in categories:
+        for score in scored.scores:
+            yield group.stem(score), paper_figures.categories(
+                score, group.results, group.shown, size, chart)
 
 
 def write_tables(out: Path, formats: Sequence[str], tables: Mapping[str, Table]) -> None:
@@ -309,28 +240,6 @@ def write_figure(out: Path, stem: str, files: Mapping[str, bytes]) -> None:
             file.write(data)
 
 
-def draw_curves(
-    scored: Scored,
-    by_set: Mapping[str, Mapping[str, MethodScores]],
-    size: Size,
-    out: Path,
-) -> None:
-    """Draws the curves of each set, and scores over epochs."""
-    for dataset, methods in by_set.items():
-        shown = of_set(scored.shown, scored.rows[dataset])
-        found = {method.folder: methods[method.folder].curves for method in shown}
-        if not all({*CURVE_METRICS} <= set(curves) for curves in found.values()):
-            continue
-        for kind in paper_figures.CURVES:
-            files = paper_figures.curves(kind, found, shown, size)
-            write_figure(out, f'curves_{kind}_{dataset}', files)
-    for score in scored.scores:
-        runs = results.scores_by_run(scored.sets, score)
-        shown = [run for run in scored.runs if run.folder in runs]
-        if shown:
-            write_figure(out, f'epochs_{score}', paper_figures.epochs(score, runs, shown, size))
-
-
 def main(arguments: list[str]) -> None:
     """Makes tables and figures."""
     # What is asked for, and what there is. All that is wrong shows before anything is written.
@@ -339,23 +248,29 @@ def main(arguments: list[str]) -> None:
     formats = parse_formats(options.formats)
     size = parse_size(options)
     scored = read_scored(options, cfg)
-    out = Path(options.out or Path(options.save_dir or cfg.save_dir, 'paper'))
-    requests = parse_requests(options.panels, images_of(scored))
-
-    # The scores of single images, by set and method.
-    names = (*scored.columns, *scored.scores, *CURVE_METRICS)
-    by_set = {dataset: scores_of(rows, names) for dataset, rows in scored.rows.items()}
-    tables = dict(make_tables(scored, by_set, options, size, out))
-    write_tables(out, formats, tables)
-    if not options.no_figures:
-        draw_curves(scored, by_set, size, out)
-    if requests:
+    groupings = read_groupings(options.by, scored)
+    strips = []
+    for request in parse_requests(options.panels, scored.images):
         methods = [method.folder for method in scored.shown]
-        strips = [
-            read_strip(request, scored.sets, methods, not options.no_zoom)
-            for request in requests]
+        strips.append(read_strip(request, scored.sets, methods, not options.no_zoom))
+
+    # The scores of single images, and by category.
+    by_set = scored.by_set()
+    categories = [
+        found for grouping in groupings for found in score_categories(grouping, scored)]
+
+    # The files.
+    out = Path(options.out or Path(options.save_dir or cfg.save_dir, 'paper'))
+    tables = make_tables(scored, by_set, categories)
+    write_tables(out, formats, tables)
+    figures = 0
+    if not options.no_figures:
+        for stem, files in draw_figures(scored, by_set, categories, size, options.chart):
+            write_figure(out, stem, files)
+            figures += 1
+    if strips:
         write_figure(out, 'panels', panel_figure(strips, scored.shown, size))
-    figures = len(list(out.glob('figures/*.pdf')))
+        figures += 1
     print(f'{out}: {len(tables)} tables, {figures} figures')
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.display import Shown
@@ -207,7 +208,8 @@ def _radar(score: str, results: Results, shown: Sequence[Shown], size: Size) -> 
     columns = _legend_columns(names, size, size.column)
     height = size.column * .92 + _legend_height(names, columns, size)
     figure = Figure((size.column * MM, height * MM), layout='constrained')
-    axes = figure.subplots(subplot_kw={'projection': 'polar'})
+    axes = figure.add_subplot(projection='polar')
+    assert isinstance(axes, PolarAxes)
     angles = np.linspace(0, 2 * np.pi, len(results), endpoint=False)
     closed = np.append(angles, 0)
     for method in sorted(shown, key=lambda method: method.ours):
@@ -250,8 +252,10 @@ def _align_around(axes: Axes, angles: np.ndarray) -> None:
     """Lets labels at the right begin, and those at the left end, at the circle."""
     for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
         across = math.sin(angle)
-        alignment = 'left' if across > .1 else 'right' if across < -.1 else 'center'
-        label.set_horizontalalignment(alignment)
+        if across > .1:
+            label.set_horizontalalignment('left')
+        elif across < -.1:
+            label.set_horizontalalignment('right')
 
 
 def _bars(score: str, results: Results, shown: Sequence[Shown], size: Size) -> Figure:

@@ -16,7 +16,7 @@ def read_rows(save_dir: str | Path, dataset: str, methods: Sequence[str]) -> Row
     """Reads the rows of some methods on one test set.
 
     Raises:
-        ValueError: Naming the methods that have none.
+        ValueError: Naming the methods that have none, or not of the images of the others.
     """
     path = store_path(save_dir, dataset)
     rows: dict[str, dict[str, dict]] = {method: {} for method in methods}
@@ -27,6 +27,12 @@ def read_rows(save_dir: str | Path, dataset: str, methods: Sequence[str]) -> Row
     if gone:
         raise ValueError(
             f'{path}: no scores of {", ".join(gone)}; run eval_existingOnes.py again')
+    first, *others = methods
+    differing = [method for method in others if rows[method].keys() != rows[first].keys()]
+    if differing:
+        raise ValueError(
+            f'{path}: {", ".join(differing)} have not the images of {first}; '
+            'run eval_existingOnes.py again')
     return rows
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import cycle, islice, product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -94,12 +93,12 @@ def _fonts_with(characters: frozenset[str]) -> tuple[str, ...]:
     """Finds as few installed fonts as have these characters, and makes matplotlib know them."""
     missing = set(characters)
     families = []
-    for font in _installed_fonts():
+    for path, font in _installed_fonts():
         charmap = font.get_charmap()
         found = {character for character in missing if ord(character) in charmap}
         if found:
             # matplotlib's own list of fonts may be older than the font.
-            font_manager.fontManager.addfont(font.fname)
+            font_manager.fontManager.addfont(path)
             families.append(font.family_name)
             missing -= found
         if not missing:
@@ -109,23 +108,22 @@ def _fonts_with(characters: frozenset[str]) -> tuple[str, ...]:
     return tuple(families)
 
 
-def _installed_fonts() -> list[FT2Font]:
+def _installed_fonts() -> list[tuple[str, FT2Font]]:
     """Lists the installed fonts: regular ones first, without serifs, with TrueType outlines."""
     fonts = []
     for path in sorted(font_manager.findSystemFonts()):
         try:
-            fonts.append(FT2Font(path))
+            fonts.append((path, FT2Font(path)))
         except (OSError, RuntimeError):
             continue  # a kind of font that matplotlib does not read
-    return sorted(fonts, key=_suitability)
+    return sorted(fonts, key=lambda found: _drawbacks(found[1]))
 
 
-def _suitability(font: FT2Font) -> tuple[bool, bool, bool]:
-    # Outlines of PostScript would be embedded as such, which not every reader of PDF takes.
-    profile = font.get_sfnt_table('maxp')
+def _drawbacks(font: FT2Font) -> tuple[bool, bool, bool]:
     family = font.family_name.lower()
     is_regular = font.style_name in ('Regular', 'Book', 'Medium')
     is_sans_serif = any(word in family for word in SANS_SERIF)
+    # Outlines of PostScript would be embedded as such, which not every reader of PDF takes.
+    profile = font.get_sfnt_table('maxp')
     is_truetype = profile is not None and profile['version'] == (1, 0)
-    suffix = Path(font.fname).suffix.lower()
-    return not is_regular, not is_sans_serif, not (is_truetype and suffix != '.otf')
+    return not is_regular, not is_sans_serif, not is_truetype
