@@ -8,10 +8,11 @@ Reads <pred_root>/<method>/<set>/<name>.png and <gt_root>/<set>/gt/<name>.png.
 
 Pairs masks of any method, type and suffix by file name, and scales 16 bits and floating point to 8.
 Lists what is missing, extra, unreadable or of another size before it computes anything. Writes
-<save_dir>/<set>_eval.txt (pastes into LaTeX), .md, .csv and .json (full precision) for each test
-set, and means over the sets to overall_eval.*. Keeps the scores of single images in
-<save_dir>/scores, so that only new or changed masks are computed, also after an interruption.
-gen_best_ep.py then chooses the best checkpoint and draws the report.
+<save_dir>/<set>_eval.txt, .tex (LaTeX), .md, .csv and .json (full precision) for each test set, and
+means over the sets to overall_eval.*. Keeps the scores of single images in <save_dir>/scores, so
+that only new or changed masks are computed, also after an interruption.
+gen_best_ep.py then chooses the best checkpoint and draws the report; paper.py makes the tables and
+figures of a paper.
 """
 
 import argparse

@@ -5,9 +5,9 @@
     python gen_best_ep.py --metrics maxFm+mae           by each of these
     python gen_best_ep.py --weights sm=1+wfm=2+hce=.5   by the weighted sum of standardised scores
 
-Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .md and .csv) and <save_dir>/report.html
-with curves and images. Reports ties, and whether the lead over the runner-up is more than chance
-(paired bootstrap over images).
+Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .tex, .md and .csv), and
+<save_dir>/report.html with curves and images. Reports ties, and whether the lead over the runner-up
+is more than chance (paired bootstrap over images); paper.py tests all pairs.
 """
 
 import argparse
@@ -187,6 +187,7 @@ def write_choice(
     lines = [f'best on {title}: {selection.best}', *remarks]
     below = {
         'txt': '\n' + '\n'.join(lines) + '\n',
+        'tex': '',
         'md': '\n' + '  \n'.join(lines) + '\n',
         'csv': '',
     }

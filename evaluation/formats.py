@@ -185,14 +185,15 @@ def escape_markdown(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Writes a GitHub table, below its title."""
+    """Writes a GitHub table, below its title if it has one."""
     heads = [_flat_head(column, with_arrow=True) for column in table.columns]
     alignment = ['---' if column.is_label else '---:' for column in table.columns]
     lines = [_markdown_row([escape_markdown(head) for head in heads]), _markdown_row(alignment)]
     for row in table.rows:
         cells = [_mark(cell, escape_markdown(cell.text), MARKDOWN_MARKS) for cell in row]
         lines.append(_markdown_row(cells))
-    return f'{escape_markdown(table.title)}\n\n' + ''.join(lines)
+    title = f'{escape_markdown(table.title)}\n\n' if table.title else ''
+    return title + ''.join(lines)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

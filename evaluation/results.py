@@ -32,7 +32,7 @@ def write_set(
     roots: tuple[str, str],
     results: Sequence[tuple[Method, MethodScores]],
 ) -> str:
-    """Writes `<dataset>_eval.{txt,md,csv,json}`.
+    """Writes `<dataset>_eval.{txt,tex,md,csv,json}`.
 
     Args:
         save_dir: Folder of the results.
@@ -76,7 +76,7 @@ def write_set(
 def write_overall(
     save_dir: str | Path, task: str, columns: Sequence[str], results: Results,
 ) -> str:
-    """Writes `overall_eval.{txt,md,csv,json}`: means over the sets, of methods that have all.
+    """Writes `overall_eval.{txt,tex,md,csv,json}`: means over the sets, of methods that have all.
 
     Returns:
         The table as text; empty if no method has all sets.

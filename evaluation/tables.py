@@ -1,12 +1,19 @@
-"""Formats scores, and writes each set's table: aligned text, Markdown and CSV."""
+"""Formats scores, and writes each set's table: aligned text, LaTeX, Markdown and CSV."""
 
-import csv
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from evaluation.formats import MISSING, escape_markdown
-from evaluation.metrics import COLUMNS, metric_of
+from evaluation.formats import (
+    MISSING,
+    Cell,
+    Column,
+    Table,
+    label,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from evaluation.metrics import COLUMNS, higher_is_better, metric_of
 
 LABELS = ('Dataset', 'Method')
 
@@ -58,11 +65,10 @@ def format_difference(score: str, value: float) -> str:
     return text.replace('0.', '.', 1) if metric.unit_interval else text
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligns columns, joined by ' & ', with a rule below the header.
-
-    Names are as they are: tables of the command `paper` escape them for LaTeX.
-    """
+def aligned(table: Table) -> str:
+    """Aligns columns, joined by ' & ', with a rule below the headings; names are as they are."""
+    header = [column.head for column in table.columns]
+    rows = [[cell.text for cell in row] for row in table.rows]
     widths = []
     for column in zip(header, *rows, strict=True):
         widest = max(len(cell) for cell in column)
@@ -77,27 +83,6 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Makes a GitHub table with right-aligned scores."""
-    numbers = len(header) - len(LABELS)
-    alignment = ['---'] * len(LABELS) + ['---:'] * numbers
-    lines = []
-    escaped = [[escape_markdown(cell) for cell in row] for row in (header, *rows)]
-    for row in (escaped[0], alignment, *escaped[1:]):
-        joined = ' | '.join(row)
-        lines.append(f'| {joined} |\n')
-    return ''.join(lines)
-
-
-def to_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Makes comma-separated values, numbers in full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def score_table(columns: Sequence[str], entries: Sequence[Entry]) -> dict[str, str]:
     """Formats a table in all formats.
 
@@ -106,22 +91,23 @@ def score_table(columns: Sequence[str], entries: Sequence[Entry]) -> dict[str, s
         entries: (dataset, method, scores), a row each.
 
     Returns:
-        The text by file suffix: txt, md, csv.
+        The text by file suffix: txt, tex, md, csv.
     """
     available = all_scores([scores for _, _, scores in entries])
     shown = shown_scores(columns, available)
-    header = [*LABELS, *(COLUMNS[score] for score in shown)]
-
-    # Rounded numbers for people, exact ones for programs.
-    formatted = []
-    exact = []
+    heads = [Column(head, is_label=True) for head in LABELS]
+    heads += [Column(COLUMNS[score], higher=higher_is_better(score)) for score in shown]
+    rows = []
     for dataset, method, scores in entries:
-        values = [scores.get(score, math.nan) for score in shown]
-        texts = [format_score(score, value) for score, value in zip(shown, values, strict=True)]
-        formatted.append([dataset, method, *texts])
-        exact.append([dataset, method, *values])
+        cells = [label(dataset), label(method)]
+        for score in shown:
+            value = scores.get(score, math.nan)
+            cells.append(Cell(format_score(score, value), value))
+        rows.append(cells)
+    table = Table('', heads, rows)
     return {
-        'txt': aligned(header, formatted),
-        'md': markdown(header, formatted),
-        'csv': to_csv(header, exact),
+        'txt': aligned(table),
+        'tex': to_latex(table),
+        'md': to_markdown(table),
+        'csv': to_csv(table),
     }

@@ -35,8 +35,8 @@ def test_tables(scored):
     assert exact['task'] == 'Toy'
     assert [method['epoch'] for method in exact['methods']] == [5, 10]
     assert f"{exact['methods'][0]['scores']['sm']:.3f}"[1:] == lines[2].split(' & ')[2].strip()
-    assert {path.name for path in scored.glob('overall_eval.*')} == {f'overall_eval.{s}' for s in
-                                                                   ('txt', 'md', 'csv', 'json')}
+    suffixes = {path.suffix for path in scored.glob('overall_eval.*')}
+    assert suffixes == {'.txt', '.tex', '.md', '.csv', '.json'}
     assert r'\textbf' in (scored / 'comparison.tex').read_text()
 
 
