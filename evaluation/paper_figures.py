@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,7 +25,7 @@ from evaluation.figures import (
 )
 from evaluation.metrics import COLUMNS, higher_is_better
 from evaluation.results import Results
-from evaluation.style import drawing
+from evaluation.style import COLORS, drawing
 
 MM = 1 / 25.4  # inches
 PNG_DPI = 300
@@ -32,6 +33,9 @@ CURVES = ('pr', 'f', 'e')
 LEGEND_INSIDE = 6  # more names would hide the curves
 RADAR_CATEGORIES = range(3, 13)
 BAR_HEIGHT = 2.6  # mm
+ROW_HEIGHT = 4.5  # mm of a row of dots
+PAGE_HEIGHT = 220  # mm
+MARKERS = 'osD^vP'
 LINE_HEIGHT = 1.35  # of a text, in sizes of its font
 
 
@@ -228,6 +232,7 @@ def _radar(score: str, results: Results, shown: Sequence[Shown], size: Size) -> 
     _limit_radius(axes, higher_is_better(score))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_rlabel_position(180 / len(results))
+    axes.set_axisbelow(False)  # the labels of circles lie above the lines
     for label in axes.get_yticklabels():
         label.set_path_effects([withStroke(linewidth=2, foreground='white')])
     axes.spines['polar'].set_visible(False)
@@ -259,25 +264,58 @@ def _align_around(axes: Axes, angles: np.ndarray) -> None:
 
 
 def _bars(score: str, results: Results, shown: Sequence[Shown], size: Size) -> Figure:
-    """A group of horizontal bars of each category, the first on top."""
+    """A group of horizontal bars of each category; dots in a row where bars would fill a page."""
+    height = len(results) * (len(shown) + 1) * BAR_HEIGHT
+    draw = _draw_bars
+    if height > PAGE_HEIGHT:
+        height = len(results) * ROW_HEIGHT
+        draw = _draw_dots
     names = [method.name for method in shown]
     columns = _legend_columns(names, size, size.column)
-    group = (len(shown) + 1) * BAR_HEIGHT
-    height = len(results) * group + 3 * size.line + _legend_height(names, columns, size)
+    height += 3 * size.line + _legend_height(names, columns, size)
     figure = Figure((size.column * MM, height * MM), layout='constrained')
     axes = figure.subplots()
-    thickness = 1 / (len(shown) + 1)
-    rows = np.arange(len(results))
-    for index, method in enumerate(shown):
+
+    # A row for each category, the first on top.
+    by_method = []
+    for method in shown:
         values = [found[method.folder].get(score, math.nan) for found in results.values()]
-        centres = rows + (index - (len(shown) - 1) / 2) * thickness
-        axes.barh(centres, values, thickness * .86, color=method.line.color)
-    axes.set_yticks(rows, list(results))
+        by_method.append(np.array(values))
+    handles = draw(axes, by_method, shown)
+    axes.set_yticks(np.arange(len(results)), list(results))
     axes.set_ylim(len(results) - .5, -.5)
     axes.tick_params(axis='y', length=0)
-    axes.grid(axis='y', visible=False)
     axes.set_axisbelow(True)
     axes.set_xlabel(_score_label(score))
-    handles = [Patch(color=method.line.color) for method in shown]
     name_legend(figure, handles, names, loc='outside lower center', ncols=columns)
     return figure
+
+
+def _draw_bars(
+    axes: Axes, by_method: Sequence[np.ndarray], shown: Sequence[Shown],
+) -> list[Artist]:
+    """Draws each method's values (categories,) as bars; returns the legend's handles."""
+    thickness = 1 / (len(shown) + 1)
+    handles: list[Artist] = []
+    for index, (values, method) in enumerate(zip(by_method, shown, strict=True)):
+        offset = (index - (len(shown) - 1) / 2) * thickness
+        rows = np.arange(len(values)) + offset
+        axes.barh(rows, values, thickness * .86, color=method.line.color)
+        handles.append(Patch(color=method.line.color))
+    axes.grid(axis='y', visible=False)
+    return handles
+
+
+def _draw_dots(
+    axes: Axes, by_method: Sequence[np.ndarray], shown: Sequence[Shown],
+) -> list[Artist]:
+    """Draws each method's values (categories,) as dots; returns the legend's handles."""
+    handles: list[Artist] = []
+    for index, (values, method) in enumerate(zip(by_method, shown, strict=True)):
+        marker = MARKERS[index // len(COLORS) % len(MARKERS)]
+        points = 5 if method.ours else 3.5
+        layer = 4 if method.ours else 3
+        rows = np.arange(len(values))
+        handles += axes.plot(
+            values, rows, marker, color=method.line.color, ms=points, zorder=layer)
+    return handles

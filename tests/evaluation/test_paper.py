@@ -258,6 +258,17 @@ def test_charts_of_categories(drawn, number, score, chart, expected):
     assert [label.get_text() for label in labels] == list(results)
 
 
+def test_many_bars_become_dots(drawn):
+    """40 methods by 20 categories would be bars of two metres."""
+    names = [f'm{i}' for i in range(40)]
+    results = {str(i): {name: {'sm': .5} for name in names} for i in range(20)}
+    paper_figures.categories('sm', results, show_all(names), Size())
+    [figure] = drawn
+    assert figure.get_size_inches()[1] * 25.4 < 200
+    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    assert len(looks) == 40
+
+
 def test_scores_over_epochs(drawn):
     runs = {'_r': {'A': [(5, .1), (10, .3)], 'B': [(5, .3), (10, .2)]}}
     paper_figures.epochs('sm', runs, show_all(['_r']), Size())
