@@ -51,10 +51,7 @@ def scores_over_epochs(
         SVG.
     """
     # Few epochs are marked one by one.
-    epochs: set[int] = set()
-    for sets in runs.values():
-        for points in sets.values():
-            epochs.update(epoch for epoch, _ in points)
+    epochs = _all_epochs(runs)
     marks_epochs = len(epochs) <= MAX_MARKED_EPOCHS
     higher = higher_is_better(score)
 
@@ -89,6 +86,14 @@ def scores_over_epochs(
         axes.xaxis.set_major_locator(locator)
         name_legend(axes, lines, names, fontsize=7.5, loc='best')
         return _svg(figure)
+
+
+def _all_epochs(runs: Mapping[str, Mapping[str, Points]]) -> set[int]:
+    epochs: set[int] = set()
+    for sets in runs.values():
+        for points in sets.values():
+            epochs.update(epoch for epoch, _ in points)
+    return epochs
 
 
 def name_legend(

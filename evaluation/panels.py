@@ -95,28 +95,21 @@ def read_strip(request: Request, sets: Sets, methods: Sequence[str], zooms: bool
         ValueError: Naming the files that are gone, or a part to enlarge outside of the image.
     """
     dataset, name = request.image
-    found = sets[dataset]
-    masks = mask_folder(found['gt_root'], dataset)
-    folders = {'mask': masks}
-    for method in methods:
-        folders[method] = Path(found['pred_root'], method, dataset)
-    paths = {}
-    for kind, folder in folders.items():
-        path = find_named(folder, name)
-        if path is not None:
-            paths[kind] = path
-    gone = [str(folder / name) for kind, folder in folders.items() if kind not in paths]
-    if gone:
-        raise ValueError(f'--panels: no longer where they were scored: {", ".join(gone)}')
+    masks = mask_folder(sets[dataset]['gt_root'], dataset)
+    mask_path, *paths = _scored_files(masks, sets[dataset]['pred_root'], methods, request.image)
 
     # All of the mask's size.
-    mask = read_mask(paths['mask'])
+    mask = read_mask(mask_path)
     height, width = mask.shape
-    image_path = find_named(masks.with_name('im'), name)
     image = None
+    image_path = find_named(masks.with_name('im'), name)
     if image_path is not None:
         image = cv2.resize(read_image(image_path), (width, height), interpolation=cv2.INTER_AREA)
-    predictions = {method: read_prediction(paths[method], mask.shape) for method in methods}
+    predictions = {}
+    for method, path in zip(methods, paths, strict=True):
+        predictions[method] = read_prediction(path, mask.shape)
+
+    # The part to enlarge.
     zoom = request.zoom
     if zoom is None and zooms:
         zoom = most_different(mask, list(predictions.values()))
@@ -124,6 +117,25 @@ def read_strip(request: Request, sets: Sets, methods: Sequence[str], zooms: bool
         raise ValueError(
             f'--panels {dataset}/{name}: x,y,width,height {zoom} is not inside {width}x{height}')
     return Strip(image, mask, predictions, zoom)
+
+
+def _scored_files(
+    masks: Path, pred_root: str, methods: Sequence[str], image: Image,
+) -> list[Path]:
+    """Finds an image's mask, and its predictions by each method."""
+    dataset, name = image
+    folders = [masks, *(Path(pred_root, method, dataset) for method in methods)]
+    paths = []
+    gone = []
+    for folder in folders:
+        path = find_named(folder, name)
+        if path is None:
+            gone.append(str(folder / name))
+        else:
+            paths.append(path)
+    if gone:
+        raise ValueError(f'--panels: no longer where they were scored: {", ".join(gone)}')
+    return paths
 
 
 def find_named(folder: Path, name: str) -> Path | None:
@@ -195,7 +207,6 @@ def panel_figure(
 
     with drawing(heads, size.style):
         figure = Figure((size.page * MM, total * MM))
-        canvas = FigureCanvasAgg(figure)
         top = total
         for strip, height in zip(strips, heights, strict=True):
             top -= height
@@ -206,18 +217,29 @@ def panel_figure(
                 axes.set_axis_off()
                 axes.imshow(enlarged(panel, strip.zoom, width, height), aspect='auto')
             top -= GAP
-
-        # The names stand below their columns.
         ours = {method.name for method in shown if method.ours}
-        for column, head in enumerate(heads):
-            centre = (column * (width + GAP) + width / 2) / size.page
-            weight = 'bold' if head in ours else 'normal'
-            text = figure.text(centre, .35 * size.line / total, head, ha='center', weight=weight)
-            available = width * MM * figure.dpi
-            extent = text.get_window_extent(canvas.get_renderer())
-            if extent.width > available:
-                text.set_fontsize(size.font * available / extent.width)
+        _write_heads(figure, heads, ours, width, size)
         return encode(figure)
+
+
+def _write_heads(
+    figure: Figure, heads: Sequence[str], ours: Collection[str], width: float, size: Size,
+) -> None:
+    """Writes the names below their columns of some mm, smaller where they are too long."""
+    canvas = FigureCanvasAgg(figure)
+    available = width * MM * figure.dpi
+    page_height = figure.get_figheight() / MM
+    for column, head in enumerate(heads):
+        centre = column * (width + GAP) + width / 2
+        text = figure.text(
+            centre / size.page,
+            .35 * size.line / page_height,
+            head,
+            ha='center',
+            weight='bold' if head in ours else 'normal')
+        extent = text.get_window_extent(canvas.get_renderer())
+        if extent.width > available:
+            text.set_fontsize(size.font * available / extent.width)
 
 
 def _panel_height(strip: Strip, width: float) -> float:
@@ -282,15 +304,16 @@ def _add_inset(drawn: np.ndarray, panel: np.ndarray, zoom: Box, scale: float) ->
     top = height - inset.shape[0] if is_upper else 0
     drawn[top:top + inset.shape[0], left:left + inset.shape[1]] = inset
 
-    boxes = [
-        (left, top, inset.shape[1], inset.shape[0]),
-        tuple(round(value * scale) for value in zoom),
-    ]
-    for box in boxes:
-        _frame(drawn, *box)
+    # A frame around the inset, and around what it enlarges.
+    _frame(drawn, (left, top, inset.shape[1], inset.shape[0]))
+    scaled = (round(x * scale), round(y * scale), round(zoom_width * scale),
+              round(zoom_height * scale))
+    _frame(drawn, scaled)
 
 
-def _frame(drawn: np.ndarray, x: int, y: int, width: int, height: int) -> None:
+def _frame(drawn: np.ndarray, box: Box) -> None:
     """Draws a frame inside a box."""
-    last = (min(x + width, drawn.shape[1]) - FRAME, min(y + height, drawn.shape[0]) - FRAME)
-    cv2.rectangle(drawn, (x + 1, y + 1), last, FRAME_COLOR, FRAME)
+    x, y, width, height = box
+    right = min(x + width, drawn.shape[1]) - FRAME
+    bottom = min(y + height, drawn.shape[0]) - FRAME
+    cv2.rectangle(drawn, (x + 1, y + 1), (right, bottom), FRAME_COLOR, FRAME)

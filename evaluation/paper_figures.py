@@ -36,6 +36,7 @@ BAR_HEIGHT = 2.6  # mm
 ROW_HEIGHT = 4.5  # mm of a row of dots
 PAGE_HEIGHT = 220  # mm
 MARKERS = 'osD^vP'
+FIRST_WIDE = 0x2e80  # the first of Chinese, Japanese and Korean characters
 LINE_HEIGHT = 1.35  # of a text, in sizes of its font
 
 
@@ -134,10 +135,15 @@ def _column_figure(
 
 def _legend_columns(names: Sequence[str], size: Size, width: float) -> int:
     """How many names of the longest one's length fit side by side."""
-    # A character is about .6 of its height wide, one of Chinese, Japanese or Korean all of it.
-    widest = max(sum(1 if ord(char) > 0x2e7f else .6 for char in name) for name in names)
+    widest = max(_text_width(name) for name in names)
     column = (widest + 4) * (size.font - 1) * 25.4 / 72
     return max(1, min(len(names), int(width / column)))
+
+
+def _text_width(text: str) -> float:
+    """About how wide a text is, in sizes of its font: Chinese characters are as wide as high."""
+    wide = sum(ord(character) >= FIRST_WIDE for character in text)
+    return wide + .6 * (len(text) - wide)
 
 
 def _legend_height(names: Sequence[str], columns: int, size: Size) -> float:

@@ -57,7 +57,10 @@ class Scored:
     def by_set(self) -> dict[str, dict[str, MethodScores]]:
         """The scores of single images and the curves, by set and method."""
         names = (*self.columns, *self.scores, *CURVE_METRICS)
-        return {dataset: scores_of(rows, names) for dataset, rows in self.rows.items()}
+        found = {}
+        for dataset, rows in self.rows.items():
+            found[dataset] = scores_of(rows, names)
+        return found
 
 
 class CategoryScores(NamedTuple):

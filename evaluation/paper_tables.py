@@ -85,7 +85,7 @@ def by_category(
         shown: The methods, in order.
     """
     direction = higher_is_better(score)
-    columns = [Column(heading, is_label=True), Column('Images')]
+    columns = [Column(heading[:1].upper() + heading[1:], is_label=True), Column('Images')]
     for method in shown:
         columns.append(Column(method.name, COLUMNS[score], direction, ours=method.ours))
     rows = []
