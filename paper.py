@@ -15,6 +15,7 @@ docs/evaluation.md describes the methods file.
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from config import Config, task_record, test_sets
@@ -72,7 +73,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
             ('--font', size.font, 'size of the texts in points')):
         look.add_argument(option, type=float, default=value, metavar='N',
                           help=f'{meaning} (%(default)g)')
-    return parser.parse_intermixed_args(arguments)
+
+    # `--by` and `--panels` would take the fields behind them for theirs.
+    names = {spec.name for spec in fields(Config)}
+    overrides = [text for text in arguments if text.partition('=')[0] in names and '=' in text]
+    others = [text for text in arguments if text not in overrides]
+    return parser.parse_intermixed_args([*overrides, *others])
 
 
 def read_config(options: argparse.Namespace) -> Config:

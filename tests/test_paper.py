@@ -109,6 +109,12 @@ def test_errors(root):
     assert not (root / 'nothing').exists()
 
 
+def test_fields_stand_anywhere():
+    options = paper.parse_arguments(['--by', 'a.csv', 'task=COD', '--panels', 'A/x=1', 'size=8,8'])
+    assert options.overrides == ['task=COD', 'size=8,8']
+    assert (options.by, options.panels) == (['a.csv'], ['A/x=1'])
+
+
 def test_xlsx_is_left_out_with_a_note(root, monkeypatch, capsys):
     monkeypatch.setattr(paper, 'can_write_xlsx', lambda: False)
     assert paper.parse_formats(None) == ['tex', 'md', 'csv', 'json']

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evaluation import formats
 from evaluation.display import show_all
@@ -52,6 +54,16 @@ def table_of(names, sets=('TE-A', 'x_y%')):
 ])
 def test_latex_escapes(text, escaped):
     assert formats.escape_latex(text) == escaped
+
+
+@given(st.text(st.characters(codec='utf-8', exclude_categories=('Cc',))))
+def test_latex_leaves_no_command(text):
+    """But those that stand for a character."""
+    escaped = formats.escape_latex(text)
+    plain = re.sub(r'\\(text[a-z]+|char34)\{\}|\\[&%$#_{}]|\{[\[\]*]\}|(?<=[-,])\{\}', '', escaped)
+    assert not set(plain) & set('\\&%$#_{}~^<>|"\'`[]*')
+    assert '--' not in escaped
+    assert ',,' not in escaped
 
 
 def test_latex_has_no_option_behind_a_row():
