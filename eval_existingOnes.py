@@ -131,19 +131,18 @@ def main(arguments: list[str]) -> None:
     if len(scores) > 1:
         print(results.write_overall(save_dir, cfg.task, columns, scores))
     if options.all_methods:
-        write_comparison(save_dir, columns, scores, names)
+        write_comparison(save_dir, columns, scores)
 
 
-def write_comparison(
-    save_dir: str, columns: list[str], scores: results.Results, names: list[str],
-) -> None:
+def write_comparison(save_dir: str, columns: list[str], scores: results.Results) -> None:
     """Writes comparison.tex; the command `paper` has further formats, names and tables."""
     # They take a second to import: matplotlib and scipy are behind them.
     from evaluation.display import show_all
     from evaluation.paper_tables import comparison
 
     available = all_scores([found for methods in scores.values() for found in methods.values()])
-    table = comparison(scores, show_all(names), shown_scores(columns, available))
+    names = dict.fromkeys(name for methods in scores.values() for name in methods)
+    table = comparison(scores, show_all(list(names)), shown_scores(columns, available))
     results.write_text(Path(save_dir, 'comparison.tex'), to_latex(table))
 
 
