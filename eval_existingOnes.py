@@ -8,10 +8,11 @@
 Reads <pred_root>/<method>/<set>/<name>.png and <gt_root>/<set>/gt/<name>.png, or finds out which
 folder or archive holds what, and which prefix or suffix names have. Resizes masks to their ground
 truth, says what it assumes, and lists what is missing, extra or unreadable before it computes.
-Writes <save_dir>/<set>_eval.txt (pastes into LaTeX), .md, .csv and .json (full precision) for each
-test set, and means over the sets to overall_eval.*. Keeps the scores of single images in
+Writes <save_dir>/<set>_eval.txt, .tex (LaTeX), .md, .csv and .json (full precision) for each test
+set, and means over the sets to overall_eval.*. Keeps the scores of single images in
 <save_dir>/scores, so that only new or changed masks are computed, also after an interruption.
-gen_best_ep.py then chooses the best checkpoint and draws the report.
+gen_best_ep.py then chooses the best checkpoint and draws the report; paper.py makes the tables and
+figures of a paper.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from config import TASKS, Config, task_record, test_sets
 from evaluation import results
+from evaluation.formats import to_latex
 from evaluation.inputs import plan
 from evaluation.mask_folders import Masks, find_masks, find_sets, known_sets
 from evaluation.metrics import GROUPS, parse_metrics, table_columns
@@ -29,7 +31,7 @@ from evaluation.places import describe_places
 from evaluation.prediction_folders import Predictions, find_predictions
 from evaluation.runner import Shard, available_cores, cache_folder, evaluate_sets
 from evaluation.summary import Method, collect, describe_method, sort_methods
-from evaluation.tables import comparison
+from evaluation.tables import all_scores, shown_scores
 from runtime.command import explain_interrupt, run_command
 
 
@@ -178,7 +180,19 @@ def main(arguments: list[str]) -> None:
     if len(scores) > 1:
         print(results.write_overall(save_dir, cfg.task, columns, scores))
     if options.all_methods:
-        results.write_text(Path(save_dir, 'comparison.tex'), comparison(columns, scores))
+        write_comparison(save_dir, columns, scores)
+
+
+def write_comparison(save_dir: str, columns: list[str], scores: results.Results) -> None:
+    """Writes comparison.tex; the command `paper` has further formats, names and tables."""
+    # They take a second to import: matplotlib and scipy are behind them.
+    from evaluation.display import show_all
+    from evaluation.paper_tables import comparison
+
+    available = all_scores([found for methods in scores.values() for found in methods.values()])
+    names = dict.fromkeys(name for methods in scores.values() for name in methods)
+    table = comparison(scores, show_all(list(names)), shown_scores(columns, available))
+    results.write_text(Path(save_dir, 'comparison.tex'), to_latex(table))
 
 
 def run() -> None:

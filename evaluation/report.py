@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +23,14 @@ from evaluation.gallery import (
     worst_links,
 )
 from evaluation.metrics import COLUMNS, higher_is_better, metric_of
-from evaluation.results import Results, mean_over_sets, scores_by_method
+from evaluation.results import (
+    Results,
+    Sets,
+    mean_over_sets,
+    run_label,
+    scores_by_method,
+    scores_by_run,
+)
 from evaluation.summary import MethodScores
 from utils import atomic_write
 
@@ -52,10 +59,6 @@ PAGE_END = """
 </body>
 </html>
 """
-
-
-# The JSON of each set as eval_existingOnes.py writes it.
-Sets = Mapping[str, Mapping[str, Any]]
 
 
 class Choice(NamedTuple):
@@ -165,9 +168,9 @@ def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
     plots: dict[str, str] = {}
     for choice in choices:
         best = methods[choice.best]
-        label = _run_label(best)
+        label = run_label(best)
         for score in choice.scores:
-            runs = _by_run(sets, score)
+            runs = scores_by_run(sets, score)
             if score in plots or not runs:
                 continue
             mark = (label, best['epoch']) if label in runs else None
@@ -177,34 +180,6 @@ def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
         return ''
     drawn = ''.join(plots.values())
     return f'<h2>Scores over epochs</h2><div class="pair">{drawn}</div>'
-
-
-def _run_label(method: Mapping[str, Any]) -> str:
-    if method['resolution']:
-        return f'{method["run"]} at {method["resolution"]}'
-    return method['run']
-
-
-def _by_run(sets: Sets, score: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Collects (epoch, score) by set, by run, of the runs that have several epochs in every set."""
-    runs: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for dataset, found in sets.items():
-        for method in found['methods']:
-            value = method['scores'].get(score, math.nan)
-            if method['epoch'] is None or math.isnan(value):
-                continue
-            point = (method['epoch'], value)
-            by_set = runs.setdefault(_run_label(method), {})
-            by_set.setdefault(dataset, []).append(point)
-
-    # Only complete runs have a mean over the sets.
-    complete = {}
-    for run, by_set in runs.items():
-        has_all_sets = set(by_set) == set(sets)
-        has_lines = all(len(points) > 1 for points in by_set.values())
-        if has_all_sets and has_lines:
-            complete[run] = by_set
-    return complete
 
 
 def _tables(columns: Sequence[str], scores: Results, best: str) -> Iterable[str]:
