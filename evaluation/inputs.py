@@ -121,31 +121,26 @@ def plan(
             several fit one mask, names used twice, files that are not images or are cut off, and,
             if `strict`, predictions of another size than their mask.
     """
-    # Methods without a folder.
-    root = predictions.root
     names = list(predictions.methods) if methods is None else list(methods)
-    problems = []
-    for method in names:
-        problems += predictions.doubts.get(method, [])
-        if method not in predictions.methods:
-            problems.append(f'{root / method}: no such folder')
-    # An archive that cannot be read may be one of all methods, but is none of those chosen.
     notes = list(predictions.notes)
+    problems = _doubts(predictions, names)
+    # An archive that cannot be read may be one of all methods, but is none of those chosen.
     (problems if methods is None else notes).extend(predictions.problems)
 
     # The masks of each set that any method may have.
-    sets = {}
-    left_out = []
     folders = [predictions.methods.get(method, {}) for method in names]
+    named = {dataset for places in folders for dataset in places}
+    sets = {}
     for found in masks:
-        if any(found.dataset in places or None in places for places in folders):
+        if named.intersection((found.dataset, None)):
             sets[found.dataset] = _MaskSet(found)
         else:
-            left_out.append(f'no method has a folder {found.dataset}; left out')
+            notes.append(f'no method has a folder {found.dataset}; left out')
     if not sets:
-        datasets = ', '.join(found.dataset for found in masks)
         wanted = ', '.join(names) or 'any method'
-        problems.append(f'{root}: no folder <method>/<set> of {wanted} for {datasets}')
+        datasets = ', '.join(found.dataset for found in masks)
+        problems.append(
+            f'{predictions.root}: no folder <method>/<set> of {wanted} for {datasets}')
 
     # The predictions of each method.
     check = _Check(sets, strict)
@@ -164,9 +159,19 @@ def plan(
         raise ValueError(_problem_report(problems))
     plans = [one.plan(names) for one in sets.values() if one.methods]
     if not plans:
-        raise ValueError(f'{root}: not one prediction has the name of a mask')
-    plans[0].notes.extend([*left_out, *notes, *check.notes])
+        raise ValueError(f'{predictions.root}: not one prediction has the name of a mask')
+    plans[0].notes.extend([*notes, *check.notes])
     return plans
+
+
+def _doubts(predictions: Predictions, methods: Sequence[str]) -> list[str]:
+    """Lists methods without a folder, and those that have two for one set."""
+    problems = []
+    for method in methods:
+        problems += predictions.doubts.get(method, [])
+        if method not in predictions.methods:
+            problems.append(f'{predictions.root / method}: no such folder')
+    return problems
 
 
 def _problem_report(problems: Sequence[str]) -> str:

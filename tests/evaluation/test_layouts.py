@@ -159,6 +159,20 @@ class TestTrees:
         assert planned.methods == ['PFNet', 'SINet']
         assert {image.name[:4] for image in planned.images} == {'CAMO'}
 
+    def test_a_method_that_has_a_set_in_its_name(self, root):
+        make_predictions(root / 'pred')
+        (root / 'pred/SINet').rename(root / 'pred/SINet-COD10K')
+        shutil.rmtree(root / 'pred/SINet-COD10K/COD10K')
+        masks = mask_folders.find_masks(root / 'gt', ['COD10K'])
+        found = prediction_folders.find_predictions(root / 'pred', masks, ['CAMO'])
+        assert list(found.methods) == ['PFNet']
+
+    def test_all_in_the_root(self, root):
+        make_predictions(root / 'pred/MyNet', '')
+        write_png(root / 'pred/MyNet/plots/loss.png', blob(0))
+        plans = find(root, pred='pred/MyNet')
+        assert [planned.methods for planned in plans] == [['MyNet'], ['MyNet']]
+
     def test_two_folders_for_one_method(self, root):
         make_predictions(root / 'pred')
         make_predictions(root / 'pred', '{method}/{set}_maps')
