@@ -1,9 +1,7 @@
 """Panels of images for a paper: image, mask and several methods, with zoomed insets."""
 
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -13,12 +11,12 @@ from matplotlib.figure import Figure
 
 from evaluation.categories import Image
 from evaluation.display import Shown
-from evaluation.inputs import mask_folder, read_prediction
+from evaluation.inputs import read_prediction
 from evaluation.paper_figures import MM, Size, encode
+from evaluation.places import ScoredFiles
 from evaluation.results import Sets
 from evaluation.style import drawing
 from readers import read_image, read_mask
-from utils import find_images
 
 ZOOM = 0.24  # side of the part that is enlarged where none is given, of an image's shorter side
 INSET = 0.46  # longer side of the inset, of a panel's shorter side
@@ -95,19 +93,26 @@ def read_strip(request: Request, sets: Sets, methods: Sequence[str], zooms: bool
         ValueError: Naming the files that are gone, or a part to enlarge outside of the image.
     """
     dataset, name = request.image
-    masks = mask_folder(sets[dataset]['gt_root'], dataset)
-    mask_path, *paths = _scored_files(masks, sets[dataset]['pred_root'], methods, request.image)
+    files = ScoredFiles(sets[dataset], dataset)
+    mask_file = files.mask(name)
+    found = {method: files.prediction(method, name) for method in methods}
+    gone = [method for method, file in found.items() if file is None]
+    if mask_file is None or gone:
+        what = ', '.join(gone or ['mask'])
+        raise ValueError(f'--panels {dataset}/{name}: no longer where it was scored: {what}')
 
     # All of the mask's size.
-    mask = read_mask(mask_path)
+    mask = read_mask(mask_file)
     height, width = mask.shape
     image = None
-    image_path = find_named(masks.with_name('im'), name)
-    if image_path is not None:
-        image = cv2.resize(read_image(image_path), (width, height), interpolation=cv2.INTER_AREA)
+    image_file = files.image(name)
+    if image_file is not None:
+        pixels = read_image(image_file.read_bytes())
+        image = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     predictions = {}
-    for method, path in zip(methods, paths, strict=True):
-        predictions[method] = read_prediction(path, mask.shape)
+    for method, file in found.items():
+        assert file is not None
+        predictions[method] = read_prediction(file, mask.shape, files.is_zero_one(method))
 
     # The part to enlarge.
     zoom = request.zoom
@@ -117,42 +122,6 @@ def read_strip(request: Request, sets: Sets, methods: Sequence[str], zooms: bool
         raise ValueError(
             f'--panels {dataset}/{name}: x,y,width,height {zoom} is not inside {width}x{height}')
     return Strip(image, mask, predictions, zoom)
-
-
-def _scored_files(
-    masks: Path, pred_root: str, methods: Sequence[str], image: Image,
-) -> list[Path]:
-    """Finds an image's mask, and its predictions by each method."""
-    dataset, name = image
-    folders = [masks, *(Path(pred_root, method, dataset) for method in methods)]
-    paths = []
-    gone = []
-    for folder in folders:
-        path = find_named(folder, name)
-        if path is None:
-            gone.append(str(folder / name))
-        else:
-            paths.append(path)
-    if gone:
-        raise ValueError(f'--panels: no longer where they were scored: {", ".join(gone)}')
-    return paths
-
-
-def find_named(folder: Path, name: str) -> Path | None:
-    """Finds an image by its name, perhaps with a method's prefix or suffix; None if there is none.
-
-    Names are compared composed, because some systems store them decomposed.
-    """
-    if not folder.is_dir():
-        return None
-    longer = []
-    for path in find_images(folder):
-        stem = unicodedata.normalize('NFC', path.stem)
-        if stem == name:
-            return path
-        if stem.startswith(name) or stem.endswith(name):
-            longer.append(path)
-    return longer[0] if len(longer) == 1 else None
 
 
 def _is_inside(box: Box, width: int, height: int) -> bool:

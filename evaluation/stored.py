@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evaluation.metrics import select_metrics
 from evaluation.results import store_path
-from evaluation.store import ScoreStore, stored_metrics
+from evaluation.store import MethodRows, ScoreStore, stored_metrics
 from evaluation.summary import MethodScores, collect
 
 # The store's rows of one set, by method and image.
@@ -19,21 +19,23 @@ def read_rows(save_dir: str | Path, dataset: str, methods: Sequence[str]) -> Row
         ValueError: Naming the methods that have none, or not of the images of the others.
     """
     path = store_path(save_dir, dataset)
-    rows: dict[str, dict[str, dict]] = {method: {} for method in methods}
-    for (method, image), row in ScoreStore(path).rows.items():
-        if method in rows:
-            rows[method][image] = row
-    gone = [method for method, found in rows.items() if not found]
+    store = ScoreStore(path)
+    images: dict[str, list[str]] = {method: [] for method in methods}
+    for method, image in sorted(store.rows):
+        if method in images:
+            images[method].append(image)
+    gone = [method for method, found in images.items() if not found]
     if gone:
         raise ValueError(
             f'{path}: no scores of {", ".join(gone)}; run eval_existingOnes.py again')
     first, *others = methods
-    differing = [method for method in others if rows[method].keys() != rows[first].keys()]
+    differing = [method for method in others if images[method] != images[first]]
     if differing:
         raise ValueError(
             f'{path}: {", ".join(differing)} have not the images of {first}; '
             'run eval_existingOnes.py again')
-    return rows
+    # Rows are read when they are asked for.
+    return {method: MethodRows(store.rows, method, found) for method, found in images.items()}
 
 
 def common_metrics(rows: Rows, names: Collection[str]) -> list[str]:
