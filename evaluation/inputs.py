@@ -250,7 +250,7 @@ class _Check:
                 f'{listing.folder}: left out, as none of its {len(files)} images has the name of '
                 'a mask')
             return
-        self._report_extra(listing, files, pairing, sets)
+        self._report_extra(listing, files, pairing, dataset)
 
         # A name in several sets does not tell whose the prediction is.
         for mask, name in pairing.pairs.items():
@@ -307,18 +307,25 @@ class _Check:
         listing: Listing,
         files: Mapping[str, File],
         pairing: Pairing,
-        sets: Sequence[_MaskSet],
+        dataset: str | None,
     ) -> None:
         """Reports predictions without a mask, and those that are not the only ones of theirs."""
-        folders = ', '.join(str(one.folder) for one in sets)
+        unknown = []
         for name, mask in pairing.extra.items():
             if mask is None:
-                self.problems.append(f'{files[name]}: no mask of that name in {folders}')
+                unknown.append(files[name])
             else:
                 taken = files[pairing.pairs[mask]]
                 self.problems.append(
                     f'{files[name]}: two predictions fit the mask {mask}, as {taken.name} does '
                     'too; move those of one kind away')
+        if dataset:
+            folder = self.sets[dataset].folder
+            self.problems += [f'{file}: no mask of that name in {folder}' for file in unknown]
+        elif unknown:  # of other sets
+            self.notes.append(
+                f'{listing.folder}: {len(unknown)} of {len(files)} images left out, as no mask of '
+                f'these sets has their name, e.g. {unknown[0]}')
 
     def _check_sizes(
         self,

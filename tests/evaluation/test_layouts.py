@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import eval_existingOnes
+import gen_best_ep
 from evaluation import archives, inputs, mask_folders, prediction_folders, runner
 from evaluation.naming import Naming, find_naming, pair_names
 from evaluation.places import ScoredFiles
@@ -146,6 +147,12 @@ class TestTrees:
         plans = find(root)
         assert values(plans) == expected
         assert 'names no set' in plans[0].notes[0]
+
+    def test_one_folder_for_more_sets_than_are_scored(self, root, expected):
+        make_predictions(root / 'pred', '{method}')
+        [planned] = find(root, ['CAMO'])
+        assert values([planned]).items() <= expected.items()
+        assert any('SINet: 3 of 6 images left out, as no mask' in note for note in planned.notes)
 
     def test_a_name_in_several_sets_does_not_tell_whose_it_is(self, root):
         make_predictions(root / 'pred', '{method}')
@@ -473,6 +480,11 @@ def test_a_tree_that_no_one_prepared(root, tmp_path, monkeypatch, capsys):
         text = (tmp_path / f'e_results/{dataset}_eval.txt').read_text()
         assert all(method in text for method in METHODS)
     assert "the suffix '_sal'" in capsys.readouterr().err
+
+    with pytest.raises(ValueError, match=r'no scores of DIS-VD.*; --data_lst CAMO\+COD10K has'):
+        gen_best_ep.main([])
+    gen_best_ep.main(['--data_lst', 'CAMO+COD10K', '--metrics', 'sm', '--no-report'])
+    assert 'best on Smeasure: SINet' in capsys.readouterr().out
 
 
 def test_files_are_found_again_for_drawing(root, tmp_path, monkeypatch):
