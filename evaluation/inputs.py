@@ -211,8 +211,10 @@ class _MaskSet:
 
     def _survey(self, masks: list[Readable]) -> None:
         """Notes how the masks are understood; it is a problem if none of them has foreground."""
+        # Threads would read a compressed tar out of its order, each time from its start.
+        workers = 8 if self.folder.inner is None else 1
         try:
-            self.notes += survey_masks(str(self.folder), masks)
+            self.notes += survey_masks(str(self.folder), masks, workers)
         except ValueError as error:
             self.problems.append(str(error))
 
@@ -295,12 +297,14 @@ class _Check:
                 expected = f'{listing.folder}/{naming.prediction_of(stem)}.*'
                 self.problems.append(f'{expected}: missing, but there is a mask {image.mask.name}')
 
-        # The headers show what is unreadable, deep, or of another size.
-        headers = {stem: header_of(file, self.problems) for stem, file in found.items()}
+        # The headers show what is unreadable, deep, or of another size. A compressed tar is read
+        # once if that is done in its order.
+        in_order = sorted(found, key=lambda stem: found[stem].place)
+        headers = {stem: header_of(found[stem], self.problems) for stem in in_order}
         note_depth(listing, headers, one.notes)
         self._check_sizes(one, listing, headers, found)
         if found and None not in headers.values():
-            self._check_values(one, method, listing, list(found.values()))
+            self._check_values(one, method, listing, [found[stem] for stem in in_order])
 
     def _report_extra(
         self,

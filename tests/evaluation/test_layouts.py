@@ -249,10 +249,42 @@ class TestArchives:
             packed.writestr('__MACOSX/CAMO/._CAMO-0.png', b'macOS')
         assert values(find(root)) == expected
 
-    def test_threads_read_one_archive(self, root):
+    @pytest.mark.parametrize('order', [1, -1])
+    def test_a_compressed_tar_is_read_once(self, root, monkeypatch, order):
+        """Reading backwards would begin anew each time."""
         make_predictions(root / 'pred')
-        pack(root / 'gt', root / 'gt', '.tar.gz')
-        assert len(find(root, gt='gt.tar.gz')) == 2  # masks are surveyed by threads
+        files = sorted((root / 'pred/SINet/CAMO').iterdir())[::order]
+        with tarfile.open(root / 'pred/SINet/CAMO.tar.gz', 'w:gz') as archive:
+            for path in files:
+                archive.add(path, path.name)
+        shutil.rmtree(root / 'pred/SINet/CAMO')
+        seen = []
+        original = archives.read_member
+
+        def spy(path, place, size):
+            seen.append(place)
+            return original(path, place, size)
+
+        monkeypatch.setattr('evaluation.files.read_member', spy)
+        plans = find(root, methods=['SINet'])
+        check, values_seen = seen[:IMAGES], seen[IMAGES:2 * IMAGES]
+        assert check == sorted(check)
+        assert values_seen == sorted(values_seen)
+        seen.clear()
+        [camo] = [planned for planned in plans if planned.dataset == 'CAMO']
+        runner.evaluate(camo, root / 'scores.jsonl', ['mae'])
+        assert len(seen) == IMAGES
+        assert seen == sorted(seen)
+
+    def test_names_in_a_zip_that_does_not_say_their_encoding(self, tmp_path):
+        path = tmp_path / 'names.zip'
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('é/ü.png', b'x')
+        data = bytearray(path.read_bytes())
+        for start in (data.index(b'PK\3\4') + 7, data.index(b'PK\1\2') + 9):
+            data[start] &= ~8
+        path.write_bytes(data)
+        assert [member.name for member in archives.list_images(path)] == ['é/ü.png']
 
 
 class TestBadArchives:
