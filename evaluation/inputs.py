@@ -214,8 +214,10 @@ class _MaskSet:
 
     def _survey(self, masks: list[Readable]) -> None:
         """Notes how the masks are understood; it is a problem if none of them has foreground."""
+        # Threads would read a compressed tar out of its order, each time from its start.
+        workers = 8 if self.folder.inner is None else 1
         try:
-            self.notes += survey_masks(str(self.folder), masks)
+            self.notes += survey_masks(str(self.folder), masks, workers)
         except ValueError as error:
             self.problems.append(str(error))
 
@@ -253,7 +255,7 @@ class _Check:
                 f'{listing.folder}: left out, as none of its {len(files)} images has the name of '
                 'a mask')
             return
-        self._report_extra(listing, files, pairing, sets)
+        self._report_extra(listing, files, pairing, dataset)
 
         # A name in several sets does not tell whose the prediction is.
         for mask, name in pairing.pairs.items():
@@ -298,30 +300,39 @@ class _Check:
                 expected = f'{listing.folder}/{naming.prediction_of(stem)}.*'
                 self.problems.append(f'{expected}: missing, but there is a mask {image.mask.name}')
 
-        # The headers show what is unreadable, deep, or of another size.
-        headers = {stem: header_of(file, self.problems) for stem, file in found.items()}
+        # The headers show what is unreadable, deep, or of another size. A compressed tar is read
+        # once if that is done in its order.
+        in_order = sorted(found, key=lambda stem: found[stem].place)
+        headers = {stem: header_of(found[stem], self.problems) for stem in in_order}
         note_depth(listing, headers, one.notes)
         self._check_sizes(one, listing, headers, found)
         if found and None not in headers.values():
-            self._check_values(one, method, listing, list(found.values()))
+            self._check_values(one, method, listing, [found[stem] for stem in in_order])
 
     def _report_extra(
         self,
         listing: Listing,
         files: Mapping[str, File],
         pairing: Pairing,
-        sets: Sequence[_MaskSet],
+        dataset: str | None,
     ) -> None:
         """Reports predictions without a mask, and those that are not the only ones of theirs."""
-        folders = ', '.join(str(one.folder) for one in sets)
+        unknown = []
         for name, mask in pairing.extra.items():
             if mask is None:
-                self.problems.append(f'{files[name]}: no mask of that name in {folders}')
+                unknown.append(files[name])
             else:
                 taken = files[pairing.pairs[mask]]
                 self.problems.append(
                     f'{files[name]}: two predictions fit the mask {mask}, as {taken.name} does '
                     'too; move those of one kind away')
+        if dataset:
+            folder = self.sets[dataset].folder
+            self.problems += [f'{file}: no mask of that name in {folder}' for file in unknown]
+        elif unknown:  # of other sets
+            self.notes.append(
+                f'{listing.folder}: {len(unknown)} of {len(files)} images left out, as no mask of '
+                f'these sets has their name, e.g. {unknown[0]}')
 
     def _check_sizes(
         self,
