@@ -104,7 +104,7 @@ def _masks_in(folder: Path, dataset: str) -> Masks | None:
 
 
 def _listing(folder: Path | None) -> Listing | None:
-    return folder and Listing(Folder(folder), list_folder(folder), ())
+    return None if folder is None else Listing(Folder(folder), list_folder(folder), ())
 
 
 def _masks_on(tree: Tree, dataset: str, datasets: Sequence[str]) -> Masks | None:

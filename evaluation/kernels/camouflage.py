@@ -65,8 +65,6 @@ def _most_similar(image: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.
     colours = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     own_colours = _read(colours, own)
     other_colours = _read(colours, others)
-    own_squares = _squares(own_colours)
-    other_squares = _squares(other_colours)
 
     # Places in standard deviations of all patches.
     places = np.concatenate((own, others)).astype(float)
@@ -75,15 +73,16 @@ def _most_similar(image: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.
     places = SPATIAL_WEIGHT * (places - places.mean(axis=0)) / deviations
     own_places, other_places = np.split(places, [len(own)])
 
+    # Of |a - b|^2 = |a|^2 - 2 (ab - |b|^2 / 2) the brackets are largest where b is nearest.
+    half_squares = (_squares(other_colours) + _squares(other_places)) / 2
     nearest = []
-    for start in range(0, len(own), max(1, BLOCK // len(others))):
-        block = slice(start, start + max(1, BLOCK // len(others)))
-        products = own_colours[block] @ other_colours.T
-        distances = own_squares[block, None] + other_squares - 2.0 * products.astype(float)
-        for axis in (0, 1):
-            offsets = own_places[block, None, axis] - other_places[:, axis]
-            distances += offsets * offsets
-        nearest.append(distances.argmin(axis=1))
+    step = max(1, BLOCK // len(others))
+    for start in range(0, len(own), step):
+        block = slice(start, start + step)
+        nearness = own_places[block] @ other_places.T
+        nearness += own_colours[block] @ other_colours.T
+        nearness -= half_squares
+        nearest.append(nearness.argmax(axis=1))
     return np.concatenate(nearest)
 
 
@@ -131,9 +130,13 @@ LINEAR = _linear_levels()
 def lab(colours: np.ndarray) -> np.ndarray:
     """Converts sRGB, uint8 (N, 3), to CIELAB, float64 (N, 3)."""
     xyz = LINEAR[colours] @ TO_XYZ.T / WHITE
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    dark = 7.787 * xyz + 16 / 116
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), dark)
     x, y, z = f.T
-    return np.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), axis=1)
+    lightness = 116 * y - 16
+    a = 500 * (x - y)
+    b = 200 * (y - z)
+    return np.stack((lightness, a, b), axis=1)
 
 
 def ciede2000(first: np.ndarray, second: np.ndarray) -> np.ndarray:
