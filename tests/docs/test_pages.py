@@ -140,6 +140,7 @@ def test_fields_that_documents_set_exist(document):
     'predict.py',
     'eval_existingOnes.py',
     'gen_best_ep.py',
+    'paper.py',
     'test.py',
 ])
 def test_options_that_documents_give_exist(script):
