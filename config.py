@@ -306,7 +306,7 @@ class Config(Settings):
     resume: Literal['', 'auto', 'force'] = option(
         '', "'auto': go on from the run's last state; 'force': even if the config has changed")
     ckpt_root: str = option('ckpts', 'runs are saved in <ckpt_root>/<run>')
-    pred_root: str = option('e_preds', 'masks are saved in <pred_root>/<run>--epoch_<N>')
+    pred_root: str = option('e_preds', 'masks are saved in <pred_root>/<run>--epoch_<N>-reso_<W>x<H>')
     save_dir: str = option('e_results', 'scores and tables are saved here')
     save_last: int = option(AUTO, 'checkpoints are kept within so many last epochs', minimum=1)
     save_step: int = option(AUTO, 'epochs between checkpoints', minimum=1)
