@@ -167,6 +167,13 @@ TASKS: dict[str, Task] = {
 }
 
 
+# Fields that a preset sets, over the task's.
+PRESETS: dict[str, dict[str, Any]] = {
+    '': {'mixed_precision': 'no', 'compile': False},
+    'published': {'batch_size': 8, 'mixed_precision': 'bf16', 'compile': True},
+}
+
+
 def task_record(name: str) -> Task:
     """The record of the task `name`; a folder of your own has the defaults of `Task`."""
     return TASKS.get(name, Task())
@@ -185,6 +192,8 @@ class Config(Settings):
         f'{", ".join(TASKS)}, or the name of any folder in data_root',
         pattern=r'(?!\.+$)[^/\\\0]+',
     )
+    preset: Literal['', 'published'] = option(
+        '', "'published': batch_size=8, mixed_precision=bf16 and compile=True, as published")
     data_root: str = option('datasets', 'holds <task>/<set>/im and <task>/<set>/gt')
     training_set: str = option(
         AUTO,
@@ -210,8 +219,10 @@ class Config(Settings):
         'None: always `size`',
     )
     preproc_methods: tuple[Augmentation, ...] = option(
-        ('flip', 'rotate', 'enhance', 'pepper'), "training augmentation; also 'crop'")
-    background_color_synthesis: bool = option(False, 'train on objects over flat colours')
+        AUTO,
+        'training augmentation; default: all but crop, with background_color_synthesis flip alone')
+    background_color_synthesis: bool = option(
+        False, 'train on objects over flat colours; augmentation is then flip alone')
     load_all: bool = option(
         False, 'keep resized pairs in a memory-mapped cache that all ranks of a machine share')
     cache_dir: str = option('', 'where load_all keeps its files; empty: .cache in data_root')
@@ -278,7 +289,11 @@ class Config(Settings):
     base_lr: float = option(AUTO, 'learning rate at batch size 4', minimum=0)
     lr: float = option(AUTO, 'learning rate; default: base_lr * sqrt(batch_size / 4)', minimum=0)
     lr_bb_factor: float = option(1., "the backbone's learning rate as a share of lr", minimum=0)
-    weight_decay: float = option(.01, 'decoupled weight decay', minimum=0)
+    weight_decay: float = option(
+        AUTO,
+        'weight decay: decoupled in AdamW (default .01), L2 in Adam (default 0)',
+        minimum=0,
+    )
     warmup_steps: int = option(
         AUTO, 'optimizer steps over which the learning rate rises from 0', minimum=0)
     lr_schedule: Literal['step', 'cosine'] = option(
@@ -289,8 +304,9 @@ class Config(Settings):
     grad_clip: float = option(0., 'largest norm of the gradient; 0: no clipping', minimum=0)
     ema_decay: float = option(0., 'decay of the EMA of the weights; 0: none', minimum=0)
     mixed_precision: Literal['no', 'bf16', 'fp16'] = option(
-        'no', 'autocast of training and testing')
-    compile: bool = option(False, 'torch.compile of backbone and decoder')
+        AUTO, "autocast of training, validation and test; default: 'no', or the preset's")
+    compile: bool = option(
+        AUTO, "torch.compile of backbone and decoder; default: False, or the preset's")
     grad_checkpointing: bool = option(
         False, 'recompute activations of backbone and decoder blocks: less memory')
     channels_last: bool = option(AUTO, 'memory format of the network')
@@ -306,10 +322,13 @@ class Config(Settings):
     resume: Literal['', 'auto', 'force'] = option(
         '', "'auto': go on from the run's last state; 'force': even if the config has changed")
     ckpt_root: str = option('ckpts', 'runs are saved in <ckpt_root>/<run>')
-    pred_root: str = option('e_preds', 'masks are saved in <pred_root>/<run>--epoch_<N>-reso_<W>x<H>')
+    pred_root: str = option(
+        'e_preds', 'masks are saved in <pred_root>/<run>--epoch_<N>-reso_<W>x<H>')
     save_dir: str = option('e_results', 'scores and tables are saved here')
-    save_last: int = option(AUTO, 'checkpoints are kept within so many last epochs', minimum=1)
-    save_step: int = option(AUTO, 'epochs between checkpoints', minimum=1)
+    save_last: int = option(
+        AUTO, 'checkpoints are kept from epoch `epochs - save_last` on', minimum=1)
+    save_step: int = option(
+        AUTO, 'and there of multiples of this; the last epoch is always kept', minimum=1)
     save_every: str = option(
         '0',
         "also save the state for resuming every so many steps ('200') or minutes ('10min'); "
@@ -337,11 +356,14 @@ class Config(Settings):
 
     def automatic(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Values for the fields left at AUTO: the task's, and what follows from other fields."""
-        defaults = task_defaults(given['task'])
+        defaults = {**task_defaults(given['task']), **PRESETS[given['preset']]}
         settled = {**defaults, **given}
         batch_size = settled['batch_size']
+        only_flips = settled['background_color_synthesis']
         return {
             **defaults,
+            'preproc_methods': ('flip',) if only_flips else ('flip', 'rotate', 'enhance', 'pepper'),
+            'weight_decay': .01 if settled['optimizer'] == 'AdamW' else 0.,
             'freeze_bb': settled['bb'] in DINO,
             'lr': settled['base_lr'] * math.sqrt(batch_size / 4),
             'num_workers': min(batch_size, 8, _cores()),

@@ -52,8 +52,8 @@ class EpochPlan:
 
     Args:
         epochs: how many epochs the run has.
-        save_last: checkpoints are kept within so many last epochs,
-        save_step: and there each so many epochs. The last epoch's is always kept.
+        save_last: checkpoints are kept from epoch `epochs - save_last` on,
+        save_step: and there of multiples of this. The last epoch's is always kept.
         val_step: epochs between validations; 0: none. There is one after the last epoch.
         early_stop: validations without a better one after which the run ends; 0: never.
     """
@@ -66,7 +66,7 @@ class EpochPlan:
 
     def is_checkpoint(self, epoch: int) -> bool:
         """Whether the weights of `epoch` are kept."""
-        is_late = epoch > self.epochs - self.save_last
+        is_late = epoch >= self.epochs - self.save_last
         return epoch == self.epochs or (is_late and epoch % self.save_step == 0)
 
     def is_validation(self, epoch: int) -> bool:

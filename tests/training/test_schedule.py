@@ -36,8 +36,10 @@ def test_rates_rise_over_the_warm_up():
 
 def test_kept_epochs():
     published = EpochPlan(500, save_last=50, save_step=5)
-    assert [e for e in range(1, 501) if published.is_checkpoint(e)] == list(range(455, 501, 5))
-    assert published.num_checkpoints() == 10
+    assert [e for e in range(1, 501) if published.is_checkpoint(e)] == list(range(450, 501, 5))
+    assert published.num_checkpoints() == 11
+    odd = EpochPlan(247, save_last=50, save_step=5)
+    assert [e for e in range(1, 248) if odd.is_checkpoint(e)] == [*range(200, 246, 5), 247]
     short = EpochPlan(7, save_last=50, save_step=5)
     assert [e for e in range(1, 8) if short.is_checkpoint(e)] == [5, 7]
 
