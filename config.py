@@ -235,7 +235,10 @@ class Config(Settings):
     bb: Backbone | str = option(
         AUTO, 'backbone; timm/<name> for any of timm', pattern=r'timm/[\w.\-]+')
     bb_weights: str = option(
-        '', "pretrained backbone: a local file in the official format, or 'hub'; 'none': random")
+        '',
+        "pretrained backbone: a local file in the official format, 'hub', or 'none' for random "
+        'weights; empty: the file of that backbone in weights/ or BIREFNET_HOME',
+    )
     freeze_bb: bool = option(AUTO, 'train only what follows the backbone (default for dino_v3_*)')
     mul_scl_ipt: Literal['', 'add', 'cat'] = option(
         'cat', "image pyramid: the half-size image's features join by 'cat', 'add', or not")
@@ -317,6 +320,11 @@ class Config(Settings):
     # --- Run --------------------------------------------------------------------------------------
     seed: int = option(7, 'seed; each rank adds its number', minimum=0)
     weights: str = option('', 'start from this checkpoint, counting epochs from 1')
+    continue_epochs: bool = option(
+        False,
+        'count on from the epoch in the name of `weights`, as published: epochs=294 after '
+        'epoch_244 trains 50',
+    )
     tile_order: Literal['row', 'column'] = option(
         'row', "of `weights` that do not show it: 'column' before 2024-11; inside it is 'row'")
     resume: Literal['', 'auto', 'force'] = option(

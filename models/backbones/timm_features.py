@@ -117,6 +117,7 @@ def rename_pvt(state: State, net: nn.Module) -> State:
     *PVTS,
     infer=infer_pvt,
     rename_pretrained=rename_pvt,
+    pretrained_files={name: f'{name}.pth' for name in PVTS},
     official_rules=OFFICIAL_PVT,
     official_mark=PVT_MARK,
 )
