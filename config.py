@@ -33,6 +33,7 @@ PVT = typing.get_args(Pvt)
 DINO = typing.get_args(Dino)
 BACKBONES = typing.get_args(Backbone)
 PREPROC_METHODS = typing.get_args(Augmentation)
+USUAL_METHODS = tuple(method for method in PREPROC_METHODS if method != 'crop')
 PIXEL_LOSSES = typing.get_args(PixelLoss)
 
 SQUEEZE_PATTERN = r'(BasicDecBlk|ResBlk|ASPP|ASPPDeformable)_x[1-9]\d*'
@@ -336,7 +337,7 @@ class Config(Settings):
     save_last: int = option(
         AUTO, 'checkpoints are kept from epoch `epochs - save_last` on', minimum=1)
     save_step: int = option(
-        AUTO, 'and there of multiples of this; the last epoch is always kept', minimum=1)
+        AUTO, 'and of those every so many epochs; the last epoch is always kept', minimum=1)
     save_every: str = option(
         '0',
         "also save the state for resuming every so many steps ('200') or minutes ('10min'); "
@@ -370,7 +371,7 @@ class Config(Settings):
         only_flips = settled['background_color_synthesis']
         return {
             **defaults,
-            'preproc_methods': ('flip',) if only_flips else ('flip', 'rotate', 'enhance', 'pepper'),
+            'preproc_methods': ('flip',) if only_flips else USUAL_METHODS,
             'weight_decay': .01 if settled['optimizer'] == 'AdamW' else 0.,
             'freeze_bb': settled['bb'] in DINO,
             'lr': settled['base_lr'] * math.sqrt(batch_size / 4),

@@ -3,6 +3,7 @@
 In COD sizes of images and masks differ: 77 pairs of NC4K do, and pairs of others by a rounding.
 """
 
+import json
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import eval_existingOnes
 import gen_best_ep
 import test as script
 from config import Config
+from evaluation.results import read_sets
 from tests.training.runs import finish, start
 
 SETS = ('TR-COD10K', 'TR-CAMO', 'CHAMELEON', 'NC4K', 'TE-CAMO', 'TE-COD10K')
@@ -20,6 +22,7 @@ IMAGE_SIZE = (64, 48)  # (width, height)
 MASK_SIZE = {'TR-CAMO': (58, 43), 'NC4K': (58, 43), 'TE-CAMO': (72, 54)}
 NETWORK = ('bb=pvt_v2_b0', 'mul_scl_ipt=', 'dec_att=', 'bb_weights=none')
 SMALL = ('size=32', 'epochs=1', 'batch_size=2', 'num_workers=0', 'device=cpu')
+VALIDATED = ('val_step=1', 'validation_set=NC4K', 'mixed_precision=bf16')
 
 
 def write_sets(folder: Path) -> None:
@@ -42,7 +45,7 @@ def test_cod_with_masks_of_other_sizes_ends_in_its_table(tmp_path):
     write_sets(data / 'COD')
     fields = [f'data_root={data}', f'pred_root={masks}', f'save_dir={scores}']
     log = tmp_path / 'log'
-    training = ['--ckpt_dir', str(run), 'task=COD', *NETWORK, *SMALL, *fields]
+    training = ['--ckpt_dir', str(run), 'task=COD', *NETWORK, *SMALL, *VALIDATED, *fields]
     assert finish(start('train', training, log)) == [0], log.read_text()
     assert finish(start('test', ['--ckpt_folder', str(run)], log)) == [0], log.read_text()
 
@@ -56,6 +59,12 @@ def test_cod_with_masks_of_other_sizes_ends_in_its_table(tmp_path):
     table = (scores / 'eval-COD_best_on_sm.txt').read_text()
     cells = [[cell.strip() for cell in row.split('&')][:2] for row in table.splitlines()]
     assert all([name, method] in cells for name in SETS[2:]), table
+
+    # The same weights have the same scores in validation and in the test, to the bit.
+    lines = [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
+    [validation] = [line['validation'] for line in lines if 'validation' in line]
+    [tested] = read_sets(scores, ['NC4K'])['NC4K']['methods']
+    assert tested['scores'] == {name: validation[name] for name in ('sm', 'wfm')}
 
 
 @pytest.mark.parametrize('broken', ['', 'not an image'])
