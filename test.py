@@ -275,7 +275,8 @@ def find_images(cfg: Config) -> dict[str, Images]:
         truths = find_images_in_set(cfg.data_root, cfg.task, name)
         files = [truth for truth in truths.values() if truth]
         sizes = dict(zip(files, check_images(files), strict=True))
-        found[name] = {image: truth and sizes[truth] for image, truth in truths.items()}
+        found[name] = {
+            image: sizes[truth] if truth else None for image, truth in truths.items()}
     return found
 
 
