@@ -150,32 +150,6 @@ DINOS = {
         'vit_huge_plus_patch16_dinov3', (7, 15, 23, 31), 1280, True, 'vith16plus'),
     'dino_v3_7b': Dino('vit_7b_patch16_dinov3', (9, 19, 29, 39), 4096, True, 'vit7b16'),
 }
-# Names in the authors' files -> timm's.
-OFFICIAL_DINO = KeyRules.parse(parts='''
-    storage_tokens -> reg_token
-    ls1.gamma      -> gamma_1
-    ls2.gamma      -> gamma_2
-    mlp.w1         -> mlp.fc1_g
-    mlp.w2         -> mlp.fc1_x
-    mlp.w3         -> mlp.fc2
-''')
-# Names in files of transformers -> timm's. Queries, keys and values are joined besides, and up_proj
-# is all of fc1 where there is no gate.
-TRANSFORMERS_DINO = KeyRules.parse(prefixes='''
-    embeddings.patch_embeddings -> patch_embed.proj
-    model.layer                 -> blocks
-    layer                       -> blocks
-''', parts='''
-    embeddings.cls_token       -> cls_token
-    embeddings.register_tokens -> reg_token
-    layer_scale1.lambda1       -> gamma_1
-    layer_scale2.lambda1       -> gamma_2
-    attention.o_proj           -> attn.proj
-    attention.qkv              -> attn.qkv
-    mlp.gate_proj              -> mlp.fc1_g
-    mlp.up_proj                -> mlp.fc1_x
-    mlp.down_proj              -> mlp.fc2
-''')
 
 
 def infer_dino(shapes: Shapes) -> str:
@@ -189,41 +163,14 @@ def infer_dino(shapes: Shapes) -> str:
     return ''
 
 
-def rename_dino(state: State, net: nn.Module) -> State:
-    """timm's names for those in the authors' files, in those of transformers, or timm's.
-
-    timm's network has no biases of queries, keys and values, as in its own copies of the weights.
-    """
-    if 'embeddings.cls_token' in state:
-        joined = _join_attention(state)
-        state = {TRANSFORMERS_DINO.rename(key): value for key, value in joined.items()}
-        if not any('fc1_g' in key for key in state):
-            state = {key.replace('fc1_x', 'fc1'): value for key, value in state.items()}
-    elif 'storage_tokens' in state:
-        state = {OFFICIAL_DINO.rename(key): value for key, value in state.items()}
-    return rename_timm(state, net)
-
-
-def _join_attention(state: State) -> State:
-    """A state of transformers with one matrix for the queries, keys and values of each block."""
-    joined = {}
-    for key, value in state.items():
-        if key.endswith('.q_proj.weight'):
-            matrices = [state[key.replace('.q_proj.', f'.{part}_proj.')] for part in 'qkv']
-            joined[key.replace('.q_proj.', '.qkv.')] = torch.cat(matrices)
-        else:
-            joined[key] = value
-    return joined
-
-
 @register_backbones(
     *DINOS,
     infer=infer_dino,
-    rename_pretrained=rename_dino,
-    pretrained_files={
-        name: f'dinov3_{dino.official_name}_pretrain*.pth' for name, dino in DINOS.items()},
+    rename_pretrained=rename_timm,
     frozen=True,
     for_transformers=False,
+    pretrained_files={
+        name: f'dinov3_{dino.official_name}_pretrain*.pth' for name, dino in DINOS.items()},
 )
 def build_dino(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """DINOv3: the features of four blocks, all at stride 16, without a further norm."""

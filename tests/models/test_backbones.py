@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 import torchvision
-import transformers
 from torch import nn
 
 import config
@@ -21,7 +20,7 @@ from models.backbones import (
     register_backbones,
 )
 from models.backbones.swin import build_swin
-from models.backbones.timm_features import DINOS, OFFICIAL_PVT
+from models.backbones.timm_features import OFFICIAL_PVT
 from models.checkpoints.pretrained import load_backbone
 from tests.models.small import image
 
@@ -254,59 +253,6 @@ def test_timm_dino(tmp_path):
     net = backbone.net
     load_backbone(backbone, tmp_path / 'dino.pth')
     assert_equal(net, {key: source[key.removeprefix('model.')] for key in net.state_dict()})
-
-
-def official_dino(source: dict) -> dict:
-    """timm's weights under the names of DINOv3's authors, with what they have besides."""
-    names = {'reg_token': 'storage_tokens', 'gamma_1': 'ls1.gamma', 'gamma_2': 'ls2.gamma',
-             'mlp.fc1_g': 'mlp.w1', 'mlp.fc1_x': 'mlp.w2'}
-    is_gated = any('fc1_g' in key for key in source)
-    if is_gated:
-        names['mlp.fc2'] = 'mlp.w3'
-    state = {'mask_token': torch.zeros(1), 'rope_embed.periods': torch.zeros(1),
-             'blocks.0.attn.qkv.bias_mask': torch.zeros(1)}
-    for key, value in source.items():
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
-        state[key] = value
-    return state
-
-
-@pytest.mark.parametrize('bb', ['dino_v3_s', 'dino_v3_s_plus'])
-def test_dino_of_its_authors(bb, tmp_path):
-    source = timm.create_model(DINOS[bb].timm_name).state_dict()
-    torch.save(official_dino(source), tmp_path / 'dino.pth')
-    backbone = build_backbone(bb)
-    load_backbone(backbone, tmp_path / 'dino.pth')
-    own = backbone.net.state_dict()
-    assert_equal(backbone.net, {key: source[key.removeprefix('model.')] for key in own})
-
-
-@pytest.mark.parametrize('bb', ['dino_v3_s', 'dino_v3_s_plus'])
-def test_dino_of_transformers_gives_the_same_maps(bb, tmp_path):
-    dino = DINOS[bb]
-    settings = transformers.DINOv3ViTConfig(
-        num_register_tokens=4, use_gated_mlp=dino.gated, query_bias=False, value_bias=False,
-        hidden_act='silu' if dino.gated else 'gelu')
-    torch.manual_seed(0)
-    theirs = transformers.DINOv3ViTModel(settings).eval()
-    theirs.save_pretrained(tmp_path)
-    backbone = build_backbone(bb).eval()
-    load_backbone(backbone, tmp_path / 'model.safetensors')
-
-    outputs = []
-    blocks = [module for module in theirs.modules() if type(module).__name__ == 'DINOv3ViTLayer']
-    for block in blocks:
-        block.register_forward_hook(lambda _, inputs, output: outputs.append(output))
-    images = torch.rand(1, 3, 64, 96)
-    with torch.no_grad():
-        found = backbone(images)
-        theirs(images)
-    first_patch = 1 + settings.num_register_tokens
-    for block, output in zip(dino.blocks, found, strict=True):
-        tokens = outputs[block].view(1, -1, dino.width)
-        expected = tokens[:, first_patch:].mT.unflatten(2, (4, 6))
-        torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', [
