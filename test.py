@@ -280,11 +280,17 @@ def find_images(cfg: Config) -> dict[str, Images]:
     return found
 
 
-def build_predictor(model: BiRefNet, mixed_precision: str, device: torch.device) -> Predictor:
-    """Runs the network as validation does, so that a checkpoint has the same scores in both."""
-    dtype = AUTOCAST[mixed_precision]
+def build_predictor(model: BiRefNet, cfg: Config, device: torch.device) -> Predictor:
+    """Runs the network as validation does, so that a checkpoint has the same scores in both.
+
+    In float32 it is rearranged, which changes nothing but roundings. Mixed precision rounds so
+    coarsely that its steps have to be the same, down to the order of the pixels.
+    """
+    dtype = AUTOCAST[cfg.mixed_precision]
     if dtype is None:
         return Predictor(optimize(model), device)
+    if cfg.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def network(images: Tensor) -> list[Tensor]:
         with torch.autocast(device.type, dtype):
@@ -350,7 +356,7 @@ def write_masks(source: Source, options: argparse.Namespace, world: World) -> No
     cfg = run_config(source, options.overrides)
     architecture = given_architecture(cfg, options.overrides)
     model = load_model(source.file, world.device, **architecture)
-    predictor = build_predictor(model, cfg.mixed_precision, world.device)
+    predictor = build_predictor(model, cfg, world.device)
     images = find_images(cfg)
     for resolution in options.resolution:
         target = Target.of(source.file, cfg, resolution)

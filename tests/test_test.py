@@ -92,17 +92,22 @@ def test_masks_have_the_size_of_the_ground_truth(setting, tmp_path):
     assert shapes == [(43, 50), (48, 56)]
 
 
-@pytest.mark.parametrize('precision', ['no', 'bf16'])
-def test_validation_and_test_compute_alike(setting, precision):
+@pytest.mark.parametrize(('precision', 'channels_last'), [
+    ('no', False), ('bf16', False), ('bf16', True)])
+def test_validation_and_test_compute_alike(setting, precision, channels_last):
     data, run = setting
-    model = load_model(run / 'epoch_12.pth')
     image = cv2.resize(read_image(data / 'Tiny' / 'TE-Tiny' / 'im' / '1.png'), (64, 32))
+    model = load_model(run / 'epoch_12.pth')
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
     is_mixed = precision == 'bf16'
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=is_mixed):
         logits = model(normalize(to_tensor(image)[None]))[-1]
     validated = logits.float().sigmoid()[0, 0].numpy()
 
-    predictor = script.build_predictor(model, precision, torch.device('cpu'))
+    cfg = Config(mixed_precision=precision, channels_last=channels_last)
+    model = load_model(run / 'epoch_12.pth')
+    predictor = script.build_predictor(model, cfg, torch.device('cpu'))
     tested = predictor([image])[0]
     # In float32 the network is rearranged: equal to rounding. Mixed precision rounds coarsely,
     # so that only equal steps give equal masks.
