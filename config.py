@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import published
 from fields import AUTO, ConfigError, Settings, option, rule_of, type_hints
 
 Swin = Literal['swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l']
@@ -179,6 +180,8 @@ def task_record(name: str) -> Task:
 class Config(Settings):
     """All options of a run, frozen. Raises `ConfigError`, which names every offending field."""
 
+    foreign_names = published.FIELDS
+
     # --- Task and data ----------------------------------------------------------------------------
     task: str = option(
         'DIS5K',
@@ -260,7 +263,10 @@ class Config(Settings):
 
     # --- Losses -----------------------------------------------------------------------------------
     lambdas_pix_last: dict[PixelLoss, float] = option(
-        AUTO, 'weights of the pixel losses; a loss not named is off')
+        AUTO,
+        'weights of the pixel losses; a loss not named is off',
+        refused=published.REFUSED_VALUES['lambdas_pix_last'],
+    )
     lambda_gdt: float = option(1., 'weight of the edge loss of the outward reference', minimum=0)
     lambda_cls: float = option(5., 'weight of the class loss', minimum=0)
     lambda_adv_g: float = option(
@@ -289,7 +295,10 @@ class Config(Settings):
     grad_clip: float = option(0., 'largest norm of the gradient; 0: no clipping', minimum=0)
     ema_decay: float = option(0., 'decay of the EMA of the weights; 0: none', minimum=0)
     mixed_precision: Literal['no', 'bf16', 'fp16'] = option(
-        'no', 'autocast of training and testing')
+        'no',
+        'autocast of training and testing',
+        refused=published.REFUSED_VALUES['mixed_precision'],
+    )
     compile: bool = option(False, 'torch.compile of backbone and decoder')
     grad_checkpointing: bool = option(
         False, 'recompute activations of backbone and decoder blocks: less memory')
