@@ -10,8 +10,8 @@ from typing import Any
 
 from fields import ConfigError, ForeignName
 
-ONE_CHECKPOINT = ('weights is the one checkpoint to start from; the file of a pretrained backbone '
-                  'is bb_weights=FILE')
+ONE_CHECKPOINT = ('the one checkpoint to start from; the file of a pretrained backbone is '
+                  'bb_weights=FILE')
 
 
 # --- Values ---------------------------------------------------------------------------------------
@@ -100,15 +100,3 @@ REFUSED_VALUES: dict[str, dict[str, str]] = {
                    'leave it out',
     },
 }
-
-
-def describe(name: str) -> str:
-    """What stands for a published field here: a line of Markdown."""
-    foreign = FIELDS[name]
-    if foreign.field:
-        here = f'`{foreign.field}`'
-        return f'{here}: {foreign.note}' if foreign.note else here
-    if foreign.only is not None:
-        value = foreign.only or "''"
-        return f'always `{value}`: {foreign.note}'
-    return f'none: {foreign.note}'
