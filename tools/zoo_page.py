@@ -14,19 +14,21 @@ HEADER = """# Which weights?
 
 <!-- Written by `python -m tools.zoo_page` from models/zoo.toml: change it there. -->
 
-`-m NAME` and `load_model('NAME')` take these names; [Deployment](deployment.md#published-weights-by-name)
-says where files are searched for. `python export.py zoo` prints this table, `python export.py zoo NAME` all
-facts of one entry, `--json` the same for programs.
+`-m NAME` and `load_model('NAME')` take these names;
+[Deployment](deployment.md#published-weights-by-name) says where files are searched for.
+`python export.py zoo` prints this table, `python export.py zoo NAME` all facts of one entry, and
+`--json` the same for programs.
 
-- Start with **general**; **lite** where it is too slow, **hr** or **dynamic** where fine structures of
-  large pictures are lost.
+- Start with **general**; take **lite** where it is too slow, **hr** or **dynamic** where fine
+  structures of large pictures are lost.
 - For soft edges, such as hair, fur and glass: **matting**, or **hr-matting** for large pictures.
 - For scores that compare with the paper's: **dis5k**, **hrsod**, **cod**.
 
-Which of them is best on your own pictures, a look tells: [compare them](predict.md#comparing-weights).
+Which of them is best on your own pictures, a look tells:
+[compare them](predict.md#comparing-weights).
 
-NC: non-commercial use only. ?: not checked against its source. The licence of weights is one thing, the
-terms of the sets that they were trained on another: read both before you sell results.
+NC: non-commercial use only. ?: not checked against its source. The licence of weights is one thing,
+the terms of the sets that they were trained on another: read both before you sell results.
 
 """
 
