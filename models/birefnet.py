@@ -3,7 +3,8 @@
 Zheng et al., arXiv 2401.03407.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -59,6 +60,9 @@ class BiRefNet(nn.Module):
     Raises:
         ValueError: pretrained weights are asked for, which need a file.
     """
+
+    # The publication's name of `models.load_model`, which sets it: this module knows no files.
+    from_pretrained: ClassVar[Callable[..., 'BiRefNet']]
 
     def __init__(
         self,

@@ -176,6 +176,9 @@ def load_model(
     return model.to(device).eval()
 
 
+BiRefNet.from_pretrained = staticmethod(load_model)
+
+
 def _with_official_names(state: State, bb: str) -> State:
     """A state dict in the official layout from one in that or in our names.
 

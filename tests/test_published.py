@@ -1,5 +1,7 @@
 """Scripts and Python written for the published code."""
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ import test as test_script
 import train
 from config import Config
 from inference.edges import estimate_foreground
-from models import build_birefnet, convert_tile_order
+from models import build_birefnet, convert_tile_order, save_checkpoint
 from models.birefnet import BiRefNet
 from models.checkpoints.names import to_official
 from tests.models.small import build, output
@@ -63,6 +65,26 @@ def test_the_network_without_arguments_is_the_published_one():
         expected = build_birefnet(Config()).state_dict()
     assert {key: value.shape for key, value in found.items()} == {
         key: value.shape for key, value in expected.items()}
+
+
+def test_from_pretrained_loads_files_and_folders(tmp_path):
+    model = build(dec_att='', mul_scl_ipt='')
+    save_checkpoint(model, tmp_path / 'model.safetensors')
+    assert torch.equal(output(BiRefNet.from_pretrained(tmp_path)), output(model))
+    with pytest.raises(ValueError, match='did you mean general'):
+        BiRefNet.from_pretrained('generel')
+
+
+def test_names_in_the_table_of_python_exist():
+    """Those that stand in place of a published one."""
+    text = (ROOT / 'docs/published.md').read_text(encoding='utf-8')
+    table = text.partition('## Python')[2].partition('This runs')[0]
+    here = [row.split('|')[2] for row in table.splitlines() if row.startswith('| `')]
+    names = set(re.findall(r'`([a-z_]+(?:\.\w+)+)\b', ' '.join(here))) - {'export.py'}
+    assert len(names) >= 8
+    for name in names:
+        module, _, attribute = name.rpartition('.')
+        assert hasattr(importlib.import_module(module), attribute), name
 
 
 def test_pretrained_weights_need_a_file():
