@@ -610,10 +610,14 @@ def _metadata_for(
     return image._replace(exif=None), [note]
 
 
+def _source_name(source: Path | bytes) -> str:
+    return 'image data' if isinstance(source, bytes) else str(source)
+
+
 def _report(outcome: Outcome) -> list[str]:
     """Says why an image failed, or what its result lacks."""
     source = outcome.item.source
-    name = 'image data' if isinstance(source, bytes) else str(source)
+    name = _source_name(source)
     if outcome.error is not None:
         return [_failure(name, outcome.error)]
     notes = list(outcome.value)
@@ -855,7 +859,7 @@ def run_comparison(
         ValueError: an argument is wrong, or a network is not to be had; before any work.
     """
     target = comparison_target(source, output)
-    sources = [job.source for job in find_jobs(source, None if source != '-' else '-', '.png')]
+    sources = [job.source for job in find_jobs(source, None, '.png')]
     if not sources:
         raise ValueError(f'{source}: holds no images')
     problems = [*_missing_models(models), *_folder_problems([target])]
@@ -863,21 +867,18 @@ def run_comparison(
         raise ValueError('\n  '.join(problems))
     device = choose_device(network_options.device)
 
+    def load(model: str) -> tuple[Predictor, SizeRule]:
+        return load_network(replace(network_options, model=model))
+
     start = time.perf_counter()
     images = [partial(decode_image, item, options.max_pixels) for item in sources]
-    names = ['image data' if isinstance(item, bytes) else str(item) for item in sources]
     entries = []
-    for entry in compare(
-            models,
-            images,
-            lambda name: load_network(replace(network_options, model=name)),
-            style,
-            device,
-            options.box,
-    ):
+    for entry in compare(models, images, load, style, device, options.box):
         entries.append(entry)
         if entry.seconds is not None:
             _warn(f'{entry.name}: {entry.seconds:.2f} s an image')
+
+    names = [_source_name(item) for item in sources]
     page = render_page(names, show_images(images), entries)
     write_bytes(target, page.encode())
     _warn(f'{target}: {len(names)} images by {len(entries)} networks')
@@ -889,8 +890,8 @@ def run_comparison(
                 failures.append(f'{entry.name}: {name}: {picture.problem}')
     for line in failures:
         _warn(line)
-    count = len(entries) * len(names)
-    return Summary(count, 0, failures, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Summary(len(entries) * len(names), 0, failures, seconds)
 
 
 def _missing_models(models: list[str]) -> Iterator[str]:

@@ -176,6 +176,7 @@ def load_model(
     return model.to(device).eval()
 
 
+# The publication's name of it.
 BiRefNet.from_pretrained = staticmethod(load_model)
 
 

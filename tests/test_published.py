@@ -122,3 +122,11 @@ def test_refine_foreground_is_that_of_the_command():
     assert np.array_equal(np.asarray(refined), estimate_foreground(photo, mask))
     with pytest.raises(ValueError, match='90'):
         image_proc.refine_foreground(Image.fromarray(photo), Image.fromarray(mask), r=30)
+
+
+def test_a_state_dict_without_values_loads():
+    """As code does that builds on the meta device first."""
+    with torch.device('meta'):
+        model = build_birefnet(Config(bb='pvt_v2_b0'))
+        official = to_official(model.state_dict(), 'pvt_v2_b0')
+        assert not model.load_state_dict(official, assign=True).missing_keys

@@ -82,7 +82,9 @@ def read_tile_order(state: Mapping[str, Tensor]) -> TileEvidence:
     # One figure for each level and each order.
     row, column, channels = [], [], []
     for weight in tile_weights(state).values():
-        filters = _standardized(weight)
+        if weight.is_meta:
+            continue
+        filters = _standardized(weight.cpu())
         row_contrast = _row_contrast(filters)
         column_contrast = _column_contrast(filters)
         row.append(_deviations(row_contrast))
