@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import published
 from fields import AUTO, ConfigError, Settings, option, rule_of, type_hints
 
 Swin = Literal['swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l']
@@ -187,6 +188,8 @@ def task_record(name: str) -> Task:
 class Config(Settings):
     """All options of a run, frozen. Raises `ConfigError`, which names every offending field."""
 
+    foreign_names = published.FIELDS
+
     # --- Task and data ----------------------------------------------------------------------------
     task: str = option(
         'DIS5K',
@@ -275,7 +278,10 @@ class Config(Settings):
 
     # --- Losses -----------------------------------------------------------------------------------
     lambdas_pix_last: dict[PixelLoss, float] = option(
-        AUTO, 'weights of the pixel losses; a loss not named is off')
+        AUTO,
+        'weights of the pixel losses; a loss not named is off',
+        refused=published.REFUSED_VALUES['lambdas_pix_last'],
+    )
     lambda_gdt: float = option(1., 'weight of the edge loss of the outward reference', minimum=0)
     lambda_cls: float = option(5., 'weight of the class loss', minimum=0)
     lambda_adv_g: float = option(
@@ -308,7 +314,10 @@ class Config(Settings):
     grad_clip: float = option(0., 'largest norm of the gradient; 0: no clipping', minimum=0)
     ema_decay: float = option(0., 'decay of the EMA of the weights; 0: none', minimum=0)
     mixed_precision: Literal['no', 'bf16', 'fp16'] = option(
-        AUTO, "autocast of training, validation and test; default: 'no', or the preset's")
+        AUTO,
+        "autocast of training, validation and test; default: 'no', or the preset's",
+        refused=published.REFUSED_VALUES['mixed_precision'],
+    )
     compile: bool = option(
         AUTO, "torch.compile of backbone and decoder; default: False, or the preset's")
     grad_checkpointing: bool = option(

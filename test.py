@@ -54,6 +54,8 @@ LOCK = '.lock'
 VERSION = 2
 # Names of checkpoints that do not tell one run from another. The folder's name does.
 GENERIC_NAMES = r'epoch_\d+|best|last(\.previous)?|model|pytorch_model|checkpoint|weights'
+# Values of --resolution for the run's own size. The last two are the publication's.
+RUN_SIZE = ('config', '', 'config.size', 'default')
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -73,6 +75,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--resolution', nargs='*', default=['config'], metavar='WxH',
         help="input sizes: WxH, 'native' (each image's own), 'config' (the run's; default)")
     add('--testsets', metavar='A+B', help='the same as testsets=A+B')
+    add('--local-rank', '--local_rank', help=argparse.SUPPRESS)  # launchers pass it
     options = parser.parse_intermixed_args(arguments)
 
     # Overrides may follow the resolutions.
@@ -122,7 +125,7 @@ def parse_resolution(text: str, cfg: Config) -> str:
 
     Raises ValueError if the network does not take that size.
     """
-    if text in ('config', ''):
+    if text in RUN_SIZE:
         width, height = cfg.size
         text = f'{width}x{height}'
     resolution = 'native' if text == 'None' else text

@@ -80,8 +80,10 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
     add('--resume', nargs='?', const='auto', default='', metavar='FILE',
         help='without FILE the same as resume=auto, with FILE the same as weights=FILE '
              'continue_epochs=true')
-    # Scripts written for the published code pass them. Whether a run is distributed, torchrun says.
-    add('--dist', '--use_accelerate', nargs='?', help=argparse.SUPPRESS)
+    # Scripts for the published code and launchers pass them. Whether a run is distributed,
+    # torchrun says.
+    add('--dist', '--use_accelerate', '--local-rank', '--local_rank', nargs='?',
+        help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
 
     overrides = list(options.overrides)

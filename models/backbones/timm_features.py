@@ -1,6 +1,7 @@
 """Backbones from timm: PVTv2, DINOv3, and any other model with maps at strides 4, 8, 16, 32."""
 
 import difflib
+import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from models.backbones.registry import (
 )
 from models.checkpoints.rules import KeyRules
 from models.modules.norm import allow_any_batch
+
+logger = logging.getLogger(__name__)
 
 STRIDES = (4, 8, 16, 32)
 
@@ -163,10 +166,89 @@ def infer_dino(shapes: Shapes) -> str:
     return ''
 
 
+# Names in the authors' files and in Hugging Face's -> timm's.
+PRETRAINED_DINO = KeyRules.parse(parts='''
+    storage_tokens              -> reg_token
+    ls1.gamma                   -> gamma_1
+    ls2.gamma                   -> gamma_2
+    mlp.w1                      -> mlp.fc1_g
+    mlp.w2                      -> mlp.fc1_x
+    mlp.w3                      -> mlp.fc2
+
+    embeddings.cls_token        -> cls_token
+    embeddings.register_tokens  -> reg_token
+    embeddings.patch_embeddings -> patch_embed.proj
+    layer                       -> blocks
+    attention                   -> attn
+    attn.o_proj                 -> attn.proj
+    layer_scale1.lambda1        -> gamma_1
+    layer_scale2.lambda1        -> gamma_2
+    mlp.gate_proj               -> mlp.fc1_g
+    mlp.up_proj                 -> mlp.fc1_x
+    mlp.down_proj               -> mlp.fc2
+''')
+PROJECTIONS = ('q_proj', 'k_proj', 'v_proj')
+
+
+def rename_dino(state: State, net: nn.Module) -> State:
+    """timm's names for those in the authors' files, Hugging Face's or timm's."""
+    renamed = {}
+    for key, value in state.items():
+        renamed[PRETRAINED_DINO.rename(key.removeprefix('model.'))] = value
+    renamed = _join_projections(renamed)
+
+    # Without a gate, the first layer of an MLP has another name.
+    if not any('.mlp.fc1_g.' in key for key in renamed):
+        renamed = {key.replace('.mlp.fc1_x.', '.mlp.fc1.'): renamed[key] for key in renamed}
+    _report_lost_biases(renamed, net)
+    return rename_timm(renamed, net)
+
+
+def _join_projections(state: State) -> State:
+    """One matrix for queries, keys and values, and one bias, where a file has three of them.
+
+    A bias that the file leaves out, as that of the keys, is 0.
+    """
+    joined = dict(state)
+    for key in state:
+        attention, found, _ = key.partition('q_proj.weight')
+        names = [f'{attention}{name}' for name in PROJECTIONS]
+        if not found or any(f'{name}.weight' not in state for name in names):
+            continue
+        weights = []
+        biases = []
+        for name in names:
+            weight = joined.pop(f'{name}.weight')
+            no_bias = weight.new_zeros(len(weight))
+            weights.append(weight)
+            biases.append(joined.pop(f'{name}.bias', no_bias))
+        joined[f'{attention}qkv.weight'] = torch.cat(weights)
+        joined[f'{attention}qkv.bias'] = torch.cat(biases)
+    return joined
+
+
+def _report_lost_biases(state: State, net: nn.Module) -> None:
+    """Warns of biases that the network does not have. In most of the authors' files they are 0."""
+    own = net.state_dict()
+    lost: list[Tensor] = []
+    for key, bias in state.items():
+        if f'model.{key}' in own:
+            continue
+        if key.endswith('attn.qkv.bias'):
+            queries, _, values = bias.chunk(3)  # that of the keys is masked
+            lost += [queries, values]
+        elif key.endswith(('attn.q_bias', 'attn.v_bias')):
+            lost.append(bias)
+    largest = max((bias.abs().max().item() for bias in lost), default=0.)
+    if largest:
+        logger.warning('biases of queries and values, up to %.2g, are left out: the network of '
+                       'this name has none', largest)
+
+
 @register_backbones(
     *DINOS,
     infer=infer_dino,
-    rename_pretrained=rename_timm,
+    rename_pretrained=rename_dino,
     frozen=True,
     for_transformers=False,
     pretrained_files={
