@@ -43,7 +43,7 @@ def test_the_package_is_imported_and_the_script_runs():
 
 @pytest.mark.parametrize('text', ['config', 'config.size', 'default', ''])
 def test_words_for_the_size_of_the_run(text):
-    assert test_script.parse_resolution(text, Config(size=(96, 64))) == ('96x64', '')
+    assert test_script.parse_resolution(text, Config(size=(96, 64))) == '96x64'
 
 
 def test_options_of_launchers_and_scripts():
