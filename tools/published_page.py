@@ -17,6 +17,7 @@ def describe(name: str) -> str:
     """What stands for a published field here, in Markdown."""
     foreign = FIELDS[name]
     note = html.escape(foreign.note, quote=False).replace('*', '\\*')
+    note = note.replace('{', '&#123;')  # which would begin attributes
     if foreign.field:
         return f'`{foreign.field}`: {note}' if note else f'`{foreign.field}`'
     if foreign.only is not None:

@@ -2,7 +2,7 @@
 
 import argparse
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from exporting.catalogue import COLUMNS, facts, row
@@ -38,14 +38,19 @@ def render() -> str:
     entries = zoo.zoo().values()
     rows = []
     for entry in entries:
-        name, *others = row(entry)
+        name, *others = without_backbone(row(entry))
         rows.append([f'[`{name}`](#{anchor(name)})', *map(escaped, others)])
-    parts = [HEADER, table(COLUMNS, rows)]
+    parts = [HEADER, table(without_backbone(COLUMNS), rows)]
     for entry in entries:
         parts.append(f'\n## {entry.name} {{ #{anchor(entry.name)} }}\n\n')
         for name, text in facts(entry).items():
             parts.append(f'- {name}: {escaped(text)}\n')
     return ''.join(parts)
+
+
+def without_backbone(cells: Sequence[str]) -> list[str]:
+    """A row of the page, which is narrower than a terminal; the sections name the backbones."""
+    return [cell for cell, title in zip(cells, COLUMNS, strict=True) if title != 'backbone']
 
 
 def anchor(name: str) -> str:
