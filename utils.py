@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +60,20 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
         if is_image and not is_hidden and path.is_file():
             found.append(path)
     return sorted(found)
+
+
+def check_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops `module.` and `_orig_mod.`, repeated and in any order, wherever wrappers put them.
+
+    With them goes the counter that torch's AveragedModel puts beside a network. The name is the
+    publication's.
+    """
+    wrappers = re.compile(r'(?<![^.])(module\.|_orig_mod\.)+')
+    stripped = {}
+    for key, value in state.items():
+        if key != 'n_averaged':
+            stripped[wrappers.sub('', key)] = value
+    return stripped
 
 
 # --- Writing files --------------------------------------------------------------------------------

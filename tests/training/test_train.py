@@ -117,6 +117,18 @@ def test_a_run_is_not_overwritten(whole, data):
     assert outcome(whole) == before
 
 
+def test_a_run_counts_on_from_other_weights(whole, data, tmp_path):
+    codes, output = run(data, tmp_path / 'more', '--resume', str(whole / 'epoch_3.pth'),
+                        '--epochs', '5')
+    assert codes == [0], output
+    assert 'epochs 4 to 5 are trained' in output
+    assert {path.name for path in (tmp_path / 'more').glob('*.pth')} == {'epoch_4.pth',
+                                                                        'epoch_5.pth'}
+    steps = [line for line in read_log(tmp_path / 'more') if 'batch' in line]
+    assert [(line['epoch'], line['step']) for line in steps] == [
+        (4, 1), (4, 2), (4, 3), (5, 4), (5, 5), (5, 6)]
+
+
 def test_a_complete_run_resumes_to_nothing(whole, data):
     before = outcome(whole)
     assert run(data, whole, 'resume=auto')[0] == [0]
