@@ -53,6 +53,8 @@ datasets/Demo/.complete: demo/make_data.py demo/render.py demo/shapes.py | .venv
 .PHONY: docs
 docs: .venv/requirements-dev
 	$(BIN)/python -m tools.config_page
+	$(BIN)/python -m tools.published_page
+	$(BIN)/python -m tools.zoo_page
 	$(BIN)/python -m tools.architecture
 	$(BIN)/python -m mkdocs build --strict
 

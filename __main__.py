@@ -13,6 +13,7 @@ COMMANDS = {
     'test': ('test', "writes masks of a run's checkpoints over its test sets"),
     'eval': ('eval_existingOnes', 'scores masks against their ground truth'),
     'best': ('gen_best_ep', 'chooses the best checkpoint by its scores'),
+    'paper': ('paper', 'makes tables and figures of a paper from the scores'),
     'predict': ('predict', 'segments images and videos'),
     'export': ('export', 'writes networks for ONNX Runtime, torch.export and transformers'),
     'app': ('app', 'serves a web page that segments images and videos'),

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import published
 from fields import AUTO, ConfigError, Settings, option, rule_of, type_hints
 
 Swin = Literal['swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l']
@@ -37,6 +38,7 @@ PVT = typing.get_args(Pvt)
 DINO = typing.get_args(Dino)
 BACKBONES = typing.get_args(Backbone)
 PREPROC_METHODS = typing.get_args(Augmentation)
+USUAL_METHODS = tuple(method for method in PREPROC_METHODS if method != 'crop')
 PIXEL_LOSSES = typing.get_args(PixelLoss)
 
 SQUEEZE_PATTERN = r'(BasicDecBlk|ResBlk|ASPP|ASPPDeformable)_x[1-9]\d*'
@@ -171,6 +173,13 @@ TASKS: dict[str, Task] = {
 }
 
 
+# Fields that a preset sets, over the task's.
+PRESETS: dict[str, dict[str, Any]] = {
+    '': {'mixed_precision': 'no', 'compile': False},
+    'published': {'batch_size': 8, 'mixed_precision': 'bf16', 'compile': True},
+}
+
+
 def task_record(name: str) -> Task:
     """The record of the task `name`; a folder of your own has the defaults of `Task`."""
     return TASKS.get(name, Task())
@@ -183,12 +192,16 @@ def task_record(name: str) -> Task:
 class Config(Settings):
     """All options of a run, frozen. Raises `ConfigError`, which names every offending field."""
 
+    foreign_names = published.FIELDS
+
     # --- Task and data ----------------------------------------------------------------------------
     task: str = option(
         'DIS5K',
         f'{", ".join(TASKS)}, or the name of any folder in data_root',
         pattern=r'(?!\.+$)[^/\\\0]+',
     )
+    preset: Literal['', 'published'] = option(
+        '', "'published': batch_size=8, mixed_precision=bf16 and compile=True, as published")
     data_root: str = option('datasets', 'holds <task>/<set>/im and <task>/<set>/gt')
     training_set: str = option(
         AUTO,
@@ -214,8 +227,10 @@ class Config(Settings):
         'None: always `size`',
     )
     preproc_methods: tuple[Augmentation, ...] = option(
-        ('flip', 'rotate', 'enhance', 'pepper'), "training augmentation; also 'crop'")
-    background_color_synthesis: bool = option(False, 'train on objects over flat colours')
+        AUTO,
+        'training augmentation; default: all but crop, with background_color_synthesis flip alone')
+    background_color_synthesis: bool = option(
+        False, 'train on objects over flat colours; augmentation is then flip alone')
     load_all: bool = option(
         False, 'keep resized pairs in a memory-mapped cache that all ranks of a machine share')
     cache_dir: str = option('', 'where load_all keeps its files; empty: .cache in data_root')
@@ -228,7 +243,10 @@ class Config(Settings):
     bb: Backbone | str = option(
         AUTO, 'backbone; timm/<name> for any of timm', pattern=r'timm/[\w.\-]+')
     bb_weights: str = option(
-        '', "pretrained backbone: a local file in the official format, or 'hub'; 'none': random")
+        '',
+        "pretrained backbone: a local file in the official format, 'hub', or 'none' for random "
+        'weights; empty: the file of that backbone in weights/ or BIREFNET_HOME',
+    )
     freeze_bb: bool = option(AUTO, 'train only what follows the backbone (default for dino_v3_*)')
     mul_scl_ipt: Literal['', 'add', 'cat'] = option(
         'cat', "image pyramid: the half-size image's features join by 'cat', 'add', or not")
@@ -264,7 +282,10 @@ class Config(Settings):
 
     # --- Losses -----------------------------------------------------------------------------------
     lambdas_pix_last: dict[PixelLoss, float] = option(
-        AUTO, 'weights of the pixel losses; a loss not named is off')
+        AUTO,
+        'weights of the pixel losses; a loss not named is off',
+        refused=published.REFUSED_VALUES['lambdas_pix_last'],
+    )
     lambda_gdt: float = option(1., 'weight of the edge loss of the outward reference', minimum=0)
     lambda_cls: float = option(5., 'weight of the class loss', minimum=0)
     lambda_adv_g: float = option(
@@ -282,7 +303,11 @@ class Config(Settings):
     base_lr: float = option(AUTO, 'learning rate at batch size 4', minimum=0)
     lr: float = option(AUTO, 'learning rate; default: base_lr * sqrt(batch_size / 4)', minimum=0)
     lr_bb_factor: float = option(1., "the backbone's learning rate as a share of lr", minimum=0)
-    weight_decay: float = option(.01, 'decoupled weight decay', minimum=0)
+    weight_decay: float = option(
+        AUTO,
+        'weight decay: decoupled in AdamW (default .01), L2 in Adam (default 0)',
+        minimum=0,
+    )
     warmup_steps: int = option(
         AUTO, 'optimizer steps over which the learning rate rises from 0', minimum=0)
     lr_schedule: Literal['step', 'cosine'] = option(
@@ -293,8 +318,12 @@ class Config(Settings):
     grad_clip: float = option(0., 'largest norm of the gradient; 0: no clipping', minimum=0)
     ema_decay: float = option(0., 'decay of the EMA of the weights; 0: none', minimum=0)
     mixed_precision: Literal['no', 'bf16', 'fp16'] = option(
-        'no', 'autocast of training and testing')
-    compile: bool = option(False, 'torch.compile of backbone and decoder')
+        AUTO,
+        "autocast of training, validation and test; default: 'no', or the preset's",
+        refused=published.REFUSED_VALUES['mixed_precision'],
+    )
+    compile: bool = option(
+        AUTO, "torch.compile of backbone and decoder; default: False, or the preset's")
     grad_checkpointing: bool = option(
         False, 'recompute activations of backbone and decoder blocks: less memory')
     channels_last: bool = option(AUTO, 'memory format of the network')
@@ -305,15 +334,23 @@ class Config(Settings):
     # --- Run --------------------------------------------------------------------------------------
     seed: int = option(7, 'seed; each rank adds its number', minimum=0)
     weights: str = option('', 'start from this checkpoint, counting epochs from 1')
+    continue_epochs: bool = option(
+        False,
+        'count on from the epoch in the name of `weights`, as published: epochs=294 after '
+        'epoch_244 trains 50',
+    )
     tile_order: Literal['row', 'column'] = option(
         'row', "of `weights` that do not show it: 'column' before 2024-11; inside it is 'row'")
     resume: Literal['', 'auto', 'force'] = option(
         '', "'auto': go on from the run's last state; 'force': even if the config has changed")
     ckpt_root: str = option('ckpts', 'runs are saved in <ckpt_root>/<run>')
-    pred_root: str = option('e_preds', 'masks are saved in <pred_root>/<run>--epoch_<N>')
+    pred_root: str = option(
+        'e_preds', 'masks are saved in <pred_root>/<run>--epoch_<N>-reso_<W>x<H>')
     save_dir: str = option('e_results', 'scores and tables are saved here')
-    save_last: int = option(AUTO, 'checkpoints are kept within so many last epochs', minimum=1)
-    save_step: int = option(AUTO, 'epochs between checkpoints', minimum=1)
+    save_last: int = option(
+        AUTO, 'checkpoints are kept from epoch `epochs - save_last` on', minimum=1)
+    save_step: int = option(
+        AUTO, 'and of those every so many epochs; the last epoch is always kept', minimum=1)
     save_every: str = option(
         '0',
         "also save the state for resuming every so many steps ('200') or minutes ('10min'); "
@@ -341,11 +378,14 @@ class Config(Settings):
 
     def automatic(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Values for the fields left at AUTO: the task's, and what follows from other fields."""
-        defaults = task_defaults(given['task'])
+        defaults = {**task_defaults(given['task']), **PRESETS[given['preset']]}
         settled = {**defaults, **given}
         batch_size = settled['batch_size']
+        only_flips = settled['background_color_synthesis']
         return {
             **defaults,
+            'preproc_methods': ('flip',) if only_flips else USUAL_METHODS,
+            'weight_decay': .01 if settled['optimizer'] == 'AdamW' else 0.,
             'freeze_bb': settled['bb'] in DINO,
             'lr': settled['base_lr'] * math.sqrt(batch_size / 4),
             'num_workers': min(batch_size, 8, _cores()),

@@ -193,18 +193,22 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 @functools.cache
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and standard deviation, float32 (3, 1, 1) each.
+    """ImageNet's mean and standard deviation of values up to 255, float32 (3, 1, 1) each.
 
     They are kept on the device, because moving them there again would synchronise every step.
     """
-    mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device).view(2, 3, 1, 1)
+    values = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device) * 255
+    mean, std = values.view(2, 3, 1, 1)
     return mean, std
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Makes the network's input, float32, of uint8 (B, 3, H, W) RGB, on the same device."""
+    """Makes the network's input, float32, of uint8 (B, 3, H, W) RGB, on the same device.
+
+    It equals that of `inference.network.Predictor` to the bit, so that validation and test agree.
+    """
     mean, std = _imagenet(images.device)
-    return (images.float() / 255 - mean) / std
+    return (images.float() - mean) / std
 
 
 # --- Batches --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ pt2   a program of torch.export, for torch and AOTInductor; needs torchvision wh
 hf    a folder in Hugging Face's layout, which load_model and transformers load.
 weights  a .safetensors or .pth file in the official layout, for other programs of the family;
       those that kept the tile order of before November 2024 need `--tile-order column`.
-zoo   lists the published weights that -m takes by name.
+zoo   lists the published weights that -m takes by name; with names, what is known of these.
 
 Input `input_image` (N, 3, H, W), float32: RGB in 0..1, normalised with ImageNet's mean and standard
 deviation. Output `output_image` (N, 1, H, W), float32: logits. Every file is compared with the
@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exporting import catalogue
 from exporting.hub import save_pretrained
 from inference.images import Size, network_size
 from models import BiRefNet, load_model, save_checkpoint, zoo
@@ -68,7 +69,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             command.add_argument(
                 '--external', action='store_true',
                 help='write the weights beside the file, to <name>.data')
-    commands.add_parser('zoo', help='lists the published weights')
+    listing = commands.add_parser('zoo', help='lists the published weights')
+    listing.add_argument('names', nargs='*', metavar='NAME', help='show all facts of these')
+    listing.add_argument('--json', action='store_true', help='print all facts as JSON')
     return parser.parse_args(arguments)
 
 
@@ -194,14 +197,32 @@ def export_weights(args: argparse.Namespace, model: BiRefNet) -> None:
     print(f'{args.output}: tile order {args.tile_order}, {megabytes:.1f} MB')
 
 
+def list_weights(names: list[str], with_json: bool) -> None:
+    """Prints what is known of published weights: of all in a table, of named ones everything.
+
+    Raises ValueError that names all unknown ones.
+    """
+    known = zoo.zoo()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f'{", ".join(unknown)}: no published weights; take of '
+                         f'{", ".join(known)}')
+    entries = [known[name] for name in names or known]
+    if with_json:
+        print(catalogue.as_json(entries))
+    elif names:
+        print('\n\n'.join(map(catalogue.details, entries)))
+    else:
+        print(catalogue.overview(entries))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 if it could not be done."""
     args = parse_arguments(arguments)
-    if args.command == 'zoo':
-        print(zoo.table())
-        return 0
     print_messages('export', load_model)
     try:
+        if args.command == 'zoo':
+            list_weights(args.names, args.json)
+            return 0
         overrides: dict[str, Any] = {}
         if args.input_tile_order:
             overrides['tile_order'] = args.input_tile_order

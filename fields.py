@@ -15,10 +15,10 @@ import re
 import types
 import typing
 from ast import literal_eval
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, Union
+from typing import Any, ClassVar, Literal, Self, Union
 
 BOOLEANS = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False}
 NOTHING = (None, 'None', 'none')  # as written behind a command or in JSON
@@ -54,17 +54,40 @@ class Rule:
         minimum: the least legal number, of each number in a tuple.
         pattern: a regular expression. A field with choices also allows what matches it.
         form: the pattern in words.
+        refused: values that users of other programs expect, and why there are none here.
     """
 
     meaning: str
     minimum: float | None = None
     pattern: str = ''
     form: str = "a plain name, or set names joined by '+'"
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def option(default: Any, meaning: str, **rule: Any) -> Any:
     """A dataclass field with its `Rule`."""
     return field(default=default, metadata={'rule': Rule(meaning, **rule)})
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignName:
+    """What stands here for a field of another program's settings.
+
+    Args:
+        field: the field of the same meaning; '' if there is none.
+        note: how its value differs, or why there is none.
+        convert: from a value there to the value here; raises ConfigError or one of `UNREADABLE`.
+        only: without a field, the value there that says what always holds here; None: no value.
+    """
+
+    field: str = ''
+    note: str = ''
+    convert: Callable[[Any], Any] = _unchanged
+    only: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +97,10 @@ class Settings:
     Raises:
         ConfigError: with a line for each offending field, which names the nearest legal values.
     """
+
+    # Names of another program's that overrides and saved settings may have. One that ends in '.*'
+    # stands for each entry of a dictionary.
+    foreign_names: ClassVar[Mapping[str, ForeignName]] = {}
 
     def __post_init__(self) -> None:
         values, problems = self._converted()
@@ -131,18 +158,26 @@ class Settings:
         Raises:
             ConfigError: see the class.
         """
-        values = dict(base or {})
-        entries: dict[str, dict[str, str]] = {}
+        given: list[tuple[str, Any]] = list((base or {}).items())
         problems = []
         for text in overrides:
             name, equals, value = text.partition('=')
-            owner, dot, key = name.partition('.')
-            if not equals:
-                problems.append(f'{text!r}: write key=value')
-            elif dot and cls._is_dict(owner):
-                entries.setdefault(owner, {})[key] = value
+            if equals:
+                given.append((name, value))
             else:
-                values[name] = value
+                problems.append(f'{text!r}: write key=value')
+
+        values: dict[str, Any] = {}
+        entries: dict[str, dict[str, str]] = {}
+        for name, value in given:
+            owner, dot, key = name.partition('.')
+            if dot and cls._is_dict(owner):
+                entries.setdefault(owner, {})[key] = value
+                continue
+            try:
+                values |= cls._translated(name, value)
+            except ConfigError as error:
+                problems.append(str(error))
         problems += cls.unknown(values)
         if problems:
             raise ConfigError('\n'.join(problems))
@@ -151,6 +186,30 @@ class Settings:
             for owner, added in entries.items():
                 values[owner] = getattr(without, owner) | added
         return cls(**values)
+
+    @classmethod
+    def _translated(cls, name: str, value: Any) -> dict[str, Any]:
+        """The field that `name` means, with its value; {} where all holds here without a field."""
+        foreign = cls._find_foreign(name)
+        if foreign is None:
+            return {name: value}
+        if foreign.only is not None and foreign.only.lower() == str(value).lower():
+            return {}
+        if not foreign.field:
+            raise ConfigError(f'{name}: {foreign.note}')
+        try:
+            return {foreign.field: foreign.convert(value)}
+        except ConfigError:
+            raise
+        except UNREADABLE as error:
+            hint = f' ({foreign.note})' if foreign.note else ''
+            raise ConfigError(f'{name}: {value!r} gives no {foreign.field}{hint}') from error
+
+    @classmethod
+    def _find_foreign(cls, name: str) -> ForeignName | None:
+        owner, dot, _ = name.partition('.')
+        any_entry = f'{owner}.*' if dot else ''
+        return cls.foreign_names.get(name) or cls.foreign_names.get(any_entry)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
@@ -184,6 +243,10 @@ class Settings:
         complaints = []
         for name in names:
             if name in known:
+                continue
+            if foreign := cls._find_foreign(name):
+                called = f'called {foreign.field} here' if foreign.field else foreign.note
+                complaints.append(f'{name}: {called}')
                 continue
             near = difflib.get_close_matches(name, known, n=3, cutoff=.4)
             hint = ' or '.join(near) or 'one of ' + ', '.join(known)
@@ -354,6 +417,8 @@ def complain(name: str, value: Any, rule: Rule, choices: tuple) -> str:
 
     if choices and not matches:
         illegal = [item for item in items if item not in choices]
+        if illegal and illegal[0] in rule.refused:
+            return f'{name}: no {illegal[0]!r}: {rule.refused[illegal[0]]}'
         if illegal:
             return f'{name}: {illegal[0]!r} is not legal; nearest: {_nearest(illegal, choices)}'
     if rule.pattern and not choices and not matches:

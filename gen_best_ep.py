@@ -5,9 +5,9 @@
     python gen_best_ep.py --metrics maxFm+mae           by each of these
     python gen_best_ep.py --weights sm=1+wfm=2+hce=.5   by the weighted sum of standardised scores
 
-Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .md and .csv) and <save_dir>/report.html
-with curves and images. Reports ties, and whether the lead over the runner-up is more than chance
-(paired bootstrap over images).
+Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .tex, .md and .csv), and
+<save_dir>/report.html with curves and images. Reports ties, and whether the lead over the runner-up
+is more than chance (paired bootstrap over images); paper.py tests all pairs.
 """
 
 if __name__ == '__main__':  # before the imports, which take seconds
@@ -23,11 +23,12 @@ from typing import NamedTuple
 
 from config import Config, Task, task_record, test_sets
 from evaluation import results, tables
-from evaluation.metrics import COLUMNS, SCORES, select_metrics
-from evaluation.report import Choice, write_page
+from evaluation.categories import read_grouping
+from evaluation.metrics import COLUMNS, SCORES
+from evaluation.report import DRAWN_IMAGES, Choice, Evaluation, write_report
 from evaluation.selection import Comparison, Ranking, compare, rank
-from evaluation.store import ScoreStore, stored_metrics
-from evaluation.summary import MethodScores, collect
+from evaluation.stored import image_scores
+from evaluation.summary import MethodScores
 from runtime.command import run_command
 
 DRAWN_METHODS = 5
@@ -58,6 +59,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--save_dir', help='folder of the results (default: save_dir of the config, e_results)')
     add('--methods', metavar='A+B',
         help='whose curves the report draws (default: the best five)')
+    add('--images', type=int, metavar='N', default=DRAWN_IMAGES,
+        help='images that the report shows beside the worst, median and best (%(default)s)')
+    add('--by', metavar='CSV',
+        help='categories to filter the images by: a file name,category, or the group or class of '
+             "DIS5K's names (default: class, where names have it)")
     add('--no-report', action='store_true', help='tables only, no report.html')
     return parser.parse_intermixed_args(arguments)
 
@@ -163,40 +169,6 @@ def describe_lead(score: str, runner_up: str, lead: Comparison) -> str:
     return f'ahead of {runner_up} by {amount}, {interval}: {verdict}'
 
 
-def image_scores(
-    save_dir: str, dataset: str, methods: Sequence[str], names: Sequence[str],
-) -> dict[str, MethodScores]:
-    """Reads the scores of single images of some methods.
-
-    Args:
-        save_dir: Folder of the results.
-        dataset: Name of the test set.
-        methods: Names of the methods.
-        names: Scores or metrics to read; those that were not computed are left out.
-
-    Raises:
-        ValueError: If a method has no scores.
-    """
-    # The rows of these methods.
-    path = results.store_path(save_dir, dataset)
-    rows: dict[str, dict[str, dict]] = {method: {} for method in methods}
-    for (method, image), row in ScoreStore(path).rows.items():
-        if method in rows:
-            rows[method][image] = row
-    gone = [method for method, found in rows.items() if not found]
-    if gone:
-        raise ValueError(
-            f'{path}: no scores of {", ".join(gone)}; run eval_existingOnes.py again')
-
-    # The metrics that all of the rows have.
-    common = set(select_metrics(names))
-    for found in rows.values():
-        for row in found.values():
-            common &= stored_metrics(row)
-    metrics = [metric for metric in select_metrics(names) if metric in common]
-    return {method: collect(found, metrics) for method, found in rows.items()}
-
-
 def table_entries(
     best: str, scores: results.Results, averaged_sets: Mapping[str, Sequence[str]],
 ) -> list[tables.Entry]:
@@ -226,6 +198,7 @@ def write_choice(
     lines = [f'best on {title}: {selection.best}', *remarks]
     below = {
         'txt': '\n' + '\n'.join(lines) + '\n',
+        'tex': '',
         'md': '\n' + '  \n'.join(lines) + '\n',
         'csv': '',
     }
@@ -247,6 +220,28 @@ def methods_to_draw(text: str | None, ranking: Ranking) -> list[str]:
             f'{", ".join(ranking.methods)}')
     best = ranking.methods[0]
     return list(dict.fromkeys([best, *others]))
+
+
+def read_categories(
+    text: str | None, details: Mapping[str, Mapping[str, MethodScores]],
+) -> dict[str, dict[str, list[str]]]:
+    """Reads the categories of each image that has any, by set and name, as `--by` says."""
+    images = []
+    for dataset, methods in details.items():
+        scored = next(iter(methods.values()))
+        images += [(dataset, name) for name in scored.names]
+    try:
+        grouping = read_grouping(text or 'class', images)
+    except ValueError:
+        if text:
+            raise
+        return {}  # the names are not DIS5K's
+
+    categories: dict[str, dict[str, list[str]]] = {dataset: {} for dataset in details}
+    for category, members in grouping.members.items():
+        for dataset, name in members:
+            categories[dataset].setdefault(name, []).append(category)
+    return categories
 
 
 def main(arguments: list[str]) -> None:
@@ -273,10 +268,12 @@ def main(arguments: list[str]) -> None:
 
     # The report, with the curves and images of a few methods.
     drawn = methods_to_draw(options.methods, selections[0].ranking)
-    names = [choices[0].scores[0], 'em', 'fm']
+    names = [choices[0].scores[0], 'em', 'fm', *tables.shown_scores(task.columns, COLUMNS)]
     details = {dataset: image_scores(save_dir, dataset, drawn, names) for dataset in sets}
+    categories = read_categories(options.by, details)
+    shown = Evaluation(cfg.task, task.columns, sets, choices, details, categories)
     path = Path(save_dir, 'report.html')
-    results.write_text(path, write_page(cfg.task, task.columns, sets, choices, details))
+    write_report(path, shown, options.images)
     print(f'report: {path}')
 
 

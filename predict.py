@@ -5,6 +5,9 @@ INPUT is an image, a folder (with its subfolders, whose tree is kept), a pattern
 OUTPUT is a file, a folder (for a single image with a slash behind it: out/), or - for standard
 output. Default: <name>.out.png beside the image, <folder>_out beside the folder, predictions for a
 pattern or a list, and <name>.out.webm or, if it is opaque, <name>.out.mp4 beside the video.
+
+`python predict.py INPUT [OUTPUT.html] --compare MODEL,MODEL,...` writes one page with the results
+of several networks side by side.
 """
 
 if __name__ == '__main__':  # before the imports, which take seconds
@@ -19,7 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +38,7 @@ from inference.api import (
     render_frames,
     size_rule,
 )
+from inference.comparison import compare, render_page, show_images
 from inference.compose import Style
 from inference.edges import MATTING
 from inference.images import (
@@ -60,6 +64,7 @@ from inference.video import (
     is_sequence,
 )
 from models import load_model, optimize
+from models.loading import resolve
 from readers import MAX_PIXELS, TooManyPixels
 from runtime.command import run_command
 from runtime.device import choose_device, prepare_device
@@ -136,7 +141,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage='%(prog)s INPUT [OUTPUT] -m MODEL [options]',
+        usage='%(prog)s INPUT [OUTPUT] (-m MODEL | --compare MODEL,MODEL) [options]',
         epilog='Exit code: 0, or 1 if any image failed. Failures are listed with their reasons; '
                'the other images are processed.',
     )
@@ -163,10 +168,13 @@ def _add_images(group: Any) -> None:
 
 
 def _add_network(group: Any) -> None:
+    which = group.add_mutually_exclusive_group(required=True).add_argument
+    which('-m', '--model',
+          help="checkpoint, run's folder, folder or repository in Hugging Face layout, or name of "
+               'published weights: general, lite, ... (`python export.py zoo` lists them)')
+    which('--compare', type=_models, metavar='MODEL,MODEL',
+          help='write one HTML page with the results of several side by side')
     add = group.add_argument
-    add('-m', '--model', required=True,
-        help="checkpoint, run's folder, folder or repository in Hugging Face layout, or name of "
-             'published weights: general, lite, ... (`python export.py zoo` lists them)')
     add('--tile-order', choices=('row', 'column'),
         help="order of the tiles in the multi-scale input; 'column' for published weights of May "
              'to October 2024 (default: from the weights)')
@@ -251,6 +259,15 @@ def _box(text: str) -> Box:
     return x1, y1, x2, y2
 
 
+def _models(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(',')]
+    if len(names) < 2 or '' in names:
+        raise argparse.ArgumentTypeError(f'{text}: give two or more, separated by commas')
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f'{text}: names one twice')
+    return names
+
+
 def style_of(args: argparse.Namespace) -> Style:
     """Reads the style of results from the options. Errors as `read_backdrop`."""
     output = 'cutout'
@@ -285,7 +302,7 @@ def style_of(args: argparse.Namespace) -> Style:
 def network_options_of(args: argparse.Namespace) -> NetworkOptions:
     """Reads the options of the network."""
     return NetworkOptions(
-        model=args.model,
+        model=args.model or '',
         tile_order=args.tile_order,
         resolution=args.resolution,
         device=args.device,
@@ -599,10 +616,14 @@ def _metadata_for(
     return image._replace(exif=None), [note]
 
 
+def _source_name(source: Path | bytes) -> str:
+    return 'image data' if isinstance(source, bytes) else str(source)
+
+
 def _report(outcome: Outcome) -> list[str]:
     """Says why an image failed, or what its result lacks."""
     source = outcome.item.source
-    name = 'image data' if isinstance(source, bytes) else str(source)
+    name = _source_name(source)
     if outcome.error is not None:
         return [_failure(name, outcome.error)]
     notes = list(outcome.value)
@@ -811,8 +832,95 @@ def run_video(
     return Summary(count + len(losses), 0, losses, time.perf_counter() - start)
 
 
+# --- Several networks -----------------------------------------------------------------------------
+
+
+def comparison_target(source: str, output: str | None) -> Path:
+    """Names the page. Raises ValueError if it is to be no HTML."""
+    path = Path(source)
+    if output is None and source == '-':
+        raise ValueError('--compare: name the page, such as comparison.html')
+    if output is None and glob.has_magic(source) and not path.exists():
+        return Path('comparison.html')
+    if output is None:
+        return path.resolve().with_name(f'{path.resolve().stem}.compare.html')
+    if _is_folder(output):
+        return Path(output, f'{path.stem}.compare.html')
+    if Path(output).suffix.lower() not in ('.html', '.htm'):
+        raise ValueError(f'{output}: --compare writes a page; name a file that ends in .html')
+    return Path(output)
+
+
+def run_comparison(
+    source: str,
+    output: str | None,
+    style: Style,
+    options: RunOptions,
+    network_options: NetworkOptions,
+    models: list[str],
+) -> Summary:
+    """Writes a page with the results of several networks.
+
+    Raises:
+        ValueError: an argument is wrong, or a network is not to be had; before any work.
+    """
+    target = comparison_target(source, output)
+    sources = [job.source for job in find_jobs(source, None, '.png')]
+    if not sources:
+        raise ValueError(f'{source}: holds no images')
+    problems = [*_missing_models(models), *_folder_problems([target])]
+    if problems:
+        raise ValueError('\n  '.join(problems))
+    device = choose_device(network_options.device)
+
+    def load(model: str) -> tuple[Predictor, SizeRule]:
+        return load_network(replace(network_options, model=model))
+
+    start = time.perf_counter()
+    images = [partial(decode_image, item, options.max_pixels) for item in sources]
+    entries = []
+    for entry in compare(models, images, load, style, device, options.box):
+        entries.append(entry)
+        if entry.seconds is not None:
+            _warn(f'{entry.name}: {entry.seconds:.2f} s an image')
+
+    names = [_source_name(item) for item in sources]
+    page = render_page(names, show_images(images), entries)
+    write_bytes(target, page.encode())
+    _warn(f'{target}: {len(names)} images by {len(entries)} networks')
+
+    failures = []
+    for entry in entries:
+        for name, picture in zip(names, entry.pictures, strict=True):
+            if picture.problem:
+                failures.append(f'{entry.name}: {name}: {picture.problem}')
+    for line in failures:
+        _warn(line)
+    seconds = time.perf_counter() - start
+    return Summary(len(entries) * len(names), 0, failures, seconds)
+
+
+def _missing_models(models: list[str]) -> Iterator[str]:
+    """Why networks are not to be had. Those that must be downloaded are, one after the other."""
+    for model in models:
+        try:
+            resolve(model)
+        except ValueError as error:
+            yield str(error)
+
+
 def _warn(line: str) -> None:
     print_error(f'predict: {line}')
+
+
+def choose_run(args: argparse.Namespace) -> Callable[..., Summary]:
+    """What to do with INPUT. Raises ValueError for options that exclude each other."""
+    moves = is_video(args.input, args.output)
+    if not args.compare:
+        return run_video if moves else run_images
+    if moves or args.watch:
+        raise ValueError('--compare takes images: neither a video nor --watch')
+    return partial(run_comparison, models=args.compare)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -821,8 +929,7 @@ def main(arguments: list[str] | None = None) -> int:
     print_messages('predict', load_model)
     try:
         network_size(args.resolution, (32, 32), (32, 32))  # a wrong one is reported at once
-        run = run_video if is_video(args.input, args.output) else run_images
-        summary = run(
+        summary = choose_run(args)(
             args.input,
             args.output,
             style_of(args),

@@ -3,8 +3,9 @@
 
 Each checkpoint is run over the test sets. Task, test sets and size are those of the run's saved
 config; key=value overrides them (`testsets=DIS-VD size=2048`). Masks are written to
-<pred_root>/<run>--epoch_<N>[-reso_<W>x<H>]/<set>/<name>.png. Those that exist are kept, unless
-their image, their checkpoint or an option that they depend on has changed.
+<pred_root>/<run>--epoch_<N>-reso_<W>x<H>/<set>/<name>.png, at the size of the ground truth where
+there is one, else of the image. Those that exist are kept, unless their image, the size of their
+ground truth, their checkpoint or an option that they depend on has changed.
 """
 
 if __name__ == '__main__':  # before the imports, which take seconds
@@ -18,6 +19,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,15 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from config import ARCHITECTURE, Config, ConfigError, test_sets
-from dataset import check_images, find_images_in_set
+from dataset import Size, check_images, find_images_in_set
 from inference.images import network_size
 from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
-from models import load_model, optimize
+from models import BiRefNet, load_model, optimize
 from models.loading import Source, resolve
 from readers import read_image
 from runtime.command import explain_interrupt, run_command
@@ -40,20 +43,23 @@ from runtime.device import prepare_device
 from runtime.distributed import World, gather, join_world, refuse_separate_tasks
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
+from training.trainer import AUTOCAST
 from utils import STRIDE, Progress, epoch_of, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-Shape = tuple[int, int]  # (height, width)
+# Images, each with the size of its ground truth, or None without one.
+Images = Mapping[Path, Size | None]
 
 MANIFEST = 'manifest.json'
 FINGERPRINTS = 'images.json'  # of the images of each set when their masks were made
 LOCK = '.lock'
 # Raise it whenever masks change: those of another version are made again.
-VERSION = 1
+VERSION = 2
 # Names of checkpoints that do not tell one run from another. The folder's name does.
 GENERIC_NAMES = r'epoch_\d+|best|last(\.previous)?|model|pytorch_model|checkpoint|weights'
-DTYPES = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+# Values of --resolution for the run's own size. The last two are the publication's.
+RUN_SIZE = ('config', '', 'config.size', 'default')
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -73,6 +79,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--resolution', nargs='*', default=['config'], metavar='WxH',
         help="input sizes: WxH, 'native' (each image's own), 'config' (the run's; default)")
     add('--testsets', metavar='A+B', help='the same as testsets=A+B')
+    add('--local-rank', '--local_rank', help=argparse.SUPPRESS)  # launchers pass it
     options = parser.parse_intermixed_args(arguments)
 
     # Overrides may follow the resolutions.
@@ -117,22 +124,18 @@ def run_config(source: Source, overrides: list[str]) -> Config:
         raise ConfigError(f'{origin}: {error}') from error
 
 
-def parse_resolution(text: str, cfg: Config) -> tuple[str, str]:
-    """Parses one value of --resolution.
+def parse_resolution(text: str, cfg: Config) -> str:
+    """Returns one value of --resolution as `network_size` takes it.
 
-    Returns:
-        The resolution as `network_size` takes it, and the suffix of the folder's name.
-
-    Raises:
-        ValueError: the network does not take that size.
+    Raises ValueError if the network does not take that size.
     """
-    if text in ('config', ''):
+    if text in RUN_SIZE:
         width, height = cfg.size
-        return f'{width}x{height}', ''
+        text = f'{width}x{height}'
     resolution = 'native' if text == 'None' else text
     smallest_image = (STRIDE, STRIDE)
     network_size(resolution, smallest_image, cfg.size)  # raises
-    return resolution, f'-reso_{resolution}'
+    return resolution
 
 
 # --- Folders of masks -----------------------------------------------------------------------------
@@ -150,12 +153,13 @@ class Target:
     @classmethod
     def of(cls, checkpoint: Path, cfg: Config, resolution: str) -> 'Target':
         """Names the folder after run, epoch and resolution, which is a value of --resolution."""
-        resolution, suffix = parse_resolution(resolution, cfg)
+        resolution = parse_resolution(resolution, cfg)
         epoch = epoch_of(checkpoint)
         name = run_of(checkpoint)
         if epoch is not None:
             name += f'--epoch_{epoch}'
-        return cls(checkpoint, cfg.task, resolution, Path(cfg.pred_root, name + suffix))
+        folder = Path(cfg.pred_root, f'{name}-reso_{resolution}')
+        return cls(checkpoint, cfg.task, resolution, folder)
 
     def manifest(self, cfg: Config, architecture: dict[str, Any]) -> dict[str, Any]:
         """What is written beside the masks: all that all of them depend on.
@@ -215,7 +219,11 @@ def check_folder(target: Target) -> None:
                          f'{target.checkpoint}; {advice}')
 
 
-def prepare_folder(folder: Path, manifest: dict[str, Any], images: dict[str, list[Path]]) -> None:
+def prepare_folder(
+    folder: Path,
+    manifest: dict[str, Any],
+    images: Mapping[str, Images],
+) -> None:
     """Deletes the masks that would not come out the same, and writes what they depend on.
 
     Args:
@@ -233,8 +241,8 @@ def prepare_folder(folder: Path, manifest: dict[str, Any], images: dict[str, lis
 
     # Of other test sets as they were.
     known = _read_own(folder / FINGERPRINTS) or {}
-    for name, paths in images.items():
-        now = {path.stem: fingerprint(path) for path in paths}
+    for name, sizes in images.items():
+        now = {path.stem: fingerprint(path, size) for path, size in sizes.items()}
         of_set = known.get(name, {})
         for stem, value in now.items():
             if of_set.get(stem) != value:
@@ -251,10 +259,10 @@ def _read_own(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def fingerprint(path: Path) -> list[int]:
-    """What changes with a file: its size and its modification time."""
+def fingerprint(path: Path, size: Size | None = None) -> list[int]:
+    """What changes with a mask: its image's bytes and modification time, and its own `size`."""
     stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    return [stat.st_size, stat.st_mtime_ns, *(size or ())]
 
 
 def _mask_path(folder: Path, stem: str) -> Path:
@@ -264,9 +272,43 @@ def _mask_path(folder: Path, stem: str) -> Path:
 # --- Masks ----------------------------------------------------------------------------------------
 
 
+def find_images(cfg: Config) -> dict[str, Images]:
+    """Finds the images of each test set, with the sizes of their ground truth.
+
+    Raises ValueError that lists what is wrong with folders, or with masks.
+    """
+    found: dict[str, Images] = {}
+    for name in test_sets(cfg):
+        truths = find_images_in_set(cfg.data_root, cfg.task, name)
+        files = [truth for truth in truths.values() if truth]
+        sizes = dict(zip(files, check_images(files), strict=True))
+        found[name] = {
+            image: sizes[truth] if truth else None for image, truth in truths.items()}
+    return found
+
+
+def build_predictor(model: BiRefNet, cfg: Config, device: torch.device) -> Predictor:
+    """Runs the network as validation does, so that a checkpoint has the same scores in both.
+
+    In float32 it is rearranged, which changes nothing but roundings. Mixed precision rounds so
+    coarsely that its steps have to be the same, down to the order of the pixels.
+    """
+    dtype = AUTOCAST[cfg.mixed_precision]
+    if dtype is None:
+        return Predictor(optimize(model), device)
+    if cfg.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def network(images: Tensor) -> list[Tensor]:
+        with torch.autocast(device.type, dtype):
+            return model(images.contiguous())
+
+    return Predictor(network, device)
+
+
 def predict_set(
     predictor: Predictor,
-    images: list[Path],
+    images: Images,
     resolution: str,
     folder: Path,
     title: str,
@@ -274,8 +316,8 @@ def predict_set(
 ) -> int:
     """Writes the mask of each image that has none in `folder`.
 
-    A mask is sigmoid(logit), resized (bilinear, corners aligned) to the image's size, times 255,
-    truncated.
+    A mask is sigmoid(logit), resized (bilinear, corners aligned) to the size of the ground truth
+    where there is one, else of the image, times 255, truncated.
 
     Args:
         predictor: runs the network.
@@ -291,15 +333,16 @@ def predict_set(
     Raises:
         ValueError: lists all images that failed, after the others are done.
     """
-    def load(path: Path) -> tuple[np.ndarray, Shape]:
+    def load(path: Path) -> tuple[np.ndarray, Size]:
         image = read_image(path)
         height, width = image.shape[:2]
         no_run_size = (0, 0)
         size = network_size(resolution, (width, height), no_run_size)
-        return cv2.resize(image, size), (height, width)
+        return cv2.resize(image, size), images[path] or (width, height)
 
-    def save(path: Path, shape: Shape, probability: np.ndarray) -> None:
-        write_mask(_mask_path(folder, path.stem), to_mask(probability, *shape))
+    def save(path: Path, size: Size, probability: np.ndarray) -> None:
+        width, height = size
+        write_mask(_mask_path(folder, path.stem), to_mask(probability, height, width))
 
     remaining = [path for path in images if not _mask_path(folder, path.stem).is_file()]
     num_done = len(images) - len(remaining)
@@ -320,8 +363,8 @@ def write_masks(source: Source, options: argparse.Namespace, world: World) -> No
     cfg = run_config(source, options.overrides)
     architecture = given_architecture(cfg, options.overrides)
     model = load_model(source.file, world.device, **architecture)
-    predictor = Predictor(optimize(model, DTYPES[cfg.mixed_precision]), world.device)
-    images = {name: find_images_in_set(cfg.data_root, cfg.task, name) for name in test_sets(cfg)}
+    predictor = build_predictor(model, cfg, world.device)
+    images = find_images(cfg)
     for resolution in options.resolution:
         target = Target.of(source.file, cfg, resolution)
         busy = f'{target.folder}: another process is writing its masks; wait until it ends'
@@ -337,17 +380,17 @@ def write_masks(source: Source, options: argparse.Namespace, world: World) -> No
 def write_sets(
     predictor: Predictor,
     target: Target,
-    images: dict[str, list[Path]],
+    images: Mapping[str, Images],
     world: World,
 ) -> None:
     """Writes the masks of a target, for the images of each test set."""
-    for name, paths in images.items():
-        own_images = paths[world.rank::world.size]
+    for name, sizes in images.items():
+        own_images = dict(list(sizes.items())[world.rank::world.size])
         folder = target.folder / name
         title = f'{target.folder.name} {name}'
         written = predict_set(predictor, own_images, target.resolution, folder, title, world)
         total = sum(gather(written, world))
-        logger.info('%s: %s: %d masks, %d of them new', target.folder, name, len(paths), total)
+        logger.info('%s: %s: %d masks, %d of them new', target.folder, name, len(sizes), total)
 
 
 def given_architecture(cfg: Config, overrides: list[str]) -> dict[str, Any]:
@@ -367,7 +410,7 @@ def main(arguments: list[str] | None = None) -> int:
     cfg = Config.from_overrides(options.overrides)
     checkpoints = find_checkpoints(options, cfg.ckpt_root)
     cfg = run_config(checkpoints[0], options.overrides)
-    resolutions = [parse_resolution(text, cfg)[0] for text in options.resolution]
+    resolutions = [parse_resolution(text, cfg) for text in options.resolution]
     check_folders(checkpoints, options)
     check_data(cfg)
 
@@ -402,14 +445,13 @@ def check_folders(checkpoints: list[Source], options: argparse.Namespace) -> Non
 
 
 def check_data(cfg: Config) -> None:
-    """Raises ValueError if there are no test sets, or that lists their unreadable images."""
-    sets = test_sets(cfg)
-    if not sets:
+    """Raises ValueError if there are no test sets, or that lists their unreadable files."""
+    if not test_sets(cfg):
         raise ValueError(f'testsets: task {cfg.task} has none; name some with --testsets A+B')
-    images = []
-    for name in sets:
-        images += find_images_in_set(cfg.data_root, cfg.task, name)
-    check_images(images)
+    files: list[Path] = []
+    for images in find_images(cfg).values():
+        files += images
+    check_images(files)
 
 
 if __name__ == '__main__':

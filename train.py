@@ -42,13 +42,16 @@ from dataset import (
 )
 from loss import Criterion
 from models import BiRefNet, build_birefnet, load_model
+from models.checkpoints.pretrained import find_pretrained, where_to_get
 from models.discriminator import Discriminator
+from models.loading import resolve
 from runtime.command import run_command
 from runtime.device import prepare_device
 from runtime.distributed import World, join_world, refuse_separate_tasks, seed_everything
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
 from training.average import MovingAverage
+from training.beginning import first_epoch_after, report_counting_from_1
 from training.dry_run import dry_run
 from training.means import NonFiniteLossError
 from training.networks import KEEP_BUFFERS, TrainedNetwork
@@ -60,7 +63,7 @@ from training.sharding import shard
 from training.sync_bn import synchronise
 from training.trainer import StepOptions, Trainer
 from training.validation import Best, Validator, raise_error, skip_into, split_pairs
-from utils import STRIDE, ceil_div
+from utils import STRIDE, ceil_div, epoch_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +82,12 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
     add('--ckpt_dir', help="the run's folder (default: ckpts/<task>)")
     add('--epochs', type=int, help='the same as epochs=N')
     add('--resume', nargs='?', const='auto', default='', metavar='FILE',
-        help='without FILE the same as resume=auto, with FILE the same as weights=FILE')
-    # Scripts written for the published code pass them. Whether a run is distributed, torchrun says.
-    add('--dist', '--use_accelerate', nargs='?', help=argparse.SUPPRESS)
+        help='without FILE the same as resume=auto, with FILE the same as weights=FILE '
+             'continue_epochs=true')
+    # Scripts for the published code and launchers pass them. Whether a run is distributed,
+    # torchrun says.
+    add('--dist', '--use_accelerate', '--local-rank', '--local_rank', nargs='?',
+        help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
 
     overrides = list(options.overrides)
@@ -91,6 +97,9 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
         overrides.append('resume=auto')
     elif options.resume not in ('', 'None'):
         overrides.append(f'weights={options.resume}')
+        # As the published scripts count, where there is something to count on from.
+        if epoch_of(Path(options.resume)) is not None:
+            overrides.insert(0, 'continue_epochs=true')
     cfg = Config.from_overrides(overrides)
     folder = options.ckpt_dir or Path(cfg.ckpt_root, cfg.task)
     return cfg, Path(folder)
@@ -122,13 +131,38 @@ def build_model(cfg: Config) -> tuple[BiRefNet, Config]:
     return model.train(), cfg
 
 
+def with_backbone_weights(cfg: Config) -> Config:
+    """Returns the config with the pretrained weights of its backbone, where they are found."""
+    if cfg.weights or cfg.bb_weights:
+        return cfg
+    file = find_pretrained(cfg.bb)
+    if file is None:
+        return cfg
+    logger.info('backbone: pretrained weights of %s', file)
+    return replace(cfg, bb_weights=str(file))
+
+
 def warn_of_random_backbone(cfg: Config) -> None:
     """Reports a backbone that starts from random weights, which is seldom meant."""
     if cfg.weights or cfg.bb_weights:
         return
-    logger.warning('the backbone starts from random weights and needs far more images than a '
-                   'pretrained one: give bb_weights=<file of %s in its official format>, or '
-                   'weights=<checkpoint>; bb_weights=none if this is meant', cfg.bb)
+    logger.warning('the backbone %s starts from random weights and needs far more images than a '
+                   'pretrained one: %s, or give bb_weights=FILE or weights=CHECKPOINT; '
+                   'bb_weights=none if random weights are meant', cfg.bb, where_to_get(cfg.bb))
+
+
+def find_first_epoch(cfg: Config, is_main: bool) -> int:
+    """Returns the epoch that a run begins with; the main rank reports how it counts."""
+    if not cfg.weights:
+        if cfg.continue_epochs:
+            raise ValueError('continue_epochs: there is no epoch to count on from without weights')
+        return 1
+    file = resolve(cfg.weights).file
+    if cfg.continue_epochs:
+        return first_epoch_after(file, cfg.epochs)
+    if is_main:
+        report_counting_from_1(file, cfg.epochs)
+    return 1
 
 
 def _hidden_architecture(cfg: Config) -> dict[str, str]:
@@ -233,7 +267,13 @@ def largest_size(cfg: Config) -> Size | None:
 # --- The trainer ----------------------------------------------------------------------------------
 
 
-def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: World) -> Trainer:
+def build_trainer(
+    cfg: Config,
+    model: BiRefNet,
+    steps_per_epoch: int,
+    world: World,
+    first_epoch: int = 1,
+) -> Trainer:
     """Builds all that changes in training, on its device."""
     model = prepare_model(cfg, model, world)
     ema = MovingAverage(deepcopy(model), cfg.ema_decay) if cfg.ema_decay else None
@@ -262,11 +302,13 @@ def build_trainer(cfg: Config, model: BiRefNet, steps_per_epoch: int, world: Wor
             warmup_steps=cfg.warmup_steps,
             decay_epochs=cfg.lr_decay_epochs,
             decay_rate=cfg.lr_decay_rate,
+            first_epoch=first_epoch,
         ),
         options=options,
         world=world,
         discriminator=discriminator,
         ema=ema,
+        epoch=first_epoch,
     )
 
 
@@ -319,6 +361,18 @@ def build_discriminator(cfg: Config, world: World) -> TrainedNetwork:
     return TrainedNetwork(module, optimizer, world, **KEEP_BUFFERS)
 
 
+def build_plan(cfg: Config, first_epoch: int) -> EpochPlan:
+    """Builds the plan of what follows after which epoch."""
+    return EpochPlan(
+        cfg.epochs,
+        cfg.save_last,
+        cfg.save_step,
+        cfg.val_step,
+        cfg.early_stop,
+        first_epoch,
+    )
+
+
 def pixel_weights(cfg: Config) -> dict[str, float]:
     """Returns the weights of the pixel losses by name."""
     return dict(cfg.lambdas_pix_last.items())
@@ -343,8 +397,10 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     """Builds a run with all its parts."""
     # Every rank draws the same weights.
     seed_everything(cfg.seed)
+    cfg = with_backbone_weights(cfg)
     if world.is_main:
         warn_of_random_backbone(cfg)
+    first_epoch = find_first_epoch(cfg, world.is_main)
     model, cfg = build_model(cfg)
 
     training, validation = find_data(cfg)
@@ -352,7 +408,7 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
     sampler = build_sampler(cfg, train_set, world)
 
     steps_per_epoch = ceil_div(sampler.batches, cfg.accumulate)
-    trainer = build_trainer(cfg, model, steps_per_epoch, world)
+    trainer = build_trainer(cfg, model, steps_per_epoch, world, first_epoch)
 
     on_error = skip_into(trainer.skipped) if cfg.skip_bad else raise_error
     validator = Validator(
@@ -378,7 +434,7 @@ def build_run(cfg: Config, folder: Path, world: World) -> Run:
         trainer=trainer,
         loader=loader,
         sampler=sampler,
-        plan=EpochPlan(cfg.epochs, cfg.save_last, cfg.save_step, cfg.val_step, cfg.early_stop),
+        plan=build_plan(cfg, first_epoch),
         validator=validator,
         best=Best(cfg.val_metric),
         save_interval=SaveInterval(cfg.save_every),

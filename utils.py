@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +60,20 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
         if is_image and not is_hidden and path.is_file():
             found.append(path)
     return sorted(found)
+
+
+def check_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops `module.` and `_orig_mod.`, repeated and in any order, wherever wrappers put them.
+
+    With them goes the counter that torch's AveragedModel puts beside a network. The name is the
+    publication's.
+    """
+    wrappers = re.compile(r'(?<![^.])(module\.|_orig_mod\.)+')
+    stripped = {}
+    for key, value in state.items():
+        if key != 'n_averaged':
+            stripped[wrappers.sub('', key)] = value
+    return stripped
 
 
 # --- Writing files --------------------------------------------------------------------------------
@@ -256,6 +270,7 @@ class Progress:
         *,
         done: int = 0,
         quiet: bool = False,
+        says_time_left: bool = False,
         say: Callable[[str], None] = print_error,
     ) -> None:
         """Begins the progress.
@@ -266,6 +281,7 @@ class Progress:
             unit: what is counted.
             done: units that are done already.
             quiet: show nothing.
+            says_time_left: whether lines end with the time left, as bars do anyway.
             say: takes each line.
         """
         self._bar = tqdm(
@@ -283,7 +299,9 @@ class Progress:
         self._done = done
         self._say = say
         self._note = ''
-        self._last = time.monotonic()
+        self._says_time_left = says_time_left
+        self._undone = total - done
+        self._last = self._start = time.monotonic()
 
     def __enter__(self) -> 'Progress':
         return self
@@ -304,4 +322,11 @@ class Progress:
         if self._says_lines and now - self._last >= self.INTERVAL:
             self._last = now
             count_text = f'{self._unit} {self._done} of {self._total}'
-            self._say(f'{self._title}: {count_text}{self._note}')
+            left = self._time_left(now) if self._says_time_left else ''
+            self._say(f'{self._title}: {count_text}{self._note}{left}')
+
+    def _time_left(self, now: float) -> str:
+        """The time left, if the rest goes on as what was done since the start."""
+        rest = self._total - self._done
+        seconds = (now - self._start) * rest / max(self._undone - rest, 1)
+        return f', {tqdm.format_interval(seconds)} left'

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from evaluation import GroundTruth, inputs, runner
+from evaluation import GroundTruth, inputs, mask_folders, prediction_folders, runner
 from evaluation.metrics import RECORDS, USUAL
 from utils import write_png
 
@@ -272,7 +272,9 @@ def workers(folder: Path, shape: tuple[int, int], images: int) -> float:
             write_png(folder / f'pred/{method}/set/{index}.png', prediction)
 
     # The same plan twice, by one worker and by two.
-    plan, = inputs.plan(folder / 'gt', folder / 'pred', ['set'], methods)
+    masks = mask_folders.find_masks(folder / 'gt', ['set'])
+    predictions = prediction_folders.find_predictions(folder / 'pred', masks)
+    plan, = inputs.plan(masks, predictions, methods)
     seconds = []
     for number in (1, 2):
         start = time.perf_counter()

@@ -81,16 +81,19 @@ def find_pairs(data_root: str | Path, task: str, sets: Sequence[str]) -> list[Pa
     return pairs
 
 
-def find_images_in_set(data_root: str | Path, task: str, name: str) -> list[Path]:
-    """Finds the images of a test set, whose masks are not needed, sorted by stem.
+def find_images_in_set(data_root: str | Path, task: str, name: str) -> dict[Path, Path | None]:
+    """Finds the images of a test set, sorted by stem, each with its mask, or None without one.
 
     Raises:
-        ValueError: as `find_pairs`.
+        ValueError: lists what is wrong with the folders, as `find_pairs`.
     """
     problems: list[str] = []
-    images = _by_stem(Path(data_root, task, name, 'im'), problems)
+    folder = Path(data_root, task, name)
+    images = _by_stem(folder / 'im', problems)
+    has_masks = (folder / 'gt').is_dir() and bool(find_images(folder / 'gt'))
+    masks = _by_stem(folder / 'gt', problems) if has_masks else {}
     raise_all(problems)
-    return list(images.values())
+    return {image: masks.get(stem) for stem, image in images.items()}
 
 
 def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:

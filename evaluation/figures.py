@@ -1,32 +1,28 @@
-"""Figures of scores as SVG and JPEG bytes: scores over epochs, curves, images with their errors."""
+"""Figures of scores as SVG: scores over epochs, curves of methods."""
 
 import io
 import math
 from collections.abc import Collection, Mapping, Sequence
-from itertools import cycle, product
-from pathlib import Path
+from itertools import cycle
+from typing import Any
 
-import cv2
-import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from evaluation.inputs import read_prediction
 from evaluation.metrics import COLUMNS, higher_is_better
-from evaluation.style import COLORS, STYLE
-from readers import read_image, read_mask
+from evaluation.style import COLORS, Line, clean_name, distinct_lines, drawing
 
 BEST_COLOR = '#1b1f24'
-LINE_STYLES = ('-', '--', ':')
 SET_STYLES = ('-', '--', ':', '-.')
-PANEL_WIDTH = 320  # pixels on the page
 MAX_MARKED_EPOCHS = 12
 LEGEND_WIDTH = 130  # characters
-RED = np.array([213, 40, 30], np.float32)
-BLUE = np.array([0, 90, 200], np.float32)
+FULL_RECALL = .98
+TITLES = {'pr': 'Precision and recall', 'f': 'F-measure', 'e': 'E-measure'}
 
 # (epoch, score) in the order of epochs.
 Points = Sequence[tuple[int, float]]
@@ -48,26 +44,27 @@ def scores_over_epochs(
         SVG.
     """
     # Few epochs are marked one by one.
-    epochs: set[int] = set()
-    for sets in runs.values():
-        for points in sets.values():
-            epochs.update(epoch for epoch, _ in points)
+    epochs = _all_epochs(runs)
     marks_epochs = len(epochs) <= MAX_MARKED_EPOCHS
     higher = higher_is_better(score)
 
-    with matplotlib.rc_context(STYLE):
+    texts = [*runs, *(dataset for sets in runs.values() for dataset in sets)]
+    with drawing(texts):
         figure = Figure(figsize=(5.6, 3.3), layout='constrained')
         axes = figure.subplots()
+        names: list[str] = []
+        lines: list[Line2D] = []
 
         # Each run: the thin lines of its sets, their mean, and a star if it is the best.
         for (run, sets), color in zip(runs.items(), cycle(COLORS), strict=False):
             if len(sets) > 1 and len(runs) < 3:
-                _draw_sets(axes, run, sets, color)
-            mean = _mean_over_sets(sets)
+                lines += _draw_sets(axes, sets, color)
+                names += [f'{run} {dataset}' for dataset in sets]
+            mean = mean_over_sets(sets)
             x, y = zip(*mean, strict=True)
-            label = f'{run} mean' if len(sets) > 1 else run
+            names.append(f'{run} mean' if len(sets) > 1 else run)
             marker = 'o' if marks_epochs else ''
-            axes.plot(x, y, color=color, lw=2.2, marker=marker, ms=3.5, label=label)
+            lines += axes.plot(x, y, color=color, lw=2.2, marker=marker, ms=3.5)
             if best and best[0] == run:
                 epoch = best[1]
                 height = dict(mean)[epoch]
@@ -80,16 +77,34 @@ def scores_over_epochs(
         axes.margins(y=0.18)
         locator = FixedLocator(sorted(epochs)) if marks_epochs else MaxNLocator(integer=True)
         axes.xaxis.set_major_locator(locator)
-        axes.legend(fontsize=7.5, loc='best')
+        name_legend(axes, lines, names, fontsize=7.5, loc='best')
         return _svg(figure)
 
 
-def _draw_sets(axes: Axes, run: str, sets: Mapping[str, Points], color: str) -> None:
-    styles = cycle(SET_STYLES)
-    for (dataset, points), line in zip(sets.items(), styles, strict=False):
+def _all_epochs(runs: Mapping[str, Mapping[str, Points]]) -> set[int]:
+    epochs: set[int] = set()
+    for sets in runs.values():
+        for points in sets.values():
+            epochs.update(epoch for epoch, _ in points)
+    return epochs
+
+
+def name_legend(
+    place: Axes | Figure, handles: Sequence[Artist], names: Sequence[str], **options: Any,
+) -> None:
+    """Adds a legend that shows names as they are; matplotlib leaves out those that begin with _."""
+    numbers = [str(number) for number in range(len(names))]
+    legend = place.legend(handles, numbers, **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(clean_name(name))
+
+
+def _draw_sets(axes: Axes, sets: Mapping[str, Points], color: str) -> list[Line2D]:
+    lines = []
+    for points, dashes in zip(sets.values(), cycle(SET_STYLES), strict=False):
         x, y = zip(*points, strict=True)
-        label = f'{run} {dataset}'
-        axes.plot(x, y, color=color, alpha=0.45, lw=1, ls=line, label=label)
+        lines += axes.plot(x, y, color=color, alpha=0.45, lw=1, ls=dashes)
+    return lines
 
 
 def _mark_best(axes: Axes, epoch: int, height: float, left: bool, higher: bool) -> None:
@@ -110,7 +125,7 @@ def _mark_best(axes: Axes, epoch: int, height: float, left: bool, higher: bool) 
         path_effects=[outline])
 
 
-def _mean_over_sets(sets: Mapping[str, Points]) -> list[tuple[int, float]]:
+def mean_over_sets(sets: Mapping[str, Points]) -> list[tuple[int, float]]:
     """Averages at the epochs that all sets have."""
     by_epoch = [dict(points) for points in sets.values()]
     common = set.intersection(*(set(points) for points in by_epoch))
@@ -130,35 +145,56 @@ def curve_panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
     Returns:
         SVG.
     """
-    with matplotlib.rc_context(STYLE):
+    names = list(curves)
+    with drawing(names):
         # The legend lies below the three panels, which it must not make smaller.
-        columns = legend_columns(curves)
+        columns = legend_columns(names)
         legend_rows = math.ceil(len(curves) / columns)
         height = 3 + 0.17 * legend_rows
         figure = Figure(figsize=(9.6, height), layout='constrained')
-        left, middle, right = figure.subplots(1, 3)
+        panels = figure.subplots(1, 3)
 
         # Each method in all three.
-        thresholds = np.arange(255, -1, -1)
-        styles = product(LINE_STYLES, COLORS)
-        for (method, found), (style, color) in zip(curves.items(), styles, strict=False):
-            # Without positives precision is 0 by definition, which would draw a spike.
-            drawn = found['recall'] > 0
-            recall = found['recall'][drawn]
-            precision = found['precision'][drawn]
-            left.plot(recall, precision, style, color=color, label=method)
-            middle.plot(thresholds, found['fm'], style, color=color)
-            right.plot(thresholds, found['em'], style, color=color)
-
-        left.set(xlabel='recall', ylabel='precision', title='Precision and recall')
-        middle.set(xlabel='threshold', title='F-measure')
-        right.set(xlabel='threshold', title='E-measure')
-        for axes in (left, middle, right):
-            low, _ = axes.get_ylim()
-            bottom = max(min(low, 0.9), 0)
-            axes.set_ylim(bottom, 1.005)
-        figure.legend(loc='outside lower center', ncols=columns, fontsize=8)
+        lines = distinct_lines(len(names))
+        for axes, (kind, title) in zip(panels, TITLES.items(), strict=True):
+            for found, line in zip(curves.values(), lines, strict=True):
+                draw_curve(axes, kind, found, line)
+            axes.set(title=title)
+            if kind != 'pr':
+                axes.set(ylabel='')
+        name_legend(
+            figure, panels[0].lines, names, loc='outside lower center', ncols=columns, fontsize=8)
         return _svg(figure)
+
+
+def draw_curve(axes: Axes, kind: str, found: Mapping[str, np.ndarray], line: Line) -> None:
+    """Draws a method's curve, and names the axes.
+
+    Args:
+        axes: Where to.
+        kind: 'pr' (precision over recall), 'f' or 'e' (over the threshold).
+        found: The method's mean curves (256,) 'precision', 'recall', 'fm' and 'em'.
+        line: The look of the curve.
+    """
+    if kind == 'pr':
+        # Without positives precision is 0 by definition, which would draw a spike.
+        drawn = found['recall'] > 0
+        x, y = found['recall'][drawn], found['precision'][drawn]
+        axes.set(xlabel='Recall', ylabel='Precision')
+    else:
+        x, y = np.arange(255, -1, -1), found[f'{kind}m']
+        axes.set(xlabel='Threshold', ylabel=TITLES[kind])
+    axes.plot(x, y, line.dashes, color=line.color, lw=line.width)
+    low = min(_lowest_shown(kind, drawn) for drawn in axes.lines)
+    axes.set_ylim(max(min(low - .02, 0.9), 0), 1.005)
+
+
+def _lowest_shown(kind: str, curve: Line2D) -> float:
+    """What of a curve has to be seen: not the fall at its ends, which would flatten the rest."""
+    x, y = np.asarray(curve.get_data())
+    if kind == 'pr' and (x < FULL_RECALL).any():
+        return float(y[x < FULL_RECALL].min())
+    return float(np.quantile(y, .04))
 
 
 def legend_columns(names: Collection[str]) -> int:
@@ -172,62 +208,3 @@ def _svg(figure: Figure) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format='svg', metadata={'Date': None})
     return data.getvalue()
-
-
-def image_strip(image: Path | None, mask: Path, predictions: Sequence[Path]) -> list[bytes]:
-    """Draws an image (if given), its mask, and each prediction with its error map.
-
-    Returns:
-        JPEGs of one size.
-    """
-    truth = read_mask(mask)
-    panels = []
-    if image:
-        size = truth.shape[::-1]
-        resized = cv2.resize(read_image(image), size, interpolation=cv2.INTER_AREA)
-        panels.append(resized)
-    panels.append(truth)
-    for path in predictions:
-        prediction = read_prediction(path, truth.shape)
-        panels.append(prediction)
-        panels.append(error_map(prediction, truth))
-    return [_jpeg(panel) for panel in panels]
-
-
-def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Draws false positives in red and false negatives in blue over the mask in light grey.
-
-    Args:
-        prediction: uint8 (H, W).
-        truth: Mask, uint8 (H, W).
-
-    Returns:
-        RGB, uint8 (H, W, 3).
-    """
-    # How much of each pixel is wrong, and in which direction; (H, W, 1).
-    found = prediction.astype(np.float32)[..., None] / 255
-    is_inside = (truth > 128)[..., None]
-    wanted = is_inside.astype(np.float32)
-    excess = np.maximum(found - wanted, 0)
-    missing = np.maximum(wanted - found, 0)
-    correct = 1 - excess - missing
-
-    # The colours, mixed by these shares.
-    grey = np.where(is_inside, np.float32(205), np.float32(250))
-    colors = grey * correct + RED * excess + BLUE * missing
-    return colors.round().astype(np.uint8)
-
-
-def _jpeg(panel: np.ndarray) -> bytes:
-    # Twice the width on the page, so that it is sharp on dense screens and in print.
-    height, width = panel.shape[:2]
-    scale = PANEL_WIDTH * 2 / max(height, width)
-    new_width = max(1, math.ceil(width * scale))
-    new_height = max(1, math.ceil(height * scale))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(panel, (new_width, new_height), interpolation=interpolation)
-    if resized.ndim == 3:
-        resized = resized[..., ::-1]  # RGB to OpenCV's BGR
-    ok, data = cv2.imencode('.jpg', resized, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    assert ok
-    return data.tobytes()

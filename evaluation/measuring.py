@@ -69,6 +69,7 @@ class GroundTruth(PreparedMask):
         gt: uint8 (H, W), foreground above 128, or boolean.
         skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
         trimap: uint8 (H, W), about 128 where the matte is unknown; for errors of mattes there.
+        image: RGB, uint8 (H, W, 3), for the camouflage context measure.
 
     Raises:
         ValueError: For another type or shape.

@@ -107,7 +107,7 @@ class Metric:
     unit_interval: bool = True
     digits: int = 3
     in_validation: bool = False
-    needs: Literal['trimap'] | None = None
+    needs: Literal['trimap', 'image'] | None = None
     measure: Callable[[PreparedPrediction], float] | None = None
     measure_curve: Callable[[PreparedPrediction], np.ndarray] | None = None
     curve: Curve | None = None
@@ -467,6 +467,14 @@ RECORDS = (
         headline='cm',
         measure=methodcaller('context_measure'),
     ),
+    Metric(
+        name='ccm',
+        option='CCM',
+        scores=(Score('ccm', 'camouflageContextMeasure'),),
+        headline='ccm',
+        needs='image',
+        measure=methodcaller('camouflage_context_measure'),
+    ),
     *_MATTE_RECORDS,
     Metric(
         name='simae',
@@ -503,7 +511,8 @@ def image_score(name: str) -> Score:
     """Returns a score that any image with a mask has.
 
     Raises:
-        ValueError: For an unknown score, one over pooled pixels, or one that needs a trimap.
+        ValueError: For an unknown score, one over pooled pixels, or one that needs a trimap or the
+            image.
     """
     metric = metric_of(name)
     [score] = [score for score in metric.scores if score.name == name]

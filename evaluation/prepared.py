@@ -13,6 +13,7 @@ import numpy as np
 from evaluation.kernels import (
     bits,
     boundary,
+    camouflage,
     context,
     histograms,
     multiscale,
@@ -53,9 +54,10 @@ class PreparedMask:
         gt: uint8 (H, W), foreground above 128, or boolean. A mask of 0 and 1 is a boolean one.
         skeleton_cache: Folder that keeps the mask's skeleton (for HCE) between runs.
         trimap: uint8 (H, W), 0, 128 where the matte is unknown, 255; None if there is none.
+        image: RGB, uint8 (H, W, 3), for the camouflage context measure; None if there is none.
 
     Raises:
-        ValueError: For another type, or a trimap of another size.
+        ValueError: For another type, or a trimap or an image of another size.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class PreparedMask:
         gt: np.ndarray,
         skeleton_cache: str | os.PathLike | None = None,
         trimap: np.ndarray | None = None,
+        image: np.ndarray | None = None,
     ) -> None:
         # Foreground is above 128, or 1 in a mask of 0 and 1.
         grey = as_grey(gt, 'mask')
@@ -81,6 +84,12 @@ class PreparedMask:
             distance = np.abs(as_grey(trimap, 'trimap') - 128.0)
             self.unknown = distance < 64
 
+        if image is not None and (image.shape != (*grey.shape, 3) or image.dtype != np.uint8):
+            raise ValueError(
+                f'image: expected RGB, uint8, of the mask\'s size {grey.shape} (height, width), '
+                f'got {image.dtype} of shape {image.shape}')
+        self.image = image
+
         # What nearly every metric needs; the rest is computed on first use.
         self.shape = is_foreground.shape
         self.size = is_foreground.size
@@ -90,8 +99,9 @@ class PreparedMask:
         self._skeleton_cache = skeleton_cache
 
     def has(self, need: str | None) -> bool:
-        """Whether there is what a metric needs beside the mask: a 'trimap', or nothing."""
-        return need is None or self.unknown is not None
+        """Whether there is what a metric needs beside the mask: 'trimap', 'image', or nothing."""
+        there = {None: True, 'trimap': self.unknown is not None, 'image': self.image is not None}
+        return there[need]
 
     @cached_property
     def centre(self) -> tuple[int, int]:
@@ -139,6 +149,12 @@ class PreparedMask:
     def context(self) -> context.Context:
         """The mask's shape as a filter, for the context measure."""
         return context.prepare(self.mask)
+
+    @cached_property
+    def camouflage(self) -> np.ndarray:
+        """How well the mask's pixels are camouflaged in the image, (pixels of the mask,)."""
+        assert self.image is not None
+        return camouflage.weights(self.image, self.mask > 0)
 
     @cached_property
     def edges(self) -> multiscale.TrueEdges:
@@ -288,6 +304,14 @@ class PreparedPrediction:
         if self.truth.foreground_count == 0:
             return 0.0
         return context.context_measure(self.pred, self.levels.p, self.truth.context)
+
+    def camouflage_context_measure(self) -> float:
+        """Context measure that weighs camouflaged pixels more; 0 for an empty mask."""
+        truth = self.truth
+        if truth.foreground_count == 0:
+            return 0.0
+        return context.context_measure(
+            self.pred, self.levels.p, truth.context, truth.camouflage, camouflage.BETA2)
 
     def matte_error(self, error: Callable[..., float], in_unknown: bool) -> float:
         """Computes an error of kernels/matting.py, whole or in the trimap's unknown part."""

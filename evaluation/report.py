@@ -1,77 +1,64 @@
 """A self-contained HTML page of an evaluation: the choice, tables, curves, images and errors."""
 
 import base64
+import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from evaluation import figures, tables
-from evaluation.inputs import mask_folder
-from evaluation.metrics import COLUMNS, higher_is_better
-from evaluation.results import Results, mean_over_sets, scores_by_method
+from evaluation import figures, gallery, tables
+from evaluation.controls import controls
+from evaluation.gallery import (
+    ImageSet,
+    data_url,
+    order_of,
+    overview,
+    thinned,
+    worst_links,
+)
+from evaluation.metrics import COLUMNS, higher_is_better, metric_of
+from evaluation.results import (
+    Results,
+    Sets,
+    mean_over_sets,
+    run_label,
+    scores_by_method,
+    scores_by_run,
+)
 from evaluation.summary import MethodScores
-from utils import find_images
+from utils import atomic_write
 
-PAGE = """<!DOCTYPE html>
+FOLDER = Path(__file__).parent
+# Mail and forges take 30 MB. What is not pictures is measured, but for the cards' own text.
+PAGE_BYTES = 29_000_000
+CARD_TEXT_BYTES = 5_000
+PICK_BYTES = 150_000
+DRAWN_IMAGES = 500
+DRAWN_MASKS = 2
+
+PAGE_START = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light; }}
-body {{ font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
-       color: #1b1f24; background: #fff;
-       max-width: 1320px; margin: 0 auto; padding: 24px 24px 60px; }}
-h1 {{ font-size: 26px; margin: 0 0 4px; }}
-h2 {{ font-size: 19px; margin: 40px 0 10px; padding-bottom: 4px;
-     border-bottom: 1px solid #d5dae0; }}
-h3 {{ font-size: 15px; margin: 22px 0 6px; }}
-p.note, figcaption {{ color: #57606a; font-size: 13px; margin: 4px 0 10px; }}
-.choice {{ border-left: 4px solid #0072b2; background: #f3f7fb;
-          padding: 10px 16px; margin: 12px 0; }}
-.choice b {{ font-size: 16px; }}
-.choice div {{ font-size: .9em; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; width: 100%;
-        font-size: 12px; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 3px 5px; text-align: right; white-space: nowrap;
-         border-bottom: 1px solid #e8ebee; }}
-th {{ border-bottom: 1.5px solid #8c959f; font-weight: 600; }}
-th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0;
-                                  background: #fff; }}
-td.first {{ font-weight: 700; color: #0a5c91; }}
-tr.best td {{ background: #f3f7fb; }}
-figure {{ margin: 10px 0 18px; break-inside: avoid; }}
-figure.plot img {{ width: 100%; max-width: 1080px; height: auto; }}
-.pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 10px; }}
-.strip {{ display: grid; grid-template-columns: repeat(var(--n), minmax(0, 1fr)); gap: 6px; }}
-.strip div {{ font-size: 12px; text-align: center; color: #57606a; overflow-wrap: anywhere; }}
-.strip img {{ width: 100%; display: block; border: 1px solid #d5dae0; }}
-@page {{ size: A4 landscape; margin: 12mm; }}
-@media print {{
-  body {{ max-width: none; padding: 0; font-size: 11px; }} table {{ font-size: 9px; }}
-  th, td {{ padding: 2px 4px; }} tr {{ break-inside: avoid; }}
-  h2, h3, p.note {{ break-after: avoid; }}
-  .wide {{ overflow: visible; }} figure {{ margin: 4px 0 8px; }}
-  figure.plot img, .strip img {{ width: auto; max-width: 100%; max-height: 66mm; }}
-  .strip img {{ max-height: 38mm; margin: 0 auto; }} .strip div {{ font-size: 9px; }}
-  .choice, td {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }} }}
-</style>
+{style}</style>
 </head>
 <body>
-{body}
+"""
+PAGE_END = """
+{script}
 </body>
 </html>
 """
-
-
-# The JSON of each set as eval_existingOnes.py writes it.
-Sets = Mapping[str, Mapping[str, Any]]
 
 
 class Choice(NamedTuple):
@@ -83,27 +70,69 @@ class Choice(NamedTuple):
     scores: list[str]
 
 
-def write_page(
-    task: str,
-    columns: Sequence[str],
-    sets: Sets,
-    choices: Sequence[Choice],
-    details: Mapping[str, Mapping[str, MethodScores]],
-) -> str:
-    """Writes the page.
+class Evaluation(NamedTuple):
+    """What the report shows.
 
-    Args:
+    Attributes:
         task: Name of the task.
         columns: Columns of the task's tables.
         sets: The JSON of each set.
         choices: The best method by each criterion.
         details: Per-image scores and curves of the methods to draw, by set, the best method first.
-
-    Returns:
-        HTML.
+        categories: Categories by name of an image, by set; may lack sets and images.
     """
+
+    task: str
+    columns: Sequence[str]
+    sets: Sets
+    choices: Sequence[Choice]
+    details: Mapping[str, Mapping[str, MethodScores]]
+    categories: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
+
+
+def write_report(path: str | Path, evaluation: Evaluation, most: int = DRAWN_IMAGES) -> None:
+    """Writes the page, which needs no other file and no network.
+
+    Args:
+        path: File to write.
+        evaluation: What it shows.
+        most: Images that get a card, of all sets together.
+    """
+    with atomic_write(path) as file:
+        for part in _page(evaluation, most):
+            # Names of files that are no text have no UTF-8; browsers show a mark in place of it.
+            file.write(part.encode('utf-8', 'xmlcharrefreplace'))
+
+
+def _page(evaluation: Evaluation, most: int) -> Iterator[str]:
+    """Yields the page in parts, the pictures one by one, so that memory does not grow with them."""
+    script = _asset('report.js')
+    title = escape(f'Evaluation: {evaluation.task}')
+    policy = _content_policy(script)
+    yield PAGE_START.format(policy=policy, title=title, style=_asset('report.css'))
+    text = '\n'.join(_text(evaluation))
+    yield text
+    yield from _images(evaluation, most, PAGE_BYTES - len(text.encode('utf-8', 'replace')))
+    yield PAGE_END.format(script=f'<script>{script}</script>')
+
+
+def _asset(name: str) -> str:
+    return (FOLDER / name).read_text(encoding='utf-8')
+
+
+def _content_policy(script: str) -> str:
+    """Lets the browser load nothing, and run no other script than the page's own."""
+    digest = hashlib.sha256(script.encode()).digest()
+    hashed = base64.b64encode(digest).decode()
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{hashed}'")
+
+
+def _text(evaluation: Evaluation) -> Iterator[str]:
+    """Yields all but the images: the choice, scores over epochs, tables, curves."""
+    task, columns, sets, choices, details, _ = evaluation
     scores = scores_by_method(sets)
-    best = choices[0].best
 
     # How much was scored, and how much of it is drawn.
     first_set = next(iter(sets.values()))
@@ -112,18 +141,14 @@ def write_page(
     methods = {method for found in scores.values() for method in found}
     drawn = next(iter(details.values()))
 
-    parts = [
-        f'<h1>Evaluation: {escape(task)}</h1>',
-        f'<p class="note">{extent}, {len(drawn)} of {len(methods)} methods drawn below.</p>',
-        *(_choice(choice) for choice in choices),
-        _epochs(sets, choices),
-        '<h2>Scores</h2>',
-        '<p class="note">The best of each column is blue; the chosen method is shaded.</p>',
-        *_tables(columns, scores, best),
-        *_curves(details),
-        *_strips(sets, details, choices[0].scores[0]),
-    ]
-    return PAGE.format(title=f'Evaluation: {escape(task)}', body='\n'.join(parts))
+    yield f'<h1>Evaluation: {escape(task)}</h1>'
+    yield f'<p class="note">{extent}, {len(drawn)} of {len(methods)} methods drawn below.</p>'
+    yield from map(_choice, choices)
+    yield _epochs(sets, choices)
+    yield '<h2>Scores</h2>'
+    yield '<p class="note">The best of each column is blue; the chosen method is shaded.</p>'
+    yield from _tables(columns, scores, choices[0].best)
+    yield from _curves(details)
 
 
 def _choice(choice: Choice) -> str:
@@ -143,9 +168,9 @@ def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
     plots: dict[str, str] = {}
     for choice in choices:
         best = methods[choice.best]
-        label = _run_label(best)
+        label = run_label(best)
         for score in choice.scores:
-            runs = _by_run(sets, score)
+            runs = scores_by_run(sets, score)
             if score in plots or not runs:
                 continue
             mark = (label, best['epoch']) if label in runs else None
@@ -155,34 +180,6 @@ def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
         return ''
     drawn = ''.join(plots.values())
     return f'<h2>Scores over epochs</h2><div class="pair">{drawn}</div>'
-
-
-def _run_label(method: Mapping[str, Any]) -> str:
-    if method['resolution']:
-        return f'{method["run"]} at {method["resolution"]}'
-    return method['run']
-
-
-def _by_run(sets: Sets, score: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Collects (epoch, score) by set, by run, of the runs that have several epochs in every set."""
-    runs: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for dataset, found in sets.items():
-        for method in found['methods']:
-            value = method['scores'].get(score, math.nan)
-            if method['epoch'] is None or math.isnan(value):
-                continue
-            point = (method['epoch'], value)
-            by_set = runs.setdefault(_run_label(method), {})
-            by_set.setdefault(dataset, []).append(point)
-
-    # Only complete runs have a mean over the sets.
-    complete = {}
-    for run, by_set in runs.items():
-        has_all_sets = set(by_set) == set(sets)
-        has_lines = all(len(points) > 1 for points in by_set.values())
-        if has_all_sets and has_lines:
-            complete[run] = by_set
-    return complete
 
 
 def _tables(columns: Sequence[str], scores: Results, best: str) -> Iterable[str]:
@@ -243,109 +240,90 @@ def _curves(details: Mapping[str, Mapping[str, MethodScores]]) -> Iterable[str]:
         heading = ''
 
 
-def _strips(
-    sets: Sets, details: Mapping[str, Mapping[str, MethodScores]], score: str,
-) -> Iterable[str]:
-    """Draws the best method's worst, median and best image of each set, beside the second's."""
-    yield '<h2>Images</h2>'
-    yield (
-        f'<p class="note">The worst, the median and the best image by {COLUMNS[score]}. '
-        'Errors: false positives are red, false negatives blue.</p>')
-    for dataset, methods in details.items():
-        yield f'<h3>{escape(dataset)}</h3>'
-        shown = list(methods)[:2]
-        scored = methods[shown[0]]
-        picks = picked(scored.values[score], higher_is_better(score))
-        for index, kind in picks.items():
-            values = {method: methods[method].values[score][index] for method in shown}
-            yield _strip(sets[dataset], dataset, scored.names[index], kind, score, values)
-
-
-def picked(values: np.ndarray, higher: bool) -> dict[int, str]:
-    """Picks the worst, the median and the best image.
+def _images(evaluation: Evaluation, most: int, size: int) -> Iterator[str]:
+    """Yields the images of all sets.
 
     Args:
-        values: Scores (images,); NaN is left out.
-        higher: Whether higher is better.
-
-    Returns:
-        What each picked image is ('worst', 'median', 'best', or several), by index.
+        evaluation: What the report shows.
+        most: Images that get a card.
+        size: Bytes that they may take on the page.
     """
-    # From the worst to the best. NaN is sorted to the end.
-    present = np.count_nonzero(~np.isnan(values))
-    ascending = values.argsort(kind='stable')
-    order = ascending[:present].tolist()
-    if not higher:
-        order.reverse()
+    images = _image_sets(evaluation)
+    drawn = _drawn_images(images, most)
 
-    # In a small set one image may be several of them.
-    kinds = {
-        'worst': order[0],
-        'median': order[len(order) // 2],
-        'best': order[-1],
-    }
-    picks: dict[int, str] = {}
-    for kind, index in kinds.items():
-        picks[index] = f'{picks[index]} and {kind}' if index in picks else kind
-    return picks
+    # What the pictures of one image may take. Of three bytes base64 makes four.
+    cards = sum(len(indices) for indices in drawn)
+    pictures = max(0, size - cards * CARD_TEXT_BYTES) * 3 // 4
+    per_pick = min(PICK_BYTES, pictures // (12 * len(images)))
+    per_card = (pictures - 3 * len(images) * per_pick) // max(1, cards)
 
+    score = COLUMNS[images[0].score]
+    yield '<h2>Images</h2>'
+    yield (
+        f'<p class="note">The worst, the median and the best image by {score}. '
+        'Errors: false positives are red, false negatives blue.</p>')
+    for found in images:
+        yield f'<h3>{escape(found.dataset)}</h3>'
+        yield from overview(found, per_pick)
+    if not cards:
+        return
 
-def _strip(
-    found: Mapping[str, Any],
-    dataset: str,
-    name: str,
-    kind: str,
-    score: str,
-    values: Mapping[str, float],
-) -> str:
-    """Draws one image with the predictions of the methods in `values`."""
-    # The files, which may have been moved since.
-    masks = mask_folder(found['gt_root'], dataset)
-    image = _find_image(masks.with_name('im'), name)
-    mask = _find_image(masks, name)
-    pred_root = Path(found['pred_root'])
-    predictions = []
-    for method in values:
-        prediction = _find_image(pred_root / method / dataset, name)
-        if prediction is not None:
-            predictions.append(prediction)
-    caption = f'<b>{kind}</b>: {escape(name)}'
-    if mask is None or len(predictions) < len(values):
-        caption += ' (its files are no longer where they were scored)'
-        return f'<figure><figcaption>{caption}</figcaption></figure>'
-
-    # The image, its mask, and each prediction with its errors.
-    titles = ['image'] if image else []
-    titles.append('ground truth')
-    for method, value in values.items():
-        titles.append(f'{method}: {tables.format_score(score, value)}')
-        titles.append('errors')
-    panels = figures.image_strip(image, mask, predictions)
-
-    cells = []
-    for title, panel in zip(titles, panels, strict=True):
-        source = _data_url('jpeg', panel)
-        cells.append(f'<div><img alt="{escape(title)}" src="{source}">{escape(title)}</div>')
-    return (
-        f'<figure><figcaption>{caption}</figcaption>'
-        f'<div class="strip" style="--n:{len(panels)}">{"".join(cells)}</div></figure>')
+    yield f'<h2>All images</h2>{controls(images)}'
+    progress = tqdm(total=cards, desc='drawing', unit='image', leave=False, disable=None)
+    with progress:
+        for found, indices in zip(images, drawn, strict=True):
+            yield f'<section data-set="{escape(found.dataset)}"><h3>{escape(found.dataset)}</h3>'
+            if len(indices) < len(found.names):
+                yield (
+                    f'<p class="note">{len(indices)} of {len(found.names)} images: the worst, and '
+                    f'others evenly over the order by {score}.</p>')
+            yield worst_links(found, indices)
+            yield '<div class="gallery">'
+            for card in gallery.cards(found, indices, per_card):
+                yield card
+                progress.update()
+            yield '</div></section>'
 
 
-def _find_image(folder: Path, stem: str) -> Path | None:
-    """Returns the image with that stem; None if there is none."""
-    if not folder.is_dir():
-        return None
-    for path in find_images(folder):
-        if path.stem == stem:
-            return path
-    return None
+def _image_sets(evaluation: Evaluation) -> list[ImageSet]:
+    """Gathers the images of each set, with the scores that all of them have."""
+    score = _score_of_images(evaluation.choices[0].scores[0])
+    available = set(COLUMNS)
+    for methods in evaluation.details.values():
+        for scored in methods.values():
+            available &= set(scored.values)
+    others = tables.shown_scores(evaluation.columns, available)
+    shown = list(dict.fromkeys((score, *others)))
+
+    images = []
+    for number, (dataset, methods) in enumerate(evaluation.details.items()):
+        drawn = dict(list(methods.items())[:DRAWN_MASKS])
+        categories = evaluation.categories.get(dataset, {})
+        found = evaluation.sets[dataset]
+        images.append(ImageSet(dataset, number, found, drawn, score, shown, categories))
+    return images
+
+
+def _score_of_images(name: str) -> str:
+    """The score of single images that stands for a score, which may be of pooled pixels."""
+    for score in metric_of(name).scores:
+        if score.name == name:
+            return score.pooled_from or name
+    raise ValueError(f'unknown score {name}')
+
+
+def _drawn_images(images: Sequence[ImageSet], most: int) -> list[list[int]]:
+    """Selects the images that get a card, of each set in proportion to its size."""
+    total = sum(len(found.names) for found in images)
+    drawn = []
+    for found in images:
+        without_score = np.flatnonzero(np.isnan(found.values)).tolist()
+        order = order_of(found.values, higher_is_better(found.score)) + without_score
+        share = math.ceil(most * len(found.names) / total)
+        drawn.append(thinned(order, share))
+    return drawn
 
 
 def _plot(svg: bytes, title: str) -> str:
-    source = _data_url('svg+xml', svg)
+    source = data_url('svg+xml', svg)
     return f'<figure class="plot"><img alt="{escape(title)}" src="{source}"></figure>'
-
-
-def _data_url(kind: str, content: bytes) -> str:
-    encoded = base64.b64encode(content).decode()
-    return f'data:image/{kind};base64,{encoded}'

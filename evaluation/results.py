@@ -15,6 +15,8 @@ SUFFIX = '_eval.json'
 
 # Scores by set and method.
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
+# The JSON of each set as eval_existingOnes.py writes it.
+Sets = Mapping[str, Mapping[str, Any]]
 
 
 def store_path(save_dir: str | Path, dataset: str) -> Path:
@@ -29,8 +31,9 @@ def write_set(
     dataset: str,
     roots: tuple[str, str],
     results: Sequence[tuple[Method, MethodScores]],
+    places: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes `<dataset>_eval.{txt,md,csv,json}`.
+    """Writes `<dataset>_eval.{txt,tex,md,csv,json}`.
 
     Args:
         save_dir: Folder of the results.
@@ -39,6 +42,7 @@ def write_set(
         dataset: Name of the test set.
         roots: Folders of the masks and of the predictions.
         results: Methods with their scores, in order.
+        places: Where the files are, as of `evaluation.places`.
 
     Returns:
         The table as text.
@@ -65,6 +69,7 @@ def write_set(
         'task': task,
         'gt_root': gt_root,
         'pred_root': pred_root,
+        'places': places,
         'methods': methods,
     }
     write_json(Path(save_dir, dataset + SUFFIX), content)
@@ -74,7 +79,7 @@ def write_set(
 def write_overall(
     save_dir: str | Path, task: str, columns: Sequence[str], results: Results,
 ) -> str:
-    """Writes `overall_eval.{txt,md,csv,json}`: means over the sets, of methods that have all.
+    """Writes `overall_eval.{txt,tex,md,csv,json}`: means over the sets, of methods that have all.
 
     Returns:
         The table as text; empty if no method has all sets.
@@ -134,9 +139,17 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
                     method['scores'][score] = math.nan
         sets[dataset] = content
     if not sets:
-        raise ValueError(
-            f'{save_dir}: no scores of {", ".join(datasets)}; run eval_existingOnes.py first')
+        there = '+'.join(_scored_sets(save_dir))
+        advice = f'--data_lst {there} has some' if there else 'run eval_existingOnes.py first'
+        raise ValueError(f'{save_dir}: no scores of {", ".join(datasets)}; {advice}')
     return sets
+
+
+def _scored_sets(save_dir: str | Path) -> list[str]:
+    """Lists the sets that have scores."""
+    files = Path(save_dir).glob('*' + SUFFIX)
+    names = [path.name.removesuffix(SUFFIX) for path in files]
+    return sorted(name for name in names if name != 'overall')
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -153,6 +166,35 @@ def scores_by_method(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
     for dataset, content in sets.items():
         scores[dataset] = {method['method']: method['scores'] for method in content['methods']}
     return scores
+
+
+def run_label(method: Mapping[str, Any]) -> str:
+    """Names the run of a method, with its resolution if known."""
+    if method['resolution']:
+        return f'{method["run"]} at {method["resolution"]}'
+    return method['run']
+
+
+def scores_by_run(sets: Sets, score: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Collects (epoch, score) by set, by run, of the runs that have several epochs in every set."""
+    runs: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for dataset, found in sets.items():
+        for method in found['methods']:
+            value = method['scores'].get(score, math.nan)
+            if method['epoch'] is None or math.isnan(value):
+                continue
+            point = (method['epoch'], value)
+            by_set = runs.setdefault(run_label(method), {})
+            by_set.setdefault(dataset, []).append(point)
+
+    # Only complete runs have a mean over the sets.
+    complete = {}
+    for run, by_set in runs.items():
+        has_all_sets = set(by_set) == set(sets)
+        has_lines = all(len(points) > 1 for points in by_set.values())
+        if has_all_sets and has_lines:
+            complete[run] = by_set
+    return complete
 
 
 def only_task(save_dir: str | Path) -> str | None:

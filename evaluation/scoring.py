@@ -38,6 +38,7 @@ __all__ = [
     'Accumulator',
     'BERHandler',
     'BoundaryIoU',
+    'CamouflageContextMeasure',
     'ContextMeasure',
     'DICEHandler',
     'Emeasure',
@@ -285,6 +286,51 @@ class ContextMeasure(Accumulator):
             raise ValueError(
                 f'ContextMeasure: beta2 {beta2}, alpha {alpha}; only 1 and 6 are computed')
         super().__init__('cm')
+
+
+class CamouflageContextMeasure(Accumulator):
+    """Camouflage context measure (Wang et al., 2025): `{'ccm'}`.
+
+    Raises:
+        ValueError: For other values than the published ones.
+    """
+
+    def __init__(
+        self,
+        beta2: float = 1.2,
+        alpha: float = 6.0,
+        gamma: int = 8,
+        lambda_spatial: float = 20,
+    ) -> None:
+        if (beta2, alpha, gamma, lambda_spatial) != (1.2, 6, 8, 20):
+            raise ValueError(
+                f'CamouflageContextMeasure: beta2 {beta2}, alpha {alpha}, gamma {gamma}, '
+                f'lambda_spatial {lambda_spatial}; only 1.2, 6, 8 and 20 are computed')
+        super().__init__('ccm')
+
+    def step(  # type: ignore[override]
+        self,
+        pred: np.ndarray,
+        gt: np.ndarray | GroundTruth,
+        normalize: bool = True,
+        *,
+        img: np.ndarray | None = None,
+    ) -> None:
+        """Adds a pair.
+
+        Args:
+            pred: As of `prepare`.
+            gt: As of `prepare`. A `GroundTruth` may have the image itself.
+            normalize: As of `prepare`.
+            img: RGB, uint8 (H, W, 3).
+
+        Raises:
+            ValueError: As of `prepare`, and without an image.
+        """
+        truth = gt if isinstance(gt, GroundTruth) else GroundTruth(gt, image=img)
+        if truth.image is None:
+            raise ValueError('CamouflageContextMeasure: it needs the image: step(pred, gt, img=)')
+        super().step(pred, truth, normalize)
 
 
 class MSIoU(Accumulator):

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from evaluation.definitions import context, masks, multiscale, targets
-from evaluation.kernels import histograms
+from evaluation.kernels import camouflage, histograms
 from evaluation.kernels.histograms import Levels
 from evaluation.prepared import PreparedMask, PreparedPrediction
 
@@ -85,6 +85,13 @@ class SoftPrediction(PreparedPrediction):
     def context_measure(self) -> float:
         """Context measure."""
         return context.context_measure(self.p, self._mask)
+
+    def camouflage_context_measure(self) -> float:
+        """Camouflage context measure."""
+        truth = self.truth
+        if truth.foreground_count == 0:
+            return 0.0
+        return context.context_measure(self.p, self._mask, truth.camouflage, camouflage.BETA2)
 
     def weighted_f(self, beta: float = 1) -> float:
         """Weighted F-measure."""

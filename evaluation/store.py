@@ -9,9 +9,12 @@ interrupted.
 import base64
 import json
 import os
+import sys
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -86,24 +89,108 @@ def measurement_of(row: dict) -> Measurement:
 
 def stored_metrics(row: dict) -> set[str]:
     """Returns the metrics that a row has: those that were asked for or follow from its counts."""
+    return with_derived(row['groups'])
+
+
+def with_derived(groups: Collection[str]) -> set[str]:
+    """Returns the metrics that were measured, and those that follow from any row's counts."""
     derived = {metric.name for metric in METRICS.values() if metric.follows_from_counts}
-    return derived.union(row['groups'])
+    return derived.union(groups)
+
+
+class _Place(NamedTuple):
+    """Where a row is, and what tells whether it is up to date."""
+
+    path: Path
+    offset: int
+    length: int
+    version: int
+    files: int  # hash of the fingerprints
+    groups: tuple[str, ...]
+
+
+class Rows(Mapping[tuple[str, str], dict[str, Any]]):
+    """The rows of a store by method and name, read from its files when they are asked for.
+
+    Those of 100,000 predictions would fill gigabytes.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[tuple[str, str], _Place] = {}
+        self._groups: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def __getitem__(self, key: tuple[str, str]) -> dict[str, Any]:
+        row = None
+        with suppress(ValueError):
+            row = json.loads(self.line(key))
+        if row is None or (row['method'], row['name']) != key:
+            path = self.places[key].path
+            raise ValueError(f'{path}: another process has written these scores; run again')
+        return row
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def line(self, key: tuple[str, str]) -> bytes:
+        """Reads a row as it is written, without the line's end."""
+        place = self.places[key]
+        with naming(place.path), open(place.path, 'rb') as file:
+            file.seek(place.offset)
+            return file.read(place.length)
+
+    def read(self, path: Path) -> None:
+        """Adds the rows of a file, in place of older ones of the same method and name."""
+        offset = 0
+        with naming(path), open(path, 'rb') as file:
+            for line in file:
+                with suppress(ValueError, KeyError, TypeError):  # A crash cut the line off.
+                    self.add(path, offset, json.loads(line), len(line))
+                offset += len(line)
+
+    def add(self, path: Path, offset: int, row: dict[str, Any], length: int) -> None:
+        """Notes that a row is in a file."""
+        groups = tuple(row['groups'])
+        groups = self._groups.setdefault(groups, groups)
+        key = sys.intern(row['method']), row['name']
+        self.places[key] = _Place(
+            path, offset, length, row['version'], _hash(row['files']), groups)
+
+
+class MethodRows(Mapping[str, dict[str, Any]]):
+    """The rows of one method by image name, read when they are asked for."""
+
+    def __init__(self, rows: Rows, method: str, names: Collection[str]) -> None:
+        self._rows = rows
+        self._method = method
+        self._names = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        return self._rows[self._method, name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class ScoreStore:
-    """The scores of one test set, in one file."""
+    """The scores of one test set, in one file.
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    Args:
+        path: The file, to which new scores are appended.
+        files: What is read, `path` among them; later files have the newer scores.
+    """
+
+    def __init__(self, path: str | os.PathLike, files: Sequence[Path] = ()) -> None:
         self.path = Path(path)
-        self.rows: dict[tuple[str, str], dict] = {}
-        with naming(self.path):
-            lines = self.path.read_bytes().splitlines() if self.path.exists() else []
-        for line in lines:
-            try:
-                row = json.loads(line)
-                self.rows[row['method'], row['name']] = row
-            except (ValueError, KeyError, TypeError):
-                continue  # A crash cut the line off. Its image is computed again.
+        self.rows = Rows()
+        for file in files or (self.path,):
+            if file.exists():
+                self.rows.read(file)
 
     def missing(
         self, method: str, name: str, files: list[list[int]], metrics: Collection[str],
@@ -113,41 +200,59 @@ class ScoreStore:
         A row is replaced as a whole, so the metrics it has already are measured again with them.
         Metrics that follow from counts are in every row.
         """
-        row = self.rows.get((method, name))
+        place = self.rows.places.get((method, name))
         wanted = set(metrics)
-        if row and row['version'] == VERSION and row['files'] == files:
-            if stored_metrics(row) >= wanted:
+        if place and place.version == VERSION and place.files == _hash(files):
+            if with_derived(place.groups) >= wanted:
                 return []
-            wanted.update(row['groups'])
+            wanted.update(place.groups)
         return [metric for metric in METRICS if metric in wanted]
 
     def append(self, rows: list[dict]) -> None:
         """Saves rows at once, in place of older ones of the same method and name."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for row in rows:
-            self.rows[row['method'], row['name']] = row
         # The line break in front ends a line that a crash may have cut off.
         lines = [_line(row) for row in rows]
         data = b'\n' + b'\n'.join(lines) + b'\n'
         with naming(self.path), open(self.path, 'ab') as file:
+            offset = file.seek(0, os.SEEK_END) + 1
             file.write(data)
+        for row, line in zip(rows, lines, strict=True):
+            self.rows.add(self.path, offset, row, len(line))
+            offset += len(line) + 1
 
     def drop_others(self, methods: Collection[str], names: Collection[str]) -> None:
         """Drops the rows of these methods for images that the set no longer has."""
         kept = set(names)
         for method, name in list(self.rows):
             if method in methods and name not in kept:
-                del self.rows[method, name]
+                del self.rows.places[method, name]
 
     def finish(self) -> None:
-        """Rewrites the file in order, if it differs."""
-        lines = [_line(self.rows[key]) + b'\n' for key in sorted(self.rows)]
-        data = b''.join(lines)
-        with naming(self.path):
-            if self.path.exists() and self.path.read_bytes() == data:
-                return
+        """Rewrites the file in order, with the rows of all others, if it differs."""
+        keys = sorted(self.rows)
+        if self._is_in_order(keys):
+            return
         with atomic_write(self.path) as file:
-            file.write(data)
+            for key in keys:
+                file.write(self.rows.line(key).rstrip(b'\n') + b'\n')
+        self.rows = Rows()
+        self.rows.read(self.path)
+
+    def _is_in_order(self, keys: list[tuple[str, str]]) -> bool:
+        """Whether the file holds these rows in this order, and nothing else."""
+        offset = 0
+        for key in keys:
+            place = self.rows.places[key]
+            if place.path != self.path or place.offset != offset:
+                return False
+            offset += place.length
+        return self.path.exists() and self.path.stat().st_size == offset
+
+
+def _hash(files: Sequence[Sequence[int]]) -> int:
+    """A number for the fingerprints of files: for memory, as there may be 100,000 of them."""
+    return hash(tuple(tuple(one) for one in files))
 
 
 def _line(row: dict) -> bytes:

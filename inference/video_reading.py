@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
@@ -194,8 +194,12 @@ def _open_video(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
         source.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
         if container.streams.audio:
             source.sound_track = container.streams.audio[0]
-        source.frames = _VideoReader(container, stream, source, max_pixels, warn).frames()
-        yield source
+        reader = _VideoReader(container, stream, source, max_pixels, warn)
+        source.frames = reader.frames()
+        try:
+            yield source
+        finally:
+            reader.drain()
 
 
 def _moving_stream(container: Any, path: str | os.PathLike) -> Any:
@@ -230,15 +234,15 @@ class _VideoReader:
         self.converts = False  # wide gamuts to BT.709
         self.step = max(round(1 / source.rate / stream.time_base), 1)  # between two frames
         self.last_start: int | None = None
+        self.decoder = self._new_decoder()
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yields upright frames, and fills the source's times, sound and losses."""
-        decoder = self._decoder()
         for packet in self._packets():
             if packet.stream is self.source.sound_track:
                 self.source.sound.append(packet)
                 continue
-            for frame in self._decode(decoder, packet):
+            for frame in self._decode(packet):
                 _check_size(self.source.name, frame.width, frame.height, self.max_pixels)
                 if self.last_start is None:
                     self._describe(frame)
@@ -247,7 +251,16 @@ class _VideoReader:
         if self.damaged:
             self.source.losses.append(f'{self.damaged} damaged packets were left out')
 
-    def _decoder(self) -> Any:
+    def drain(self) -> None:
+        """Decodes what the decoder's threads have begun, so that it can be freed.
+
+        Freeing waits for the threads and keeps Python's lock, for which a thread waits that logs a
+        message through PyAV.
+        """
+        with suppress(av.FFmpegError):
+            self.decoder.decode(None)
+
+    def _new_decoder(self) -> Any:
         own = self.stream.codec_context
         own.thread_type = 'AUTO'
         has_alpha = self.stream.metadata.get('alpha_mode') == '1'
@@ -268,9 +281,9 @@ class _VideoReader:
         except av.FFmpegError as error:
             self.source.losses.append(f'damaged from here on ({error})')
 
-    def _decode(self, decoder: Any, packet: Any) -> list[Any]:
+    def _decode(self, packet: Any) -> list[Any]:
         try:
-            return decoder.decode(packet)
+            return self.decoder.decode(packet)
         except av.FFmpegError:
             self.damaged += 1
             return []

@@ -3,18 +3,20 @@
 Zheng et al., arXiv 2401.03407.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from models.architecture import Architecture
-from models.backbones.base import Backbone
+from models.backbones import Backbone, build_backbone
 from models.checkpoints.names import accept_official_names
 from models.decoder import Decoder, build_block
 from models.encoder import Context, Encoder, PyramidNeck
 from models.modules.tracing import has_symbolic_size, mark_divisible
 from utils import STRIDE, round_up
 
+PUBLISHED_BACKBONE = 'swin_v1_l'
 NECK_CHANNELS = (192, 384, 768, 1536)  # Swin-L's
 
 
@@ -46,12 +48,35 @@ class TrainingOutput(NamedTuple):
 class BiRefNet(nn.Module):
     """The network on any backbone. `models.build_birefnet` builds one from a Config.
 
-    Its state dict has names of our own; `load_state_dict` takes official names, too.
-    `config` is the Config that it was built from, for those who run the network; None without one.
+    Its state dict has names of our own. `load_state_dict` takes official names, too, in either tile
+    order that the weights show. `config` is the Config that it was built from, for those who run
+    the network; None without one.
+
+    Args:
+        backbone: default: the publication's, Swin-L, with random weights.
+        architecture: of all else; default: the publication's.
+        bb_pretrained: the publication's argument, for code that passes False.
+
+    Raises:
+        ValueError: pretrained weights are asked for, which need a file.
     """
 
-    def __init__(self, backbone: Backbone, architecture: Architecture | None = None) -> None:
+    # The publication's name of `models.load_model`, which sets it: this module knows no files.
+    from_pretrained: ClassVar[Callable[..., 'BiRefNet']]
+
+    def __init__(
+        self,
+        backbone: Backbone | None = None,
+        architecture: Architecture | None = None,
+        *,
+        bb_pretrained: bool = False,
+    ) -> None:
         super().__init__()
+        if bb_pretrained:
+            raise ValueError('bb_pretrained=True: name the file of the pretrained backbone: '
+                             'build_birefnet(Config(bb_weights=FILE)); load_model(FILE) loads a '
+                             'whole network')
+        backbone = backbone or build_backbone(PUBLISHED_BACKBONE)
         architecture = architecture or Architecture()
         self.architecture = architecture
         self.config: Any = None

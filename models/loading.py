@@ -19,7 +19,7 @@ from models.architecture import Architecture
 from models.backbones import BACKBONES, Backbone, build_backbone, find_family
 from models.backbones.registry import State
 from models.birefnet import BiRefNet
-from models.checkpoints.files import beginnings, read_state, strip_prefixes, write_state
+from models.checkpoints.files import beginnings, read_state, write_state
 from models.checkpoints.infer import (
     differences,
     generation,
@@ -28,10 +28,11 @@ from models.checkpoints.infer import (
     is_generation_2024_03,
     nearest_layout,
 )
-from models.checkpoints.names import DERIVED, OUR_PREFIX, to_official
+from models.checkpoints.names import DERIVED, OUR_PREFIX, from_official, to_official
 from models.checkpoints.pretrained import load_backbone
 from models.checkpoints.tile_order import convert_tile_order, read_tile_order, tile_weights
 from models.finding import find_checkpoint, saved_config, written_tile_order
+from utils import check_state_dict
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -175,6 +176,10 @@ def load_model(
     return model.to(device).eval()
 
 
+# The publication's name of it.
+BiRefNet.from_pretrained = staticmethod(load_model)
+
+
 def _with_official_names(state: State, bb: str) -> State:
     """A state dict in the official layout from one in that or in our names.
 
@@ -296,7 +301,8 @@ def _fill(model: BiRefNet, state: State) -> None:
         dtype = official[key].dtype
         # A copy, which no change of a mapped file can reach.
         weights[key] = value.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    model.load_state_dict(weights, assign=True)
+    # In our names, so that the tile order that was decided on stays.
+    model.load_state_dict(from_official(weights), assign=True)
 
 
 # --- Saving ---------------------------------------------------------------------------------------
@@ -324,7 +330,7 @@ def save_checkpoint(
     network = next(m for m in model.modules() if isinstance(m, BiRefNet))
     if state is None:
         state = network.state_dict()
-    official = to_official(strip_prefixes(state), network.encoder.backbone.name)
+    official = to_official(check_state_dict(state), network.encoder.backbone.name)
     if tile_order != 'row':
         official = convert_tile_order(official, tile_order)
     if dtype is not None:

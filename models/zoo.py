@@ -1,6 +1,6 @@
 """Published weights by name: where they are, and how they are fetched and kept.
 
-`python -m models.zoo` lists them. Files are looked for in this order:
+`python export.py zoo` lists them. Files are looked for in this order:
 
 1. in the folder of weights (`BIREFNET_HOME`, else `birefnet` in the user's cache), where they may
    be put by hand;
@@ -29,7 +29,6 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from tabulate import tabulate
 
 from utils import atomic_write
 
@@ -47,6 +46,7 @@ class Published:
 
     name: str
     task: str
+    purpose: str = ''
     repository: str = ''
     release: str = ''
     backbone: str = 'swin_v1_l'
@@ -55,12 +55,34 @@ class Published:
     tile_order: str = 'row'
     release_tile_order: str = ''
     sha256: str = ''
+    date: str = ''
+    training_sets: str = ''
+    license: str = ''
+    data_license: str = ''
+    noncommercial: bool = False
+    relatives: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         is_file_name = re.fullmatch(r'[\w.*-]*', self.release)
         assert is_file_name, f'{self.name}: {self.release} is not a plain file name'
         is_repository = re.fullmatch(r'([\w-]+/[\w.-]+)?', self.repository)
         assert is_repository, f'{self.name}: {self.repository} is not a repository'
+
+    @property
+    def has_source(self) -> bool:
+        """Whether there is a place to download it from."""
+        return bool(self.repository or self.release)
+
+    @property
+    def file_name(self) -> str:
+        """Under which a download is kept, unless it is the release file."""
+        return f'{self.name}.safetensors'
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Under which it may be put into the folder of weights."""
+        return self.file_name, f'{self.name}.pth'
 
     def facts(self) -> dict[str, Any]:
         """Fields of Config that keys do not show."""
@@ -110,7 +132,7 @@ def identify(file: Path) -> Published | None:
     model.safetensors in a folder named as a repository, a clone's or that of the hub's cache.
     """
     for entry in zoo().values():
-        is_kept = file.parent == weights_folder() and file.name == f'{entry.name}.safetensors'
+        is_kept = file.parent == weights_folder() and file.name in entry.file_names
         if is_kept or entry.is_release(file) or _is_of_repository(file, entry.repository):
             return entry
     return None
@@ -149,6 +171,9 @@ def fetch(entry: Published) -> Path:
     folder = weights_folder()
     if kept := _find_kept(entry, folder):
         return kept
+    if not entry.has_source:
+        raise ValueError(f'{entry.name}: no place to download it from is known; put its file as '
+                         f'{" or ".join(entry.file_names)} into {folder}')
     tried = []
     for place, attempt in _sources(entry, folder):
         try:
@@ -159,7 +184,7 @@ def fetch(entry: Published) -> Path:
     # None did: which file to fetch by other means, and where it belongs.
     by_hand = []
     if entry.repository:
-        by_hand.append(f'{WEIGHTS} of {entry.repository} as {entry.name}.safetensors')
+        by_hand.append(f'{WEIGHTS} of {entry.repository} as {entry.file_name}')
     if entry.release:
         by_hand.append(entry.release)
     raise ValueError(f'{entry.name}: not to be had from {"; ".join(tried)}. Without a network, put '
@@ -168,7 +193,7 @@ def fetch(entry: Published) -> Path:
 
 
 def _find_kept(entry: Published, folder: Path) -> Path | None:
-    patterns = [f'{entry.name}.safetensors']
+    patterns = [*entry.file_names]
     if entry.release:
         patterns.append(entry.release)
     for pattern in patterns:
@@ -196,7 +221,7 @@ def _sources(entry: Published, folder: Path) -> Iterator[tuple[str, Callable[[],
         yield mirror, lambda: download(f'{mirror}/{release}', folder / release, entry.sha256)
     if mirror and entry.repository:
         address = f'{mirror}/{entry.repository}'
-        file = folder / f'{entry.name}.safetensors'
+        file = folder / entry.file_name
         yield address, lambda: download(f'{address}/{WEIGHTS}', file)
 
     # Then the public places.
@@ -209,7 +234,7 @@ def _sources(entry: Published, folder: Path) -> Iterator[tuple[str, Callable[[],
 
 def _linked(file: Path, folder: Path, entry: Published) -> Path:
     """Links the hub's file under the entry's name, so that it is found there without the hub."""
-    link = folder / f'{entry.name}.safetensors'
+    link = folder / entry.file_name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)  # one into a cache that has been cleared
@@ -256,31 +281,3 @@ def fetch_repository(repository: str, **options: Any) -> Path:
     with suppress(*HUB_ERRORS):  # the architecture follows from the keys without it
         hf_hub_download(repository, CONFIG, **options)
     return file
-
-
-def table() -> str:
-    """A table of all entries."""
-    rows = []
-    for entry in zoo().values():
-        rows.append([
-            entry.name,
-            entry.task,
-            entry.backbone,
-            _size_text(entry),
-            entry.repository,
-            entry.release,
-        ])
-    return tabulate(rows, ['name', 'task', 'backbone', 'trained at', 'repository', 'release file'])
-
-
-def _size_text(entry: Published) -> str:
-    """Width x height, or the range of it."""
-    if not entry.dynamic_size:
-        width, height = entry.size
-        return f'{width}x{height}'
-    (least_width, most_width), (least_height, most_height) = entry.dynamic_size
-    return f'{least_width}x{least_height} to {most_width}x{most_height}'
-
-
-if __name__ == '__main__':
-    print(table())

@@ -1,10 +1,12 @@
 """The one reader of images and masks: what training, testing, evaluation and prediction see."""
 
 from readers.images import image_to_srgb, read_image, to_rgb
-from readers.masks import read_mask, read_soft_mask
+from readers.masks import ZERO_ONE, Interpretation, interpret, read_mask, read_soft_mask
 from readers.opening import (
     MAX_PIXELS,
+    Readable,
     TooManyPixels,
+    check_size,
     identify,
     open_header,
     open_image,
@@ -14,9 +16,14 @@ from readers.survey import survey_masks
 
 __all__ = [
     'MAX_PIXELS',
+    'ZERO_ONE',
+    'Interpretation',
+    'Readable',
     'TooManyPixels',
+    'check_size',
     'identify',
     'image_to_srgb',
+    'interpret',
     'open_header',
     'open_image',
     'read_bytes',

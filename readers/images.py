@@ -1,21 +1,20 @@
 """Images as RGB, the same pixels for training, testing and prediction."""
 
 import io
-import os
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from readers.deep import grey_values, to_8_bit
-from readers.opening import MAX_PIXELS, decode, load
+from readers.opening import MAX_PIXELS, Source, decode, load
 from readers.plain import decode_plain
 
 
-def read_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image of any kind, upright, without its alpha.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path, the bytes of a file, or one in an archive.
         max_pixels: the largest number of pixels that is taken.
 
     Returns:

@@ -1,6 +1,5 @@
 """What a mask means: files of every kind as grey values from 0 to 255."""
 
-import os
 from typing import NamedTuple
 
 import cv2
@@ -9,7 +8,7 @@ from PIL import Image
 
 from readers.deep import FULL_VALUES, full_value, grey_values, to_8_bit
 from readers.metadata import JPEG_START, PNG_START
-from readers.opening import MAX_PIXELS, decode, load
+from readers.opening import MAX_PIXELS, Source, decode, load
 from readers.plain import decode_plain
 
 # Channels of a grey pixel differ by less than this, after JPEG too.
@@ -42,7 +41,7 @@ class Interpretation(NamedTuple):
     notes: list[str]
 
 
-def read_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_mask(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a ground truth mask, upright, whose foreground may be marked in any usual way.
 
     The range is that of the values: 0/1, 0..255, or that of 10 to 32 bits, in files of any depth,
@@ -50,7 +49,7 @@ def read_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -
     of a cut-out is its mask, and colour becomes grey as in OpenCV.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path, the bytes of a file, or what reads them.
         max_pixels: the largest number of pixels that is taken.
 
     Returns:
@@ -62,7 +61,7 @@ def read_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -
     return interpret(source, max_pixels).grey
 
 
-def read_soft_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_soft_mask(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a mask as a network makes it: as `read_mask`, but low values stay low.
 
     Such a mask may be dark all over, so that its largest value does not tell its range: 0 and 1 in
@@ -72,7 +71,7 @@ def read_soft_mask(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXE
 
 
 def interpret(
-    source: str | os.PathLike | bytes,
+    source: Source,
     max_pixels: int = MAX_PIXELS,
     is_soft: bool = False,
 ) -> Interpretation:

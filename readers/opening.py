@@ -5,7 +5,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from PIL import Image
 
@@ -43,17 +43,28 @@ Opener = Callable[[IO[bytes], str], Image.Image]
 Accepts = Callable[[bytes], bool | str]
 
 
+class Readable(Protocol):
+    """A file that is read as a whole, as a member of an archive is; `str` gives its name."""
+
+    def read_bytes(self) -> bytes:
+        """Returns the file's content."""
+        ...
+
+
+Source = str | os.PathLike | bytes | Readable
+
+
 class TooManyPixels(ValueError):
     """An image larger than the limit, as decompression bombs are."""
 
 
-def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens and fully decodes an image, upright by its EXIF or XMP orientation.
 
     Metadata that are damaged, or larger than Pillow takes, are left out.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path, the bytes of a file, or what reads them.
         max_pixels: the largest number of pixels that is taken.
 
     Raises:
@@ -64,10 +75,12 @@ def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) 
     return decode(*load(source), max_pixels)
 
 
-def load(source: str | os.PathLike | bytes) -> tuple[str, bytes]:
+def load(source: Source) -> tuple[str, bytes]:
     """Returns what to call the source in a message, and its bytes."""
     if isinstance(source, bytes):
         return 'image data', source
+    if not isinstance(source, (str, os.PathLike)):
+        return str(source), source.read_bytes()
     return os.fspath(source), read_bytes(source)
 
 

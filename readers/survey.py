@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 from readers.masks import interpret
+from readers.opening import Readable
 
 FOREGROUND = 128  # values above this are foreground
 SAMPLE = 256  # masks that are looked at, spread over the set, if the set is larger
@@ -23,7 +23,7 @@ class _Look(NamedTuple):
 
 
 def survey_masks(
-    name: str, files: Sequence[Path], workers: int = 8, skip_bad: bool = False,
+    name: str, files: Sequence[Readable], workers: int = 8, skip_bad: bool = False,
 ) -> list[str]:
     """Looks at the masks of a set, and says how they are understood.
 
@@ -39,7 +39,7 @@ def survey_masks(
     Raises:
         ValueError: not one mask has foreground; or lists the masks that cannot be read.
     """
-    looks: dict[Path, _Look] = {}
+    looks: dict[Readable, _Look] = {}
     with ThreadPoolExecutor(workers) as pool:
         for part in _parts(files):
             looks.update(zip(part, pool.map(_look, part), strict=True))
@@ -49,7 +49,7 @@ def survey_masks(
     if problems and not skip_bad:
         raise ValueError('\n  '.join([f'{name}: masks that cannot be read:', *problems]))
 
-    by_note: dict[str, list[Path]] = defaultdict(list)
+    by_note: dict[str, list[Readable]] = defaultdict(list)
     for path, look in looks.items():
         for note in look.notes:
             by_note[note].append(path)
@@ -65,7 +65,7 @@ def survey_masks(
     return sentences
 
 
-def _parts(files: Sequence[Path]) -> list[Sequence[Path]]:
+def _parts(files: Sequence[Readable]) -> list[Sequence[Readable]]:
     """The sample, and the others in parts as large as that."""
     step = max(1, len(files) // SAMPLE)
     parts = [files[::step]]
@@ -75,7 +75,7 @@ def _parts(files: Sequence[Path]) -> list[Sequence[Path]]:
     return parts
 
 
-def _look(path: Path) -> _Look:
+def _look(path: Readable) -> _Look:
     try:
         grey, notes = interpret(path)
     except ValueError as error:

@@ -6,23 +6,27 @@ processes behind, kills them 30 s after SIGTERM, and then exits with 1 whatever 
 Without Linux's /proc this is torchrun as it is.
 """
 
+import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
-from torch.distributed.run import parse_args, run
+from torch.distributed.run import get_args_parser, parse_args, run
 
 from runtime.command import INTERRUPTED
 from runtime.distributed import PREEMPTED
 from utils import STOP_SIGNALS
 
 PROC_TASKS = Path('/proc/self/task')
-TORCHRUNS_OWN_SIGNALS = 'SIGINT,SIGHUP,SIGQUIT'
+TORCHRUNS_OWN_SIGNALS = ('SIGINT', 'SIGHUP', 'SIGQUIT')
+SIGNALS_OPTION = '--signals-to-handle'
+TORCHRUNS_SIGNALS_MODULE = 'torch.distributed.elastic.multiprocessing.api'
 
 
 def _forward_signal(number: int, _frame: Any) -> None:
@@ -39,6 +43,25 @@ def _send(process: int, number: int) -> None:
         os.kill(process, number)
 
 
+def _run_with_signals(arguments: list[str]) -> None:
+    """Runs torchrun, which leaves the signals to stop to this module."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, _forward_signal)
+    if SIGNALS_OPTION in get_args_parser().format_help():
+        run(parse_args([SIGNALS_OPTION, ','.join(TORCHRUNS_OWN_SIGNALS), *arguments]))
+        return
+
+    # Older releases take all signals, but none in another thread, about which they warn.
+    logging.getLogger(TORCHRUNS_SIGNALS_MODULE).setLevel(logging.ERROR)
+    for name in TORCHRUNS_OWN_SIGNALS:
+        signal.signal(signal.Signals[name], _forward_signal)
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        running = executor.submit(run, parse_args(arguments))
+        while not running.done():
+            wait([running], timeout=.2)  # signals are handled between two waits at the latest
+        running.result()
+
+
 @record
 def main(arguments: list[str] | None = None) -> int:
     """Runs the processes.
@@ -51,12 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
         ChildFailedError: torchrun's; it names the first process that failed, with its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if PROC_TASKS.is_dir():
-        arguments = ['--signals-to-handle', TORCHRUNS_OWN_SIGNALS, *arguments]
-        for number in STOP_SIGNALS:
-            signal.signal(number, _forward_signal)
     try:
-        run(parse_args(arguments))
+        if PROC_TASKS.is_dir():
+            _run_with_signals(arguments)
+        else:
+            run(parse_args(arguments))
     except (KeyboardInterrupt, SignalException) as signalled:
         # The processes got it too, and have said what they kept.
         if getattr(signalled, 'sigval', signal.SIGINT) == signal.SIGINT:

@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 
 STATM = Path('/proc/self/statm')
+STATUS = Path('/proc/self/status')
+CLEAR_REFS = Path('/proc/self/clear_refs')
+RESTART_PEAK = '5'  # what Linux takes there
 CPU = torch.device('cpu')
 
 
@@ -20,6 +23,33 @@ def peak_memory(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == 'darwin' else peak * 1024
+
+
+class PeakWatch:
+    """The most bytes that this process holds from now on, on the GPU or in the machine's memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._is_known = True
+        if device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            CLEAR_REFS.write_text(RESTART_PEAK)
+        except OSError:  # not Linux, or not allowed in this container
+            self._is_known = False
+
+    def read(self) -> int | None:
+        """The peak so far; None where the system does not say."""
+        if not self._is_known:
+            return None
+        if self._device.type == 'cuda':
+            return peak_memory(self._device)
+        for line in STATUS.read_text().splitlines():
+            if line.startswith('VmHWM:'):
+                kilobytes = line.split()[1]
+                return int(kilobytes) * 1024
+        return None
 
 
 def resident_memory() -> int:

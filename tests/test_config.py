@@ -151,6 +151,30 @@ def test_automatic_values_follow_what_is_given():
     assert Config(num_workers=0).num_workers == 0
 
 
+def test_the_published_preset_gives_way_to_what_is_given():
+    def values(*overrides: str) -> tuple:
+        cfg = Config.from_overrides(overrides)
+        return cfg.batch_size, cfg.mixed_precision, cfg.compile
+
+    assert values() == (4, 'no', False)
+    assert values('preset=published') == (8, 'bf16', True)
+    assert values('compile=no', 'preset=published', 'batch_size=2') == (2, 'bf16', False)
+    assert Config(preset='published').lr == pytest.approx(1e-4 * 2 ** .5)
+
+
+def test_synthetic_backgrounds_leave_flip_alone_unless_more_is_asked_for():
+    assert Config().preproc_methods == ('flip', 'rotate', 'enhance', 'pepper')
+    assert Config(background_color_synthesis=True).preproc_methods == ('flip',)
+    more = Config(background_color_synthesis=True, preproc_methods=('flip', 'crop'))
+    assert more.preproc_methods == ('flip', 'crop')
+
+
+def test_weights_decay_under_adam_only_if_asked_for():
+    assert Config(optimizer='AdamW').weight_decay == .01
+    assert Config(optimizer='Adam').weight_decay == 0
+    assert Config(optimizer='Adam', weight_decay=.1).weight_decay == .1
+
+
 def test_configs_share_no_weights():
     one, other = Config(), Config()
     one.lambdas_pix_last['bce'] = 0
@@ -418,7 +442,8 @@ def test_standard_library_only():
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             modules.append(node.module)
-    assert {module.split('.')[0] for module in modules} <= set(sys.stdlib_module_names) | {'fields'}
+    assert {module.split('.')[0] for module in modules} <= set(sys.stdlib_module_names) | {
+        'fields', 'published'}
 
 
 def test_importing_touches_no_file():

@@ -35,8 +35,8 @@ def test_tables(scored):
     assert exact['task'] == 'Toy'
     assert [method['epoch'] for method in exact['methods']] == [5, 10]
     assert f"{exact['methods'][0]['scores']['sm']:.3f}"[1:] == lines[2].split(' & ')[2].strip()
-    assert {path.name for path in scored.glob('overall_eval.*')} == {f'overall_eval.{s}' for s in
-                                                                   ('txt', 'md', 'csv', 'json')}
+    suffixes = {path.suffix for path in scored.glob('overall_eval.*')}
+    assert suffixes == {'.txt', '.tex', '.md', '.csv', '.json'}
     assert r'\textbf' in (scored / 'comparison.tex').read_text()
 
 
@@ -52,12 +52,27 @@ def test_best(scored):
 
 def test_report_is_complete_in_itself(scored):
     page = (scored / 'report.html').read_text(encoding='utf-8')
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert page.count('image/svg+xml') == 4  # two scores over epochs, curves of two sets
-    assert page.count('image/jpeg') == 2 * 3 * 6
-    assert page.count('<table>') == page.count('<thead>') == 3
+    assert page.count('image/jpeg') == 2 * (3 + 5) * 6  # of 2 sets 3 at a glance, and 5 cards
+    assert page.count('<table>') == page.count('<thead>') == 3 + 2 * 5
     assert 'Best by Smeasure: <b>run--epoch_10</b>' in page
     assert 'Smeasure: ahead of run--epoch_5 by' in page
+
+
+def test_categories_of_the_report(scored, monkeypatch):
+    monkeypatch.chdir(scored.parent)
+    names = [f'im {index}.é' for index in range(5)]
+    lines = ['name,category', f'TE-A/{names[0]},Bird', f'TE-B/{names[0]},', f'{names[1]},A & B']
+    lines += [f'{name},Bird' for name in names[2:]]
+    Path('classes.csv').write_text('\n'.join(lines), encoding='utf-8')
+    gen_best_ep.main(['task=Toy', '--by', 'classes.csv', '--save_dir', 'e_results'])
+    page = Path('e_results/report.html').read_text(encoding='utf-8')
+    assert page.count('<span class="tag">Bird</span>') == 1 + 2 * 3
+    assert page.count('<span class="tag">A &amp; B</span>') == 2
+    assert '<option value="A &amp; B">' in page
+    with pytest.raises(ValueError, match='--by nowhere'):
+        gen_best_ep.main(['task=Toy', '--by', 'nowhere.csv'])
 
 
 @pytest.fixture

@@ -96,6 +96,6 @@ def test_zoo(capsys):
 ])
 def test_what_cannot_be_done(weights, tmp_path, capsys, arguments, complaint):
     _, file = weights
-    assert export.main(['onnx', '-m', file, '-o', str(tmp_path / 'x.onnx'), *arguments]) == 1
+    assert export.main(['pt2', '-m', file, '-o', str(tmp_path / 'x.pt2'), *arguments]) == 1
     assert complaint in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """predict.py as users call it: inputs of every kind, all flags, damaged files, exit codes."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -353,3 +354,50 @@ def test_an_interrupted_run_says_what_is_kept(run, monkeypatch):
     kept = 'interrupted: 1 of 3 results are written; with --skip-existing'
     with pytest.raises(KeyboardInterrupt, match=kept):
         run('in', 'out')
+
+
+
+# --- Several networks -----------------------------------------------------------------------------
+
+
+def test_a_page_compares_networks(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write('photos/a.png')
+    write('photos/b.png')
+    other = tmp_path / 'other.safetensors'
+    other.write_bytes(Path(model).read_bytes())
+    common = ['--compare', f'{model},{other}', '--resolution', '64x32', '--device', 'cpu']
+    assert predict.main(['photos', *common]) == 0
+    page = (tmp_path / 'photos.compare.html').read_text(encoding='utf-8')
+    assert page.count('<figure>') == 6
+    assert 'other.safetensors' in page
+    assert predict.main(['photos/a.png', 'pages/', *common]) == 0
+    assert (tmp_path / 'pages/a.compare.html').is_file()
+    assert '2 done, 0 skipped, 0 failed' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('arguments', 'reason'), [
+    (['in.png', '--compare', 'a,a'], 'twice'),
+    (['in.png', '--compare', 'a'], 'two or more'),
+    (['in.png', '--compare', 'a,b', '-m', 'c'], 'not allowed with'),
+    (['in.png'], 'required'),
+])
+def test_a_comparison_that_argparse_refuses(arguments, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        predict.main(arguments)
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('arguments', 'reason'), [
+    (['in.png', '--compare', 'no1.pth,no2.pth'], r'(?s)no1\.pth.*no2\.pth'),
+    (['in.png', 'out.png', '--compare', 'a,b'], r'ends in \.html'),
+    (['clip.mp4', '--compare', 'a,b'], 'neither a video'),
+    (['-', '--compare', 'a,b'], 'name the page'),
+])
+def test_a_comparison_that_cannot_be_made(arguments, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write('in.png')
+    assert predict.main(arguments) == 1
+    assert re.search(reason, capsys.readouterr().err)
+    assert list(tmp_path.glob('*.html')) == []

@@ -54,6 +54,14 @@ def test_a_line_counts_from_where_the_work_begins_and_carries_the_note(clock, mo
     assert sys.stderr.getvalue() == 'epoch 2/3: batch 15 of 50, loss 1.500\n'
 
 
+def test_a_line_says_the_time_left(clock, monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', io.StringIO())
+    with Progress(50, 'scoring', 'mask', done=10, says_time_left=True) as progress:
+        clock[0] = 25.
+        progress.update(5)
+    assert sys.stderr.getvalue() == 'scoring: mask 15 of 50, 02:55 left\n'
+
+
 @pytest.mark.parametrize('quiet', [False, True])
 def test_a_terminal_gets_a_bar_instead(clock, monkeypatch, quiet):
     monkeypatch.setattr(sys, 'stderr', Terminal())

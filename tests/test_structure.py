@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY_SCRIPTS = {
-    'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'predict', 'export', 'app', 'hubconf'}
+    'train', 'test', 'eval_existingOnes', 'gen_best_ep', 'paper', 'predict', 'export', 'app',
+    'hubconf'}
 PACKAGES = {path.parent for path in ROOT.glob('*/__init__.py')}
 FILES = [*ROOT.glob('*.py')]
 for package in PACKAGES:

@@ -27,7 +27,8 @@ python train.py task=COD bb=pvt_v2_b2 size=512x768 \\
 
 `python config.py task=COD` prints the resulting values, `python config.py --print bb task=COD` a
 single one. A wrong name or value is refused before anything is loaded, with the nearest legal ones.
-Each run saves its options in `ckpts/<run>/config.json`. The default *auto* follows from the task
+[Names of the published code](published.md#fields) are understood, too. Each run saves its options
+in `ckpts/<run>/config.json`. The default *auto* follows from the task
 (see the last table) or from another field.
 """
 

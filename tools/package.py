@@ -76,12 +76,15 @@ class Checkout:
         return found
 
     def files(self, name: str) -> list[Path]:
-        """The file of a top-level module, or all files of a package."""
-        module = self.root / f'{name}.py'
-        if module.is_file():
-            return [module]
+        """All files of a package, or the file of a top-level module.
+
+        A script beside a package of its name is not importable, and is left out.
+        """
+        folder = self.root / name
+        if not (folder / '__init__.py').is_file():
+            return [self.root / f'{name}.py']
         found = []
-        for path in (self.root / name).rglob('*'):
+        for path in folder.rglob('*'):
             if path.is_file() and '__pycache__' not in path.parts:
                 found.append(path)
         return sorted(found)

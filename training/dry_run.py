@@ -84,7 +84,7 @@ def _measure_checkpoint(run: Run) -> int:
 
 
 def _log_time_estimate(run: Run, batch_seconds: float, validation_seconds: float) -> None:
-    epochs = run.plan.epochs
+    epochs = len(run.plan.trained)
     validations = run.plan.num_validations()
     epoch_seconds = batch_seconds * run.sampler.batches
     total_seconds = epoch_seconds * epochs + validation_seconds * validations

@@ -20,27 +20,30 @@ def rate_factor(
     warmup_steps: int = 0,
     decay_epochs: Sequence[int] = (),
     decay_rate: float = .5,
+    first_epoch: int = 1,
 ) -> float:
     """Computes what the learning rate is multiplied by in an optimizer step.
 
     Args:
         step: counted from 0 over the whole run.
         steps_per_epoch: optimizer steps in an epoch.
-        epochs: how many epochs the run has.
+        epochs: the last epoch.
         schedule: 'step', or 'cosine' for half a cosine from 1 to COSINE_FLOOR after the warm-up.
         warmup_steps: steps over which either schedule rises linearly.
         decay_epochs: epochs (1-based; -1 is the last) from which on the 'step' schedule multiplies
             by `decay_rate` once more.
         decay_rate: factor of the 'step' schedule.
+        first_epoch: the epoch of step 0.
     """
     warmup = min(1., (step + 1) / (warmup_steps + 1))
     if schedule == 'cosine':
-        decay_steps = max(1, steps_per_epoch * epochs - warmup_steps)
+        total_steps = steps_per_epoch * (epochs + 1 - first_epoch)
+        decay_steps = max(1, total_steps - warmup_steps)
         progress = max(0, step - warmup_steps) / decay_steps
         cosine = 1 + math.cos(math.pi * min(1., progress))
         return warmup * (COSINE_FLOOR + (1 - COSINE_FLOOR) * cosine / 2)
 
-    epoch = step // steps_per_epoch + 1
+    epoch = step // steps_per_epoch + first_epoch
     milestones = [e if e > 0 else epochs + 1 + e for e in decay_epochs]
     decays = sum(epoch >= milestone for milestone in milestones)
     return warmup * decay_rate ** decays
@@ -48,14 +51,15 @@ def rate_factor(
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What follows after which epoch. Epochs are counted from 1.
+    """What follows after which epoch.
 
     Args:
-        epochs: how many epochs the run has.
-        save_last: checkpoints are kept within so many last epochs,
-        save_step: and there each so many epochs. The last epoch's is always kept.
+        epochs: the last epoch.
+        save_last: checkpoints are kept from epoch `epochs - save_last` on,
+        save_step: and there of multiples of this. The last epoch's is always kept.
         val_step: epochs between validations; 0: none. There is one after the last epoch.
         early_stop: validations without a better one after which the run ends; 0: never.
+        first_epoch: more than 1 where a run counts on from the weights of another.
     """
 
     epochs: int
@@ -63,10 +67,16 @@ class EpochPlan:
     save_step: int = 1
     val_step: int = 0
     early_stop: int = 0
+    first_epoch: int = 1
+
+    @property
+    def trained(self) -> range:
+        """The epochs of the whole run."""
+        return range(self.first_epoch, self.epochs + 1)
 
     def is_checkpoint(self, epoch: int) -> bool:
         """Whether the weights of `epoch` are kept."""
-        is_late = epoch > self.epochs - self.save_last
+        is_late = epoch >= self.epochs - self.save_last
         return epoch == self.epochs or (is_late and epoch % self.save_step == 0)
 
     def is_validation(self, epoch: int) -> bool:
@@ -75,7 +85,7 @@ class EpochPlan:
 
     def is_preview(self, epoch: int) -> bool:
         """Whether previews are drawn after `epoch`: with each validation, or now and then."""
-        step = self.val_step or ceil_div(self.epochs, PREVIEWED_EPOCHS)
+        step = self.val_step or ceil_div(len(self.trained), PREVIEWED_EPOCHS)
         return self._is_due(epoch, step)
 
     def _is_due(self, epoch: int, step: int) -> bool:
@@ -83,11 +93,11 @@ class EpochPlan:
 
     def num_checkpoints(self) -> int:
         """How many checkpoints the whole run keeps."""
-        return sum(self.is_checkpoint(epoch) for epoch in range(1, self.epochs + 1))
+        return sum(map(self.is_checkpoint, self.trained))
 
     def num_validations(self) -> int:
         """How many validations the whole run has."""
-        return sum(self.is_validation(epoch) for epoch in range(1, self.epochs + 1))
+        return sum(map(self.is_validation, self.trained))
 
 
 class SaveInterval:

@@ -21,9 +21,10 @@ PREVIOUS = 'last.previous.pt'
 MESSAGE_LENGTH = 100
 # Fields that a resumed run may change: where files are and what is reported, not what is computed.
 FREE_FIELDS = frozenset([
-    'cache_dir', 'ckpt_root', 'data_root', 'device', 'dry_run', 'early_stop', 'load_all',
-    'log_step', 'num_workers', 'pred_root', 'resume', 'save_dir', 'save_every', 'save_last',
-    'save_step', 'skip_bad', 'testsets', 'val_ema', 'val_metric', 'weights',
+    'bb_weights', 'cache_dir', 'ckpt_root', 'data_root', 'device', 'dry_run', 'early_stop',
+    'load_all', 'log_step', 'num_workers', 'pred_root', 'preset', 'resume', 'save_dir',
+    'save_every', 'save_last', 'save_step', 'skip_bad', 'testsets', 'val_ema', 'val_metric',
+    'weights',
 ])
 
 

@@ -1,8 +1,9 @@
 """The page's layout, the handlers of its controls, and its HTTP API, in Gradio."""
 
 import html
+import inspect
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,7 +247,7 @@ class Page:
                         height=560,
                         elem_id='mask',
                         buttons=['download', 'fullscreen'],
-                        alt_text='The mask: white is the object',
+                        **_supported(gr.Image, alt_text='The mask: white is the object'),
                     )
             thumbs = _build_thumbs()
             with gr.Row():
@@ -689,7 +690,6 @@ def launch(page: gr.Blocks, storage: Storage, limits: Limits, host: str, port: i
         js=(FOLDER / 'page.js').read_text(encoding='utf-8'),
         i18n=gr.I18n(en=DROP),
         footer_links=[],
-        run_history=False,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
@@ -698,8 +698,15 @@ def launch(page: gr.Blocks, storage: Storage, limits: Limits, host: str, port: i
         blocked_paths=[],
         max_file_size=limits.file_mb * MB,
         app_kwargs={'middleware': [gate], 'docs_url': None, 'redoc_url': None},
+        **_supported(gr.Blocks.launch, run_history=False),
     )
     return address
+
+
+def _supported(function: Callable, **options: Any) -> dict[str, Any]:
+    """Selects the options of a Gradio function that the installed release has."""
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in parameters}
 
 
 def _theme() -> gr.themes.Base:

@@ -4,7 +4,7 @@ Tests hold the kernels equal to these definitions. The symbols, all (H, W): `pre
 prediction, uint8 0..255; `p` the same min-max normalised to 0..1; `q` that in 0..255 again; `b` a
 binary prediction; `g` the mask, boolean.
 
-This package needs scipy and scikit-image, which nothing else in `evaluation` does.
+This package needs scipy and scikit-image.
 """
 
 import numpy as np

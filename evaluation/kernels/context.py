@@ -1,6 +1,6 @@
 """Context measure: Wang et al., "Context-measure: contextualizing metric for camouflage", 2025.
 
-arXiv 2512.07076, as PySODMetrics computes it with alpha 6 and beta^2 1. Images are filtered in
+arXiv 2512.07076, as PySODMetrics computes it with alpha 6. Images are filtered in
 float32; sums are in float64.
 """
 
@@ -64,13 +64,21 @@ def gaussian(covariance: np.ndarray, row_radius: int, column_radius: int) -> np.
     return kernel / kernel.sum()
 
 
-def context_measure(prediction: np.ndarray, p: np.ndarray, context: Context) -> float:
+def context_measure(
+    prediction: np.ndarray,
+    p: np.ndarray,
+    context: Context,
+    weights: np.ndarray | None = None,
+    beta2: float = 1,
+) -> float:
     """Computes the context measure.
 
     Args:
         prediction: uint8 (H, W).
         p: Normalised value of each grey value, (256,).
         context: The mask's.
+        weights: Of the mask's pixels, float64 in their order; None for equal ones.
+        beta2: Weight of the mask's share that lies in the prediction's context.
     """
     values = cv2.LUT(prediction, p.astype(np.float32))
     total = values.sum(dtype=np.float64)
@@ -84,10 +92,10 @@ def context_measure(prediction: np.ndarray, p: np.ndarray, context: Context) -> 
     # How much of the mask lies in the prediction's context.
     around = _filter(values, context.kernel)[context.inside]
     inclusion = SCALE * -np.expm1(-around)
-    reverse = float(np.mean(inclusion, dtype=np.float64))
+    reverse = float(np.average(inclusion.astype(np.float64), weights=weights))
     if forward + reverse == 0:
         return 0.0
-    return 2 * forward * reverse / (forward + reverse)
+    return (1 + beta2) * forward * reverse / (beta2 * forward + reverse)
 
 
 def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

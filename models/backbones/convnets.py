@@ -53,7 +53,12 @@ def rename_resnet(state: State, net: nn.Module) -> State:
     return {TORCHVISION_RESNET.rename(key): value for key, value in state.items()}
 
 
-@register_backbones('resnet50', infer=infer_resnet, rename_pretrained=rename_resnet)
+@register_backbones(
+    'resnet50',
+    infer=infer_resnet,
+    rename_pretrained=rename_resnet,
+    pretrained_files={'resnet50': 'resnet50-*.pth'},
+)
 def build_resnet50(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """ResNet-50 (He 2015): x1..x4 are the outputs of layer1..layer4."""
     weights = 'DEFAULT' if pretrained else None
@@ -84,7 +89,13 @@ def rename_vgg(state: State, net: nn.Module) -> State:
     return {stages.get(key, key): value for key, value in state.items()}
 
 
-@register_backbones('vgg16', 'vgg16bn', infer=infer_vgg, rename_pretrained=rename_vgg)
+@register_backbones(
+    'vgg16',
+    'vgg16bn',
+    infer=infer_vgg,
+    rename_pretrained=rename_vgg,
+    pretrained_files={'vgg16': 'vgg16-*.pth', 'vgg16bn': 'vgg16_bn-*.pth'},
+)
 def build_vgg(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """VGG-16 (Simonyan 2014): x1..x4 follow the 2nd to 5th max-pool.
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,8 @@ class BackboneFamily:
             '' if it is not of this family. None: keys do not tell.
         rename_pretrained: brings a pretrained state dict to the names, and tables to the shapes, of
             a network. None: they are the same.
+        pretrained_files: by backbone, the name of the file that its authors publish, as a pattern.
+        on_hub: timm or torchvision download pretrained weights.
         untrained: pattern of the names that pretrained files lack.
         official_rules: from names in official checkpoints to the network's. None: the same.
         official_mark: a key of official checkpoints that the network does not have.
@@ -41,6 +43,8 @@ class BackboneFamily:
     build: Callable[[str, bool, Sequence[Size]], Backbone]
     infer: Callable[[Shapes], str] | None = None
     rename_pretrained: Callable[[State, nn.Module], State] | None = None
+    pretrained_files: Mapping[str, str] = field(default_factory=dict, hash=False)
+    on_hub: bool = True
     untrained: str = ''
     official_rules: KeyRules | None = None
     official_mark: str = ''

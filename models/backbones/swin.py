@@ -436,13 +436,27 @@ def _resize_table(table: Tensor, length: int) -> Tensor:
     return rows.to(table.dtype)
 
 
+PRETRAINED_SWINS = {
+    'swin_v1_t': 'swin_tiny_patch4_window7_224_22kto1k_finetune.pth',
+    'swin_v1_s': 'swin_small_patch4_window7_224_22kto1k_finetune.pth',
+    'swin_v1_b': 'swin_base_patch4_window12_384_22kto1k.pth',
+    'swin_v1_l': 'swin_large_patch4_window12_384_22kto1k.pth',
+}
+
+
 # Classifiers, whose files are the pretrained ones, have no norms between the stages.
-@register_backbones(*SWINS, infer=infer_swin, rename_pretrained=resize_bias_tables,
-                    untrained=r'norm\d\.', official_index=True)
+@register_backbones(
+    *SWINS,
+    infer=infer_swin,
+    rename_pretrained=resize_bias_tables,
+    pretrained_files=PRETRAINED_SWINS,
+    on_hub=False,
+    untrained=r'norm\d\.',
+    official_index=True,
+)
 def build_swin(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """One of SWINS, with random weights. Raises ValueError if they are to be downloaded."""
     if pretrained:
-        raise ValueError(f'bb_weights=hub: {name} takes a local file, '
-                         'e.g. swin_large_patch4_window12_384_22kto1k.pth')
+        raise ValueError(f'bb_weights=hub: {name} takes a local file, {PRETRAINED_SWINS[name]}')
     net = SwinTransformer(**SWINS[name])
     return Backbone(net, net.channels, smallest=16)

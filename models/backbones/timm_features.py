@@ -1,6 +1,7 @@
 """Backbones from timm: PVTv2, DINOv3, and any other model with maps at strides 4, 8, 16, 32."""
 
 import difflib
+import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from models.backbones.registry import (
 )
 from models.checkpoints.rules import KeyRules
 from models.modules.norm import allow_any_batch
+
+logger = logging.getLogger(__name__)
 
 STRIDES = (4, 8, 16, 32)
 
@@ -117,6 +120,7 @@ def rename_pvt(state: State, net: nn.Module) -> State:
     *PVTS,
     infer=infer_pvt,
     rename_pretrained=rename_pvt,
+    pretrained_files={name: f'{name}.pth' for name in PVTS},
     official_rules=OFFICIAL_PVT,
     official_mark=PVT_MARK,
 )
@@ -136,15 +140,18 @@ class Dino(NamedTuple):
     blocks: tuple[int, int, int, int]  # whose output serves as x1..x4; the fourth is the last
     width: int
     gated: bool  # its MLPs are SwiGLUs
+    official_name: str  # in the names of its authors' files
 
 
 DINOS = {
-    'dino_v3_s': Dino('vit_small_patch16_dinov3', (3, 5, 7, 11), 384, False),
-    'dino_v3_s_plus': Dino('vit_small_plus_patch16_dinov3', (3, 5, 7, 11), 384, True),
-    'dino_v3_b': Dino('vit_base_patch16_dinov3', (3, 5, 7, 11), 768, False),
-    'dino_v3_l': Dino('vit_large_patch16_dinov3', (5, 11, 17, 23), 1024, False),
-    'dino_v3_h_plus': Dino('vit_huge_plus_patch16_dinov3', (7, 15, 23, 31), 1280, True),
-    'dino_v3_7b': Dino('vit_7b_patch16_dinov3', (9, 19, 29, 39), 4096, True),
+    'dino_v3_s': Dino('vit_small_patch16_dinov3', (3, 5, 7, 11), 384, False, 'vits16'),
+    'dino_v3_s_plus': Dino(
+        'vit_small_plus_patch16_dinov3', (3, 5, 7, 11), 384, True, 'vits16plus'),
+    'dino_v3_b': Dino('vit_base_patch16_dinov3', (3, 5, 7, 11), 768, False, 'vitb16'),
+    'dino_v3_l': Dino('vit_large_patch16_dinov3', (5, 11, 17, 23), 1024, False, 'vitl16'),
+    'dino_v3_h_plus': Dino(
+        'vit_huge_plus_patch16_dinov3', (7, 15, 23, 31), 1280, True, 'vith16plus'),
+    'dino_v3_7b': Dino('vit_7b_patch16_dinov3', (9, 19, 29, 39), 4096, True, 'vit7b16'),
 }
 
 
@@ -159,12 +166,93 @@ def infer_dino(shapes: Shapes) -> str:
     return ''
 
 
+# Names in the authors' files and in Hugging Face's -> timm's.
+PRETRAINED_DINO = KeyRules.parse(parts='''
+    storage_tokens              -> reg_token
+    ls1.gamma                   -> gamma_1
+    ls2.gamma                   -> gamma_2
+    mlp.w1                      -> mlp.fc1_g
+    mlp.w2                      -> mlp.fc1_x
+    mlp.w3                      -> mlp.fc2
+
+    embeddings.cls_token        -> cls_token
+    embeddings.register_tokens  -> reg_token
+    embeddings.patch_embeddings -> patch_embed.proj
+    layer                       -> blocks
+    attention                   -> attn
+    attn.o_proj                 -> attn.proj
+    layer_scale1.lambda1        -> gamma_1
+    layer_scale2.lambda1        -> gamma_2
+    mlp.gate_proj               -> mlp.fc1_g
+    mlp.up_proj                 -> mlp.fc1_x
+    mlp.down_proj               -> mlp.fc2
+''')
+PROJECTIONS = ('q_proj', 'k_proj', 'v_proj')
+
+
+def rename_dino(state: State, net: nn.Module) -> State:
+    """timm's names for those in the authors' files, Hugging Face's or timm's."""
+    renamed = {}
+    for key, value in state.items():
+        renamed[PRETRAINED_DINO.rename(key.removeprefix('model.'))] = value
+    renamed = _join_projections(renamed)
+
+    # Without a gate, the first layer of an MLP has another name.
+    if not any('.mlp.fc1_g.' in key for key in renamed):
+        renamed = {key.replace('.mlp.fc1_x.', '.mlp.fc1.'): renamed[key] for key in renamed}
+    _report_lost_biases(renamed, net)
+    return rename_timm(renamed, net)
+
+
+def _join_projections(state: State) -> State:
+    """One matrix for queries, keys and values, and one bias, where a file has three of them.
+
+    A bias that the file leaves out, as that of the keys, is 0.
+    """
+    joined = dict(state)
+    for key in state:
+        attention, found, _ = key.partition('q_proj.weight')
+        names = [f'{attention}{name}' for name in PROJECTIONS]
+        if not found or any(f'{name}.weight' not in state for name in names):
+            continue
+        weights = []
+        biases = []
+        for name in names:
+            weight = joined.pop(f'{name}.weight')
+            no_bias = weight.new_zeros(len(weight))
+            weights.append(weight)
+            biases.append(joined.pop(f'{name}.bias', no_bias))
+        joined[f'{attention}qkv.weight'] = torch.cat(weights)
+        joined[f'{attention}qkv.bias'] = torch.cat(biases)
+    return joined
+
+
+def _report_lost_biases(state: State, net: nn.Module) -> None:
+    """Warns of biases that the network does not have. In most of the authors' files they are 0."""
+    own = net.state_dict()
+    lost: list[Tensor] = []
+    for key, bias in state.items():
+        if f'model.{key}' in own:
+            continue
+        if key.endswith('attn.qkv.bias'):
+            queries, _, values = bias.chunk(3)  # that of the keys is masked
+            lost += [queries, values]
+        elif key.endswith(('attn.q_bias', 'attn.v_bias')):
+            lost.append(bias)
+    largest = max((bias.abs().max().item() for bias in lost), default=0.)
+    if largest:
+        logger.warning('biases of queries and values, up to %.2g, are left out: the network of '
+                       'this name has none', largest)
+
+
 @register_backbones(
     *DINOS,
     infer=infer_dino,
-    rename_pretrained=rename_timm,
+    rename_pretrained=rename_dino,
     frozen=True,
     for_transformers=False,
+    pretrained_files={
+        name: f'dinov3_{dino.official_name}_pretrain*.pth' for name, dino in DINOS.items()},
 )
 def build_dino(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """DINOv3: the features of four blocks, all at stride 16, without a further norm."""

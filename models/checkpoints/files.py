@@ -16,7 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from models.backbones.registry import State
-from utils import atomic_write, system_error
+from utils import atomic_write, check_state_dict, system_error
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def read_state(path: str | os.PathLike) -> State:
     groups = _find_groups(read_content(path))
     if not groups:
         raise ValueError(f'{path}: holds no state dict')
-    groups = {name: strip_prefixes(group) for name, group in groups.items()}
+    groups = {name: check_state_dict(group) for name, group in groups.items()}
 
     # Those among them that are this method's network.
     networks = _find_networks(groups)
@@ -167,19 +167,6 @@ def _is_plain(value: Tensor) -> bool:
         return False
     size = value.numel() * value.element_size()
     return size <= value.untyped_storage().nbytes()
-
-
-def strip_prefixes(state: Mapping[str, Tensor]) -> State:
-    """Drops `module.` and `_orig_mod.`, repeated and in any order, wherever wrappers put them.
-
-    With them goes the counter that torch's AveragedModel puts beside a network.
-    """
-    wrappers = re.compile(r'(?<![^.])(module\.|_orig_mod\.)+')
-    stripped = {}
-    for key, value in state.items():
-        if key != 'n_averaged':
-            stripped[wrappers.sub('', key)] = value
-    return stripped
 
 
 def write_state(state: Mapping[str, Tensor], path: str | os.PathLike,

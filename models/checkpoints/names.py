@@ -1,5 +1,6 @@
 """Names of weights: the official state-dict layout on disk, our names inside."""
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from models.backbones.registry import BACKBONES, BackboneFamily, State, find_family
 from models.backbones.swin import relative_position_index
 from models.checkpoints.rules import KeyRules
+from models.checkpoints.tile_order import convert_tile_order, read_tile_order
+
+logger = logging.getLogger(__name__)
 
 OFFICIAL_PREFIX = 'bb.'
 OUR_PREFIX = 'encoder.backbone.net.'
@@ -116,8 +120,15 @@ def _from_official_key(key: str, backbone_rules: KeyRules) -> str:
 
 
 def accept_official_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Hook before `load_state_dict` of a BiRefNet: lets it take official names, too."""
+    """Hook before `load_state_dict` of a BiRefNet: lets it take official names, too.
+
+    Weights of these names may have either tile order; one that they show is converted.
+    """
+    is_official = any(key.startswith(prefix + OFFICIAL_PREFIX) for key in state)
     renamed = from_official(state, prefix)
+    if is_official and read_tile_order(renamed).order == 'column':
+        logger.info('tile order: column, as the weights show it')
+        renamed = convert_tile_order(renamed, 'row')
     state.clear()
     state.update(renamed)
 

@@ -2,12 +2,51 @@
 
 import os
 import re
+from pathlib import Path
 
 from models.backbones.base import Backbone
 from models.backbones.registry import State, find_family
 from models.checkpoints.files import read_state
 from models.checkpoints.infer import differences
 from models.checkpoints.names import DERIVED
+from models.zoo import weights_folder
+
+WEIGHTS = Path('weights')  # beside the commands, where pretrained files are looked for
+PUBLISHED_FOLDER = 'cv'  # in which the publication keeps them there
+
+
+def find_pretrained(bb: str) -> Path | None:
+    """The pretrained file of a backbone, under its authors' name; None if it is not at hand.
+
+    It is looked for in `weights` of the current folder and in the folder of published weights, and
+    in `cv` of both.
+    """
+    pattern = _pretrained_name(bb)
+    if not pattern:
+        return None
+    for folder in (WEIGHTS, weights_folder()):
+        for place in (folder, folder / PUBLISHED_FOLDER):
+            found = sorted(file for file in place.glob(pattern) if file.is_file())
+            if found:
+                return found[-1]
+    return None
+
+
+def where_to_get(bb: str) -> str:
+    """Says where pretrained weights of a backbone come from, and where they belong."""
+    family = find_family(bb)
+    ways = []
+    if name := _pretrained_name(bb):
+        ways.append(f'put {name} into {WEIGHTS}/ or {weights_folder()} (BIREFNET_HOME)')
+    if family is None or family.on_hub:
+        ways.append('let bb_weights=hub download them')
+    return ', or '.join(ways)
+
+
+def _pretrained_name(bb: str) -> str:
+    """The pattern of the name of a backbone's pretrained file; '' if only the hub has it."""
+    family = find_family(bb)
+    return family.pretrained_files.get(bb, '') if family else ''
 
 
 def load_backbone(backbone: Backbone, path: str | os.PathLike) -> None:

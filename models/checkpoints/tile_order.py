@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +81,9 @@ def read_tile_order(state: Mapping[str, Tensor]) -> TileEvidence:
     # One figure for each level and each order.
     row, column, channels = [], [], []
     for weight in tile_weights(state).values():
-        filters = _standardized(weight)
+        if weight.is_meta:
+            continue
+        filters = _standardized(weight.cpu())
         row_contrast = _row_contrast(filters)
         column_contrast = _column_contrast(filters)
         row.append(_deviations(row_contrast))
@@ -92,9 +93,10 @@ def read_tile_order(state: Mapping[str, Tensor]) -> TileEvidence:
         return TileEvidence(0., 0.)
 
     # Their weighted mean, scaled to deviation 1 again.
-    shares = np.array(channels) / np.linalg.norm(channels)
-    levels = np.nan_to_num([row, column], posinf=0, neginf=0)  # what is not finite shows nothing
-    deviations = levels @ shares
+    weights = torch.tensor(channels, dtype=torch.float64)
+    levels = torch.tensor([row, column], dtype=torch.float64)
+    levels = levels.nan_to_num(posinf=0, neginf=0)  # what is not finite shows nothing
+    deviations = levels @ weights / weights.norm()
     return TileEvidence(*deviations.tolist())
 
 

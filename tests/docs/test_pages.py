@@ -17,6 +17,7 @@ import evaluation
 import inference
 import loss
 import models
+import published
 from data import transforms
 from evaluation.metrics import METRICS, SCORES
 from models import save_checkpoint
@@ -132,7 +133,7 @@ def test_fields_that_documents_set_exist(document):
     used = set(re.findall(r'(?<![\w.-])([a-z]\w*)(?:\.\w+)?=', commands))
     used |= set(re.findall(r"`([a-z]\w*)=[\w'(]", text))
     known = {spec.name for spec in fields(config.Config)}
-    known |= {'workers', 'key', 'weights_only'}
+    known |= {'workers', 'key', 'weights_only', *published.FIELDS}
     assert used <= known | set(SCORES)
 
 
@@ -140,6 +141,7 @@ def test_fields_that_documents_set_exist(document):
     'predict.py',
     'eval_existingOnes.py',
     'gen_best_ep.py',
+    'paper.py',
     'test.py',
 ])
 def test_options_that_documents_give_exist(script):

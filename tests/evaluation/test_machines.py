@@ -13,7 +13,7 @@ import pytest
 
 import eval_existingOnes
 import gen_best_ep
-from evaluation import inputs, runner
+from evaluation import inputs, mask_folders, prediction_folders, runner
 from evaluation.kernels import skeleton
 from evaluation.results import read_results
 from evaluation.selection import rank
@@ -32,7 +32,9 @@ def root(tmp_path, monkeypatch):
 
 
 def plan(root):
-    return inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], METHODS)
+    masks = mask_folders.find_masks(root / 'datasets/Toy', ['TE-A'])
+    predictions = prediction_folders.find_predictions(root / 'e_preds', masks)
+    return inputs.plan(masks, predictions, METHODS)
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(monkeypatch):

@@ -124,6 +124,22 @@ def test_mattes_agree_with_the_definitions(pair, other):
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(0, 10_000), st.integers(7, 40), st.integers(7, 40), st.floats(0, .6),
+    st.integers(1, 12))
+def test_camouflage_agrees_with_the_definition(seed, height, width, share, grain):
+    rng = np.random.default_rng(seed)
+    field = cv2.GaussianBlur(rng.random((height, width)), (0, 0), 4)
+    g = field > np.quantile(field, 1 - share)
+    small = rng.integers(0, 256, (height // grain + 1, width // grain + 1, 3)).astype(np.uint8)
+    image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    pred = (255 * rng.random((height, width)) ** 2).astype(np.uint8)
+    expected = definitions.context.camouflaged(definitions.masks.normalise(pred), g, image)
+    found = GroundTruth(g, image=image).score(pred, ['ccm'])
+    assert found == {'ccm': pytest.approx(expected, abs=1e-6)}
+
+
 def test_a_trimap_of_another_size():
     with pytest.raises(ValueError, match=r'trimap: size \(4, 4\).*\(5, 4\)'):
         GroundTruth(np.zeros((5, 4), np.uint8), trimap=np.zeros((4, 4), np.uint8))

@@ -29,7 +29,8 @@ def assert_equal(found, expected):
 def test_single_pairs(name):
     sample = samples()[name]
     expected = {score: value for score, value in RECORDED[name].items() if score in SCORES}
-    found = GroundTruth(sample.mask).score(sample.pred, set(expected))
+    truth = GroundTruth(sample.mask, image=sample.image)
+    found = truth.score(sample.pred, set(expected))
     assert_equal(found, expected)
 
 
@@ -104,6 +105,16 @@ def test_handlers(call):
         summarised(metric.get_results()), RECORDED['calls'][f'{call} float'], 1e-9)
 
 
+@pytest.mark.parametrize('kind', ['uint8', 'floating point'])
+def test_camouflage(kind):
+    sample = samples()['odd']
+    preds = {'uint8': sample.pred, 'floating point': sample.pred / 255 * (1 - 1e-6)}
+    metric = scoring.CamouflageContextMeasure()
+    metric.step(pred=preds[kind], gt=sample.mask, img=sample.image)
+    expected = RECORDED['odd']['ccm']
+    assert metric.get_results() == {'ccm': pytest.approx(expected, abs=1e-5)}
+
+
 def test_handlers_over_pooled_pixels():
     metric = scoring.FmeasureV2()
     handler = scoring.IOUHandler(False, False, with_binary=True, sample_based=False)
@@ -137,9 +148,16 @@ def test_masks_and_predictions_of_any_kind(gt, normalize):
 
 
 def test_misuse():
+    sample = samples()['odd']
     with pytest.raises(ValueError, match=r'must be in 0\.\.1'):
         scoring.MAE().step(np.full((4, 4), 1.5), np.zeros((4, 4), bool))
     with pytest.raises(ValueError, match='no handler'):
         scoring.FmeasureV2().step(np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match='it needs the image'):
+        scoring.CamouflageContextMeasure().step(sample.pred, sample.mask)
+    with pytest.raises(ValueError, match=r"of the mask's size \(75, 101\).*float64"):
+        scoring.CamouflageContextMeasure().step(sample.pred, sample.mask, img=sample.image / 255)
+    with pytest.raises(ValueError, match='gamma 4'):
+        scoring.CamouflageContextMeasure(gamma=4)
     with pytest.raises(ValueError, match='relax 3'):
         scoring.HumanCorrectionEffortMeasure(relax=3)

@@ -7,6 +7,9 @@ import pytest
 
 from config import task_record
 from evaluation import figures, results, selection, tables
+from evaluation.display import show_all
+from evaluation.formats import to_latex
+from evaluation.gallery import picked
 from evaluation.metrics import (
     GROUPS,
     METRICS,
@@ -15,7 +18,7 @@ from evaluation.metrics import (
     parse_metrics,
     table_columns,
 )
-from evaluation.report import picked
+from evaluation.paper_tables import comparison
 from evaluation.summary import Method, MethodScores, describe_method, sort_methods
 
 COLUMNS = ('Smeasure', 'wFmeasure', 'MAE')
@@ -66,7 +69,8 @@ def test_table():
 
 def test_comparison_marks_the_three_best():
     scores = {'A': {f'm_{i}': {'sm': value} for i, value in enumerate((.9, .8, .9, .7, .6))}}
-    lines = tables.comparison(COLUMNS, scores).splitlines()
+    shown = show_all(list(scores['A']))
+    lines = to_latex(comparison(scores, shown, ['sm'])).splitlines()
     rows = [line for line in lines if line.startswith('m\\_')]
     assert [row.split(' & ')[1].removesuffix(r' \\') for row in rows] == [
         r'\textbf{.900}', r'\underline{.800}', r'\textbf{.900}', r'\textit{.700}', '.600']
@@ -75,7 +79,7 @@ def test_comparison_marks_the_three_best():
 
 def test_comparison_of_a_method_without_a_set():
     scores = {'A': {'x': {'mae': .1}, 'y': {'mae': .2}}, 'B': {'y': {'mae': .3}}}
-    text = tables.comparison(COLUMNS, scores)
+    text = to_latex(comparison(scores, show_all(['x', 'y']), ['mae']))
     assert r'x & \textbf{.100} & - \\' in text
 
 

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from evaluation import GroundTruth, inputs, pool, runner
+from evaluation import GroundTruth, inputs, mask_folders, pool, prediction_folders, runner
 from evaluation.store import VERSION, ScoreStore, decode, encode
 from evaluation.summary import collect
-from readers import read_mask
+from readers import read_image, read_mask
 from tests.evaluation.folders import SHAPE, make_folders
 from utils import write_png
 
@@ -30,8 +30,10 @@ def root(tmp_path):
     return make_folders(tmp_path, sets=('TE-A',))
 
 
-def plan(root, **options):
-    return inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], METHODS, **options)
+def plan(root, datasets=('TE-A',), methods=METHODS, gt='datasets/Toy', **options):
+    masks = mask_folders.find_masks(root / gt, datasets)
+    predictions = prediction_folders.find_predictions(root / 'e_preds', masks)
+    return inputs.plan(masks, predictions, methods, **options)
 
 
 def evaluate(root, **options):
@@ -62,12 +64,12 @@ class TestInputs:
         cut.write_bytes(cut.read_bytes()[:-20])
         write_png(small, np.zeros((10, 10), np.uint8))
         with pytest.raises(ValueError, match='nothing was computed') as error:
-            plan(root)
+            plan(root, strict=True)
         lines = str(error.value).splitlines()
         assert len(lines) == 6
         for part, reason in ((missing.stem, 'missing'), ('extra.png', 'no mask of that name'),
                              (unreadable.name, 'unreadable'), (cut.name, 'cut off'),
-                             (small.name, '10x10, but its mask is 52x40; --resize')):
+                             (small.name, '10x10, but its mask is 52x40; without --strict')):
             assert any(part in line and reason in line for line in lines), (part, reason)
 
     def test_jpeg_that_is_cut_off(self, root):
@@ -109,19 +111,17 @@ class TestInputs:
 
     def test_folders_that_are_not_there(self, root):
         with pytest.raises(ValueError, match='nowhere'):
-            inputs.find_methods(root / 'nowhere', ['TE-A'])
+            prediction_folders.find_predictions(root / 'nowhere', [])
+        unknown = mask_folders.find_masks(root / 'datasets/Toy', ['TE-X'])
         with pytest.raises(ValueError, match='no folder <method>/<set> for any of TE-X'):
-            inputs.find_methods(root / 'e_preds', ['TE-X'])
+            prediction_folders.find_predictions(root / 'e_preds', unknown, ['TE-A'])
         with pytest.raises(ValueError, match='no masks'):
-            inputs.plan(root / 'datasets', root / 'e_preds', ['TE-A'], METHODS)
+            plan(root, gt='datasets/Other')
         with pytest.raises(ValueError, match='other: no such folder'):
-            inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-A'], ['other'])
-        expected = r'^1 problem in (?s:.*)of run--epoch_5, run--epoch_10 for TE-X'
-        with pytest.raises(ValueError, match=expected):
-            inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X'], METHODS)
+            plan(root, methods=['other'])
 
     def test_sets_that_nobody_predicted_are_left_out(self, root):
-        [planned] = inputs.plan(root / 'datasets/Toy', root / 'e_preds', ['TE-X', 'TE-A'], METHODS)
+        [planned] = plan(root, ['TE-X', 'TE-A'])
         assert planned.dataset == 'TE-A'
         assert planned.notes == ['no method has a folder TE-X; left out']
 
@@ -129,8 +129,10 @@ class TestInputs:
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
         small = read_mask(path)[::2, ::2]
         write_png(path, small)
-        [planned] = plan(root, resize=True)
-        assert planned.notes == [f'{path.parent}: 1 of another size, resized to their ground truth']
+        [planned] = plan(root)
+        assert planned.notes == [
+            f'{path.parent}: 1 of 4 of another size, resized to their ground truth '
+            '(bilinear, as by OpenCV)']
         rows = runner.evaluate(planned, root / 'scores.jsonl', ['mae'])
         truth = GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{path.name}'))
         resized = cv2.resize(small, SHAPE[::-1], interpolation=cv2.INTER_LINEAR)
@@ -172,12 +174,31 @@ class TestEvaluation:
     def test_scores_are_those_of_single_pairs(self, root):
         rows = evaluate(root)
         name = 'im 2.é'
-        truth = GroundTruth(read_mask(root / f'datasets/Toy/TE-A/gt/{name}.png'))
+        folder = root / 'datasets/Toy/TE-A'
+        image = read_image(folder / f'im/{name}.png')
+        truth = GroundTruth(read_mask(folder / f'gt/{name}.png'), image=image)
         expected = truth.measure(read_mask(root / f'e_preds/run--epoch_10/TE-A/{name}.png'))
         row = rows['run--epoch_10'][name]
         assert row['values'] == expected.values
         assert (decode(row['counts']) == expected.counts['pixels']).all()
         assert (decode(row['edge_counts']) == expected.counts['boundary']).all()
+
+    def test_images_beside_the_masks(self, root, computed):
+        folder = root / 'datasets/Toy/TE-A'
+        rows = evaluate(root, metrics=['cm', 'ccm'])
+        values = rows['run--epoch_5']['im 0.é']['values']
+        assert values['ccm'] != values['cm']
+        computed.clear()
+        write_png(folder / 'im/im 0.é.png', np.zeros((40, 52, 3), np.uint8))
+        rows = evaluate(root, metrics=['cm', 'ccm'])
+        assert rows['run--epoch_5']['im 0.é']['values']['ccm'] != values['ccm']
+        assert len(computed) == 2
+        (folder / 'im').rename(folder / 'Images')
+        evaluate(root, metrics=['cm', 'ccm'])
+        assert len(computed) == 2
+        (folder / 'Images').rename(folder / 'not here')
+        rows = evaluate(root, metrics=['cm', 'ccm'])
+        assert 'ccm' not in rows['run--epoch_5']['im 0.é']['values']
 
     def test_trimaps_beside_the_masks(self, root, computed):
         folder = root / 'datasets/Toy/TE-A'
@@ -366,6 +387,15 @@ class TestPool:
 def test_counts_survive_the_store():
     counts = np.random.default_rng(0).integers(0, 2 ** 40, (2, 256))
     assert (decode(encode(counts)) == counts).all()
+
+
+def test_scores_that_were_written_anew_meanwhile(root):
+    rows = evaluate(root, metrics=['mae'])[METHODS[0]]
+    path = root / 'scores.jsonl'
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b''.join(lines[::-1]))
+    with pytest.raises(ValueError, match='another process has written'):
+        rows['im 0.é']
 
 
 def test_other_version_is_stale(root):

@@ -2,7 +2,10 @@
 
 import io
 import struct
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ av = pytest.importorskip('av')
 from inference import video_writing  # noqa: E402
 from inference.video import check_video_target, convert_video  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 TIMES = [0, 250, 350, 600, 700, 950]  # milliseconds, of varying distance
 HEIGHT, WIDTH = 48, 64
 
@@ -514,6 +518,17 @@ def test_too_many_frames_for_an_animated_image(source, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'6 frames of 64x48 pixels are too many'):
         convert_video(source, tmp_path / 'out.webp', unchanged)
     assert [path.name for path in tmp_path.iterdir()] == ['in.mp4']
+
+
+def test_a_clip_that_is_left_early_can_be_closed(source):
+    """A decoder with busy threads that log used to wait for them for ever."""
+    script = f'''
+from inference.video_reading import open_source
+for _ in range(50):
+    with open_source({str(source)!r}, 10_000, print) as clip:
+        next(clip.frames)
+'''
+    subprocess.run([sys.executable, '-c', script], cwd=ROOT, check=True, timeout=300)
 
 
 def test_long_and_odd_names(source, tmp_path):

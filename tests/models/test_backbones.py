@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.models.eva import checkpoint_filter_fn
 from torch import nn
 
 import config
@@ -253,6 +254,161 @@ def test_timm_dino(tmp_path):
     net = backbone.net
     load_backbone(backbone, tmp_path / 'dino.pth')
     assert_equal(net, {key: source[key.removeprefix('model.')] for key in net.state_dict()})
+
+
+def official_dino(name: str, depth: int, gated: bool, bias: float) -> dict[str, torch.Tensor]:
+    """Random weights with the authors' keys, of one of timm's networks without biases of queries.
+
+    With what the authors' files hold besides: a token and buffers of pretraining, the last norm.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.device('meta'):
+        ours = timm.create_model(name, depth=depth).state_dict()
+    rules = {'reg_token': 'storage_tokens', 'gamma_1': 'ls1.gamma', 'gamma_2': 'ls2.gamma'}
+    if gated:
+        rules |= {'fc1_g': 'w1', 'fc1_x': 'w2', 'fc2': 'w3'}
+    official = {}
+    for key, value in ours.items():
+        for old, new in rules.items():
+            key = key.replace(old, new)
+        official[key] = torch.randn(value.shape, generator=generator) / 20
+        if key.endswith('qkv.weight'):
+            width = len(value)
+            official[key.replace('weight', 'bias')] = bias * torch.ones(width)
+            official[key.replace('weight', 'bias_mask')] = torch.full((width,), torch.nan)
+    width = official['cls_token'].shape[2]
+    official['mask_token'] = torch.zeros(1, width)
+    official['rope_embed.periods'] = torch.ones(16)
+    return official
+
+
+def hugging_face_dino(official: dict[str, torch.Tensor], gated: bool) -> dict[str, torch.Tensor]:
+    """The same weights with the keys of transformers' DINOv3ViTModel, as its files have them."""
+    rules = {
+        'blocks.': 'layer.',
+        'attn.proj': 'attention.o_proj',
+        'ls1.gamma': 'layer_scale1.lambda1',
+        'ls2.gamma': 'layer_scale2.lambda1',
+        'mlp.w1': 'mlp.gate_proj',
+        'mlp.w2': 'mlp.up_proj',
+        'mlp.w3': 'mlp.down_proj',
+        'mlp.fc1': 'mlp.up_proj',
+        'mlp.fc2': 'mlp.down_proj',
+        'cls_token': 'embeddings.cls_token',
+        'storage_tokens': 'embeddings.register_tokens',
+        'mask_token': 'embeddings.mask_token',
+        'patch_embed.proj': 'embeddings.patch_embeddings',
+    }
+    renamed = {}
+    for key, value in official.items():
+        for old, new in rules.items():
+            key = key.replace(old, new)
+        if '.attn.qkv.' not in key:
+            renamed[key] = value
+            continue
+        if key.endswith('bias_mask'):
+            continue
+        for name, part in zip('qkv', value.chunk(3), strict=True):
+            projection = key.replace('attn.qkv', f'attention.{name}_proj')
+            if not projection.endswith('k_proj.bias'):
+                renamed[projection] = part.clone()
+    del renamed['rope_embed.periods']
+    return renamed
+
+
+DINO_SIZES = [('vit_small_patch16_dinov3', False), ('vit_small_plus_patch16_dinov3', True)]
+
+
+@pytest.fixture(params=DINO_SIZES, ids=['mlp', 'gated'])
+def small_dino(request):
+    """Two blocks of a DINOv3 of timm: its name, whether it is gated, the authors' weights."""
+    name, gated = request.param
+    return name, gated, official_dino(name, 2, gated, bias=0)
+
+
+def dino_of_two_blocks(name: str) -> Backbone:
+    net = timm.create_model(name, features_only=True, out_indices=(0, 1), depth=2)
+    return Backbone(net.eval(), (384, 384), (0, 1), name='dino_v3_s')
+
+
+def filtered_by_timm(name: str, state: dict[str, torch.Tensor]) -> Backbone:
+    """A network with weights that timm itself has converted."""
+    backbone = dino_of_two_blocks(name)
+    inner = backbone.net.model
+    unused = inner.load_state_dict(checkpoint_filter_fn(dict(state), inner), strict=False)
+    assert not unused.missing_keys
+    return backbone
+
+
+@pytest.mark.parametrize('prefix', ['', 'layer.', 'model.layer.', 'backbone.'])
+def test_dino_of_its_authors_and_of_hugging_face(tmp_path, small_dino, prefix):
+    """Both formats give the maps that timm's own conversion of the authors' weights gives."""
+    name, gated, official = small_dino
+    state = official
+    if prefix == 'backbone.':
+        state = {f'backbone.{key}': value for key, value in official.items()}
+    elif prefix:
+        state = hugging_face_dino(official, gated)
+        state = {key.replace('layer.', prefix): value for key, value in state.items()}
+    torch.save(state, tmp_path / 'dino.pth')
+    backbone = dino_of_two_blocks(name)
+    load_backbone(backbone, tmp_path / 'dino.pth')
+    with torch.inference_mode():
+        found = backbone(image())
+        expected = filtered_by_timm(name, official)(image())
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_biases_that_a_dino_cannot_take_are_reported(tmp_path, caplog):
+    name, gated = DINO_SIZES[0]
+    for bias, lines in ((0, 0), (.25, 1)):
+        official = official_dino(name, 2, gated, bias)
+        for state in (official, hugging_face_dino(official, gated)):
+            torch.save(state, tmp_path / 'dino.pth')
+            caplog.clear()
+            load_backbone(dino_of_two_blocks(name), tmp_path / 'dino.pth')
+            assert len(caplog.records) == lines
+    assert 'up to 0.25' in caplog.text
+
+
+def test_an_incomplete_dino_is_refused(tmp_path, small_dino):
+    name, gated, official = small_dino
+    state = hugging_face_dino(official, gated)
+    del state['layer.1.attention.k_proj.weight']
+    torch.save(state, tmp_path / 'dino.pth')
+    with pytest.raises(ValueError, match=r'dino\.pth: no weights.*blocks\.1\.attn\.qkv'):
+        load_backbone(dino_of_two_blocks(name), tmp_path / 'dino.pth')
+
+
+@pytest.mark.parametrize('gated', [False, True])
+def test_transformers_computes_the_same_dino_from_its_own_file(tmp_path, gated):
+    """Its DINOv3 with random weights, saved by itself, and ours from that file."""
+    transformers = pytest.importorskip('transformers')
+    if not hasattr(transformers, 'DINOv3ViTModel'):
+        pytest.skip('this release of transformers has no DINOv3')
+    torch.manual_seed(0)
+    settings = transformers.DINOv3ViTConfig(
+        hidden_size=384,
+        intermediate_size=1536,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_register_tokens=4,
+        use_gated_mlp=gated,
+        hidden_act='silu' if gated else 'gelu',
+    )
+    theirs = transformers.DINOv3ViTModel(settings).eval()
+    theirs.save_pretrained(tmp_path)
+
+    name, _ = DINO_SIZES[gated]
+    backbone = dino_of_two_blocks(name)
+    load_backbone(backbone, tmp_path / 'model.safetensors')
+    x = image(64, 96)
+    with torch.inference_mode():
+        *_, found = backbone(x)
+        tokens = theirs(x, output_hidden_states=True).hidden_states[-1]
+    first = 1 + 4  # the class's token and the registers
+    expected = tokens[:, first:].transpose(1, 2).reshape(found.shape)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', [

@@ -22,10 +22,11 @@ import models.loading
 from config import ARCHITECTURE, Config, ConfigError
 from models import Architecture, BiRefNet, build_birefnet, load_model, save_checkpoint
 from models.backbones import build_backbone
-from models.checkpoints.files import read_state, strip_prefixes, write_state
+from models.checkpoints.files import read_state, write_state
 from models.checkpoints.infer import infer_architecture, infer_backbone
 from models.checkpoints.names import DERIVED, from_official, to_official
 from tests.models.small import build, image, output
+from utils import check_state_dict
 
 SQUEEZE_BLOCKS = (
     '', 'BasicDecBlk_x1', 'BasicDecBlk_x3', 'ResBlk_x1', 'ResBlk_x2', 'ASPP_x1', 'ASPP_x2',
@@ -281,7 +282,7 @@ def test_prefixes_inside_and_names_that_look_like_them():
         'decoder.module.head': 'decoder.head',
         '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a',
     }
-    assert list(strip_prefixes(dict.fromkeys(keys, torch.zeros(())))) == list(keys.values())
+    assert list(check_state_dict(dict.fromkeys(keys, torch.zeros(())))) == list(keys.values())
 
 
 @pytest.mark.parametrize('path', [

@@ -1,5 +1,6 @@
 """Published weights by name: found, fetched over http, checked, and refused in words."""
 
+import dataclasses
 import hashlib
 import threading
 from functools import partial
@@ -83,14 +84,19 @@ def test_the_entries():
     known = {'general', 'lite', 'hr', 'matting', 'dynamic', 'portrait', 'lite-2k', '512x512'}
     assert known <= entries.keys()
     for entry in entries.values():
-        assert entry.repository or entry.release
+        assert entry.purpose
+        assert set(entry.relatives) <= entries.keys() - {entry.name}
+        assert set(entry.unverified) <= {field.name for field in dataclasses.fields(entry)}
+        assert all(getattr(entry, name) for name in entry.unverified), 'nothing there to check'
         assert entry.task in TASKS
         assert entry.backbone in BACKBONES
         assert all(side % 32 == 0 for side in entry.size)
         assert {entry.tile_order, entry.release_tile_order} <= {'row', 'column', ''}
     assert find('ZhengPeng7/BiRefNet_HR') is entries['hr']
     assert find('nothing') is None
-    assert 'BiRefNet_HR-general-epoch_130.pth' in zoo.table()
+    assert entries['rmbg-2.0'].noncommercial
+    release_files = {entry.release for entry in entries.values()}
+    assert 'BiRefNet_dynamic-general-epoch_174.pth' in release_files
 
 
 @pytest.mark.parametrize('release', ['../x.pth', '/etc/x.pth', 'a/b.pth'])
@@ -167,6 +173,14 @@ def test_without_a_network_it_says_what_to_do(tmp_path):
     assert not list(tmp_path.glob('home/*'))
     with pytest.raises(ValueError, match='did you mean general'):
         load_model('generel')
+
+
+def test_weights_without_a_known_place_are_put_there_by_hand(tmp_path):
+    with pytest.raises(ValueError, match=r'toonout\.safetensors or toonout\.pth into .*home'):
+        load_model('toonout')
+    save_checkpoint(build(**SMALL), tmp_path / 'home' / 'toonout.pth')
+    assert fetch(find('toonout')) == tmp_path / 'home' / 'toonout.pth'
+    assert zoo.identify(tmp_path / 'home' / 'toonout.pth') is find('toonout')
 
 
 def test_a_path_goes_before_a_name(tmp_path, monkeypatch, small_entry):

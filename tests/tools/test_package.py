@@ -17,6 +17,7 @@ SMALL = {
     '__main__.py': "COMMANDS = {'go': ('run', 'goes'), 'list': ('run all', 'lists')}\n",
     'run.py': 'from part import first\n\nVALUE = first.VALUE\n',
     'config.py': "NAME = 'config'\n",
+    'part.py': 'import tests\n',  # a script: what is imported is the folder
     'part/__init__.py': '',
     'part/first.py': 'import config\n\nVALUE = config.NAME\n',
     'part/table.toml': 'import = 1\n',

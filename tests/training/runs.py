@@ -24,7 +24,7 @@ FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(PRELOADED)
 HANGS = 600  # seconds after which something waits for what will not come, on any machine
 TINY = ('task=Tiny bb=pvt_v2_b0 mul_scl_ipt= dec_att= size=32 batch_size=2 epochs=3 save_step=1 '
-        'log_step=1 lr=1e-3 num_workers=0 device=cpu').split()
+        'log_step=1 lr=1e-3 num_workers=0 device=cpu bb_weights=none').split()
 
 
 def make_data(root: Path, train: int = 6, test: int = 2) -> Path:

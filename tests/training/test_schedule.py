@@ -29,6 +29,16 @@ def test_published_steps():
     assert rate_factor(999, 10, 100) == 1
 
 
+def test_rates_of_a_run_that_counts_on():
+    """Epoch 245 of 294 is its first: the decays keep their epochs, the cosine its ends."""
+    first = partial(rate_factor, steps_per_epoch=10, epochs=294, first_epoch=245)
+    at_the_start_of = [first(10 * (epoch - 245), decay_epochs=(-20,)) for epoch in (245, 274, 275)]
+    assert at_the_start_of == [1, 1, .5]
+    cosine = partial(first, schedule='cosine')
+    assert cosine(0) == 1
+    assert cosine(500) == pytest.approx(COSINE_FLOOR)
+
+
 def test_rates_rise_over_the_warm_up():
     factors = [rate_factor(step, 10, 100, warmup_steps=3) for step in range(5)]
     assert factors == [.25, .5, .75, 1, 1]
@@ -36,10 +46,19 @@ def test_rates_rise_over_the_warm_up():
 
 def test_kept_epochs():
     published = EpochPlan(500, save_last=50, save_step=5)
-    assert [e for e in range(1, 501) if published.is_checkpoint(e)] == list(range(455, 501, 5))
-    assert published.num_checkpoints() == 10
+    assert [e for e in range(1, 501) if published.is_checkpoint(e)] == list(range(450, 501, 5))
+    assert published.num_checkpoints() == 11
+    odd = EpochPlan(247, save_last=50, save_step=5)
+    assert [e for e in range(1, 248) if odd.is_checkpoint(e)] == [*range(200, 246, 5), 247]
     short = EpochPlan(7, save_last=50, save_step=5)
     assert [e for e in range(1, 8) if short.is_checkpoint(e)] == [5, 7]
+
+
+def test_a_run_that_counts_on_is_not_taken_for_a_longer_one():
+    plan = EpochPlan(294, save_last=20, save_step=10, val_step=1, first_epoch=245)
+    assert len(plan.trained) == plan.num_validations() == 50
+    assert [e for e in plan.trained if plan.is_checkpoint(e)] == [280, 290, 294]
+    assert plan.num_checkpoints() == 3
 
 
 def test_validated_epochs():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
 
-from tests.webapp.server import BROWSER_ARGUMENTS, find_browser
+from tests.browser import BROWSER_ARGUMENTS, find_browser
 
 
 def take_screenshot(address: str, file: Path) -> None:

@@ -1,7 +1,6 @@
-"""Runs app.py in a process with two small networks, finds a browser, and makes images."""
+"""Runs app.py in a process with two small networks, and makes images."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +18,6 @@ from models import build_birefnet, save_checkpoint
 from utils import write_json
 
 ROOT = Path(__file__).parents[2]
-BROWSER_ARGUMENTS = (
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync',
-    '--no-first-run',
-)
 LIMITS = (
     '--max-files=4',
     '--max-file-mb=1',
@@ -91,17 +82,6 @@ def serving(folder: Path) -> Iterator[Server]:
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-def find_browser() -> str | None:
-    """Returns the executable of Chromium or Chrome: CHROMIUM, or the first on the path."""
-    if os.environ.get('CHROMIUM'):
-        return os.environ['CHROMIUM']
-    for name in ('chromium', 'chromium-browser', 'google-chrome', 'chrome'):
-        executable = shutil.which(name)
-        if executable:
-            return executable
-    return None
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (120, 80)) -> Path:

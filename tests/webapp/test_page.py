@@ -16,10 +16,11 @@ for package in ('gradio', 'playwright'):
 import httpx  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
-from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Page, expect  # noqa: E402
 
 import predict  # noqa: E402
-from tests.webapp.server import BROWSER_ARGUMENTS, find_browser, picture, serving  # noqa: E402
+from tests.browser import chromium  # noqa: E402
+from tests.webapp.server import picture, serving  # noqa: E402
 
 expect.set_options(timeout=60_000)  # the machine may be busy
 
@@ -32,13 +33,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def browser():
-    executable = find_browser()
-    if executable is None:
-        pytest.skip('no Chromium: `make browser` installs it, or says how')
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=executable, args=BROWSER_ARGUMENTS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture

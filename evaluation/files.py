@@ -1,0 +1,215 @@
+"""Image files on a tree that no one prepared: folders and archives, which are folders here too."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from evaluation.archives import archive_stem, list_images, read_member
+from utils import IMAGE_SUFFIXES
+
+DEEPEST = 8  # folders below the root that are looked into
+ROOT = PurePosixPath('.')
+
+
+class Folder(NamedTuple):
+    """A folder, on the disk or in an archive.
+
+    Attributes:
+        path: On the disk; or the archive's.
+        inner: In the archive; None for a folder on the disk.
+    """
+
+    path: Path
+    inner: PurePosixPath | None = None
+
+    def __str__(self) -> str:
+        if self.inner is None or self.inner == ROOT:
+            return str(self.path)
+        return f'{self.path}/{self.inner}'
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name if self.inner is None else self.inner.name
+
+
+class File(NamedTuple):
+    """An image file, on the disk or in an archive.
+
+    A tree may hold 100,000 of them, so each is small, and those of a folder share it.
+
+    Attributes:
+        folder: Where it is.
+        name: With its suffix.
+        size: In bytes.
+        stamp: Changes with the content: ns of the last change, or a zip's CRC.
+        place: Where it is in its archive.
+    """
+
+    folder: Folder
+    name: str
+    size: int
+    stamp: int
+    place: int = 0
+
+    def __str__(self) -> str:
+        if self.folder.inner is None:
+            return str(self.folder.path / self.name)
+        return f'{self.folder}/{self.name}'
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def fingerprint(self) -> list[int]:
+        """Size and stamp, which show whether the file changed."""
+        return [self.size, self.stamp]
+
+    def read_bytes(self) -> bytes:
+        """Reads the file as a whole.
+
+        Raises:
+            ValueError: Naming it, if its archive is damaged there.
+            OSError: If it cannot be read.
+        """
+        try:
+            if self.folder.inner is None:
+                return Path(self.folder.path, self.name).read_bytes()
+            return read_member(self.folder.path, self.place, self.size)
+        except OSError as error:
+            error.filename = error.filename or str(self)  # which an error in reading lacks
+            raise
+        except ValueError as error:
+            raise ValueError(f'{self}: {error}') from None
+
+    def open(self) -> IO[bytes]:
+        """Opens the file for reading."""
+        if self.folder.inner is None:
+            return open(Path(self.folder.path, self.name), 'rb')
+        return BytesIO(self.read_bytes())
+
+
+class Listing(NamedTuple):
+    """A folder that directly holds images.
+
+    Attributes:
+        folder: The folder.
+        files: Its images: those of a folder on the disk by name, of an archive in its order.
+        parts: Folders on the way from the root; an archive is one of them, without its suffix.
+        top: Folders that hold all images of an archive. They add nothing to the archive's name.
+    """
+
+    folder: Folder
+    files: list[File]
+    parts: tuple[str, ...]
+    top: tuple[str, ...] = ()
+
+
+class Tree(NamedTuple):
+    """The folders of images below a root, what could not be read, and notes for the user."""
+
+    root: Path
+    listings: list[Listing]
+    problems: list[str]
+    notes: list[str]
+
+
+def list_folder(folder: Path) -> list[File]:
+    """Lists the images directly in a folder, sorted by name; hidden files are left out."""
+    place = Folder(folder)
+    files = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_image(entry):
+                status = entry.stat()
+                files.append(File(place, entry.name, status.st_size, status.st_mtime_ns))
+    return sorted(files, key=lambda file: file.name)
+
+
+def read_tree(root: Path) -> Tree:
+    """Lists all folders of images below a root, which may be an archive itself.
+
+    An archive is left out where the folder unpacked from it lies beside it.
+    """
+    tree = Tree(root, [], [], [])
+    if root.is_file():
+        _add_archive(tree, root, (archive_stem(root.name) or root.name,))
+    else:
+        _add_folder(tree, root, (), frozenset())
+    return tree
+
+
+def _add_folder(
+    tree: Tree, folder: Path, parts: tuple[str, ...], ancestors: frozenset[str],
+) -> None:
+    # A link may lead back to where the search comes from.
+    real = os.path.realpath(folder)
+    if real in ancestors:
+        return
+    if len(parts) > DEEPEST:
+        tree.notes.append(f'{folder}: left out, as it is more than {DEEPEST} folders deep')
+        return
+    try:
+        files = list_folder(folder)
+        below = sorted(_visible(folder))
+    except OSError as error:
+        tree.problems.append(f'{folder}: {error.strerror}')
+        return
+    if files:
+        tree.listings.append(Listing(Folder(folder), files, parts))
+
+    folders = {path.name for path in below if path.is_dir()}
+    for path in below:
+        stem = archive_stem(path.name)
+        if path.name in folders:
+            _add_folder(tree, path, (*parts, path.name), ancestors | {real})
+        elif stem in folders:
+            tree.notes.append(f'{path}: left out, as the folder {stem} is beside it')
+        elif stem is not None:
+            _add_archive(tree, path, (*parts, stem))
+
+
+def _add_archive(tree: Tree, path: Path, parts: tuple[str, ...]) -> None:
+    try:
+        members = list_images(path)
+    except (ValueError, OSError) as error:
+        tree.problems.append(str(error))
+        return
+    by_folder: dict[PurePosixPath, list[File]] = defaultdict(list)
+    folders: dict[PurePosixPath, Folder] = {}
+    for member in members:
+        where = PurePosixPath(member.name)
+        folder = folders.setdefault(where.parent, Folder(path, where.parent))
+        file = File(folder, where.name, member.size, member.stamp, member.place)
+        by_folder[where.parent].append(file)
+
+    top = _common_start([inner.parts for inner in by_folder])
+    for inner, files in by_folder.items():
+        own = inner.parts[len(top):]
+        tree.listings.append(Listing(folders[inner], files, (*parts, *own), top))
+
+
+def _common_start(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+    start = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        start.append(parts[0])
+    return tuple(start)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if not path.name.startswith('.') and path.name != '__MACOSX':
+            yield path
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    suffix = os.path.splitext(entry.name)[1]
+    is_hidden = entry.name.startswith('.')
+    return suffix.lower() in IMAGE_SUFFIXES and not is_hidden and entry.is_file()

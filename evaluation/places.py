@@ -1,0 +1,117 @@
+"""Where the files of a scored set are, kept with its scores for those who draw them later."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from evaluation.files import File, Folder, Listing, list_folder, read_tree
+from evaluation.folder_names import IMAGES, means
+from evaluation.inputs import SetPlan, by_stem
+from evaluation.mask_folders import mask_folder
+from evaluation.naming import Naming
+
+
+def describe_places(plan: SetPlan) -> dict[str, Any]:
+    """Returns where a set's masks and predictions are, as JSON."""
+    methods = {}
+    for method, (folder, naming) in plan.places.items():
+        methods[method] = {
+            **_describe(folder),
+            **naming._asdict(),
+            'zero_one': method in plan.zero_one,
+        }
+    return {'masks': _describe(plan.masks), 'methods': methods}
+
+
+class ScoredFiles:
+    """The files of a scored set by the names of its images; those that are gone are None.
+
+    Args:
+        found: The set's JSON, as `evaluation.results.write_set` writes it.
+        dataset: Name of the set.
+    """
+
+    def __init__(self, found: Mapping[str, Any], dataset: str) -> None:
+        self._found = found
+        self._dataset = dataset
+        self._places: Mapping[str, Any] = found.get('places') or {'methods': {}}
+        self._methods: dict[str, dict[str, File]] = {}
+
+    def image(self, name: str) -> File | None:
+        """Returns the image, from a folder of images beside that of the masks."""
+        return self._images.get(name)
+
+    def mask(self, name: str) -> File | None:
+        """Returns the image's mask."""
+        return self._masks.get(name)
+
+    def prediction(self, method: str, name: str) -> File | None:
+        """Returns a method's prediction of the image."""
+        if method not in self._methods:
+            self._methods[method] = _files(self._folder(method))
+        place = self._places['methods'].get(method, {})
+        affixes = [place.get(field, '') for field in Naming._fields]
+        expected = Naming(*affixes).prediction_of(name)
+        return self._methods[method].get(expected)
+
+    def is_zero_one(self, method: str) -> bool:
+        """Whether the method's predictions hold but 0 and 1, for `read_prediction`."""
+        return self._places['methods'].get(method, {}).get('zero_one', False)
+
+    @cached_property
+    def _mask_folder(self) -> Folder:
+        if 'masks' in self._places:
+            return _folder(self._places['masks'])
+        return Folder(mask_folder(self._found['gt_root'], self._dataset))
+
+    @cached_property
+    def _masks(self) -> dict[str, File]:
+        return _files(self._mask_folder)
+
+    @cached_property
+    def _images(self) -> dict[str, File]:
+        for folder in _beside(self._mask_folder):
+            if means(folder.name, IMAGES):
+                return _files(folder)
+        return {}
+
+    def _folder(self, method: str) -> Folder:
+        place = self._places['methods'].get(method)
+        if place:
+            return _folder(place)
+        return Folder(Path(self._found['pred_root'], method, self._dataset))
+
+
+def _describe(folder: Folder) -> dict[str, str | None]:
+    inner = None if folder.inner is None else str(folder.inner)
+    return {'folder': str(folder.path), 'inner': inner}
+
+
+def _folder(place: Mapping[str, Any]) -> Folder:
+    inner = place['inner']
+    return Folder(Path(place['folder']), None if inner is None else PurePosixPath(inner))
+
+
+def _beside(folder: Folder) -> list[Folder]:
+    """The folders beside one, in the same archive if it is in any."""
+    if folder.inner is None:
+        around = folder.path.parent
+        if not around.is_dir():
+            return []
+        return [Folder(path) for path in sorted(around.iterdir()) if path.is_dir()]
+    listings = read_tree(folder.path).listings
+    inside = [listing.folder for listing in listings if listing.folder.inner is not None]
+    return [one for one in inside if one.inner and one.inner.parent == folder.inner.parent]
+
+
+def _files(folder: Folder) -> dict[str, File]:
+    """The images of a folder by stem; none if it is gone."""
+    try:
+        if folder.inner is None:
+            listing = Listing(folder, list_folder(folder.path), ())
+            return by_stem(listing, [])
+        found = [one for one in read_tree(folder.path).listings if one.folder == folder]
+    except OSError:
+        return {}
+    return by_stem(found[0], []) if found else {}

@@ -1,0 +1,157 @@
+"""Tests each pair of methods on the images of the test sets, corrected for the number of pairs.
+
+The difference of the means has a 95% interval by the paired bootstrap over images (Efron and
+Tibshirani 1993). The p-value is that of Wilcoxon's signed-rank test (1945; scipy.stats.wilcoxon,
+two-sided, without pairs that are equal), corrected as Holm proposes (1979). The effect is the
+matched-pairs rank-biserial correlation (Kerby 2014): the share of the ranks in favour of the better
+method minus the share against it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from evaluation.metrics import higher_is_better
+from evaluation.selection import FEWEST_IMAGES, RESAMPLES
+from evaluation.summary import MethodScores
+
+INTERVAL = (0.025, 0.975)
+DIGITS = 12  # what differs less does so by rounding
+
+
+class PairTest(NamedTuple):
+    """Two methods, the one of the better mean first.
+
+    Attributes:
+        better: The better method.
+        worse: The other one.
+        lead: Difference of the means; not below 0, whatever the direction of the score.
+        low: Lower bound of its 95% interval; NaN for fewer than FEWEST_IMAGES images.
+        high: Upper bound.
+        p: P-value of the pair by itself.
+        corrected: P-value corrected for the number of pairs.
+        effect: Rank-biserial correlation, -1..1; 1 if the better method leads on every image.
+    """
+
+    better: str
+    worse: str
+    lead: float
+    low: float
+    high: float
+    p: float
+    corrected: float
+    effect: float
+
+
+def compare_pairs(
+    scored: Mapping[str, Sequence[MethodScores]], score: str, seed: int = 7,
+) -> list[PairTest]:
+    """Tests all pairs of methods.
+
+    Args:
+        scored: Scores of each method in each set, the sets in the same order. Means are averaged
+            over the sets; p-values and effects are of the images of all sets.
+        score: Name of the score.
+        seed: Of the bootstrap, which draws the same images for all methods.
+
+    Returns:
+        The pairs in the order of the methods.
+
+    Raises:
+        ValueError: If two methods were scored on different images.
+    """
+    values = _values_by_set(scored, score)
+    means = sum(found.mean(axis=1) for found in values) / len(values)
+    resampled = _resampled_means(values, np.random.default_rng(seed))
+    images = np.hstack(values)
+    fewest = min(found.shape[1] for found in values)
+
+    found = []
+    methods = list(scored)
+    for first, second in combinations(range(len(methods)), 2):
+        better, worse = (first, second) if means[first] >= means[second] else (second, first)
+        low, high = math.nan, math.nan
+        if fewest >= FEWEST_IMAGES:
+            low, high = np.quantile(resampled[better] - resampled[worse], INTERVAL)
+        p, effect = signed_rank(images[better] - images[worse])
+        lead = means[better] - means[worse]
+        pair = PairTest(
+            methods[better], methods[worse], float(lead), float(low), float(high), p, p, effect)
+        found.append(pair)
+    corrected = holm([pair.p for pair in found])
+    return [pair._replace(corrected=p) for pair, p in zip(found, corrected, strict=True)]
+
+
+def _values_by_set(
+    scored: Mapping[str, Sequence[MethodScores]], score: str,
+) -> list[np.ndarray]:
+    """Values (methods, images) of each set, higher is better, of images that all methods have."""
+    sign = 1 if higher_is_better(score) else -1
+    by_set = []
+    for of_methods in zip(*scored.values(), strict=True):
+        names = of_methods[0].names
+        differing = [
+            method for method, found in zip(scored, of_methods, strict=True)
+            if found.names != names]
+        if differing:
+            raise ValueError(
+                f'{", ".join(differing)}: not scored on the images of {next(iter(scored))}; '
+                'run eval_existingOnes.py again')
+        values = sign * np.array([found.values[score] for found in of_methods])
+        present = ~np.isnan(values).any(axis=0)
+        if not present.any():
+            raise ValueError(f'{score} is not defined on any image of a set; test by another score')
+        by_set.append(values[:, present])
+    return by_set
+
+
+def _resampled_means(values: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Computes the means of each method in RESAMPLES samples of images, (methods, RESAMPLES).
+
+    Each set is resampled by itself. How often an image is drawn has a multinomial distribution.
+    """
+    means = np.zeros((len(values[0]), RESAMPLES))
+    for found in values:
+        size = found.shape[1]
+        times_drawn = rng.multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
+        means += found @ times_drawn.T / size
+    return means / len(values)
+
+
+def signed_rank(differences: np.ndarray) -> tuple[float, float]:
+    """Tests whether differences are symmetric about 0.
+
+    Args:
+        differences: Of two methods on each image, (images,).
+
+    Returns:
+        The p-value and the rank-biserial correlation; 1 and 0 if all differences are 0.
+    """
+    rounded = differences.round(DIGITS)
+    unequal = rounded[rounded != 0]
+    if not len(unequal):
+        return 1., 0.
+    p = float(stats.wilcoxon(unequal).pvalue)
+    ranks = stats.rankdata(np.abs(unequal))
+    effect = float((np.sign(unequal) * ranks).sum() / ranks.sum())
+    return p, effect
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p-values for their number by Holm's step-down method.
+
+    The smallest is multiplied by their number, the next by one less, and so on; none becomes
+    smaller than one before it, and none exceeds 1.
+    """
+    number = len(p_values)
+    order = sorted(range(number), key=lambda index: p_values[index])
+    corrected = [1.] * number
+    largest = 0.
+    for rank, index in enumerate(order):
+        largest = max(largest, (number - rank) * p_values[index])
+        corrected[index] = min(largest, 1.)
+    return corrected

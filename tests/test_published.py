@@ -1,0 +1,132 @@
+"""Scripts and Python written for the published code."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+import image_proc
+import inference
+import test as test_script
+import train
+from config import Config
+from inference.edges import estimate_foreground
+from models import build_birefnet, convert_tile_order, save_checkpoint
+from models.birefnet import BiRefNet
+from models.checkpoints.names import to_official
+from tests.models.small import build, output
+from utils import check_state_dict
+
+ROOT = Path(__file__).parents[1]
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+def test_the_package_is_imported_and_the_script_runs():
+    """`inference` is both; Python prefers the folder, also beside the running script."""
+    assert Path(inference.__file__) == ROOT / 'inference/__init__.py'
+    script = (ROOT / 'inference.py').read_text(encoding='utf-8')
+    assert 'test.py' in script
+    command = [sys.executable, 'inference.py', '--ckpt', 'no.pth', '--testsets', 'DIS-VD']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'test: no.pth' in done.stderr, 'it came as far as looking for the checkpoint'
+
+
+@pytest.mark.parametrize('text', ['config', 'config.size', 'default', ''])
+def test_words_for_the_size_of_the_run(text):
+    assert test_script.parse_resolution(text, Config(size=(96, 64))) == '96x64'
+
+
+def test_options_of_launchers_and_scripts():
+    arguments = ['--local-rank=1', '--dist', 'True', '--epochs', '3', '--ckpt_dir', 'ckpts/a']
+    cfg, folder = train.parse_arguments(arguments)
+    assert (cfg.epochs, folder) == (3, Path('ckpts/a'))
+    options = test_script.parse_arguments(
+        ['--local_rank', '0', '--ckpt', 'a.pth', '--resolution', '512x512', '--testsets', 'A+B'])
+    assert (options.ckpt, options.resolution) == (['a.pth'], ['512x512'])
+    assert options.overrides == ['testsets=A+B']
+
+
+# --- Python ---------------------------------------------------------------------------------------
+
+
+def test_the_network_without_arguments_is_the_published_one():
+    with torch.device('meta'):
+        found = BiRefNet(bb_pretrained=False).state_dict()
+        expected = build_birefnet(Config()).state_dict()
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in expected.items()}
+
+
+def test_from_pretrained_loads_files_and_folders(tmp_path):
+    model = build(dec_att='', mul_scl_ipt='')
+    save_checkpoint(model, tmp_path / 'model.safetensors')
+    assert torch.equal(output(BiRefNet.from_pretrained(tmp_path)), output(model))
+    with pytest.raises(ValueError, match='did you mean general'):
+        BiRefNet.from_pretrained('generel')
+
+
+def test_names_in_the_table_of_python_exist():
+    """Those that stand in place of a published one."""
+    text = (ROOT / 'docs/published.md').read_text(encoding='utf-8')
+    table = text.partition('## Python')[2].partition('This runs')[0]
+    here = [row.split('|')[2] for row in table.splitlines() if row.startswith('| `')]
+    names = set(re.findall(r'`([a-z_]+(?:\.\w+)+)\b', ' '.join(here))) - {'export.py'}
+    assert len(names) >= 8
+    for name in names:
+        module, _, attribute = name.rpartition('.')
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_pretrained_weights_need_a_file():
+    with pytest.raises(ValueError, match='bb_weights=FILE'):
+        BiRefNet(bb_pretrained=True)
+
+
+@pytest.mark.parametrize('order', ['row', 'column'])
+def test_a_state_dict_of_either_tile_order_loads_by_hand(order):
+    """Weights that show their order, behind the prefixes that wrappers leave."""
+    model = with_trace_of_tiles()
+    official = to_official(model.state_dict(), 'pvt_v2_b0')
+    if order == 'column':
+        official = convert_tile_order(official, 'column')
+    saved = {f'module._orig_mod.{key}': value for key, value in official.items()}
+    other = build(dec_att='', mul_scl_ipt='')
+    other.load_state_dict(check_state_dict(saved))
+    assert torch.equal(output(other), output(model))
+
+
+def with_trace_of_tiles() -> BiRefNet:
+    """A network whose filters of one tile's colours are alike, as training makes them."""
+    model = build(dec_att='', mul_scl_ipt='')
+    for level in model.decoder.levels:
+        weight = level.reference.conv_in.weight.data
+        one_colour = weight[:, :weight.shape[1] // 3]
+        weight += one_colour.repeat(1, 3, 1, 1)
+    return model
+
+
+def test_refine_foreground_is_that_of_the_command():
+    photo = skimage.data.astronaut()[:96, :128]
+    mask = np.tile(np.linspace(0, 255, 128).astype(np.uint8), (96, 1))
+    refined = image_proc.refine_foreground(Image.fromarray(photo), Image.fromarray(mask), device=0)
+    assert np.array_equal(np.asarray(refined), estimate_foreground(photo, mask))
+    with pytest.raises(ValueError, match='90'):
+        image_proc.refine_foreground(Image.fromarray(photo), Image.fromarray(mask), r=30)
+
+
+def test_a_state_dict_without_values_loads():
+    """As code does that builds on the meta device first."""
+    with torch.device('meta'):
+        model = build_birefnet(Config(bb='pvt_v2_b0'))
+        official = to_official(model.state_dict(), 'pvt_v2_b0')
+        assert not model.load_state_dict(official, assign=True).missing_keys

@@ -1,0 +1,83 @@
+"""Writes docs/zoo.md from models/zoo.toml: `python -m tools.zoo_page`."""
+
+import argparse
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from exporting.catalogue import COLUMNS, facts, row
+from models import zoo
+from utils import atomic_write
+
+PAGE = Path(__file__).parents[1] / 'docs' / 'zoo.md'
+HEADER = """# Which weights?
+
+<!-- Written by `python -m tools.zoo_page` from models/zoo.toml: change it there. -->
+
+`-m NAME` and `load_model('NAME')` take these names;
+[Deployment](deployment.md#published-weights-by-name) says where files are searched for.
+`python export.py zoo` prints this table, `python export.py zoo NAME` all facts of one entry, and
+`--json` the same for programs.
+
+- Start with **general**; take **lite** where it is too slow, **hr** or **dynamic** where fine
+  structures of large pictures are lost.
+- For soft edges, such as hair, fur and glass: **matting**, or **hr-matting** for large pictures.
+- For scores that compare with the paper's: **dis5k**, **hrsod**, **cod**.
+
+Which of them is best on your own pictures, a look tells:
+[compare them](predict.md#comparing-weights).
+
+NC: non-commercial use only. ?: not checked against its source. The licence of weights is one thing,
+the terms of the sets that they were trained on another: read both before you sell results.
+
+"""
+
+
+def render() -> str:
+    """The page's text."""
+    entries = zoo.zoo().values()
+    rows = []
+    for entry in entries:
+        name, *others = without_backbone(row(entry))
+        rows.append([f'[`{name}`](#{anchor(name)})', *map(escaped, others)])
+    parts = [HEADER, table(without_backbone(COLUMNS), rows)]
+    for entry in entries:
+        parts.append(f'\n## {entry.name} {{ #{anchor(entry.name)} }}\n\n')
+        for name, text in facts(entry).items():
+            parts.append(f'- {name}: {escaped(text)}\n')
+    return ''.join(parts)
+
+
+def without_backbone(cells: Sequence[str]) -> list[str]:
+    """A row of the page, which is narrower than a terminal; the sections name the backbones."""
+    return [cell for cell, title in zip(cells, COLUMNS, strict=True) if title != 'backbone']
+
+
+def anchor(name: str) -> str:
+    """What links to an entry name."""
+    return name.replace('.', '-')
+
+
+def escaped(text: str) -> str:
+    """`text` as Markdown that shows it as it is."""
+    return html.escape(text, quote=False).replace('*', '\\*').replace('_', '\\_')
+
+
+def table(header: Iterable[str], rows: Iterable[list[str]]) -> str:
+    """A table in Markdown."""
+    titles = list(header)
+    lines = []
+    for cells in (titles, ['---'] * len(titles), *rows):
+        lines.append(f'| {" | ".join(cells)} |\n')
+    return ''.join(lines)
+
+
+def main() -> None:
+    """Writes the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    with atomic_write(PAGE, 'w') as file:
+        file.write(render())
+
+
+if __name__ == '__main__':
+    main()
