@@ -24,6 +24,9 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that the first argument names, with the others as its own."""
+    from runtime.starting import start_command  # what only reads COMMANDS does without it
+    start_command('birefnet')
+
     lines = []
     for name, (_, meaning) in COMMANDS.items():
         lines.append(f'  {name:8} {meaning}')

@@ -4,6 +4,10 @@ Open the address that it prints. Without -m it serves the network that `make dem
 to look at the page with.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('app')
+
 import argparse
 import io
 import os
@@ -21,6 +25,7 @@ from PIL import Image
 from demo.make_data import SEED, sample
 from inference.network import DTYPES, Predictor
 from models import load_model, optimize
+from runtime.command import heeded_signals, run_command
 from runtime.device import prepare_device
 from runtime.log import print_messages
 from webapp.jobs import Limits, LoadedModel
@@ -166,7 +171,7 @@ def serve(
         notice = TOY if toy else ''
         page = Page(models, storage, limits, example_image(toy), notice).build()
         stop = Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in {signal.SIGINT, signal.SIGTERM, *heeded_signals()}:
             signal.signal(number, lambda *_: stop.set())
 
         address = launch(page, storage, limits, host, port)
@@ -189,8 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'app: {reason}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('app: interrupted before it served', file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt('interrupted before it served') from None
     except (ValueError, OSError) as error:
         print(f'app: {error}', file=sys.stderr)
         return 1
@@ -198,4 +202,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command('app', main))

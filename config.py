@@ -6,6 +6,10 @@ A field left at `AUTO` follows from the task (TASKS) or from other fields (`Conf
 value.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('config')
+
 import difflib
 import math
 import os
@@ -571,7 +575,5 @@ if __name__ == '__main__':
     if '-h' in sys.argv or '--help' in sys.argv:
         print(f'{__doc__}\n{main.__doc__}')
         sys.exit()
-    try:
-        main(sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f'config: {error}')
+    from runtime.command import run_command
+    sys.exit(run_command('config', lambda: main(sys.argv[1:])))

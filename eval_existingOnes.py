@@ -15,6 +15,10 @@ gen_best_ep.py then chooses the best checkpoint and draws the report; paper.py m
 figures of a paper.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('eval_existingOnes')
+
 import argparse
 import os
 import sys
@@ -33,6 +37,7 @@ from evaluation.runner import Shard, available_cores, cache_folder, evaluate_set
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import all_scores, shown_scores
 from runtime.command import explain_interrupt, run_command
+from utils import print_error
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -65,8 +70,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help='score a part of the images; then run without it')
     add('--all-methods', action='store_true',
         help='also comparison.tex: methods by sets, three best marked')
-    add('--cache', metavar='DIR', default=cache_folder(),
-        help='skeletons kept between runs (%(default)s)')
+    cache = cache_folder()
+    add('--cache', metavar='DIR', default=cache,
+        help=f'skeletons kept between runs ({"%(default)s" if cache else "none without a home"})')
     options = [f'--{text}' if text.startswith('workers=') else text for text in arguments]
     return parser.parse_intermixed_args(options)
 
@@ -151,7 +157,7 @@ def main(arguments: list[str]) -> None:
     plans = plan(masks, predictions, names, options.strict)
     for planned in plans:
         for note in planned.notes:
-            print(f'note: {note}', file=sys.stderr)
+            print_error(f'note: {note}')
 
     # The scores of the images.
     stores = {one.dataset: results.store_path(save_dir, one.dataset) for one in plans}

@@ -17,6 +17,10 @@ deviation. Output `output_image` (N, 1, H, W), float32: logits. Every file is co
 network on photographs before it appears.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('export')
+
 import argparse
 import sys
 from collections.abc import Callable
@@ -32,7 +36,9 @@ from inference.images import Size, network_size
 from models import BiRefNet, load_model, save_checkpoint, zoo
 from models.checkpoints.tile_order import ORDERS
 from models.loading import resolve
+from runtime.command import run_command
 from runtime.log import print_messages
+from utils import print_error
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 EXTRAS = 'needs what `pip install ".[export]"` installs'
@@ -228,10 +234,10 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             export_program(args, model)
     except (ValueError, OSError) as error:
-        print(f'export: {error}', file=sys.stderr)
+        print_error(f'export: {error}')
         return 1
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command('export', main))

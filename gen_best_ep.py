@@ -10,6 +10,10 @@ Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .tex, .md and .csv), an
 is more than chance (paired bootstrap over images); paper.py tests all pairs.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('gen_best_ep')
+
 import argparse
 import math
 import sys

@@ -10,6 +10,10 @@ pattern or a list, and <name>.out.webm or, if it is opaque, <name>.out.mp4 besid
 of several networks side by side.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('predict')
+
 import argparse
 import glob
 import os
@@ -62,9 +66,10 @@ from inference.video import (
 from models import load_model, optimize
 from models.loading import resolve
 from readers import MAX_PIXELS, TooManyPixels
+from runtime.command import run_command
 from runtime.device import choose_device, prepare_device
 from runtime.log import print_messages
-from utils import IMAGE_SUFFIXES, read_lines
+from utils import IMAGE_SUFFIXES, print_error, read_lines
 
 WATCH_SECONDS = 1.
 WATCH_REST = 30  # a folder is looked through during at most one part in so many of the time
@@ -586,8 +591,9 @@ def run_jobs(
             for outcome in outcomes:
                 bar.update()
                 lines = _report(outcome)
-                for line in lines:
-                    bar.write(f'predict: {line}', file=sys.stderr)
+                with bar.external_write_mode(sys.stderr):
+                    for line in lines:
+                        _warn(line)
                 if outcome.error is not None:
                     failures += lines
     except KeyboardInterrupt:
@@ -904,7 +910,7 @@ def _missing_models(models: list[str]) -> Iterator[str]:
 
 
 def _warn(line: str) -> None:
-    print(f'predict: {line}', file=sys.stderr)
+    print_error(f'predict: {line}')
 
 
 def choose_run(args: argparse.Namespace) -> Callable[..., Summary]:
@@ -935,15 +941,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as interrupt:
         kept = f': {interrupt}' if str(interrupt) else '; nothing was written'
-        _warn(f'interrupted{kept}')
-        return 130
+        raise KeyboardInterrupt(f'interrupted{kept}') from None
 
     count, skipped, failures, seconds = summary
     per_second = count / max(seconds, 1e-9)
-    print(f'{count - len(failures)} done, {skipped} skipped, {len(failures)} failed '
-          f'in {seconds:.1f} s ({per_second:.2f} a second)', file=sys.stderr)
+    print_error(f'{count - len(failures)} done, {skipped} skipped, {len(failures)} failed '
+                f'in {seconds:.1f} s ({per_second:.2f} a second)')
     return 1 if failures else 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command('predict', main))

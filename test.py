@@ -8,6 +8,10 @@ there is one, else of the image. Those that exist are kept, unless their image, 
 ground truth, their checkpoint or an option that they depend on has changed.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('test')
+
 import argparse
 import contextlib
 import json

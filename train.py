@@ -7,6 +7,10 @@ log.jsonl, TensorBoard's files, and last.pt, from which `resume=auto` goes on ex
 SIGUSR1 make the run save that state and exit with code 75.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('train')
+
 import argparse
 import logging
 import os

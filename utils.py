@@ -120,6 +120,24 @@ def encoding_of(mode: str) -> str | None:
     return None if 'b' in mode else 'utf-8'
 
 
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Lets an error of the system inside the block name a file, as those of reads do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system that led to `error`, which libraries may hide behind their own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _temporary_beside(path: Path) -> Path:
     """A new hidden name in the folder of `path`; short, because names end at 255 bytes."""
     return path.with_name(f'.{secrets.token_hex(8)}.tmp')
@@ -176,7 +194,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         OSError: if it cannot be read.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding='utf-8'))
+        with naming(path):
+            content = json.loads(Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not JSON ({error})') from error
     if not isinstance(content, dict):
@@ -198,7 +217,8 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     Raises:
         ValueError: the file is no text.
     """
-    data = Path(path).read_bytes()
+    with naming(path):
+        data = Path(path).read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode('utf-16', 'replace')
     else:
@@ -225,8 +245,12 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
 
 
 def print_error(line: str) -> None:
-    """Prints a line to the standard error at once, also where that is a file."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line to the standard error at once, also where that is a file.
+
+    Work goes on where no line can be written, as on a full disk.
+    """
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class Progress:

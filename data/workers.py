@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import torch
 
-from runtime.processes import blocked_signals, shorten_socket_paths
+from runtime.processes import TERMINAL_SIGNALS, blocked_signals, shorten_socket_paths
 from utils import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
@@ -86,13 +86,14 @@ def _worker_context(preload: str) -> BaseContext:
     context.set_forkserver_preload(['__main__', preload])
     # Helpers and workers inherit the blocked signals. Starting the first helper unblocks some.
     for helper in (multiprocessing.resource_tracker, multiprocessing.forkserver):
-        with blocked_signals([*STOP_SIGNALS, signal.SIGINT]):
+        with blocked_signals([*STOP_SIGNALS, *TERMINAL_SIGNALS]):
             helper.ensure_running()
     return context
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C stays blocked: the terminal sends it to all processes, and the main one ends these.
+    # Ctrl-C and the terminal's end stay blocked: all processes get them, and the main one ends
+    # these.
     cv2.setNumThreads(1)  # the workers are the parallelism
     for number in STOP_SIGNALS:
         signal.signal(number, _ignore_once)

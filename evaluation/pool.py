@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import cv2
 
-from runtime.processes import blocked_signals, shorten_socket_paths
+from runtime.processes import TERMINAL_SIGNALS, blocked_signals, shorten_socket_paths
 
 TaskT = TypeVar('TaskT')
 ResultT = TypeVar('ResultT')
@@ -58,7 +58,7 @@ def run(
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, function), daemon=True)
             # Ctrl-C would end it in the midst of its imports, with a traceback.
-            with blocked_signals([signal.SIGINT]):
+            with blocked_signals(TERMINAL_SIGNALS):
                 process.start()
             theirs.close()
             connections[ours] = process

@@ -12,6 +12,7 @@ from evaluation.metrics import HEADLINES, higher_is_better
 from evaluation.results import SUFFIX
 from exporting.huggingface import MODEL_CLASS
 from inference.images import Size
+from utils import read_json
 
 PAPER = 'https://arxiv.org/abs/2401.03407'
 TEXT = '''---
@@ -58,7 +59,7 @@ def scores_of(
     found = {}
     own_sizes = (None, '', f'{size[0]}x{size[1]}')
     for path in sorted(Path(results).glob(f'*{SUFFIX}')):
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = read_json(path)
         if 'dataset' not in content:  # the means over all sets
             continue
         for method in content['methods']:

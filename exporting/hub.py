@@ -5,10 +5,10 @@ state dict under the module's own names and the arguments of its constructor as 
 every method of it would have to be overridden.
 """
 
-import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from exporting.card import scores_of, validation_of, write_card
 from exporting.huggingface import write_companions
 from models import Architecture, BiRefNet, save_checkpoint
 from models.zoo import WEIGHTS
-from utils import epoch_of
+from utils import epoch_of, read_json, replace_file
 
 # Config fields written into exported folders; local paths are left out.
 PUBLIC = ('bb', *(field.name for field in fields(Architecture)), 'task', 'size', 'dynamic_size')
@@ -57,8 +57,19 @@ def save_pretrained(
     config = {name: value for name, value in model.config.as_dict().items() if name in PUBLIC}
     facts = _facts_of_run(checkpoint, results, tuple(config['size']))
     card = write_card(title or folder.resolve().name, config, *facts, license)
-    write_companions(folder, config, card)
-    save_checkpoint(model, folder / WEIGHTS, dtype=dtype)
+    with _files_moved_together(folder) as part:
+        write_companions(part, config, card)
+        save_checkpoint(model, part / WEIGHTS, dtype=dtype)
+
+
+@contextmanager
+def _files_moved_together(folder: Path) -> Iterator[Path]:
+    """A new folder whose files move to `folder` when the block ends without error: all or none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.', dir=folder) as part:
+        yield Path(part)
+        for file in sorted(Path(part).iterdir()):
+            replace_file(file, folder / file.name)
 
 
 class _RunFacts(NamedTuple):
@@ -78,7 +89,7 @@ def _facts_of_run(checkpoint: str | os.PathLike, results: str | os.PathLike,
     training: dict[str, Any] = {}
     config = run / 'config.json'
     if config.is_file():
-        saved = json.loads(config.read_text(encoding='utf-8'))
+        saved = read_json(config)
         training = saved if 'training_set' in saved else {}
     scores = scores_of(results, run.name, epoch, size)
     validation = validation_of(run, epoch, training.get('val_metric', 'sm'))

@@ -4,7 +4,6 @@ import io
 import os
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -13,7 +12,15 @@ from PIL import ExifTags, Image
 
 from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb, with_chunks
 from inference.masks import encode_png
-from readers import MAX_PIXELS, identify, image_to_srgb, open_image, read_image, to_rgb
+from readers import (
+    MAX_PIXELS,
+    identify,
+    image_to_srgb,
+    open_image,
+    read_bytes,
+    read_image,
+    to_rgb,
+)
 from utils import STRIDE, atomic_write
 
 Size = tuple[int, int]  # width, height
@@ -77,7 +84,7 @@ def decode_image(
         ValueError: not an image, damaged or too large; the message names the source.
         OSError: the file is missing or not readable.
     """
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    data = source if isinstance(source, bytes) else read_bytes(source)
     header = _open_header(data) if data.startswith(JPEG_START) else None
     if header is None or header.mode != 'RGB':
         image = from_pil(open_image(source, max_pixels))

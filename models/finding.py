@@ -71,9 +71,9 @@ def _fetch_repository(repository: str, **hub: Any) -> Path:
     try:
         return zoo.fetch_repository(repository, **hub)
     except zoo.HUB_ERRORS as error:
-        kind = type(error).__name__
-        raise ValueError(f'{repository}: neither a local path nor to be had from the hub ({kind}); '
-                         'without a network, give a local file') from error
+        reason = str(error) if isinstance(error, ImportError) else type(error).__name__
+        raise ValueError(f'{repository}: neither a local path nor to be had from the hub '
+                         f'({reason}); without a network, give a local file') from error
 
 
 # --- What was saved -------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ RELEASE = 'https://github.com/ZhengPeng7/BiRefNet/releases/download/v1'
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'  # of a repository in Hugging Face layout
 TIMEOUT = 30  # seconds without an answer
 BLOCK = 1 << 20
-HUB_ERRORS = (HfHubHTTPError, LocalEntryNotFoundError, OSError)
+# Without the package that a SOCKS proxy needs, the client raises ImportError.
+HUB_ERRORS = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ImportError)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from readers.opening import (
     identify,
     open_header,
     open_image,
+    read_bytes,
 )
 from readers.survey import survey_masks
 
@@ -25,6 +26,7 @@ __all__ = [
     'interpret',
     'open_header',
     'open_image',
+    'read_bytes',
     'read_image',
     'read_mask',
     'read_soft_mask',

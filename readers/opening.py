@@ -81,7 +81,16 @@ def load(source: Source) -> tuple[str, bytes]:
         return 'image data', source
     if not isinstance(source, (str, os.PathLike)):
         return str(source), source.read_bytes()
-    return os.fspath(source), Path(source).read_bytes()
+    return os.fspath(source), read_bytes(source)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Reads a file. Raises OSError that names it, as an error in the midst of reading does not."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
 
 
 def decode(name: str, data: bytes, max_pixels: int) -> Image.Image:

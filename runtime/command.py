@@ -4,13 +4,20 @@ import contextlib
 import io
 import logging
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
-from utils import print_error
+from utils import naming, print_error
+
+logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+NO_READER = 141  # 128 + SIGPIPE
+# Ctrl-C, the end of a job, and a terminal that is closed.
+ENDING_SIGNALS = ('SIGINT', 'SIGTERM', 'SIGHUP')
 
 
 def run_command(
@@ -22,34 +29,60 @@ def run_command(
 
     Args:
         name: the command, in front of the line.
-        main: returns the exit code; None is 0.
+        main: returns the exit code; None is 0. A signal that ends the command raises
+            KeyboardInterrupt in it, so that nothing stays half-written.
         errors: what it may fail of besides ValueError, OSError, and too little memory.
 
     Returns:
-        The exit code: that of `main`, 1 after an error, INTERRUPTED after Ctrl-C.
+        The exit code: that of `main`, 1 after an error, 128 + its number after a signal.
     """
+    _prepare_process()
+    received = _interrupt_on_signals()
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
+    try:
+        code = main() or 0
+        with naming('standard output'):
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as interrupt:
+        _ignore_signals()  # a second one would interrupt the clean-up
+        number = received[0] if received else signal.SIGINT
+        text = 'interrupted' if number == signal.SIGINT else f'ended by {number.name}'
+        if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
+            print_error(f'{name}: {str(interrupt) or text}')
+        return 128 + number
+    except MemoryError as error:
+        print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')
+        return 1
+    except expected as error:
+        if isinstance(error, BrokenPipeError) and _has_lost_reader():
+            return NO_READER  # as behind `| head`, which has read enough
+        print_error(f'{name}: {error}')
+        return 1
+    finally:
+        _ignore_signals()  # all is done but for Python's own end
+        if not _can_print():
+            # Python would try once more, and report that in its own words.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         # Names of files may hold what the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
     # A full disk would print a traceback for each line of log.txt.
     logging.raiseExceptions = False
+    threading.excepthook = _report_thread
     _allow_many_files()
-    expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
-    try:
-        return main() or 0
-    except KeyboardInterrupt as interrupt:
-        # A second Ctrl-C would interrupt the clean-up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
-            print_error(f'{name}: {str(interrupt) or "interrupted"}')
-        return INTERRUPTED
-    except MemoryError as error:
-        print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')
-        return 1
-    except expected as error:
-        print_error(f'{name}: {error}')
-        return 1
+
+
+def _report_thread(ended: threading.ExceptHookArgs) -> None:
+    """Reports a thread that has failed: of an error of the system, as TensorBoard meets, a line."""
+    if isinstance(ended.exc_value, OSError):
+        logger.warning('what runs in the background has ended: %s', ended.exc_value)
+        return
+    threading.__excepthook__(ended)
 
 
 def _allow_many_files() -> None:
@@ -66,9 +99,55 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _can_print() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _has_lost_reader() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    if not hasattr(select, 'poll'):  # Windows
+        return not _can_print()
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+# --- Signals --------------------------------------------------------------------------------------
+
+
+def _interrupt_on_signals() -> list[signal.Signals]:
+    """Lets the ending signals raise KeyboardInterrupt; returns the list to which each is added."""
+    received: list[signal.Signals] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    for number in heeded_signals():
+        signal.signal(number, interrupt)
+    return received
+
+
+def _ignore_signals() -> None:
+    for number in heeded_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def heeded_signals() -> Iterator[signal.Signals]:
+    """The ending signals that the system has, but for those to be ignored, as under nohup."""
+    for name in ENDING_SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            yield number
+
+
 @contextlib.contextmanager
 def explain_interrupt(explanation: str) -> Iterator[None]:
-    """Lets Ctrl-C inside the block end the command with an explanation of what was kept."""
+    """Lets a signal inside the block end the command with an explanation of what was kept."""
     try:
         yield
     except KeyboardInterrupt:

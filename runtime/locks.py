@@ -32,7 +32,9 @@ def hold_lock(file: Path, busy: str, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         if lock:
-            lock.release()
+            # The work is done. What the system does not release now, it does when the process ends.
+            with contextlib.suppress(OSError):
+                lock.release()
 
 
 def _acquire(file: Path, busy: str, wait: bool) -> FileLock | None:

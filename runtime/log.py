@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from utils import printable
+from utils import naming, printable, sync_file
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,10 @@ class _BarHandler(logging.Handler):
     """Writes above a progress bar instead of into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.tqdm.write(self.format(record), file=sys.stderr)
+        except OSError:  # as of a full disk, which is no reason to stop working
+            self.handleError(record)
 
 
 def setup_logging(folder: Path | None = None, level: int = logging.INFO) -> None:
@@ -90,15 +93,17 @@ class RunLog:
     @property
     def position(self) -> int:
         """Bytes written so far, after they have reached the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            self._file.flush()
+            sync_file(self._file.fileno())
         return self._file.tell()
 
     def write(self, **values: Any) -> None:
         """Appends one line."""
         line = json.dumps(values) + '\n'
-        self._file.write(line.encode())
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(line.encode())
+            self._file.flush()
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
         """Adds a point to the curve of each value in TensorBoard."""
@@ -122,5 +127,6 @@ class RunLog:
 
     def close(self) -> None:
         """Closes both files."""
-        self._file.close()
         self._call_board('close')
+        with naming(self.path):  # what a full disk has refused is tried once more
+            self._file.close()

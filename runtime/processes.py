@@ -7,6 +7,9 @@ import signal
 import tempfile
 from collections.abc import Iterable, Iterator
 
+# What a terminal sends to all processes that it shows: Ctrl-C, and that it is closed.
+TERMINAL_SIGNALS = tuple(
+    getattr(signal, name) for name in ('SIGINT', 'SIGHUP') if hasattr(signal, name))
 # The path of a socket ends at 108 bytes (104 on macOS). Ours add at most 40 to the folder's.
 LONGEST_FOLDER = 60
 SHORT_FOLDERS = ('/tmp', '/var/tmp', '/dev/shm')

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from models.checkpoints.files import save_atomically
-from utils import replace_file
+from utils import naming, replace_file, system_error
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +111,19 @@ _RUN_KEYS = [spec.name for spec in fields(RunState) if spec.name != 'trainer']
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Replaces last.pt of a run; what was there becomes last.previous.pt.
 
-    Raises OSError, leaving both as they were, if the folder cannot be written or the disk is full.
+    Raises OSError, leaving what was there under one of these names, if the folder cannot be written
+    or the disk is full.
     """
     new = folder / f'{LAST}.new'
     save_atomically(state, new)
-    if (folder / LAST).exists():
-        replace_file(folder / LAST, folder / PREVIOUS)
-    replace_file(new, folder / LAST)
+    try:
+        if (folder / LAST).exists():
+            replace_file(folder / LAST, folder / PREVIOUS)
+        replace_file(new, folder / LAST)
+    except OSError:
+        with suppress(OSError):
+            new.unlink()
+        raise
     _sync_folder(folder)
 
 
@@ -168,9 +174,10 @@ def _find_damage(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except OSError:
-        raise
     except Exception as error:  # zipfile raises many kinds on damaged files
+        if cause := system_error(error):
+            with naming(path):
+                raise cause from None
         return _first_line(error)
     return f'wrong checksum of {damaged}' if damaged else ''
 

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from models.backbones.registry import State
-from utils import atomic_write, check_state_dict
+from utils import atomic_write, check_state_dict, system_error
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
     except SafetensorError as error:
         raise ValueError(f'{path}: not a safetensors file ({error})') from error
     except Exception as error:  # torch's unpickler raises many kinds on foreign or damaged files
+        if cause := system_error(error):
+            raise ValueError(f'{path}: not read ({cause.strerror or cause})') from error
         reason = str(error)[:200]
         raise ValueError(f'{path}: not loaded: damaged, or holding more than tensors '
                          f'({reason})') from error

@@ -44,7 +44,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(monkeypatch):
     assert np.array_equal(found, skeleton.skeletonize(mask))
 
 
-def test_a_user_without_a_home_has_no_cache(monkeypatch):
+def test_a_user_without_a_home_has_no_cache(monkeypatch, capsys):
     for name in ('BIREFNET_CACHE', 'XDG_CACHE_HOME', 'LOCALAPPDATA'):
         monkeypatch.delenv(name, raising=False)
 
@@ -53,6 +53,9 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch):
 
     monkeypatch.setattr(Path, 'home', unknown)
     assert runner.cache_folder() is None
+    with pytest.raises(SystemExit):
+        eval_existingOnes.parse_arguments(['--help'])
+    assert 'kept between runs (none without a home)' in ' '.join(capsys.readouterr().out.split())
 
 
 def test_names_that_are_not_utf8(root):

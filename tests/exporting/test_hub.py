@@ -1,5 +1,6 @@
 """Folders in Hugging Face's layout: ours, read by us and by transformers; the family's, by us."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -80,6 +81,19 @@ def test_what_a_folder_holds(folder, model):
     assert not paths & config['birefnet'].keys(), 'no paths of this machine'
     preprocessor = json.loads((folder / 'preprocessor_config.json').read_text())
     assert (preprocessor['size'], preprocessor['resample']) == ({'height': 64, 'width': 96}, 2)
+
+
+def test_files_appear_together_or_not_at_all(tmp_path, model, monkeypatch):
+    (tmp_path / 'config.json').write_text('before')
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('exporting.hub.save_checkpoint', full)
+    with pytest.raises(OSError, match='No space'):
+        save_pretrained(model, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ['config.json']
+    assert (tmp_path / 'config.json').read_text() == 'before'
 
 
 def test_we_read_our_folder(folder, model):

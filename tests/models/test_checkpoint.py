@@ -1,6 +1,7 @@
 """Checkpoints tell their own architecture, whatever wrote them. Files that are none are refused."""
 
 import copy
+import errno
 import functools
 import itertools
 import json
@@ -400,6 +401,13 @@ def test_paths_that_hold_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'somebody/net.*local file'):
         load_model('somebody/net')
 
+    def without_socks(*_):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed")
+
+    monkeypatch.setattr('models.zoo.hf_hub_download', without_socks)
+    with pytest.raises(ValueError, match=r"somebody/net.*'socksio'.*local file"):
+        load_model('somebody/net')
+
 
 def test_a_repository_of_the_hub(tmp_path, model, monkeypatch, expected):
     save_checkpoint(model, tmp_path / 'model.safetensors')
@@ -441,6 +449,21 @@ def test_code_in_files_is_not_run(tmp_path, name, writer):
     with pytest.raises(ValueError, match=re.escape(name)):
         load_model(tmp_path / name)
     assert not Bomb.exploded.exists()
+
+
+def test_an_error_of_the_disk_is_not_called_damage(tmp_path, official, monkeypatch):
+    path = tmp_path / 'weights.pth'
+    write_state(official, path)
+
+    def load(*_, **__):
+        try:
+            raise OSError(errno.EIO, 'Input/output error')
+        except OSError:
+            raise RuntimeError('the archive is broken')  # noqa: B904 as libraries do
+
+    monkeypatch.setattr(torch, 'load', load)
+    with pytest.raises(ValueError, match=r'weights\.pth: not read \(Input/output error\)'):
+        read_state(path)
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])

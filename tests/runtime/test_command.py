@@ -4,6 +4,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch):
     """Keeps the signals of the tests' own process, which a command changes when it ends."""
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     monkeypatch.setattr(logging, 'raiseExceptions', True)
+    monkeypatch.setattr(threading, 'excepthook', threading.excepthook)
     monkeypatch.setattr(command, '_allow_many_files', lambda: None)
     yield
-    signal.signal(signal.SIGINT, before)
+    for name in command.ENDING_SIGNALS:
+        number = getattr(signal, name)
+        signal.signal(number, before[number])
 
 
 @pytest.mark.parametrize(('error', 'code', 'line'), [
@@ -47,6 +51,41 @@ def test_ctrl_c_says_what_was_kept(capsys):
 
     assert run_command('test', interrupted) == INTERRUPTED
     assert capsys.readouterr().err == 'test: interrupted: three masks are kept\n'
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP'])
+def test_signals_end_a_command_as_ctrl_c_does(capsys, name):
+    undone = []
+
+    def work():
+        try:
+            signal.raise_signal(getattr(signal, name))
+        finally:
+            undone.append('what was half done')
+
+    assert run_command('test', work) == 128 + getattr(signal, name)
+    assert undone
+    assert capsys.readouterr().err == f'test: ended by {name}\n'
+
+
+def test_signals_that_are_ignored_stay_so():
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert run_command('test', lambda: signal.raise_signal(signal.SIGHUP)) == 0
+
+
+def test_a_thread_that_the_disk_has_ended_is_one_line(capsys, caplog):
+    def fail():
+        raise OSError('the disk is full')
+
+    def work():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    assert run_command('train', work) == 0
+    assert 'the disk is full' in caplog.text
+    assert 'Traceback' not in capsys.readouterr().err
 
 
 def test_errors_of_the_program_keep_their_traceback():

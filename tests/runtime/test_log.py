@@ -1,12 +1,14 @@
 """What a run tells, and what is left of it after a kill."""
 
 import errno
+import io
 import json
 import logging
 import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runtime import log as log_module
@@ -67,3 +69,29 @@ def test_a_run_goes_on_without_tensorboard(tmp_path: Path, monkeypatch, caplog):
     log.close()
     assert (tmp_path / 'log.jsonl').read_text() == '{"step": 1}\n{"step": 2}\n'
     assert caplog.text.count('No space left') == 1
+
+
+def test_a_full_disk_is_named(tmp_path: Path):
+    log = RunLog(tmp_path)
+    log._file.close()
+    log._file = open('/dev/full', 'ab')  # noqa: SIM115 closed below
+    for call in (lambda: log.write(step=1), log.close):
+        with pytest.raises(OSError, match=r'No space.*log\.jsonl'):
+            call()
+
+
+class FullTerminal(io.StringIO):
+    """The standard error, sent to a file on a full disk."""
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_messages_that_cannot_be_printed_end_nothing(monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, 'handlers', [])
+    monkeypatch.setattr(root, 'level', root.level)
+    monkeypatch.setattr(logging, 'raiseExceptions', False)
+    monkeypatch.setattr('sys.stderr', FullTerminal())
+    setup_logging()
+    logging.getLogger().info('lost')

@@ -17,8 +17,11 @@ import torch.distributed as dist
 from runtime.distributed import World
 from utils import STOP_SIGNALS
 
+# Imported once, before the first process is forked.
+PRELOADED = ['train', 'test', 'predict', 'eval_existingOnes', 'gen_best_ep',
+             'torch.utils.tensorboard', 'training.curves']
 FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['train', 'test'])
+FORKS.set_forkserver_preload(PRELOADED)
 HANGS = 600  # seconds after which something waits for what will not come, on any machine
 TINY = ('task=Tiny bb=pvt_v2_b0 mul_scl_ipt= dec_att= size=32 batch_size=2 epochs=3 save_step=1 '
         'log_step=1 lr=1e-3 num_workers=0 device=cpu bb_weights=none').split()
@@ -62,10 +65,11 @@ def start(script: str, arguments: list[str], log: Path, size: int = 1) -> list:
     """Starts `size` processes of train.py or test.py; their output is appended to `log`."""
     port = free_port()
     argument_lists = [(script, arguments, rank, size, port, str(log)) for rank in range(size)]
-    return _start_all(_main, argument_lists)
+    return start_all(_main, argument_lists)
 
 
-def _start_all(function: Callable, argument_lists: list[tuple]) -> list:
+def start_all(function: Callable, argument_lists: list[tuple]) -> list:
+    """Starts a process for each list of arguments, which calls `function` with them."""
     processes = [FORKS.Process(target=function, args=args) for args in argument_lists]
     for process in processes:
         process.start()
@@ -98,7 +102,7 @@ def call(function: Callable, size: int, *args) -> None:
     """Runs `function(world, *args)` on the CPU in `size` ranks, which must all succeed."""
     port = free_port()
     argument_lists = [(function, rank, size, port, args) for rank in range(size)]
-    processes = _start_all(_call_on_rank, argument_lists)
+    processes = start_all(_call_on_rank, argument_lists)
     assert finish(processes) == [0] * size
 
 

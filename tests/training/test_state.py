@@ -53,6 +53,25 @@ def test_state_survives_a_failed_write(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([LAST, PREVIOUS])
 
 
+@pytest.mark.parametrize('failing', [1, 2, 3])
+def test_state_survives_a_failed_renaming(tmp_path, monkeypatch, failing):
+    save_state(tmp_path, {'step': 1})
+    save_state(tmp_path, {'step': 2})
+    calls = []
+
+    def replace(source, target, real=os.replace):
+        calls.append(target)
+        if len(calls) == failing:
+            raise OSError(errno.EIO, 'Input/output error', str(source))
+        real(source, target)
+
+    monkeypatch.setattr(os, 'replace', replace)
+    with pytest.raises(OSError, match='Input/output'):
+        save_state(tmp_path, {'step': 3})
+    assert load_state(tmp_path) == {'step': 2}
+    assert {path.name for path in tmp_path.iterdir()} <= {LAST, PREVIOUS}
+
+
 def test_a_full_disk_is_an_error_that_leaves_what_was_there(tmp_path):
     save_state(tmp_path, {'step': torch.ones(3)})
     (tmp_path / 'epoch_1.pth').write_bytes(b'before')
@@ -130,3 +149,16 @@ def test_ctrl_c_during_a_save_is_no_full_disk(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save_state(tmp_path, {'step': torch.zeros(3)})
     assert load_state(tmp_path)['step'].tolist() == [1, 1, 1]
+
+
+def test_an_error_of_the_disk_within_a_state_is_not_called_damage(tmp_path, monkeypatch):
+    """zipfile calls any error that it meets at a file's end damage."""
+    save_state(tmp_path, {'step': 1})
+    save_state(tmp_path, {'step': 2})
+
+    def end_record(_):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(zipfile, '_EndRecData', end_record)
+    with pytest.raises(OSError, match=r'Input/output error.*last\.pt'):
+        load_state(tmp_path)
