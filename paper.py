@@ -12,6 +12,10 @@ each in every format; and as PDF and PNG curves_*, epochs_*, <set>_by_* and pane
 docs/evaluation.md describes the methods file.
 """
 
+if __name__ == '__main__':  # before the imports, which take seconds
+    from runtime.starting import start_command
+    start_command('paper')
+
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
