@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ['app.py', 'config.py', 'eval_existingOnes.py', 'export.py', 'gen_best_ep.py',
-           'paper.py', 'predict.py', 'test.py', 'train.py', '']  # the last: the folder, as `birefnet` does
+           'paper.py', 'predict.py', 'test.py', 'train.py',
+           '']  # the last: the folder, as `birefnet` does
 # Whichever of these modules is imported first gets Ctrl-C.
 INTERRUPTED = """
 import os, runpy, signal, sys
