@@ -77,10 +77,13 @@ class File(NamedTuple):
             ValueError: Naming it, if its archive is damaged there.
             OSError: If it cannot be read.
         """
-        if self.folder.inner is None:
-            return Path(self.folder.path, self.name).read_bytes()
         try:
+            if self.folder.inner is None:
+                return Path(self.folder.path, self.name).read_bytes()
             return read_member(self.folder.path, self.place, self.size)
+        except OSError as error:
+            error.filename = error.filename or str(self)  # which an error in reading lacks
+            raise
         except ValueError as error:
             raise ValueError(f'{self}: {error}') from None
 
@@ -146,7 +149,10 @@ def _add_folder(
 ) -> None:
     # A link may lead back to where the search comes from.
     real = os.path.realpath(folder)
-    if real in ancestors or len(parts) > DEEPEST:
+    if real in ancestors:
+        return
+    if len(parts) > DEEPEST:
+        tree.notes.append(f'{folder}: left out, as it is more than {DEEPEST} folders deep')
         return
     try:
         files = list_folder(folder)

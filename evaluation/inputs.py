@@ -121,31 +121,26 @@ def plan(
             several fit one mask, names used twice, files that are not images or are cut off, and,
             if `strict`, predictions of another size than their mask.
     """
-    # Methods without a folder.
-    root = predictions.root
     names = list(predictions.methods) if methods is None else list(methods)
-    problems = []
-    for method in names:
-        problems += predictions.doubts.get(method, [])
-        if method not in predictions.methods:
-            problems.append(f'{root / method}: no such folder')
-    # An archive that cannot be read may be one of all methods, but is none of those chosen.
     notes = list(predictions.notes)
+    problems = _doubts(predictions, names)
+    # An archive that cannot be read may be one of all methods, but is none of those chosen.
     (problems if methods is None else notes).extend(predictions.problems)
 
     # The masks of each set that any method may have.
-    sets = {}
-    left_out = []
     folders = [predictions.methods.get(method, {}) for method in names]
+    named = {dataset for places in folders for dataset in places}
+    sets = {}
     for found in masks:
-        if any(found.dataset in places or None in places for places in folders):
+        if named.intersection((found.dataset, None)):
             sets[found.dataset] = _MaskSet(found)
         else:
-            left_out.append(f'no method has a folder {found.dataset}; left out')
+            notes.append(f'no method has a folder {found.dataset}; left out')
     if not sets:
-        datasets = ', '.join(found.dataset for found in masks)
         wanted = ', '.join(names) or 'any method'
-        problems.append(f'{root}: no folder <method>/<set> of {wanted} for {datasets}')
+        datasets = ', '.join(found.dataset for found in masks)
+        problems.append(
+            f'{predictions.root}: no folder <method>/<set> of {wanted} for {datasets}')
 
     # The predictions of each method.
     check = _Check(sets, strict)
@@ -164,9 +159,19 @@ def plan(
         raise ValueError(_problem_report(problems))
     plans = [one.plan(names) for one in sets.values() if one.methods]
     if not plans:
-        raise ValueError(f'{root}: not one prediction has the name of a mask')
-    plans[0].notes.extend([*left_out, *notes, *check.notes])
+        raise ValueError(f'{predictions.root}: not one prediction has the name of a mask')
+    plans[0].notes.extend([*notes, *check.notes])
     return plans
+
+
+def _doubts(predictions: Predictions, methods: Sequence[str]) -> list[str]:
+    """Lists methods without a folder, and those that have two for one set."""
+    problems = []
+    for method in methods:
+        problems += predictions.doubts.get(method, [])
+        if method not in predictions.methods:
+            problems.append(f'{predictions.root / method}: no such folder')
+    return problems
 
 
 def _problem_report(problems: Sequence[str]) -> str:
@@ -209,8 +214,10 @@ class _MaskSet:
 
     def _survey(self, masks: list[Readable]) -> None:
         """Notes how the masks are understood; it is a problem if none of them has foreground."""
+        # Threads would read a compressed tar out of its order, each time from its start.
+        workers = 8 if self.folder.inner is None else 1
         try:
-            self.notes += survey_masks(str(self.folder), masks)
+            self.notes += survey_masks(str(self.folder), masks, workers)
         except ValueError as error:
             self.problems.append(str(error))
 
@@ -248,7 +255,7 @@ class _Check:
                 f'{listing.folder}: left out, as none of its {len(files)} images has the name of '
                 'a mask')
             return
-        self._report_extra(listing, files, pairing, sets)
+        self._report_extra(listing, files, pairing, dataset)
 
         # A name in several sets does not tell whose the prediction is.
         for mask, name in pairing.pairs.items():
@@ -293,30 +300,39 @@ class _Check:
                 expected = f'{listing.folder}/{naming.prediction_of(stem)}.*'
                 self.problems.append(f'{expected}: missing, but there is a mask {image.mask.name}')
 
-        # The headers show what is unreadable, deep, or of another size.
-        headers = {stem: header_of(file, self.problems) for stem, file in found.items()}
+        # The headers show what is unreadable, deep, or of another size. A compressed tar is read
+        # once if that is done in its order.
+        in_order = sorted(found, key=lambda stem: found[stem].place)
+        headers = {stem: header_of(found[stem], self.problems) for stem in in_order}
         note_depth(listing, headers, one.notes)
         self._check_sizes(one, listing, headers, found)
         if found and None not in headers.values():
-            self._check_values(one, method, listing, list(found.values()))
+            self._check_values(one, method, listing, [found[stem] for stem in in_order])
 
     def _report_extra(
         self,
         listing: Listing,
         files: Mapping[str, File],
         pairing: Pairing,
-        sets: Sequence[_MaskSet],
+        dataset: str | None,
     ) -> None:
         """Reports predictions without a mask, and those that are not the only ones of theirs."""
-        folders = ', '.join(str(one.folder) for one in sets)
+        unknown = []
         for name, mask in pairing.extra.items():
             if mask is None:
-                self.problems.append(f'{files[name]}: no mask of that name in {folders}')
+                unknown.append(files[name])
             else:
                 taken = files[pairing.pairs[mask]]
                 self.problems.append(
                     f'{files[name]}: two predictions fit the mask {mask}, as {taken.name} does '
                     'too; move those of one kind away')
+        if dataset:
+            folder = self.sets[dataset].folder
+            self.problems += [f'{file}: no mask of that name in {folder}' for file in unknown]
+        elif unknown:  # of other sets
+            self.notes.append(
+                f'{listing.folder}: {len(unknown)} of {len(files)} images left out, as no mask of '
+                f'these sets has their name, e.g. {unknown[0]}')
 
     def _check_sizes(
         self,

@@ -90,11 +90,15 @@ def _split(
     listings: Sequence[Listing], datasets: Sequence[str], other_sets: Collection[str],
 ) -> tuple[list[Listing], list[Listing]]:
     """Splits folders into those of one set and those that may hold all. Others are left out."""
+    wanted = {plain(name) for name in datasets}
+    others = {plain(name) for name in other_sets} - wanted
     of_sets: list[Listing] = []
     without = []
     places: set[str] = set()
     for listing in listings:
-        if not set_of(listing, datasets):
+        words = _words(listing)
+        is_of_other = others.intersection(words) and not wanted.intersection(words)
+        if is_of_other or not set_of(listing, datasets):
             without.append(listing)
         elif not places.intersection(_above(listing)):  # not what a method keeps below its masks
             of_sets.append(listing)
@@ -102,18 +106,21 @@ def _split(
 
     # Where a method has folders of sets, its other folders are of other sets, or no predictions.
     taken = {plain(part) for listing in of_sets for part in _key(listing, datasets)}
-    others = {plain(name) for name in other_sets}
     for listing in without:
         words = [plain(part) for part in listing.parts]
         if taken.intersection(words):
             others.update(word for word in words if word not in taken)
     of_all = []
     for listing in without:
-        words = [plain(part) for part in path_names(listing)]
-        is_stray = not words and len(listings) > 1
+        words = _words(listing)
+        is_stray = of_sets and not words
         if not is_stray and not taken.union(others).intersection(words):
             of_all.append(listing)
     return of_sets, of_all
+
+
+def _words(listing: Listing) -> list[str]:
+    return [plain(part) for part in path_names(listing)]
 
 
 def _above(listing: Listing) -> list[str]:

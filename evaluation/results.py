@@ -139,9 +139,17 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
                     method['scores'][score] = math.nan
         sets[dataset] = content
     if not sets:
-        raise ValueError(
-            f'{save_dir}: no scores of {", ".join(datasets)}; run eval_existingOnes.py first')
+        there = '+'.join(_scored_sets(save_dir))
+        advice = f'--data_lst {there} has some' if there else 'run eval_existingOnes.py first'
+        raise ValueError(f'{save_dir}: no scores of {", ".join(datasets)}; {advice}')
     return sets
+
+
+def _scored_sets(save_dir: str | Path) -> list[str]:
+    """Lists the sets that have scores."""
+    files = Path(save_dir).glob('*' + SUFFIX)
+    names = [path.name.removesuffix(SUFFIX) for path in files]
+    return sorted(name for name in names if name != 'overall')
 
 
 def read_results(path: Path) -> dict[str, Any]:

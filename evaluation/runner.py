@@ -255,7 +255,7 @@ def _missing_jobs(
                 plan.dataset, image.name, image.mask, requests, image.trimap, image.image)
 
 
-def _place_in_archive(image: ImageFiles) -> int:
-    """Where the first prediction is in its archive; 0 in a folder."""
+def _place_in_archive(image: ImageFiles) -> tuple[int, int]:
+    """Where the first prediction and the mask are in their archives; 0 in folders."""
     files = list(image.predictions.values())
-    return files[0].place if files else 0
+    return files[0].place if files else 0, image.mask.place

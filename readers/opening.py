@@ -79,8 +79,9 @@ def load(source: Source) -> tuple[str, bytes]:
     """Returns what to call the source in a message, and its bytes."""
     if isinstance(source, bytes):
         return 'image data', source
-    file = Path(source) if isinstance(source, (str, os.PathLike)) else source
-    return str(file), file.read_bytes()
+    if not isinstance(source, (str, os.PathLike)):
+        return str(source), source.read_bytes()
+    return os.fspath(source), Path(source).read_bytes()
 
 
 def decode(name: str, data: bytes, max_pixels: int) -> Image.Image:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import eval_existingOnes
+import gen_best_ep
 from evaluation import archives, inputs, mask_folders, prediction_folders, runner
 from evaluation.naming import Naming, find_naming, pair_names
 from evaluation.places import ScoredFiles
@@ -147,6 +148,12 @@ class TestTrees:
         assert values(plans) == expected
         assert 'names no set' in plans[0].notes[0]
 
+    def test_one_folder_for_more_sets_than_are_scored(self, root, expected):
+        make_predictions(root / 'pred', '{method}')
+        [planned] = find(root, ['CAMO'])
+        assert values([planned]).items() <= expected.items()
+        assert any('SINet: 3 of 6 images left out, as no mask' in note for note in planned.notes)
+
     def test_a_name_in_several_sets_does_not_tell_whose_it_is(self, root):
         make_predictions(root / 'pred', '{method}')
         write_png(root / 'gt/CAMO/gt/COD10K-0.png', blob(0))
@@ -158,6 +165,20 @@ class TestTrees:
         [planned] = find(root, ['CAMO'])
         assert planned.methods == ['PFNet', 'SINet']
         assert {image.name[:4] for image in planned.images} == {'CAMO'}
+
+    def test_a_method_that_has_a_set_in_its_name(self, root):
+        make_predictions(root / 'pred')
+        (root / 'pred/SINet').rename(root / 'pred/SINet-COD10K')
+        shutil.rmtree(root / 'pred/SINet-COD10K/COD10K')
+        masks = mask_folders.find_masks(root / 'gt', ['COD10K'])
+        found = prediction_folders.find_predictions(root / 'pred', masks, ['CAMO'])
+        assert list(found.methods) == ['PFNet']
+
+    def test_all_in_the_root(self, root):
+        make_predictions(root / 'pred/MyNet', '')
+        write_png(root / 'pred/MyNet/plots/loss.png', blob(0))
+        plans = find(root, pred='pred/MyNet')
+        assert [planned.methods for planned in plans] == [['MyNet'], ['MyNet']]
 
     def test_two_folders_for_one_method(self, root):
         make_predictions(root / 'pred')
@@ -228,10 +249,42 @@ class TestArchives:
             packed.writestr('__MACOSX/CAMO/._CAMO-0.png', b'macOS')
         assert values(find(root)) == expected
 
-    def test_threads_read_one_archive(self, root):
+    @pytest.mark.parametrize('order', [1, -1])
+    def test_a_compressed_tar_is_read_once(self, root, monkeypatch, order):
+        """Reading backwards would begin anew each time."""
         make_predictions(root / 'pred')
-        pack(root / 'gt', root / 'gt', '.tar.gz')
-        assert len(find(root, gt='gt.tar.gz')) == 2  # masks are surveyed by threads
+        files = sorted((root / 'pred/SINet/CAMO').iterdir())[::order]
+        with tarfile.open(root / 'pred/SINet/CAMO.tar.gz', 'w:gz') as archive:
+            for path in files:
+                archive.add(path, path.name)
+        shutil.rmtree(root / 'pred/SINet/CAMO')
+        seen = []
+        original = archives.read_member
+
+        def spy(path, place, size):
+            seen.append(place)
+            return original(path, place, size)
+
+        monkeypatch.setattr('evaluation.files.read_member', spy)
+        plans = find(root, methods=['SINet'])
+        check, values_seen = seen[:IMAGES], seen[IMAGES:2 * IMAGES]
+        assert check == sorted(check)
+        assert values_seen == sorted(values_seen)
+        seen.clear()
+        [camo] = [planned for planned in plans if planned.dataset == 'CAMO']
+        runner.evaluate(camo, root / 'scores.jsonl', ['mae'])
+        assert len(seen) == IMAGES
+        assert seen == sorted(seen)
+
+    def test_names_in_a_zip_that_does_not_say_their_encoding(self, tmp_path):
+        path = tmp_path / 'names.zip'
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('é/ü.png', b'x')
+        data = bytearray(path.read_bytes())
+        for start in (data.index(b'PK\3\4') + 7, data.index(b'PK\1\2') + 9):
+            data[start] &= ~8
+        path.write_bytes(data)
+        assert [member.name for member in archives.list_images(path)] == ['é/ü.png']
 
 
 class TestBadArchives:
@@ -459,6 +512,11 @@ def test_a_tree_that_no_one_prepared(root, tmp_path, monkeypatch, capsys):
         text = (tmp_path / f'e_results/{dataset}_eval.txt').read_text()
         assert all(method in text for method in METHODS)
     assert "the suffix '_sal'" in capsys.readouterr().err
+
+    with pytest.raises(ValueError, match=r'no scores of DIS-VD.*; --data_lst CAMO\+COD10K has'):
+        gen_best_ep.main([])
+    gen_best_ep.main(['--data_lst', 'CAMO+COD10K', '--metrics', 'sm', '--no-report'])
+    assert 'best on Smeasure: SINet' in capsys.readouterr().out
 
 
 def test_files_are_found_again_for_drawing(root, tmp_path, monkeypatch):
