@@ -148,13 +148,13 @@ def show_listed(
     Args:
         file: The file.
         scored: What there are scores of, by names on disk.
-        kind: 'method' or 'run'. A file that lists no run shows all of them by their names.
+        kind: 'method' or 'run'. A file that lists none of a kind shows all by their names.
 
     Raises:
         ValueError: Naming what is listed but not scored, and what is scored but not listed.
     """
     entries = file.methods if kind == 'method' else file.runs
-    if kind == 'run' and not entries:
+    if not entries:
         return show_all(list(scored))
 
     # Nothing is left out, and nothing is taken for another, silently.

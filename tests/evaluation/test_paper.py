@@ -96,6 +96,10 @@ class TestMethodsFile:
         alone = read_methods_file(methods_file('only_listed = true\n' + METHODS_FILE))
         assert len(show_listed(alone, ['run--epoch_10', '_U-Net$', 'y', 'z'])) == 2
 
+    def test_a_file_without_methods_shows_all(self, methods_file):
+        file = read_methods_file(methods_file('[[run]]\nrun = "r"\n'))
+        assert [method.name for method in show_listed(file, ['b', 'a'])] == ['b', 'a']
+
     def test_chosen_by_folder(self):
         assert [found.name for found in choose_methods('b+a', ['a', 'b', 'c'])] == ['b', 'a']
         with pytest.raises(ValueError, match='no scores of x, y; there are a'):
