@@ -177,7 +177,7 @@ def _figure(kind: str, title: str, picture: Thumbnail) -> str:
     size = f'width="{picture.width}" height="{picture.height}"'
     caption = escape(title)
     return (
-        f'<figure data-panel="{kind}"><img alt="{caption}" {size} decoding="async" '
+        f'<figure data-panel="{kind}"><img alt="{caption}" {size} loading="lazy" '
         f'src="{source}"><figcaption>{caption}</figcaption></figure>')
 
 
