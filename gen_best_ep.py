@@ -65,7 +65,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help='categories to filter the images by: a file name,category, or the group or class of '
              "DIS5K's names (default: class, where names have it)")
     add('--no-report', action='store_true', help='tables only, no report.html')
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.images < 0:
+        parser.error(f'--images {options.images}: a number from 0 on')
+    return options
 
 
 def read_config(options: argparse.Namespace) -> Config:

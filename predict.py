@@ -837,15 +837,16 @@ def run_video(
 
 def comparison_target(source: str, output: str | None) -> Path:
     """Names the page. Raises ValueError if it is to be no HTML."""
-    path = Path(source)
+    path = _absolute(Path(source))
+    name = f'{path.name if path.is_dir() else path.stem}.compare.html'
     if output is None and source == '-':
         raise ValueError('--compare: name the page, such as comparison.html')
     if output is None and glob.has_magic(source) and not path.exists():
         return Path('comparison.html')
     if output is None:
-        return path.resolve().with_name(f'{path.resolve().stem}.compare.html')
+        return path.with_name(name)
     if _is_folder(output):
-        return Path(output, f'{path.stem}.compare.html')
+        return Path(output, name)
     if Path(output).suffix.lower() not in ('.html', '.htm'):
         raise ValueError(f'{output}: --compare writes a page; name a file that ends in .html')
     return Path(output)
@@ -886,7 +887,7 @@ def run_comparison(
 
     names = [_source_name(item) for item in sources]
     page = render_page(names, show_images(images), entries)
-    write_bytes(target, page.encode())
+    write_bytes(target, page.encode(errors='backslashreplace'))  # names may be no UTF-8
     _warn(f'{target}: {len(names)} images by {len(entries)} networks')
 
     failures = []

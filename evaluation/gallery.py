@@ -150,7 +150,6 @@ class Panels:
         figures = map(_figure, titles, titles.values(), thumbnails)
         return f'<div class="strip" style="--n:{len(titles)}">{"".join(figures)}</div>'
 
-
     def _draw(self, name: str, budget: int) -> list[Thumbnail]:
         files = self._files
         mask = files.mask(name)
@@ -178,7 +177,7 @@ def _figure(kind: str, title: str, picture: Thumbnail) -> str:
     size = f'width="{picture.width}" height="{picture.height}"'
     caption = escape(title)
     return (
-        f'<figure data-panel="{kind}"><img alt="{caption}" {size} decoding="async" '
+        f'<figure data-panel="{kind}"><img alt="{caption}" {size} loading="lazy" '
         f'src="{source}"><figcaption>{caption}</figcaption></figure>')
 
 
@@ -211,9 +210,10 @@ def overview(images: ImageSet, budget: int) -> Iterator[str]:
 
 
 def worst_links(images: ImageSet, drawn: Sequence[int]) -> str:
-    """Links to the cards of the worst fifty of the drawn images, which begin with the worst."""
+    """Links to the cards of the worst fifty of the drawn images, which are in that order."""
+    ranked = [index for index in drawn if not math.isnan(images.values[index])]
     items = []
-    for index in drawn[:WORST]:
+    for index in ranked[:WORST]:
         name = escape(images.names[index])
         value = tables.format_score(images.score, images.values[index])
         items.append(

@@ -104,7 +104,9 @@ def _fit(picture: np.ndarray, side: int) -> tuple[int, int]:
     """The size (width, height) at which the longer side is at most `side`."""
     height, width = picture.shape[:2]
     scale = min(1.0, side / max(height, width))
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    fitted_width = max(1, round(width * scale))
+    fitted_height = max(1, round(height * scale))
+    return fitted_width, fitted_height
 
 
 def _shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -65,8 +65,12 @@ class Entry(NamedTuple):
     @property
     def sizes(self) -> str:
         """Of the network's input."""
-        sizes = dict.fromkeys(picture.size for picture in self.pictures if not picture.problem)
-        return ', '.join(f'{width}x{height}' for width, height in sizes)
+        sizes = {}  # each once, in their order
+        for picture in self.pictures:
+            width, height = picture.size
+            if not picture.problem:
+                sizes[f'{width}x{height}'] = True
+        return ', '.join(sizes)
 
 
 # --- Results --------------------------------------------------------------------------------------

@@ -73,6 +73,8 @@ def test_categories_of_the_report(scored, monkeypatch):
     assert '<option value="A &amp; B">' in page
     with pytest.raises(ValueError, match='--by nowhere'):
         gen_best_ep.main(['task=Toy', '--by', 'nowhere.csv'])
+    with pytest.raises(SystemExit):
+        gen_best_ep.main(['task=Toy', '--images', '-1'])
 
 
 @pytest.fixture

@@ -84,10 +84,6 @@ def test_weights_for_tools_of_the_old_order(weights, tmp_path, capsys):
     assert not all(torch.equal(column[key], value) for key, value in row.items())
 
 
-def test_zoo(capsys):
-    assert export.main(['zoo']) == 0
-    assert 'ZhengPeng7/BiRefNet_HR-matting' in capsys.readouterr().out
-
 
 @pytest.mark.parametrize(('arguments', 'complaint'), [
     (['-m', 'no.pth'], 'no such checkpoint'),

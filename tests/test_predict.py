@@ -356,7 +356,6 @@ def test_an_interrupted_run_says_what_is_kept(run, monkeypatch):
         run('in', 'out')
 
 
-
 # --- Several networks -----------------------------------------------------------------------------
 
 
@@ -371,8 +370,12 @@ def test_a_page_compares_networks(model, tmp_path, monkeypatch, capsys):
     page = (tmp_path / 'photos.compare.html').read_text(encoding='utf-8')
     assert page.count('<figure>') == 6
     assert 'other.safetensors' in page
-    assert predict.main(['photos/a.png', 'pages/', *common]) == 0
-    assert (tmp_path / 'pages/a.compare.html').is_file()
+    odd = 'v1.\udcff.png'  # a name that is not UTF-8
+    Path('photos/a.png').rename(odd)
+    assert predict.main([odd, 'pages/a.html', *common]) == 0
+    assert predict.main(['photos/b.png', 'pages/', *common]) == 0
+    assert 'v1.\\udcff.png' in (tmp_path / 'pages/a.html').read_text(encoding='utf-8')
+    assert (tmp_path / 'pages/b.compare.html').is_file()
     assert '2 done, 0 skipped, 0 failed' in capsys.readouterr().err
 
 

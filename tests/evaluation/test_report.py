@@ -103,6 +103,7 @@ def test_images_without_the_score_come_last(tmp_path):
     values[0] = math.nan
     page = write(tmp_path, evaluation)
     assert re.findall('<h4>(.*?)</h4>', page) == ['im 1', 'im 2', 'im 3', 'im 0']
+    assert 'The worst 3 by' in page
     values[:] = math.nan
     page = write(tmp_path, evaluation)
     assert page.count('<article') == 4

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ['app.py', 'config.py', 'eval_existingOnes.py', 'export.py', 'gen_best_ep.py',
            'paper.py', 'predict.py', 'test.py', 'train.py',
-           '']  # the folder itself, as the command `birefnet` does
+           '']  # the last: the folder, as `birefnet` does
 # Whichever of these modules is imported first gets Ctrl-C.
 INTERRUPTED = """
 import os, runpy, signal, sys
