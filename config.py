@@ -13,6 +13,7 @@ if __name__ == '__main__':  # before the imports, which take seconds
 import difflib
 import math
 import os
+import signal
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -575,5 +576,13 @@ if __name__ == '__main__':
     if '-h' in sys.argv or '--help' in sys.argv:
         print(f'{__doc__}\n{main.__doc__}')
         sys.exit()
-    from runtime.command import run_command
-    sys.exit(run_command('config', lambda: main(sys.argv[1:])))
+    if hasattr(signal, 'SIGPIPE'):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except ConfigError as error:
+        sys.exit(f'config: {error}')
+    except OSError as error:
+        os.write(2, f'config: {error}\n'.encode())
+        os._exit(1)  # an ordinary end would try to write the output once more

@@ -8,7 +8,7 @@ every method of it would have to be overridden.
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,11 +65,18 @@ def save_pretrained(
 @contextmanager
 def _files_moved_together(folder: Path) -> Iterator[Path]:
     """A new folder whose files move to `folder` when the block ends without error: all or none."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.', dir=folder) as part:
-        yield Path(part)
-        for file in sorted(Path(part).iterdir()):
-            replace_file(file, folder / file.name)
+    try:
+        with tempfile.TemporaryDirectory(prefix='.', dir=folder) as part:
+            yield Path(part)
+            for file in sorted(Path(part).iterdir()):
+                replace_file(file, folder / file.name)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # one that has files by now
+                folder.rmdir()
+        raise
 
 
 class _RunFacts(NamedTuple):

@@ -58,7 +58,8 @@ def test_output_that_nobody_reads_ends_a_command_without_a_word():
     os.close(reader)
     done = run_python(str(ROOT / 'config.py'), stdout=writer)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, '')
+    assert done.returncode in (128 + signal.SIGPIPE, -signal.SIGPIPE)  # a shell reports 141
+    assert done.stderr == ''
 
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
