@@ -32,6 +32,7 @@ def weights(tmp_path_factory):
     return model, str(file)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     torch.__version__ < OLDEST_TORCH, reason='this PyTorch is too old for ONNX export')
 def test_onnx(weights, tmp_path, capsys):
@@ -48,6 +49,7 @@ def test_onnx(weights, tmp_path, capsys):
     assert (metadata['output'], metadata['backbone']) == ('probability', 'timm/resnet18')
 
 
+@pytest.mark.slow
 def test_pt2(weights, tmp_path, capsys):
     model, file = weights
     assert export.main(['pt2', '-m', file, '-o', str(tmp_path / 'net.pt2')]) == 0

@@ -359,6 +359,7 @@ def test_an_interrupted_run_says_what_is_kept(run, monkeypatch):
 # --- Several networks -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_page_compares_networks(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write('photos/a.png')

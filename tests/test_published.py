@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 # --- Commands -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_package_is_imported_and_the_script_runs():
     """`inference` is both; Python prefers the folder, also beside the running script."""
     assert Path(inference.__file__) == ROOT / 'inference/__init__.py'

@@ -40,6 +40,7 @@ def write_sets(folder: Path) -> None:
                 cv2.imwrite(str(file), pixels)
 
 
+@pytest.mark.slow
 def test_cod_with_masks_of_other_sizes_ends_in_its_table(tmp_path):
     data, run, masks, scores = (tmp_path / name for name in ('data', 'cod', 'masks', 'scores'))
     write_sets(data / 'COD')

@@ -42,13 +42,7 @@ def test_gpu(name, cuda, tmp_path):
     run(*CHECKS[name], cuda, tmp_path)
 
 
-SLOW_ON_CPUS = {'check_sharding', 'check_resume'}
-
-
-def marked(name: str) -> object:
-    return pytest.param(name, marks=pytest.mark.slow) if name in SLOW_ON_CPUS else name
-
-
-@pytest.mark.parametrize('name', [marked(name) for name in EVERYWHERE])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', EVERYWHERE)
 def test_cpu(name, tmp_path):
     run(*EVERYWHERE[name], torch.device('cpu'), tmp_path)

@@ -35,6 +35,7 @@ def test_the_contracts_are_kept():
     ('exporting/hub.py', 'exporting.modeling', 'exporting.modeling is read'),
     ('training/meter.py', 'predict', 'entry scripts are not imported'),
 ])
+@pytest.mark.slow
 def test_a_broken_contract_is_reported(tmp_path, importer, imported, contract):
     Checkout(ROOT).write(tmp_path / TOP)
     with (tmp_path / TOP / importer).open('a', encoding='utf-8') as file:
