@@ -205,6 +205,7 @@ KEYS = (
 SHAPES = st.lists(st.sampled_from((0, 1, 2, 3, 32, 64)), max_size=4)
 
 
+@pytest.mark.slow
 @settings(fuzz, max_examples=max(1, EXAMPLES // 2))
 @given(shapes=st.dictionaries(st.sampled_from(KEYS), SHAPES))
 def test_checkpoints_of_strange_shapes(shapes, tmp_path):

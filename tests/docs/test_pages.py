@@ -187,6 +187,7 @@ def test_figures_in_tables_were_measured():
         assert re.search(rf'(?<![\d.]){re.escape(number)}(?![\d.]*\d)', log), number
 
 
+@pytest.mark.slow
 def test_the_site_builds(tmp_path):
     """In strict mode, where a broken link is an error. No page loads anything from elsewhere."""
     command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '-q', '-d', str(tmp_path)]

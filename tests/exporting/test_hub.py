@@ -118,6 +118,7 @@ def test_transformers_reads_it(foreign, model):
     assert type(foreign).__module__.startswith('transformers_modules')
 
 
+@pytest.mark.slow
 def test_transformers_in_half_precision(folder, foreign, model):
     half = AutoModelForImageSegmentation.from_pretrained(
         folder, trust_remote_code=True, dtype=torch.float16)
@@ -137,6 +138,7 @@ def test_transformers_saves_what_it_loaded(foreign, folder, tmp_path):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_transformers_trains_it(folder):
     """In training mode it gives all outputs, and gradients reach all layers but the class head."""
     network = AutoModelForImageSegmentation.from_config(
@@ -155,6 +157,7 @@ def test_the_image_processor(folder):
     assert processor(pixels, return_tensors='pt')['pixel_values'].shape == (1, 3, 64, 96)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('bb', ['pvt_v2_b0', 'timm/resnet18'])
 def test_other_backbones_there_and_back(bb, tmp_path):
     model = build(bb=bb, size=(96, 64))

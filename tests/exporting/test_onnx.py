@@ -20,6 +20,7 @@ from exporting.staging import staged
 from models.backbones.swin import SWINS
 from tests.models.small import build, image, output
 
+pytestmark = pytest.mark.slow  # the first export takes seconds
 needs_onnx = pytest.mark.skipif(
     torch.__version__ < OLDEST_TORCH, reason='this PyTorch is too old for ONNX export')
 needs_dynamic = pytest.mark.skipif(torch.__version__ < OLDEST_FOR_DYNAMIC,

@@ -227,6 +227,7 @@ def test_torchvision_resnet(tmp_path, counters):
             assert torch.equal(found, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['vgg16', 'vgg16bn'])
 def test_torchvision_vgg(tmp_path, name):
     build = {'vgg16': torchvision.models.vgg16, 'vgg16bn': torchvision.models.vgg16_bn}[name]

@@ -282,6 +282,7 @@ def test_the_default_network_without_memory():
     assert sum(p.numel() for p in model.parameters()) == 220_176_498
 
 
+@pytest.mark.slow
 def test_exports_as_one_graph(shared):
     x = image(64, 64, 1)
     exported = torch.export.export(shared, (x,), strict=False).module()

@@ -447,6 +447,7 @@ def test_a_loss_that_is_not_finite_ends_all_ranks(data, tmp_path):
 # --- Ends -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path, data):
     folder = tmp_path / 'run'
     log = tmp_path / 'out'
