@@ -87,13 +87,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def read_config(options: argparse.Namespace) -> Config:
     """Reads the config. Without `task=` its task is that of all results."""
-    cfg = Config.from_overrides(options.overrides)
-    if any(text.startswith('task=') for text in options.overrides):
-        return cfg
-    task = results.only_task(options.save_dir or cfg.save_dir)
-    if task is None:
-        return cfg
-    return Config.from_overrides([*options.overrides, f'task={task}'])
+    save_dir = options.save_dir or Config.from_overrides(options.overrides).save_dir
+    return Config.from_overrides(results.with_task(options.overrides, save_dir))
 
 
 def parse_formats(text: str | None) -> list[str]:

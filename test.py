@@ -39,11 +39,10 @@ from models import BiRefNet, load_model, optimize
 from models.loading import Source, resolve
 from readers import read_image
 from runtime.command import explain_interrupt, run_command
-from runtime.device import prepare_device
+from runtime.device import AUTOCAST, prepare_device
 from runtime.distributed import World, gather, join_world, refuse_separate_tasks
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
-from training.trainer import AUTOCAST
 from utils import STRIDE, Progress, epoch_of, read_json, write_json
 
 logger = logging.getLogger(__name__)

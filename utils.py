@@ -121,7 +121,7 @@ def encoding_of(mode: str) -> str | None:
 
 
 @contextmanager
-def naming(path: str | os.PathLike) -> Iterator[None]:
+def errors_naming(path: str | os.PathLike) -> Iterator[None]:
     """Lets an error of the system inside the block name a file, as those of reads do not."""
     try:
         yield
@@ -194,7 +194,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         OSError: if it cannot be read.
     """
     try:
-        with naming(path):
+        with errors_naming(path):
             content = json.loads(Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not JSON ({error})') from error
@@ -217,7 +217,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     Raises:
         ValueError: the file is no text.
     """
-    with naming(path):
+    with errors_naming(path):
         data = Path(path).read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode('utf-16', 'replace')

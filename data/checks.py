@@ -180,4 +180,6 @@ def _fits_turned(pair: Pair, orientation: int) -> bool:
 def _strength(edges: np.ndarray, mask: np.ndarray) -> float:
     """Mean strength of the edges below the mask's outline."""
     outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3)))
-    return float(cv2.mean(edges, (outline > 127).astype(np.uint8))[0])
+    is_outline = (outline > 127).astype(np.uint8)
+    mean, *_ = cv2.mean(edges, is_outline)
+    return float(mean)

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.files import File, Folder, Listing
-from evaluation.mask_folders import Masks, mask_folder
+from evaluation.mask_folders import Masks
 from evaluation.naming import Naming, Pairing, pair_names
 from evaluation.prediction_folders import Predictions
 from readers import (
@@ -26,8 +26,6 @@ from readers import (
     read_soft_mask,
     survey_masks,
 )
-
-__all__ = ['ImageFiles', 'SetPlan', 'mask_folder', 'plan', 'read_prediction']
 
 LISTED_PROBLEMS = 50
 LOW = 85  # the most that 1 can be as grey: in a PNG of 2 bits

@@ -275,9 +275,8 @@ def _add_inset(drawn: np.ndarray, panel: np.ndarray, zoom: Box, scale: float) ->
 
     # A frame around the inset, and around what it enlarges.
     _frame(drawn, (left, top, inset.shape[1], inset.shape[0]))
-    scaled = (round(x * scale), round(y * scale), round(zoom_width * scale),
-              round(zoom_height * scale))
-    _frame(drawn, scaled)
+    x, y, zoom_width, zoom_height = (round(value * scale) for value in zoom)
+    _frame(drawn, (x, y, zoom_width, zoom_height))
 
 
 def _frame(drawn: np.ndarray, box: Box) -> None:

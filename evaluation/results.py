@@ -206,6 +206,13 @@ def only_task(save_dir: str | Path) -> str | None:
     return tasks.pop() if len(tasks) == 1 else None
 
 
+def with_task(overrides: Sequence[str], save_dir: str | Path) -> list[str]:
+    """Adds the task of all results to `key=value` overrides that name none."""
+    is_named = any(text.startswith('task=') for text in overrides)
+    task = None if is_named else only_task(save_dir)
+    return [*overrides, f'task={task}'] if task else list(overrides)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, atomically."""
     with atomic_write(path, 'w') as file:

@@ -21,7 +21,7 @@ import numpy as np
 from evaluation.kernels.histograms import BINARY
 from evaluation.measuring import Measurement
 from evaluation.metrics import METRICS
-from utils import atomic_write, naming, printable
+from utils import atomic_write, errors_naming, printable
 
 # Raise it whenever a metric's values change: scores of another version are computed again.
 VERSION = 3
@@ -137,14 +137,14 @@ class Rows(Mapping[tuple[str, str], dict[str, Any]]):
     def line(self, key: tuple[str, str]) -> bytes:
         """Reads a row as it is written, without the line's end."""
         place = self.places[key]
-        with naming(place.path), open(place.path, 'rb') as file:
+        with errors_naming(place.path), open(place.path, 'rb') as file:
             file.seek(place.offset)
             return file.read(place.length)
 
     def read(self, path: Path) -> None:
         """Adds the rows of a file, in place of older ones of the same method and name."""
         offset = 0
-        with naming(path), open(path, 'rb') as file:
+        with errors_naming(path), open(path, 'rb') as file:
             for line in file:
                 with suppress(ValueError, KeyError, TypeError):  # A crash cut the line off.
                     self.add(path, offset, json.loads(line), len(line))
@@ -214,7 +214,7 @@ class ScoreStore:
         # The line break in front ends a line that a crash may have cut off.
         lines = [_line(row) for row in rows]
         data = b'\n' + b'\n'.join(lines) + b'\n'
-        with naming(self.path), open(self.path, 'ab') as file:
+        with errors_naming(self.path), open(self.path, 'ab') as file:
             offset = file.seek(0, os.SEEK_END) + 1
             file.write(data)
         for row, line in zip(rows, lines, strict=True):

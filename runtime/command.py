@@ -10,11 +10,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from utils import naming, print_error
+from utils import errors_naming, print_error
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 NO_READER = 141  # 128 + SIGPIPE
 # Ctrl-C, the end of a job, and a terminal that is closed.
 ENDING_SIGNALS = ('SIGINT', 'SIGTERM', 'SIGHUP')
@@ -41,7 +40,7 @@ def run_command(
     expected: tuple[type[Exception], ...] = (ValueError, OSError, *errors)
     try:
         code = main() or 0
-        with naming('standard output'):
+        with errors_naming('standard output'):
             sys.stdout.flush()
         return code
     except KeyboardInterrupt as interrupt:

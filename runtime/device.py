@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 # The name of today and that of releases before 2.9.
 ALLOCATOR_VARIABLES = ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF')
+# Types of autocast, by `mixed_precision`.
+AUTOCAST = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 AMPERE = (8, 0)  # the first compute capability with bfloat16 and TF32
 
 

@@ -19,8 +19,8 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.run import get_args_parser, parse_args, run
 
-from runtime.command import INTERRUPTED
 from runtime.distributed import PREEMPTED
+from runtime.starting import INTERRUPTED
 from utils import STOP_SIGNALS
 
 PROC_TASKS = Path('/proc/self/task')

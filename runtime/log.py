@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from utils import naming, printable, sync_file
+from utils import errors_naming, printable, sync_file
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class RunLog:
     @property
     def position(self) -> int:
         """Bytes written so far, after they have reached the disk."""
-        with naming(self.path):
+        with errors_naming(self.path):
             self._file.flush()
             sync_file(self._file.fileno())
         return self._file.tell()
@@ -101,7 +101,7 @@ class RunLog:
     def write(self, **values: Any) -> None:
         """Appends one line."""
         line = json.dumps(values) + '\n'
-        with naming(self.path):
+        with errors_naming(self.path):
             self._file.write(line.encode())
             self._file.flush()
 
@@ -128,5 +128,5 @@ class RunLog:
     def close(self) -> None:
         """Closes both files."""
         self._call_board('close')
-        with naming(self.path):  # what a full disk has refused is tried once more
+        with errors_naming(self.path):  # what a full disk has refused is tried once more
             self._file.close()

@@ -1,6 +1,5 @@
 """Writes docs/config.md from config.py: `python -m tools.config_page`."""
 
-import argparse
 import html
 import inspect
 import re
@@ -11,7 +10,7 @@ from typing import Any
 
 from config import TASKS, Config, task_defaults
 from fields import AUTO, choices_of, plain_type, rule_of, type_hints
-from utils import atomic_write
+from tools.pages import run, table
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'config.md'
 HEADER = """# Options
@@ -41,7 +40,7 @@ def render() -> str:
         for spec in members:
             anchor = f'`{spec.name}`{{ #{spec.name} }}'
             rows.append([f'{anchor}<br>{_kind(spec)}', _default(spec), _meaning(spec)])
-        parts.append(f'\n## {title}\n\n' + _table(['Field and type', 'Default', 'Meaning'], rows))
+        parts.append(f'\n## {title}\n\n' + table(['Field and type', 'Default', 'Meaning'], rows))
     parts.append(f'\n## What a task changes\n\n{_tasks()}')
     return ''.join(parts)
 
@@ -55,19 +54,6 @@ def _sections() -> Iterator[tuple[str, list[Field]]]:
         title, _, source = section.partition('\n')
         names = re.findall(r'^    (\w+): ', source, flags=re.M)
         yield title.rstrip(' -'), [specs[name] for name in names if name in specs]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    escaped = []
-    for row in rows:
-        escaped.append([cell.replace('|', '\\|') for cell in row])
-
-    ruler = ['---'] * len(header)
-    lines = []
-    for cells in (header, ruler, *escaped):
-        joined = ' | '.join(cells)
-        lines.append(f'| {joined} |\n')
-    return ''.join(lines)
 
 
 def _kind(spec: Field) -> str:
@@ -115,15 +101,8 @@ def _tasks() -> str:
             others.append(f'{value} ({", ".join(tasks)})')
         link = f'[`{name}`](#{name})'
         rows.append([link, _code(default), ', '.join(others) or 'none'])
-    return _table(['Field', 'Usually', 'Other values'], rows)
-
-
-def main() -> None:
-    """Writes the page."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    with atomic_write(PAGE, 'w') as file:
-        file.write(render())
+    return table(['Field', 'Usually', 'Other values'], rows)
 
 
 if __name__ == '__main__':
-    main()
+    run(__doc__, PAGE, render)

@@ -1,12 +1,11 @@
 """Writes the table of fields in docs/published.md: `python -m tools.published_page`."""
 
-import argparse
 import html
 import re
 from pathlib import Path
 
 from published import FIELDS
-from utils import atomic_write
+from tools.pages import run, table
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'published.md'
 # What stands between these comments is written here.
@@ -26,26 +25,17 @@ def describe(name: str) -> str:
     return f'none: {note}'
 
 
-def table() -> str:
+def table_of_fields() -> str:
     """The published names of fields, and what stands for each."""
-    lines = ['| Published | Here |\n', '|---|---|\n']
-    for name in FIELDS:
-        lines.append(f'| `{name}` | {describe(name)} |\n')
-    return ''.join(lines)
+    rows = [[f'`{name}`', describe(name)] for name in FIELDS]
+    return table(['Published', 'Here'], rows)
 
 
-def render(page: str) -> str:
+def render() -> str:
     """The page's text with its table renewed."""
-    return PLACE.sub(lambda found: f'{found[1]}\n{table()}\n{found[2]}', page)
-
-
-def main() -> None:
-    """Writes the page."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    page = render(PAGE.read_text(encoding='utf-8'))
-    with atomic_write(PAGE, 'w') as file:
-        file.write(page)
+    page = PAGE.read_text(encoding='utf-8')
+    return PLACE.sub(lambda found: f'{found[1]}\n{table_of_fields()}\n{found[2]}', page)
 
 
 if __name__ == '__main__':
-    main()
+    run(__doc__, PAGE, render)

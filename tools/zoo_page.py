@@ -1,13 +1,12 @@
 """Writes docs/zoo.md from models/zoo.toml: `python -m tools.zoo_page`."""
 
-import argparse
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from exporting.catalogue import COLUMNS, facts, row
 from models import zoo
-from utils import atomic_write
+from tools.pages import run, table
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'zoo.md'
 HEADER = """# Which weights?
@@ -63,21 +62,5 @@ def escaped(text: str) -> str:
     return html.escape(text, quote=False).replace('*', '\\*').replace('_', '\\_')
 
 
-def table(header: Iterable[str], rows: Iterable[list[str]]) -> str:
-    """A table in Markdown."""
-    titles = list(header)
-    lines = []
-    for cells in (titles, ['---'] * len(titles), *rows):
-        lines.append(f'| {" | ".join(cells)} |\n')
-    return ''.join(lines)
-
-
-def main() -> None:
-    """Writes the page."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    with atomic_write(PAGE, 'w') as file:
-        file.write(render())
-
-
 if __name__ == '__main__':
-    main()
+    run(__doc__, PAGE, render)

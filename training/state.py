@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from models.checkpoints.files import save_atomically
-from utils import naming, replace_file, system_error
+from utils import errors_naming, replace_file, system_error
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _find_damage(path: Path) -> str:
             damaged = archive.testzip()
     except Exception as error:  # zipfile raises many kinds on damaged files
         if cause := system_error(error):
-            with naming(path):
+            with errors_naming(path):
                 raise cause from None
         return _first_line(error)
     return f'wrong checksum of {damaged}' if damaged else ''

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from dataset import Batch, normalize
 from loss import Criterion, add_losses, discriminator_loss, generator_loss
+from runtime.device import AUTOCAST
 from runtime.distributed import World, gather, random_state, set_random_state, share_buffers
 from runtime.log import RunLog
 from runtime.memory import memory_in_gigabytes
@@ -27,7 +28,6 @@ from utils import Progress
 
 logger = logging.getLogger(__name__)
 
-AUTOCAST = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 DISCRIMINATOR_PERIOD = 2  # the discriminator learns from every second batch
 
 

@@ -160,7 +160,9 @@ class Validator:
 
     def _blank(self) -> Pixels:
         width, height = self.size
-        return np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
+        image = np.zeros((height, width, 3), np.uint8)
+        mask = np.zeros((height, width), np.uint8)
+        return image, mask
 
     def _to_device(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """Image (1, 3, H, W) and mask (1, 1, H, W), uint8."""

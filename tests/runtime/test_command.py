@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from runtime import command
-from runtime.command import INTERRUPTED, explain_interrupt, run_command
+from runtime.command import explain_interrupt, run_command
+from runtime.starting import INTERRUPTED
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,9 +26,9 @@ from config import Config
 from data import workers
 from dataset import Batch
 from models import build_birefnet, load_model
-from runtime.command import INTERRUPTED
 from runtime.distributed import PREEMPTED
 from runtime.locks import hold_lock
+from runtime.starting import INTERRUPTED
 from tests.training.runs import TINY, finish, make_data, start, wait_for
 from tests.training.trainers import ALONE
 from training.sharding import ON_CPU
