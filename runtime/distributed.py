@@ -82,10 +82,10 @@ def join_world(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
         backend = 'cuda:nccl,cpu:gloo'
     dist.init_process_group(backend, timeout=TIMEOUT)
-    try:
-        yield World(dist.get_rank(), size, device)
-    finally:
-        dist.destroy_process_group()
+    yield World(dist.get_rank(), size, device)
+    # After an error the group lasts until the process ends. The other ranks fail when it goes, and
+    # torchrun is to learn of this rank's error first.
+    dist.destroy_process_group()
 
 
 # --- What ranks exchange --------------------------------------------------------------------------

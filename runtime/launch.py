@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.multiprocessing.errors import (
+    ChildFailedError,
+    ProcessFailure,
+    record,
+)
 from torch.distributed.run import get_args_parser, parse_args, run
 
 from runtime.distributed import PREEMPTED
@@ -89,8 +93,24 @@ def main(arguments: list[str] | None = None) -> int:
         for code in (PREEMPTED, INTERRUPTED):
             if code in exit_codes:
                 return code
-        raise
+        raise _with_first_cause(error) from None
     return 0
+
+
+def _with_first_cause(error: ChildFailedError) -> ChildFailedError:
+    """Returns the error with the failures in their order, of which the first is the root cause.
+
+    torchrun compares whole seconds, and most ranks fail within the second that the first one did.
+    """
+    in_order = sorted(error.failures.items(), key=lambda failure: _failed_at(failure[1]))
+    return ChildFailedError(error.name, dict(in_order))
+
+
+def _failed_at(failure: ProcessFailure) -> float:
+    try:
+        return os.stat(failure.error_file).st_mtime
+    except OSError:  # a process that was killed has written no file
+        return failure.timestamp
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Processes under torchrun, as the scripts start them: how signals and failures end them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from runtime.distributed import PREEMPTED
+from runtime.launch import _with_first_cause
 from tests.training.runs import HANGS, TINY, finish, free_port, make_data, start, wait_for
 from training.state import load_state
 
@@ -60,6 +63,22 @@ def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code
     for number in signals:
         launcher.send_signal(number)
     assert launcher.wait(HANGS) == expected
+
+
+def test_the_root_cause_is_the_first_failure_of_a_second(tmp_path):
+    """torchrun notes whole seconds, and would name rank 0."""
+    failures = {}
+    for rank, written in ((0, 1700000000.7), (1, 1700000000.4)):
+        file = tmp_path / f'{rank}.json'
+        extra = {'py_callstack': f'traceback of rank {rank}', 'timestamp': str(int(written))}
+        file.write_text(json.dumps({'message': {'message': 'Error', 'extraInfo': extra}}))
+        os.utime(file, (written, written))
+        failures[rank] = ProcessFailure(rank, 4000 + rank, 1, str(file))
+    failures[2] = ProcessFailure(2, 4002, -signal.SIGKILL, '<N/A>')  # killed: no file
+
+    error = _with_first_cause(ChildFailedError('train.py', failures))
+    assert error.get_first_failure()[0] == 1
+    assert 'traceback of rank 1' in str(error).split('Root Cause')[1]
 
 
 @pytest.mark.slow
