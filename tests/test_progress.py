@@ -9,7 +9,7 @@ import pytest
 
 import train
 import utils
-from tests.training.runs import TINY, make_data
+from tests.training.runs import PICTURES, TINY, make_data
 from utils import Progress
 
 
@@ -75,6 +75,8 @@ def test_a_terminal_gets_a_bar_instead(clock, monkeypatch, quiet):
 
 def test_training_says_lines_that_log_jsonl_knows_nothing_of(tmp_path, monkeypatch, capfd):
     data = make_data(tmp_path / 'data')
+    for module in PICTURES:
+        monkeypatch.setitem(sys.modules, module, None)
     logs = []
     for interval in (0., 1e9):
         monkeypatch.setattr(Progress, 'INTERVAL', interval)

@@ -47,10 +47,12 @@ def arguments(data: Path, folder: Path, *more: str) -> list[str]:
     return [*TINY, f'data_root={data}', '--ckpt_dir', str(folder), *more]
 
 
-def run(data: Path, folder: Path, *more: str, size: int = 1) -> tuple[list[int], str]:
+def run(
+    data: Path, folder: Path, *more: str, size: int = 1, draws_pictures: bool = False,
+) -> tuple[list[int], str]:
     """Exit codes and output."""
     log = folder.with_suffix('.out')
-    codes = finish(start('train', arguments(data, folder, *more), log, size))
+    codes = finish(start('train', arguments(data, folder, *more), log, size, draws_pictures))
     return codes, log.read_text()
 
 
@@ -58,7 +60,7 @@ def run(data: Path, folder: Path, *more: str, size: int = 1) -> tuple[list[int],
 def whole(data, tmp_path_factory) -> Path:
     """The folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp('runs') / 'whole'
-    codes, output = run(data, folder)
+    codes, output = run(data, folder, draws_pictures=True)
     assert codes == [0], output
     return folder
 
@@ -342,7 +344,8 @@ def test_weights_bring_their_architecture(whole, data, tmp_path):
 
 def test_validation_keeps_the_best_and_stops_early(data, tmp_path):
     validation = ['val_step=1', 'validation_share=.34', 'early_stop=1', 'val_metric=mae']
-    codes, output = run(data, tmp_path / 'run', 'epochs=6', 'lr=0', *validation)
+    codes, output = run(
+        data, tmp_path / 'run', 'epochs=6', 'lr=0', *validation, draws_pictures=True)
     assert codes == [0], output
     lines = read_log(tmp_path / 'run')
     scores = [line['validation'] for line in lines if 'validation' in line]
