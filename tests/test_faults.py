@@ -204,7 +204,7 @@ class Stage(NamedTuple):
 
 
 FEW = 4
-MANY = int(os.environ.get('FAULTS', 24))
+MANY = int(os.environ.get('FAULTS', 16))
 WRITING = ('create', 'write', 'os.fsync', 'os.replace', 'os.mkdir', 'os.unlink')
 SIGNALS = ('SIGINT', 'SIGTERM', 'SIGHUP')
 STAGES = []
