@@ -86,8 +86,8 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
              'continue_epochs=true')
     # Scripts for the published code and launchers pass them. Whether a run is distributed,
     # torchrun says.
-    add('--dist', '--use_accelerate', '--local-rank', '--local_rank', nargs='?',
-        help=argparse.SUPPRESS)
+    add('--dist', '--local-rank', '--local_rank', help=argparse.SUPPRESS)
+    add('--use_accelerate', action='store_true', help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
 
     overrides = list(options.overrides)
