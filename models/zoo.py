@@ -142,11 +142,12 @@ def identify(file: Path) -> Published | None:
 def _is_of_repository(file: Path, repository: str) -> bool:
     if not repository or file.name != WEIGHTS:
         return False
-    repository = repository.lower()  # as the hub does not tell cases apart
     _, _, clone = repository.partition('/')
     cached = 'models--' + repository.replace('/', '--')  # <cached>/snapshots/<commit>/<file>
-    folders = [folder.name.lower() for folder in file.absolute().parents]
-    return folders[0] == clone or cached in folders[2:3]
+    folders = [folder.name for folder in file.absolute().parents]
+    # The cache has the name that was asked for, in any case.
+    is_cached = cached.lower() in (name.lower() for name in folders[2:3])
+    return folders[0] == clone or is_cached
 
 
 # Where nothing can be kept: a download there fails, and BIREFNET_HOME names a better place.
