@@ -52,6 +52,7 @@ from runtime.locks import hold_lock
 from runtime.log import setup_logging
 from training.average import MovingAverage
 from training.beginning import first_epoch_after, report_counting_from_1
+from training.compiling import run_uncompiled_what_fails
 from training.dry_run import dry_run
 from training.means import NonFiniteLossError
 from training.networks import KEEP_BUFFERS, TrainedNetwork
@@ -315,8 +316,7 @@ def build_trainer(
 def prepare_model(cfg: Config, model: BiRefNet, world: World) -> BiRefNet:
     """Sets up checkpointing, compiling and synchronised BatchNorm, as `cfg` asks for them."""
     if cfg.compile:
-        # What cannot be compiled runs as it is, and torch says so.
-        torch._dynamo.config.suppress_errors = True
+        run_uncompiled_what_fails()
     for part in (model.encoder.backbone, model.decoder):
         if cfg.grad_checkpointing:
             part.set_grad_checkpointing()
