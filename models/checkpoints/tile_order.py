@@ -77,8 +77,8 @@ def read_tile_order(state: Mapping[str, Tensor]) -> TileEvidence:
     much alike filters are in one reading and in the other would not do: neighbouring tiles see
     similar pictures, too.)
 
-    What training adds to a filter's nine weights has mostly one sign, unlike the random numbers that
-    they begin as, so that their mean counts as much as all nine (`EVEN`).
+    What training adds to the nine weights of a filter has mostly one sign, unlike the random
+    numbers that they begin as, so that their mean counts as much as all nine (`EVEN`).
 
     Each filter of a convolution gives one value. Their mean over its standard error is what a level
     shows. The levels' mean is weighted by their channels, since training shows in this proportion:
