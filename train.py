@@ -317,6 +317,9 @@ def prepare_model(cfg: Config, model: BiRefNet, world: World) -> BiRefNet:
     """Sets up checkpointing, compiling and synchronised BatchNorm, as `cfg` asks for them."""
     if cfg.compile:
         run_uncompiled_what_fails()
+        if world.device.type == 'cpu':
+            logger.info('torch.compile: on a CPU the first steps take minutes; compile=false '
+                        'begins at once, and is about as fast')
     for part in (model.encoder.backbone, model.decoder):
         if cfg.grad_checkpointing:
             part.set_grad_checkpointing()
