@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import published
-from fields import AUTO, ConfigError, Settings, option, rule_of, type_hints
+from fields import AUTO, ConfigError, Settings, explained, option, rule_of, type_hints
 
 Swin = Literal['swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l']
 Pvt = Literal['pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2', 'pvt_v2_b5']
@@ -189,11 +189,12 @@ def task_record(name: str) -> Task:
 # --- Fields -------------------------------------------------------------------------------------
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
     """All options of a run, frozen. Raises `ConfigError`, which names every offending field."""
 
-    foreign_names = published.FIELDS
+    foreign_names = published.FIELDS | published.ARGUMENTS
 
     # --- Task and data ----------------------------------------------------------------------------
     task: str = option(

@@ -9,7 +9,7 @@ are imported from here.
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+import published
 from data.cache import PairCache
 from data.checks import check_images, check_masks, check_readable
 from data.pairs import (
@@ -58,6 +59,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+if not TYPE_CHECKING:  # which would take every name for one of this module
+    __getattr__ = functools.partial(published.look_up, __name__)
 
 
 # --- Samples --------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--strict', action='store_true',
         help='refuse masks of another size than their ground truth')
     add('--resize', action='store_true', help=argparse.SUPPRESS)  # was needed for that once
+    add('--check_integrity', help=argparse.SUPPRESS)  # of the published code: is always checked
     add('--shard', metavar='1/2', type=parse_shard,
         help='score a part of the images; then run without it')
     add('--all-methods', action='store_true',

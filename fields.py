@@ -18,7 +18,7 @@ from ast import literal_eval
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, Union
 
 BOOLEANS = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False}
 NOTHING = (None, 'None', 'none')  # as written behind a command or in JSON
@@ -81,12 +81,14 @@ class ForeignName:
         field: the field of the same meaning; '' if there is none.
         note: how its value differs, or why there is none.
         convert: from a value there to the value here; raises ConfigError or one of `UNREADABLE`.
+        restore: from the value here to the value there.
         only: without a field, the value there that says what always holds here; None: no value.
     """
 
     field: str = ''
     note: str = ''
     convert: Callable[[Any], Any] = _unchanged
+    restore: Callable[[Any], Any] = _unchanged
     only: str | None = None
 
 
@@ -144,6 +146,32 @@ class Settings:
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, values[spec.name])
 
+    if not TYPE_CHECKING:  # which would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """What a name of another program stands for; AttributeError for other names."""
+            foreign = self._find_foreign(name)
+            if foreign is None:
+                text = f'{type(self).__name__} has no field {name!r}'
+                raise AttributeError(text, name=name, obj=self)
+            if foreign.field:
+                return foreign.restore(getattr(self, foreign.field))
+            if foreign.only is None:
+                raise AttributeError(f'{name}: {foreign.note}')
+            return BOOLEANS.get(foreign.only.lower(), foreign.only)
+
+    @classmethod
+    def translate(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by fields, of values by fields or by another program's names.
+
+        Raises:
+            ConfigError: with a line for each name that stands for no field.
+        """
+        values, problems = cls._translate_all(given.items())
+        if problems:
+            raise ConfigError('\n'.join(problems))
+        return values
+
     @classmethod
     def from_overrides(
         cls, overrides: Iterable[str], base: Mapping[str, Any] | None = None,
@@ -167,18 +195,17 @@ class Settings:
             else:
                 problems.append(f'{text!r}: write key=value')
 
-        values: dict[str, Any] = {}
+        # Entries of dicts apart: they join what the other overrides lead to.
+        whole = []
         entries: dict[str, dict[str, str]] = {}
         for name, value in given:
             owner, dot, key = name.partition('.')
             if dot and cls._is_dict(owner):
                 entries.setdefault(owner, {})[key] = value
-                continue
-            try:
-                values |= cls._translated(name, value)
-            except ConfigError as error:
-                problems.append(str(error))
-        problems += cls.unknown(values)
+            else:
+                whole.append((name, value))
+        values, untranslated = cls._translate_all(whole)
+        problems += untranslated
         if problems:
             raise ConfigError('\n'.join(problems))
         if entries:
@@ -186,6 +213,20 @@ class Settings:
             for owner, added in entries.items():
                 values[owner] = getattr(without, owner) | added
         return cls(**values)
+
+    @classmethod
+    def _translate_all(
+        cls, given: Iterable[tuple[str, Any]],
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Values by fields, the last of each, and what is wrong with names."""
+        values: dict[str, Any] = {}
+        problems = []
+        for name, value in given:
+            try:
+                values |= cls._translated(name, value)
+            except ConfigError as error:
+                problems.append(str(error))
+        return values, [*problems, *cls.unknown(values)]
 
     @classmethod
     def _translated(cls, name: str, value: Any) -> dict[str, Any]:
@@ -257,6 +298,31 @@ class Settings:
     def _is_dict(cls, name: str) -> bool:
         hints = type_hints(cls)  # type: ignore[arg-type]  # a class has a hash
         return typing.get_origin(hints.get(name)) is dict
+
+
+T = TypeVar('T', bound=Settings)
+
+
+def explained(cls: type[T]) -> type[T]:
+    """Decorator of a dataclass of settings, for those who know another program's.
+
+    Its arguments may have the names of that program, and an error says where fields are set.
+    """
+    build = cls.__init__
+
+    @functools.wraps(build)
+    def __init__(self: T, **given: Any) -> None:
+        build(self, **cls.translate(given))
+
+    def __setattr__(self: T, name: str, value: Any) -> None:
+        title = cls.__name__
+        raise dataclasses.FrozenInstanceError(
+            f'{name}: fields are set where a {title} is made: {title}({name}=...), or '
+            f'dataclasses.replace(config, {name}=...)')
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
+    cls.__setattr__ = __setattr__  # type: ignore[method-assign, assignment]
+    return cls
 
 
 # --- Types of fields ----------------------------------------------------------------------------

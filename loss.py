@@ -3,13 +3,19 @@
 Half-precision inputs are converted to float32, also under autocast. float64 stays float64.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import published
+
+if not TYPE_CHECKING:  # which would take every name for one of this module
+    __getattr__ = functools.partial(published.look_up, __name__)
 
 
 class TrainingOutput(Protocol):

@@ -1,11 +1,13 @@
-"""The published code's names of fields, and what stands for each here.
+"""The published code's names of fields and in Python, and what stands for each here.
 
-`Config` understands those whose meaning is the same, and says of the others where they went.
-`docs/published.md` shows the table. Only the standard library is imported.
+`Config` understands those fields whose meaning is the same, and says of the others where they went.
+Modules that the published code has too look up here what they lack. `docs/published.md` shows the
+tables. Only the standard library is imported.
 """
 
+import importlib
 from ast import literal_eval
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fields import ConfigError, ForeignName
@@ -20,6 +22,16 @@ ONE_CHECKPOINT = ('the one checkpoint to start from; the file of a pretrained ba
 def _counted_from_end(value: Any) -> int:
     """How many last epochs: the published -40 is 40."""
     return -int(value)
+
+
+def _count_from_end(value: int) -> int:
+    """`value` last epochs, as published."""
+    return -value
+
+
+def _class_weights(value: float) -> dict[str, float]:
+    """The weight as published."""
+    return {'ce': value}
 
 
 def _class_weight(value: Any) -> Any:
@@ -52,11 +64,13 @@ FIELDS: dict[str, ForeignName] = {
         field='tail_epochs',
         note='counted from the end there: -40 is tail_epochs=40',
         convert=_counted_from_end,
+        restore=_count_from_end,
     ),
     'lambdas_cls': ForeignName(
         field='lambda_cls',
         note="a number in place of {'ce': 5.0}",
         convert=_class_weight,
+        restore=_class_weights,
     ),
     'lambdas_cls.ce': ForeignName(field='lambda_cls'),
     'weights': ForeignName(field='weights', note=ONE_CHECKPOINT, convert=_one_checkpoint),
@@ -84,9 +98,21 @@ FIELDS: dict[str, ForeignName] = {
     'lateral_channels_in_collection': ForeignName(note='they follow from bb and mul_scl_ipt'),
     'prompt4loc': ForeignName(note='prompts for objects are not supported; predict.py has --box'),
     'only_S_MAE': ForeignName(note='eval_existingOnes.py --metrics S+MAE computes these alone'),
+    'lambdas_pix_last_activated': ForeignName(
+        note='lambdas_pix_last holds those losses alone that are on'),
     'verbose_eval': ForeignName(note='the evaluation always shows its progress'),
     'use_accelerate': ForeignName(note='torchrun, which train.sh starts, says how many ranks'),
     'dist': ForeignName(note='torchrun, which train.sh starts, says how many ranks'),
+}
+
+# Arguments of `from_pretrained` besides.
+ARGUMENTS: dict[str, ForeignName] = {
+    'trust_remote_code': ForeignName(
+        only='True', note='no code of a repository is run; leave it out'),
+    'bb_pretrained': ForeignName(
+        only='False', note='a checkpoint has the weights of its backbone; leave it out'),
+    'torch_dtype': ForeignName(note='load_model(...).to(dtype) converts a network'),
+    'dtype': ForeignName(note='load_model(...).to(dtype) converts a network'),
 }
 
 # Values that the published code offers, and why there are none here, by field.
@@ -100,3 +126,70 @@ REFUSED_VALUES: dict[str, dict[str, str]] = {
                    'leave it out',
     },
 }
+
+
+# --- Python ---------------------------------------------------------------------------------------
+
+_SCORES = 'evaluation.score_pair(prediction, mask) computes all scores of a pair of uint8 arrays'
+_LOSSES = 'loss.Criterion adds up the losses, which are functions: bce, iou, ssim and others'
+
+# What has the same arguments here, by its published place.
+SAME: dict[str, str] = {
+    'utils.path_to_image': 'image_proc.path_to_image',
+    'utils.save_tensor_img': 'image_proc.save_tensor_img',
+    'utils.set_seed': 'runtime.distributed.seed_everything',
+}
+
+# What has not, and what to write in its place.
+REPLACED: dict[str, str] = {
+    'utils.Logger': 'runtime.log.setup_logging(folder) writes log.txt of what `logging` gets',
+    'utils.AverageMeter': 'training.means.RunningMeans keeps means of losses',
+    'utils.save_checkpoint': 'models.save_checkpoint(model, path) writes the weights',
+    'dataset.MyData': 'dataset.TrainSet(find_pairs(data_root, task, sets), size) gives samples, '
+                      'and dataset.build_loader batches of them',
+    'dataset.class_labels_TR_sorted': 'dataset.class_names(pairs) lists the classes',
+    'evaluation.metrics.evaluator': f'{_SCORES}, evaluation.runner.evaluate those of folders',
+    'image_proc.preproc': 'data.transforms.augment(image, mask, methods, rng) augments a pair',
+    'image_proc.FB_blur_fusion_foreground_estimator_1':
+        'inference.edges.estimate_foreground(image, mask) does both of its steps',
+    'image_proc.FB_blur_fusion_foreground_estimator_2':
+        'inference.edges.estimate_foreground(image, mask) does both of its steps',
+}
+for _name in ('FMeasure', 'MAEMeasure', 'MSEMeasure', 'SMeasure', 'EMeasure', 'WeightedFMeasure',
+              'HCEMeasure', 'MBAMeasure', 'BIoUMeasure'):
+    REPLACED[f'evaluation.metrics.{_name}'] = _SCORES
+for _name in ('PixLoss', 'ClsLoss', 'SSIMLoss', 'IoULoss', 'PatchIoULoss', 'StructureLoss',
+              'ContourLoss', 'ThrReg_loss', 'MAELoss'):
+    REPLACED[f'loss.{_name}'] = _LOSSES
+
+# The package's name and a dot where we are installed, '' in a checkout.
+_PREFIX = __name__.removesuffix('published')
+
+
+def find(place: str) -> Any:
+    """Imports what has this place here, `module.name`."""
+    module, _, name = place.rpartition('.')
+    return getattr(importlib.import_module(_PREFIX + module), name)
+
+
+def method(place: str) -> Callable[..., Any]:
+    """The function of this place as a method, imported when it is called."""
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        return find(place)(self, *arguments, **options)
+
+    return call
+
+
+def look_up(module: str, name: str) -> Any:
+    """What a published name means that `module` lacks, for its `__getattr__`.
+
+    Raises:
+        ImportError: it has no counterpart of the same form; says what to write in its place.
+        AttributeError: it is not a published name.
+    """
+    place = f'{module.removeprefix(_PREFIX)}.{name}'
+    if place in SAME:
+        return find(SAME[place])
+    if place in REPLACED:
+        raise ImportError(f'{name} of the published code is not here: {REPLACED[place]}')
+    raise AttributeError(f'module {module!r} has no attribute {name!r}')

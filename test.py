@@ -250,6 +250,14 @@ def prepare_folder(
     write_json(folder / FINGERPRINTS, known)
 
 
+def report_earlier_folder(folder: Path) -> None:
+    """Warns of a folder that an earlier version wrote, whose name says no resolution."""
+    earlier = folder.with_name(folder.name.rpartition('-reso_')[0])
+    if _read_own(earlier / MANIFEST) is not None:
+        logger.warning('%s: holds masks of an earlier version, which are scored as another '
+                       'method; delete the folder, as %s takes its place', earlier, folder.name)
+
+
 def _read_own(file: Path) -> dict[str, Any] | None:
     """What a file of ours holds; None if it is missing or damaged."""
     try:
@@ -370,6 +378,7 @@ def write_masks(source: Source, options: argparse.Namespace, world: World) -> No
         lock = hold_lock(target.folder / LOCK, busy) if world.is_main else contextlib.nullcontext()
         with lock:
             if world.is_main:
+                report_earlier_folder(target.folder)
                 prepare_folder(target.folder, target.manifest(cfg, architecture), images)
             # No rank writes before the folder is ready.
             gather(None, world)

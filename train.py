@@ -52,6 +52,7 @@ from runtime.locks import hold_lock
 from runtime.log import setup_logging
 from training.average import MovingAverage
 from training.beginning import first_epoch_after, report_counting_from_1
+from training.compiling import run_uncompiled_what_fails
 from training.dry_run import dry_run
 from training.means import NonFiniteLossError
 from training.networks import KEEP_BUFFERS, TrainedNetwork
@@ -86,8 +87,8 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, Path]:
              'continue_epochs=true')
     # Scripts for the published code and launchers pass them. Whether a run is distributed,
     # torchrun says.
-    add('--dist', '--use_accelerate', '--local-rank', '--local_rank', nargs='?',
-        help=argparse.SUPPRESS)
+    add('--dist', '--local-rank', '--local_rank', help=argparse.SUPPRESS)
+    add('--use_accelerate', action='store_true', help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
 
     overrides = list(options.overrides)
@@ -315,8 +316,10 @@ def build_trainer(
 def prepare_model(cfg: Config, model: BiRefNet, world: World) -> BiRefNet:
     """Sets up checkpointing, compiling and synchronised BatchNorm, as `cfg` asks for them."""
     if cfg.compile:
-        # What cannot be compiled runs as it is, and torch says so.
-        torch._dynamo.config.suppress_errors = True
+        run_uncompiled_what_fails()
+        if world.device.type == 'cpu':
+            logger.info('torch.compile: on a CPU the first steps take minutes; compile=false '
+                        'begins at once, and is about as fast')
     for part in (model.encoder.backbone, model.decoder):
         if cfg.grad_checkpointing:
             part.set_grad_checkpointing()

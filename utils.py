@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+import functools
 import json
 import os
 import re
@@ -12,11 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
+
+import published
+
+if not TYPE_CHECKING:  # which would take every name for one of this module
+    __getattr__ = functools.partial(published.look_up, __name__)
 
 # The signals by which schedulers end a process. Windows has the first only.
 STOP_SIGNALS = tuple(

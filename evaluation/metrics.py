@@ -10,16 +10,21 @@ To add a metric, write its definition (definitions/) and, where that is too slow
   needs, which are computed once for all metrics.
 """
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+import published
 from evaluation.kernels import boundary, confusion, hce, histograms, matting
 from evaluation.kernels.histograms import ADAPTIVE, BINARY, LEVELS, ThresholdCounts
 from evaluation.prepared import PreparedPrediction
+
+if not TYPE_CHECKING:  # which would take every name for one of this module
+    __getattr__ = functools.partial(published.look_up, __name__)
 
 Curve = Callable[[ThresholdCounts], np.ndarray]
 Reduction = Callable[[np.ndarray], np.ndarray]

@@ -3,14 +3,20 @@
 Zheng et al., arXiv 2401.03407.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from models.architecture import Architecture
 from models.backbones import Backbone, build_backbone
-from models.checkpoints.names import accept_official_names
+from models.checkpoints.infer import differences, infer_backbone
+from models.checkpoints.names import (
+    DERIVED,
+    OFFICIAL_PREFIX,
+    accept_official_names,
+    to_official,
+)
 from models.decoder import Decoder, build_block
 from models.encoder import Context, Encoder, PyramidNeck
 from models.modules.tracing import has_symbolic_size, mark_divisible
@@ -61,17 +67,23 @@ class BiRefNet(nn.Module):
         ValueError: pretrained weights are asked for, which need a file.
     """
 
-    # The publication's name of `models.load_model`, which sets it: this module knows no files.
+    # The publication's names of `models.load_model`, and of functions of `exporting.hub`. The
+    # module of the first sets them: this one knows no files.
     from_pretrained: ClassVar[Callable[..., 'BiRefNet']]
+    save_pretrained: ClassVar[Callable[..., None]]
+    push_to_hub: ClassVar[Callable[..., str]]
 
     def __init__(
         self,
-        backbone: Backbone | None = None,
+        backbone: Backbone | bool | None = None,
         architecture: Architecture | None = None,
         *,
         bb_pretrained: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(backbone, bool):  # the publication's one argument, without its name
+            bb_pretrained = backbone
+            backbone = None
         if bb_pretrained:
             raise ValueError('bb_pretrained=True: name the file of the pretrained backbone: '
                              'build_birefnet(Config(bb_weights=FILE)); load_model(FILE) loads a '
@@ -108,6 +120,23 @@ class BiRefNet(nn.Module):
         self.decoder = Decoder(channels, reference_channels, architecture)
         self.register_load_state_dict_pre_hook(accept_official_names)
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False,
+    ) -> Any:
+        """As of any module, with official names or ours.
+
+        Raises:
+            RuntimeError: weights do not fit; says in one line what does not.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            problem = _misfit(self, state_dict)
+            if not problem:
+                raise
+            raise RuntimeError(
+                f'{problem}; load_model(FILE) builds the network that a file fits') from error
+
     def forward(self, image: Tensor, side_outputs: bool = False) -> list[Tensor] | TrainingOutput:
         """Segments images.
 
@@ -140,6 +169,25 @@ class BiRefNet(nn.Module):
         if side_outputs:
             return TrainingOutput(output.logits, output.edge_pairs, classes)
         return output.logits
+
+
+def _misfit(network: BiRefNet, state: Mapping[str, Any]) -> str:
+    """What of a state dict does not fit a network, in one line; '' if all does."""
+    # Both in official names, without buffers that follow from the architecture.
+    own = network.encoder.backbone.name
+    is_official = any(key.startswith(OFFICIAL_PREFIX) for key in state)
+    given = state if is_official else to_official(state, own)
+    shapes = []
+    for tensors in (to_official(network.state_dict(), own), given):
+        shapes.append(
+            {key: tuple(tensors[key].shape) for key in tensors if not DERIVED.search(key)})
+
+    expected, found = shapes
+    other = infer_backbone(found)
+    if other and other != own:
+        return f'weights on the backbone {other} do not fit this network on {own}'
+    problem = differences(expected, found)
+    return f'these weights do not fit this network on {own}: {problem}' if problem else ''
 
 
 def build_squeeze(channels: tuple[int, ...], architecture: Architecture) -> nn.Sequential:

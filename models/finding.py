@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from models import zoo
-from models.checkpoints.files import read_content, read_metadata
+from models.checkpoints.files import IN_FOLDERS, find_in_folder, read_content, read_metadata
 
 STATES = ('last.pt', 'last.previous.pt')  # of a run, from which it goes on
-# Files that this project writes beside a config of its own.
-WRITTEN = re.compile(r'model\.safetensors|best\.pth|epoch_\d+\.pth|last(\.previous)?\.pt')
+# Files that this project writes beside a config of its own, one of which transformers may divide.
+WRITTEN = re.compile(r'model\.safetensors(\.index\.json)?|(best|epoch_\d+)\.pth|'
+                     r'last(\.previous)?\.pt')
 # Fields that every config of ours has had, and other projects' have not together.
 OUR_FIELDS = {'bb', 'mul_scl_ipt'}
 
@@ -48,15 +49,14 @@ def find_checkpoint(path: str | os.PathLike, **hub: Any) -> Path:
 
 def _find_in_folder(folder: Path) -> Path:
     """A folder's model.safetensors, or a run's best, else its last checkpoint, else its state."""
-    candidates = ['model.safetensors', 'best.pth']
+    candidates = [*IN_FOLDERS, 'best.pth']
     epochs = [path.stem.removeprefix('epoch_') for path in folder.glob('epoch_*.pth')]
     numbers = [int(epoch) for epoch in epochs if epoch.isdecimal()]
     if numbers:
         candidates.append(f'epoch_{max(numbers)}.pth')
     candidates += STATES
-    for candidate in candidates:
-        if (folder / candidate).is_file():
-            return folder / candidate
+    if file := find_in_folder(folder, candidates):
+        return file
     raise ValueError(f'{folder}: holds neither model.safetensors nor best.pth nor epoch_<N>.pth '
                      'nor last.pt')
 

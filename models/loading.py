@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from config import Config, ConfigError, unknown_fields
+import published
+from config import Config, ConfigError
 from models import zoo
 from models.architecture import Architecture
 from models.backbones import BACKBONES, Backbone, build_backbone, find_family
@@ -159,8 +160,7 @@ def load_model(
         'token': token,
     }
     hub = {name: value for name, value in options.items() if value}
-    if complaints := unknown_fields(overrides):
-        raise ConfigError('\n'.join(complaints))
+    overrides = Config.translate(overrides)
 
     # The file, and a network that fits it, still without values.
     source = resolve(path, **hub)
@@ -176,8 +176,10 @@ def load_model(
     return model.to(device).eval()
 
 
-# The publication's name of it.
+# The publication's names of this, and of what writes folders and uploads them.
 BiRefNet.from_pretrained = staticmethod(load_model)
+BiRefNet.save_pretrained = published.method('exporting.hub.save_pretrained')
+BiRefNet.push_to_hub = published.method('exporting.hub.push_to_hub')
 
 
 def _with_official_names(state: State, bb: str) -> State:

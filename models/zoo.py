@@ -121,8 +121,9 @@ def find(name: str) -> Published | None:
     """The entry of this name, or of this repository; None if there is none."""
     if name in zoo():
         return zoo()[name]
-    by_repository = {entry.repository: entry for entry in zoo().values() if entry.repository}
-    return by_repository.get(name)
+    # The hub does not tell cases apart, and model cards write zhengpeng7.
+    by_repository = {entry.repository.lower(): entry for entry in zoo().values()}
+    return by_repository.get(name.lower()) if name else None
 
 
 def identify(file: Path) -> Published | None:
@@ -144,7 +145,9 @@ def _is_of_repository(file: Path, repository: str) -> bool:
     _, _, clone = repository.partition('/')
     cached = 'models--' + repository.replace('/', '--')  # <cached>/snapshots/<commit>/<file>
     folders = [folder.name for folder in file.absolute().parents]
-    return folders[0] == clone or cached in folders[2:3]
+    # The cache has the name that was asked for, in any case.
+    is_cached = cached.lower() in (name.lower() for name in folders[2:3])
+    return folders[0] == clone or is_cached
 
 
 # Where nothing can be kept: a download there fails, and BIREFNET_HOME names a better place.

@@ -252,6 +252,15 @@ def test_masks_of_another_checkpoint_are_neither_taken_nor_deleted(case, tmp_pat
         script.check_folder(case.target)
 
 
+def test_a_folder_of_an_earlier_version_is_reported(tmp_path, caplog):
+    folder = tmp_path / 'tiny--epoch_12-reso_64x32'
+    script.report_earlier_folder(folder)
+    assert not caplog.records
+    write_json(tmp_path / 'tiny--epoch_12' / 'manifest.json', {'run': 'tiny'})
+    script.report_earlier_folder(folder)
+    assert 'tiny--epoch_12: holds masks of an earlier version' in caplog.text
+
+
 def test_two_checkpoints_do_not_share_a_folder(tmp_path):
     options = script.parse_arguments([f'pred_root={tmp_path}'])
     sources = []

@@ -29,6 +29,7 @@ class BackboneFamily:
         rename_pretrained: brings a pretrained state dict to the names, and tables to the shapes, of
             a network. None: they are the same.
         pretrained_files: by backbone, the name of the file that its authors publish, as a pattern.
+        pretrained_folders: likewise, of the repository in Hugging Face's layout.
         on_hub: timm or torchvision download pretrained weights.
         untrained: pattern of the names that pretrained files lack.
         official_rules: from names in official checkpoints to the network's. None: the same.
@@ -44,6 +45,7 @@ class BackboneFamily:
     infer: Callable[[Shapes], str] | None = None
     rename_pretrained: Callable[[State, nn.Module], State] | None = None
     pretrained_files: Mapping[str, str] = field(default_factory=dict, hash=False)
+    pretrained_folders: Mapping[str, str] = field(default_factory=dict, hash=False)
     on_hub: bool = True
     untrained: str = ''
     official_rules: KeyRules | None = None

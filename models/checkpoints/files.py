@@ -16,13 +16,23 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from models.backbones.registry import State
-from utils import atomic_write, check_state_dict, system_error
+from utils import atomic_write, check_state_dict, read_json, system_error
 
 logger = logging.getLogger(__name__)
 
 MOST_DICTS = 1000  # that are searched in a file
+# Of a folder in Hugging Face's layout, in the order in which they are looked for. The list of
+# weights in several files ends in INDEX.
+INDEX = '.index.json'
+IN_FOLDERS = (
+    'model.safetensors',
+    f'model.safetensors{INDEX}',
+    'pytorch_model.bin',
+    f'pytorch_model.bin{INDEX}',
+)
 DECODER = re.compile(r'(.*\.)?decoder\.')
 ENCODERS = ('bb.', 'encoder.')  # official, ours
+SHARD = re.compile(r'[\w-][\w.-]*\.(safetensors|bin|pth?)')  # a plain name
 AVERAGE = re.compile(r'(?<![a-z])ema(?![a-z])')
 
 
@@ -34,11 +44,12 @@ def read_state(path: str | os.PathLike) -> State:
     in keys is dropped.
 
     Args:
-        path: `.safetensors`, else a file of `torch.save`.
+        path: `.safetensors`, a list of several such files as Hugging Face has it (`.index.json`),
+            else a file of `torch.save`.
 
     Raises:
         ValueError: the file holds no tensors by name, several networks and no moving average, or
-            tensors that would fill the memory.
+            tensors that would fill the memory; or one of several files is missing.
     """
     # Wherever in the file tensors lie by name.
     groups = _find_groups(read_content(path))
@@ -77,6 +88,8 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
     With `mmap`, a file of `torch.save` is mapped and its tensors are read on use. Raises ValueError
     that names the file.
     """
+    if str(path).endswith(INDEX):
+        return _read_shards(Path(path))
     try:
         if _is_safetensors(path):
             return load_safetensors(path)
@@ -92,6 +105,38 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
         reason = str(error)[:200]
         raise ValueError(f'{path}: not loaded: damaged, or holding more than tensors '
                          f'({reason})') from error
+
+
+def _read_shards(index: Path) -> State:
+    """The tensors of all files that an index lists, which lie beside it."""
+    try:
+        listed = read_json(index).get('weight_map')
+    except FileNotFoundError:
+        raise ValueError(f'{index}: there is no such checkpoint') from None
+    names = listed.values() if isinstance(listed, dict) else ()
+    if not names or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
+        raise ValueError(f'{index}: lists no files of weights beside it')
+    shards = sorted(set(names))
+    missing = [name for name in shards if not (index.parent / name).is_file()]
+    if missing:
+        raise ValueError(f'{index}: {len(missing)} of its {len(shards)} files are not beside it: '
+                         f'{shorten(missing)}')
+
+    state: State = {}
+    for name in shards:
+        content = read_content(index.parent / name)
+        expected = [key for key, place in listed.items() if place == name]
+        lacking = [key for key in expected if key not in content]
+        if lacking:
+            raise ValueError(f'{index.parent / name}: lacks {len(lacking)} of the keys that '
+                             f'{index.name} lists: {shorten(lacking)}')
+        state.update(content)
+    return state
+
+
+def find_in_folder(folder: Path, names: Iterable[str] = IN_FOLDERS) -> Path | None:
+    """The first of these files in a folder; None if it holds none."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.backbones.base import Backbone
 from models.backbones.registry import State, find_family
-from models.checkpoints.files import read_state
+from models.checkpoints.files import IN_FOLDERS, find_in_folder, read_state
 from models.checkpoints.infer import differences
 from models.checkpoints.names import DERIVED
 from models.zoo import weights_folder
@@ -19,14 +19,19 @@ def find_pretrained(bb: str) -> Path | None:
     """The pretrained file of a backbone, under its authors' name; None if it is not at hand.
 
     It is looked for in `weights` of the current folder and in the folder of published weights, and
-    in `cv` of both.
+    in `cv` of both; in each place also in a folder that has the name of its repository.
     """
     pattern = _pretrained_name(bb)
     if not pattern:
         return None
+    family = find_family(bb)
+    repository = family.pretrained_folders.get(bb, '') if family else ''
     for folder in (WEIGHTS, weights_folder()):
         for place in (folder, folder / PUBLISHED_FOLDER):
-            found = sorted(file for file in place.glob(pattern) if file.is_file())
+            found = [file for file in sorted(place.glob(pattern)) if file.is_file()]
+            if not found and repository:
+                copies = [find_in_folder(copy) for copy in sorted(place.glob(repository))]
+                found = [file for file in copies if file]
             if found:
                 return found[-1]
     return None
@@ -50,7 +55,7 @@ def _pretrained_name(bb: str) -> str:
 
 
 def load_backbone(backbone: Backbone, path: str | os.PathLike) -> None:
-    """Loads pretrained weights, in the official format of the backbone, from a local file.
+    """Loads pretrained weights, in the official format of the backbone, from a file or folder.
 
     Classifier heads are ignored, position tables of another window interpolated. Raises ValueError
     if anything of the backbone's own is left without weights.
@@ -76,6 +81,12 @@ def load_backbone(backbone: Backbone, path: str | os.PathLike) -> None:
 
 
 def _read_pretrained(path: str | os.PathLike) -> State:
+    """The tensors of a file, or of a folder in Hugging Face's layout."""
+    if Path(path).is_dir():
+        file = find_in_folder(Path(path))
+        if file is None:
+            raise ValueError(f'{path}: holds none of {", ".join(IN_FOLDERS)}')
+        path = file
     state = {}
     for key, value in read_state(path).items():
         if not DERIVED.search(key):

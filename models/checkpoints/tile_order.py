@@ -20,6 +20,9 @@ ORDERS = ('row', 'column')
 TILE_KEY = re.compile(
     r'(.*\.)?decoder\.(ipt_blk[2-5]\.conv1|levels\.\d\.reference\.conv_in)\.weight')
 COLOURS = 3
+# Of independent weights of deviation 1: the product of two means, times this squared, then varies
+# as much as the sum of the nine products.
+EVEN = 27 ** .5
 TINY = torch.finfo(torch.float32).tiny  # for a division by what may be 0
 
 # Standard deviations from which an order has left a trace. By chance, one untrained network in
@@ -74,6 +77,9 @@ def read_tile_order(state: Mapping[str, Tensor]) -> TileEvidence:
     much alike filters are in one reading and in the other would not do: neighbouring tiles see
     similar pictures, too.)
 
+    What training adds to the nine weights of a filter has mostly one sign, unlike the random
+    numbers that they begin as, so that their mean counts as much as all nine (`EVEN`).
+
     Each filter of a convolution gives one value. Their mean over its standard error is what a level
     shows. The levels' mean is weighted by their channels, since training shows in this proportion:
     it moves all weights by the same steps, and those of many channels begin small.
@@ -116,15 +122,17 @@ def _grid(channels: int) -> int:
 
 
 def _standardized(weight: Tensor) -> Tensor:
-    """weight (out, channels, 3, 3) -> (out, channels, 9): each third of mean 0 and deviation 1.
+    """weight (out, channels, 3, 3) -> (out, channels, 10): nine weights, and their mean times EVEN.
 
-    In row order the thirds are the image's colours, which then count alike.
+    Each third of the channels gets mean 0 and deviation 1. In row order the thirds are the image's
+    colours, which then count alike.
     """
     thirds = weight.float().unflatten(1, (COLOURS, -1)).flatten(3)
     thirds = thirds - thirds.mean(2, keepdim=True)
     energy = thirds.square().mean((2, 3), keepdim=True)
-    thirds = thirds / energy.sqrt().clamp_min(TINY)
-    return thirds.flatten(1, 2)
+    filters = (thirds / energy.sqrt().clamp_min(TINY)).flatten(1, 2)
+    even = EVEN * filters.mean(2, keepdim=True)
+    return torch.cat([filters, even], 2)
 
 
 def _products(filters: Tensor, distance: int) -> Tensor:
@@ -148,16 +156,15 @@ def _row_contrast(filters: Tensor) -> Tensor:
 
 def _column_contrast(filters: Tensor) -> Tensor:
     """(out, channels, 9) -> (out,)."""
-    side = _grid(filters.shape[1])
     contrast = torch.zeros(len(filters), dtype=filters.dtype)
     for distance in (1, 2):
         agreement = _products(filters, distance)
         start = torch.arange(agreement.shape[1])
+        # In row order these are neighbours in a row of tiles. Its ends, at multiples of a power of
+        # 2, fall on all places of a group of three alike.
         within = start % COLOURS + distance < COLOURS
-        # In row order, these are neighbours in a row of tiles, but for the ends of rows.
-        in_one_row = start % side + distance < side
-        same_group = agreement[:, within & in_one_row].mean(1)
-        across_border = agreement[:, ~within & in_one_row].mean(1)
+        same_group = agreement[:, within].mean(1)
+        across_border = agreement[:, ~within].mean(1)
         contrast = contrast + same_group
         contrast = contrast - across_border
     return contrast

@@ -1,11 +1,14 @@
 """Backbones: channels and strides, any of timm's, and pretrained weights in all known formats."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import load_file, save_file
 from timm.models.eva import checkpoint_filter_fn
 from torch import nn
 
@@ -22,7 +25,8 @@ from models.backbones import (
 )
 from models.backbones.swin import build_swin
 from models.backbones.timm_features import OFFICIAL_PVT
-from models.checkpoints.pretrained import load_backbone
+from models.checkpoints.files import read_state
+from models.checkpoints.pretrained import find_pretrained, load_backbone
 from tests.models.small import image
 
 CHANNELS = {
@@ -378,6 +382,55 @@ def test_an_incomplete_dino_is_refused(tmp_path, small_dino):
     torch.save(state, tmp_path / 'dino.pth')
     with pytest.raises(ValueError, match=r'dino\.pth: no weights.*blocks\.1\.attn\.qkv'):
         load_backbone(dino_of_two_blocks(name), tmp_path / 'dino.pth')
+
+
+def write_shards(folder: Path, state: dict[str, torch.Tensor], count: int = 3) -> None:
+    """Divides weights as Hugging Face does."""
+    folder.mkdir(parents=True)
+    places = {}
+    for i, key in enumerate(state):
+        places[key] = f'model-{i % count + 1:05}-of-{count:05}.safetensors'
+    for name in set(places.values()):
+        part = {key: state[key].contiguous() for key in state if places[key] == name}
+        save_file(part, folder / name)
+    (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': places}))
+
+
+def test_a_dino_in_several_files(tmp_path, small_dino, monkeypatch):
+    """By its folder or its index; the folder is found under the name of the repository."""
+    name, gated, official = small_dino
+    folder = tmp_path / 'weights/cv/dinov3-vits16-pretrain-lvd1689m'
+    write_shards(folder, hugging_face_dino(official, gated))
+    index = folder / 'model.safetensors.index.json'
+    for path in (folder, index):
+        backbone = dino_of_two_blocks(name)
+        load_backbone(backbone, path)
+        assert_equal(backbone.net, filtered_by_timm(name, official).net.state_dict())
+    monkeypatch.chdir(tmp_path)
+    assert find_pretrained('dino_v3_s') == index.relative_to(tmp_path)
+
+    # What is missing has a name.
+    shard = folder / 'model-00002-of-00003.safetensors'
+    part = load_file(shard)
+    key = next(iter(part))
+    del part[key]
+    save_file(part, shard)
+    with pytest.raises(ValueError, match=f'{shard.name}: lacks 1 of the keys .*: {key}'):
+        load_backbone(dino_of_two_blocks(name), folder)
+    shard.unlink()
+    with pytest.raises(ValueError, match=f'1 of its 3 files are not beside it: {shard.name}'):
+        load_backbone(dino_of_two_blocks(name), folder)
+    index.unlink()
+    with pytest.raises(ValueError, match=r'lvd1689m: holds none of model\.safetensors,'):
+        load_backbone(dino_of_two_blocks(name), folder)
+
+
+@pytest.mark.parametrize('listed', [{}, [], {'a': '../a.safetensors'}, {'a': 3}])
+def test_an_index_of_files_elsewhere_is_refused(tmp_path, listed):
+    index = tmp_path / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'weight_map': listed}))
+    with pytest.raises(ValueError, match='lists no files of weights beside it'):
+        read_state(index)
 
 
 @pytest.mark.parametrize('gated', [False, True])

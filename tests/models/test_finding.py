@@ -85,6 +85,7 @@ def test_names_that_resemble_published_ones_say_nothing(tmp_path, model, name):
     ('BiRefNet_HR-general-epoch_130.pth', (2048, 2048)),
     ('BiRefNet_lite-2K/model.safetensors', (2560, 1440)),
     ('hub/models--ZhengPeng7--BiRefNet_512x512/snapshots/abc/model.safetensors', (512, 512)),
+    ('hub/models--zhengpeng7--BiRefNet_HR/snapshots/abc/model.safetensors', (2048, 2048)),
     ('hr.safetensors', None),
     ('BiRefNet_HR/best.pth', None),
     ('models--someone--BiRefNet_HR/snapshots/abc/model.safetensors', None),

@@ -110,6 +110,14 @@ def test_the_likely_tile_order_of_a_file_and_of_a_repository():
     assert general.likely_tile_order(Path('BiRefNet-general-epoch_244.pth')) == 'column'
     assert general.likely_tile_order(Path('general.safetensors')) == 'row'
     assert find('matting').likely_tile_order(Path('BiRefNet-matting-epoch_100.pth')) == 'row'
+    # Their repositories hold files of August 2024.
+    for name in ('dis5k', 'hrsod', 'cod'):
+        assert find(name).likely_tile_order(Path('model.safetensors')) == 'column'
+
+
+def test_repositories_are_found_in_any_case():
+    assert find('zhengpeng7/birefnet') is find('general')
+    assert find('') is None
 
 
 def test_a_mirror_serves_a_release_file_once(server, monkeypatch, small_entry):
