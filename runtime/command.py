@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from runtime.processes import heeded_signals
 from utils import errors_naming, print_error
 
 logger = logging.getLogger(__name__)
@@ -126,22 +127,14 @@ def _interrupt_on_signals() -> list[signal.Signals]:
         received.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    for number in heeded_signals():
+    for number in heeded_signals(ENDING_SIGNALS):
         signal.signal(number, interrupt)
     return received
 
 
 def _ignore_signals() -> None:
-    for number in heeded_signals():
+    for number in heeded_signals(ENDING_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
-
-
-def heeded_signals() -> Iterator[signal.Signals]:
-    """The ending signals that the system has, but for those to be ignored, as under nohup."""
-    for name in ENDING_SIGNALS:
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            yield number
 
 
 @contextlib.contextmanager
