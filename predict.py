@@ -467,10 +467,17 @@ def _image_entries(
         for entry in _entries(current):
             if entry.name.startswith('.'):
                 continue
-            if entry.is_dir():
+            if _is_folder_entry(entry):
                 waiting.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in suffixes:
                 yield entry
+
+
+def _is_folder_entry(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which is reported as an image that cannot be read
+        return False
 
 
 def _entries(folder: str) -> list[os.DirEntry]:

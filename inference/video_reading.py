@@ -128,6 +128,8 @@ def _check_size(path: str | os.PathLike, width: int, height: int, max_pixels: in
 
 def is_animated(path: str | os.PathLike, formats: tuple[str, ...] = ANIMATED) -> bool:
     """Whether a file is an image of these formats with several frames; not if it is unreadable."""
+    if not Path(path).is_file():  # what a pipe holds can be read only once
+        return False
     try:
         with Image.open(path, formats=formats) as image:
             return getattr(image, 'is_animated', False)

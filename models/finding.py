@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from config import is_own_config
 from models import zoo
 from models.checkpoints.files import read_content, read_metadata
 
 STATES = ('last.pt', 'last.previous.pt')  # of a run, from which it goes on
 # Files that this project writes beside a config of its own.
 WRITTEN = re.compile(r'model\.safetensors|best\.pth|epoch_\d+\.pth|last(\.previous)?\.pt')
-# Fields that every config of ours has had, and other projects' have not together.
-OUR_FIELDS = {'bb', 'mul_scl_ipt'}
 
 
 # --- Files ----------------------------------------------------------------------------------------
@@ -107,9 +106,8 @@ def _ours(content: Any) -> dict[str, Any]:
     """`content` if it is a config of ours, else nothing."""
     if isinstance(content, dict):
         content = content.get('birefnet', content)
-    if isinstance(content, dict) and content.keys() >= OUR_FIELDS:
-        return content
-    return {}
+    is_ours = isinstance(content, dict) and is_own_config(content)
+    return content if is_ours else {}
 
 
 def written_tile_order(file: Path, config: dict[str, Any]) -> str:

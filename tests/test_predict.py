@@ -1,6 +1,7 @@
 """predict.py as users call it: inputs of every kind, all flags, damaged files, exit codes."""
 
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -97,6 +98,20 @@ def test_folder_keeps_its_tree_and_names_what_failed(run, tmp_path, capsys):
         assert words in text
     assert run('in/sub', 'in/out/sub', '--skip-existing') == 0
     assert '1 skipped' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes with a name')
+def test_what_is_no_file_in_a_folder_is_named_and_the_rest_is_done(run, capsys):
+    write('in/a.png')
+    Path('in/circle.png').symlink_to('circle.png')
+    Path('in/gone.png').symlink_to('nowhere')
+    os.mkfifo('in/pipe.png')
+    assert run('in', 'out') == 1
+    assert images_below(Path('out')) == ['a.png']
+    told = capsys.readouterr().err
+    for name in ('circle', 'gone', 'pipe'):
+        assert f'{name}.png: ' in told
+    assert '1 done, 0 skipped, 3 failed' in told
 
 
 def test_list_and_pattern(run, tmp_path):

@@ -1,0 +1,88 @@
+"""Why a file is no image, in words that tell its owner what it is instead."""
+
+import struct
+
+from readers.tiff import TIFF_STARTS
+
+EMPTY = 'the file is empty'
+CUT_OFF = 'the file is cut off'
+UNKNOWN = 'of no known format'
+# What Pillow's plugins raise where bytes are missing.
+CUT_OFF_ERRORS = (struct.error, IndexError, EOFError)
+# What else has the name of an image, by the first bytes.
+STRANGERS = {
+    b'version https://git-lfs': 'a pointer of Git LFS; `git lfs pull` gets the image',
+    b'%PDF': 'a PDF, not an image',
+    b'PK\3\4': 'a zip archive or an office document, not an image',
+    b'\x1f\x8b': 'packed by gzip',
+    b'\x1aE\xdf\xa3': 'a video (WebM or MKV)',
+    b'v/1\1': 'OpenEXR, which is not taken',
+}
+VIDEO_BOX = b'ftyp'  # of MP4 and MOV, behind four bytes
+PAGE_STARTS = ('<!doctype html', '<html')
+FEW_BYTES = 8  # that tell nothing
+TEXT_BYTES = 256  # by which texts are recognised
+SHOWN_LETTERS = 40
+
+
+def text_of(error: Exception) -> str:
+    """What an error of a decoder says."""
+    if isinstance(error.__cause__ or error, CUT_OFF_ERRORS):
+        return CUT_OFF
+    return str(error) or type(error).__name__
+
+
+def reason_of(error: Exception, data: bytes) -> str:
+    """Says why a file cannot be decoded.
+
+    Args:
+        error: the decoder's.
+        data: the file's bytes.
+    """
+    if not data:
+        return EMPTY
+    if _is_cut_off(data):
+        return CUT_OFF
+    text = text_of(error)
+    return _stranger(data) if text == UNKNOWN else text
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a WebP or a TIFF states that it goes on behind its end."""
+    if data.startswith(b'RIFF') and data[8:12] == b'WEBP':
+        return 8 + int.from_bytes(data[4:8], 'little') > len(data)
+    if data.startswith(TIFF_STARTS):
+        order = 'little' if data.startswith(b'II') else 'big'
+        first_directory = int.from_bytes(data[4:8], order)
+        return first_directory >= len(data)
+    return False
+
+
+def _stranger(data: bytes) -> str:
+    """What a file is that no decoder knows."""
+    for start, what in STRANGERS.items():
+        if data.startswith(start):
+            return what
+    if data[4:8] == VIDEO_BOX:
+        return 'a video (MP4 or MOV), or a kind of HEIF that is not known'
+    if not data.strip(b'\0'):
+        return f'{len(data)} zeros, as an interrupted copy leaves'
+    if len(data) < FEW_BYTES:
+        return f'{CUT_OFF} after {len(data)} bytes'
+    text = _text_in(data)
+    if text.lower().startswith(PAGE_STARTS):
+        return 'a web page, not an image, as sites send that ask for a login'
+    if text:
+        shown = ' '.join(text[:SHOWN_LETTERS].split())
+        return f'a text, not an image: {shown!r}'
+    return UNKNOWN
+
+
+def _text_in(data: bytes) -> str:
+    """The beginning of a text; '' if it is none."""
+    try:
+        text = data[:TEXT_BYTES].decode('utf-8-sig').strip()
+    except UnicodeDecodeError:
+        return ''
+    is_text = all(letter.isprintable() or letter.isspace() for letter in text)
+    return text if is_text else ''
