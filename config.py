@@ -24,9 +24,6 @@ from typing import Any, Literal
 import published
 from fields import AUTO, ConfigError, Settings, option, rule_of, type_hints
 
-# Fields that every config of this project has had, and other projects' have not together.
-OWN_FIELDS = frozenset({'bb', 'mul_scl_ipt'})
-
 Swin = Literal['swin_v1_t', 'swin_v1_s', 'swin_v1_b', 'swin_v1_l']
 Pvt = Literal['pvt_v2_b0', 'pvt_v2_b1', 'pvt_v2_b2', 'pvt_v2_b5']
 Convnet = Literal['vgg16', 'vgg16bn', 'resnet50']
@@ -483,11 +480,6 @@ def task_defaults(task: str) -> dict[str, Any]:
 def unknown_fields(names: Iterable[str]) -> list[str]:
     """A line, with the nearest known names, for each of `names` that is not a field of Config."""
     return Config.unknown(names)
-
-
-def is_own_config(content: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of this project, and not of another one beside the same weights."""
-    return content.keys() >= OWN_FIELDS
 
 
 def training_sets(cfg: Config) -> list[str]:

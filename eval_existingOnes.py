@@ -25,7 +25,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from config import TASKS, Config, is_own_config, task_record, test_sets
+from config import TASKS, Config, task_record, test_sets
 from evaluation import results
 from evaluation.formats import to_latex
 from evaluation.inputs import plan
@@ -37,7 +37,7 @@ from evaluation.runner import Shard, available_cores, cache_folder, evaluate_set
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import all_scores, shown_scores
 from runtime.command import explain_interrupt, run_command
-from utils import print_error, read_json
+from utils import is_own_config, print_error, read_json
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from config import is_own_config
 from models import zoo
 from models.checkpoints.files import read_content, read_metadata
+from utils import is_own_config
 
 STATES = ('last.pt', 'last.previous.pt')  # of a run, from which it goes on
 # Files that this project writes beside a config of its own.
