@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 from runtime.processes import heeded_signals
@@ -74,7 +75,13 @@ def _prepare_process() -> None:
     # A full disk would print a traceback for each line of log.txt.
     logging.raiseExceptions = False
     threading.excepthook = _report_thread
+    warnings.showwarning = _report_warning
     _allow_many_files()
+
+
+def _report_warning(message: Warning | str, *_: object) -> None:
+    """Reports a warning as one line, without the line of code that gave it."""
+    logger.warning('%s', message)
 
 
 def _report_thread(ended: threading.ExceptHookArgs) -> None:
