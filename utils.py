@@ -22,9 +22,6 @@ from tqdm import tqdm
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name))
 
-# Fields that every config of this project has had, and other projects' have not together.
-OWN_FIELDS = frozenset({'bb', 'mul_scl_ipt'})
-
 STRIDE = 32  # the network takes sides that are multiples of this
 # Of the network's RGB input, in 0..1.
 IMAGENET_MEAN = (.485, .456, .406)
@@ -204,11 +201,6 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f'{path}: holds no fields by name')
     return content
-
-
-def is_own_config(content: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of this project, and not of another one beside the same weights."""
-    return content.keys() >= OWN_FIELDS
 
 
 def printable(text: str) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from inference.color import to_srgb
 from readers import TooManyPixels
+from readers.reasons import UNKNOWN, VIDEO_BOX, stranger
 from utils import IMAGE_SUFFIXES
 
 try:
@@ -30,6 +31,7 @@ CONTAINERS = 'mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg'
 ANIMATED = ('GIF', 'WEBP', 'PNG', 'AVIF')  # image formats that may have several frames
 DEFAULT_FRAME_MS = 100  # duration of a frame of an animated image that has none
 DEFAULT_FRAME_RATE = Fraction(25)
+START_BYTES = 512  # that show what a file is which is no video
 HIGH_DEFINITION = 720  # rows from which unmarked videos have BT.709's colours, below BT.601's
 ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own ones ignore transparency
 
@@ -187,7 +189,7 @@ def _open_video(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
         # Without the protocol, FFmpeg takes what precedes a colon in the name for one.
         container = av.open(f'file:{os.fspath(path)}', options={'format_whitelist': CONTAINERS})
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f'{path}: unreadable video ({error})') from error
+        raise ValueError(f'{path}: unreadable video ({_reason(error, path)})') from error
     with container:
         stream = _moving_stream(container, path)
         _check_size(path, stream.width, stream.height, max_pixels)
@@ -202,6 +204,17 @@ def _open_video(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
             yield source
         finally:
             reader.drain()
+
+
+def _reason(error: Any, path: str | os.PathLike) -> str:
+    """Why FFmpeg does not open a file: what it is instead, or that its index is missing."""
+    if not isinstance(error, av.error.InvalidDataError):
+        return error.strerror or str(error)
+    with open(path, 'rb') as file:
+        start = file.read(START_BYTES)
+    is_mp4 = start[4:8] == VIDEO_BOX
+    other = UNKNOWN if is_mp4 else stranger(start)
+    return 'damaged or cut off' if other == UNKNOWN else other
 
 
 def _moving_stream(container: Any, path: str | os.PathLike) -> Any:

@@ -9,11 +9,12 @@ from typing import Any
 
 from models import zoo
 from models.checkpoints.files import read_content, read_metadata
-from utils import is_own_config
 
 STATES = ('last.pt', 'last.previous.pt')  # of a run, from which it goes on
 # Files that this project writes beside a config of its own.
 WRITTEN = re.compile(r'model\.safetensors|best\.pth|epoch_\d+\.pth|last(\.previous)?\.pt')
+# Fields that every config of ours has had, and other projects' have not together.
+OUR_FIELDS = {'bb', 'mul_scl_ipt'}
 
 
 # --- Files ----------------------------------------------------------------------------------------
@@ -106,8 +107,9 @@ def _ours(content: Any) -> dict[str, Any]:
     """`content` if it is a config of ours, else nothing."""
     if isinstance(content, dict):
         content = content.get('birefnet', content)
-    is_ours = isinstance(content, dict) and is_own_config(content)
-    return content if is_ours else {}
+    if isinstance(content, dict) and content.keys() >= OUR_FIELDS:
+        return content
+    return {}
 
 
 def written_tile_order(file: Path, config: dict[str, Any]) -> str:

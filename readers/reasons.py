@@ -12,8 +12,8 @@ CUT_OFF_ERRORS = (struct.error, IndexError, EOFError)
 # What else has the name of an image, by the first bytes.
 STRANGERS = {
     b'version https://git-lfs': 'a pointer of Git LFS; `git lfs pull` gets the image',
-    b'%PDF': 'a PDF, not an image',
-    b'PK\3\4': 'a zip archive or an office document, not an image',
+    b'%PDF': 'a PDF',
+    b'PK\3\4': 'a zip archive or an office document',
     b'\x1f\x8b': 'packed by gzip',
     b'\x1aE\xdf\xa3': 'a video (WebM or MKV)',
     b'v/1\1': 'OpenEXR, which is not taken',
@@ -44,7 +44,7 @@ def reason_of(error: Exception, data: bytes) -> str:
     if _is_cut_off(data):
         return CUT_OFF
     text = text_of(error)
-    return _stranger(data) if text == UNKNOWN else text
+    return stranger(data) if text == UNKNOWN else text
 
 
 def _is_cut_off(data: bytes) -> bool:
@@ -58,23 +58,25 @@ def _is_cut_off(data: bytes) -> bool:
     return False
 
 
-def _stranger(data: bytes) -> str:
-    """What a file is that no decoder knows."""
+def stranger(data: bytes) -> str:
+    """What a file is, by its first bytes, that no decoder knows."""
+    if not data:
+        return EMPTY
     for start, what in STRANGERS.items():
         if data.startswith(start):
             return what
     if data[4:8] == VIDEO_BOX:
         return 'a video (MP4 or MOV), or a kind of HEIF that is not known'
     if not data.strip(b'\0'):
-        return f'{len(data)} zeros, as an interrupted copy leaves'
+        return 'nothing but zeros, as an interrupted copy leaves'
     if len(data) < FEW_BYTES:
         return f'{CUT_OFF} after {len(data)} bytes'
     text = _text_in(data)
     if text.lower().startswith(PAGE_STARTS):
-        return 'a web page, not an image, as sites send that ask for a login'
+        return 'a web page, as sites send that ask for a login'
     if text:
         shown = ' '.join(text[:SHOWN_LETTERS].split())
-        return f'a text, not an image: {shown!r}'
+        return f'a text: {shown!r}'
     return UNKNOWN
 
 
