@@ -12,6 +12,7 @@ CUT_OFF_ERRORS = (struct.error, IndexError, EOFError)
 # What else has the name of an image, by the first bytes.
 STRANGERS = {
     b'version https://git-lfs': 'a pointer of Git LFS; `git lfs pull` gets the image',
+    b'\x89PNG': 'a PNG damaged by a conversion of line ends, as git and FTP may do it',
     b'%PDF': 'a PDF',
     b'PK\3\4': 'a zip archive or an office document',
     b'\x1f\x8b': 'packed by gzip',

@@ -27,6 +27,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     ('\ufeffnicht gefunden, schade'.encode(), "a text: 'nicht gefunden, schade'"),
     (b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a', 'a pointer of Git LFS'),
     (b'PK\3\4' + bytes(range(128, 160)), 'a zip archive'),
+    (saved(RGB).replace(b'\r\n', b'\n'), 'a PNG damaged by a conversion of line ends'),
     (b'%PDF-1.4\n', 'a PDF'),
     (b'\0\0\0\x20ftypisom' + bytes(range(99)), r'a video \(MP4 or MOV\)'),
     (bytes(range(128, 160)), 'of no known format'),
