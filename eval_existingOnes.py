@@ -90,7 +90,7 @@ def read_config(options: argparse.Namespace) -> Config:
     """Reads the config. Without `task=` its task is that of the run, or of all manifests."""
     saved = Path(options.ckpt_folder or '', 'config.json')
     # A folder of downloaded weights has none, or that of another project, which names no task.
-    if options.ckpt_folder and saved.is_file() and 'task' in read_json(saved):
+    if options.ckpt_folder and saved.exists() and 'task' in read_json(saved):
         return Config.load(saved, options.overrides)
     cfg = Config.from_overrides(options.overrides)
     root = Path(options.pred_root or cfg.pred_root)

@@ -71,6 +71,7 @@ from runtime.device import choose_device, prepare_device
 from runtime.log import print_messages
 from utils import IMAGE_SUFFIXES, print_error, read_lines
 
+MOST_OFFSET = 1000  # pixels: the time and memory that it takes grow with its square
 WATCH_SECONDS = 1.
 WATCH_REST = 30  # a folder is looked through during at most one part in so many of the time
 FileState = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
@@ -225,7 +226,7 @@ def _add_edges(group: Any) -> None:
         help='fill holes of fewer pixels')
     add('--min-object', type=_Number(int, 0), default=0, metavar='N',
         help='remove objects of fewer pixels')
-    add('--mask-offset', type=int, default=0, metavar='N',
+    add('--mask-offset', type=_Number(int, -MOST_OFFSET, MOST_OFFSET), default=0, metavar='N',
         help='grow the mask by N pixels, or shrink it if negative')
     add('--mask-blur', type=_Number(float, 0), default=0, metavar='PIXELS',
         help='soften the edge by a Gaussian of this standard deviation')
@@ -245,7 +246,7 @@ class _Number:
         except ValueError as error:
             noun = 'number' if self.kind is float else 'whole number'
             raise argparse.ArgumentTypeError(f'invalid {noun} value: {text!r}') from error
-        if self.low <= value <= self.high:
+        if self.low <= value <= self.high and value != float('inf'):
             return value
         if self.high == float('inf'):
             raise argparse.ArgumentTypeError(f'{text} is not {self.low} or more')
@@ -363,6 +364,8 @@ def _stdin_jobs(output: str | None) -> list[Job]:
 
 
 def _file_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
+    if not path.exists():  # said before the network is loaded, and before all that OUTPUT may lack
+        raise ValueError(f'{path}: No such file or directory')
     if output == '-':
         return [Job(path, None)]
     return [Job(path, _file_target(path, output, suffix))]
@@ -387,6 +390,8 @@ def _tree_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     """Finds the images in a folder and its subfolders."""
     _check_folder(output)
     target = _tree_target(path, output)
+    if target.resolve() == path.resolve():
+        raise ValueError(f'{target}: holds the images; name another folder for the results')
     files = sorted(_images_below(path, target))
     return _folder_jobs(path, files, target, suffix)
 
@@ -405,7 +410,11 @@ def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
 
 
 def _pattern_jobs(pattern: str, output: str | None, suffix: str) -> list[Job]:
-    files = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    # A folder's own name may hold the characters of a pattern too.
+    folder, name = os.path.split(pattern)
+    own_folder = os.path.join(glob.escape(folder), name)
+    found = glob.glob(pattern, recursive=True) or glob.glob(own_folder, recursive=True)
+    files = [Path(name) for name in found]
     files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise ValueError(f'{pattern}: no image matches')
@@ -936,6 +945,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     print_messages('predict', load_model)
     try:
+        if '' in (args.input, args.output):
+            raise ValueError('INPUT or OUTPUT is empty, as an unset variable of the shell is')
         network_size(args.resolution, (32, 32), (32, 32))  # a wrong one is reported at once
         summary = choose_run(args)(
             args.input,

@@ -150,6 +150,8 @@ def test_standard_input_and_output(run, monkeypatch):
     ('in.png -m none.pth', 'none.pth'),
     ('. -', 'name one'),
     ('. in.png', 'name one'),
+    ('. .', 'holds the images; name another folder'),
+    ('typo out', 'typo: No such file or directory'),
     ('in.png in.png/out.png', 'not a folder that can be written to'),
     ('in.png out.bmp', '.bmp: no format'),
     ('in.mp4 out.webm', 'in.mp4'),
@@ -168,6 +170,8 @@ def test_mistakes_are_named(model, tmp_path, monkeypatch, capsys, arguments, mes
     ('--threshold 256', '256 is not within 0..255'),
     ('--batch 0', '0 is not 1 or more'),
     ('--mask-blur -1', '-1 is not 0 or more'),
+    ('--mask-blur inf', 'inf is not 0 or more'),
+    ('--mask-offset 99999', '99999 is not within -1000..1000'),
     ('--box 1,2,3', 'X1,Y1,X2,Y2'),
     ('-om --side-by-side', 'not allowed with'),
     ('--fill-holes x', "invalid whole number value: 'x'"),
@@ -176,6 +180,18 @@ def test_wrong_flags_are_named(capsys, arguments, message):
     with pytest.raises(SystemExit, match='2'):
         predict.parse_arguments(['in.png', '-m', 'x', *arguments.split()])
     assert message in capsys.readouterr().err
+
+
+def test_an_empty_argument_is_no_folder(capsys):
+    """A shell makes one of a variable that is not set."""
+    assert predict.main(['', 'out', '-m', 'x']) == 1
+    assert 'INPUT or OUTPUT is empty' in capsys.readouterr().err
+
+
+def test_a_folder_with_brackets_in_its_name(run, tmp_path):
+    write('photos[1]/a.png')
+    assert run('photos[1]/*.png', 'out') == 0
+    assert images_below(tmp_path / 'out') == ['a.png']
 
 
 def test_flags_take_no_image_for_their_value():
