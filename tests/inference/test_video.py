@@ -211,6 +211,18 @@ def test_no_video_and_wrong_targets(tmp_path):
         check_video_target('out.avi', False)
 
 
+@pytest.mark.parametrize(('data', 'reason'), [
+    (b'', 'the file is empty'),
+    (b'<!doctype html><title>Sign in</title>', 'a web page, as sites send'),
+    (b'\0\0\0\x20ftypisom' + bytes(99), 'damaged or cut off'),
+    (bytes(range(256)), 'damaged or cut off'),
+])
+def test_what_is_called_a_video_and_is_none(tmp_path, data, reason):
+    (tmp_path / 'a.mp4').write_bytes(data)
+    with pytest.raises(ValueError, match=rf'a\.mp4: unreadable video \({reason}'):
+        convert_video(tmp_path / 'a.mp4', tmp_path / 'out.webm', unchanged)
+
+
 def test_a_playlist_opens_no_other_file(source, tmp_path):
     playlist = tmp_path / 'list.mp4'
     playlist.write_text(f'ffconcat version 1.0\nfile {source.name}\n')
