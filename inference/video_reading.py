@@ -43,6 +43,10 @@ TO_BT709 = {'dst_color_primaries': BT709, 'dst_color_trc': BT709}
 WIDE_PRIMARIES = {9, 11, 12}  # BT.2020, DCI-P3, Display P3
 HDR_TRANSFERS = {16, 18}  # PQ, HLG
 
+# A file of which more is missing is cut off. The last frame's duration is not always stated.
+MISSING_SECONDS = 1.
+MISSING_SHARE = .02
+
 Report = Callable[[str], object]  # takes one line for the user
 
 
@@ -249,11 +253,13 @@ class _VideoReader:
         self.converts = False  # wide gamuts to BT.709
         self.step = max(round(1 / source.rate / stream.time_base), 1)  # between two frames
         self.last_start: int | None = None
+        self.seconds = 0.  # at which what was read ends
         self.decoder = self._new_decoder()
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yields upright frames, and fills the source's times, sound and losses."""
         for packet in self._packets():
+            self._note_end(packet)
             if packet.stream is self.source.sound_track:
                 self.source.sound.append(packet)
                 continue
@@ -265,6 +271,25 @@ class _VideoReader:
                 yield self._upright(frame)
         if self.damaged:
             self.source.losses.append(f'{self.damaged} damaged packets were left out')
+        stated = self._stated_seconds()
+        if self.seconds < stated - max(MISSING_SECONDS, MISSING_SHARE * stated):
+            self.source.losses.append(
+                f'cut off after {self.seconds:.1f} of {stated:.1f} seconds')
+
+    def _note_end(self, packet: Any) -> None:
+        if packet.pts is not None:
+            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+            self.seconds = max(self.seconds, float(end))
+
+    def _stated_seconds(self) -> float:
+        """How long the file says that it is; 0 where it does not say that of what is read of it."""
+        if self.stream.duration:
+            return float(self.stream.duration * self.stream.time_base)
+        # Of a container it is that of its longest stream, which may be one that is not read.
+        num_read = 1 if self.source.sound_track is None else 2
+        if self.container.duration is None or len(self.container.streams) > num_read:
+            return 0.
+        return self.container.duration / av.time_base
 
     def drain(self) -> None:
         """Decodes what the decoder's threads have begun, so that it can be freed.

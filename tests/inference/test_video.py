@@ -340,6 +340,16 @@ def test_a_damaged_packet_costs_its_frames_alone(tmp_path):
     assert lines == [] or 'damaged packets were left out' in lines[0]
 
 
+def test_a_cut_off_clip_keeps_its_beginning_and_is_named(tmp_path):
+    write_clip(tmp_path / 'in.mkv', count=40, options={'g': '10', 'crf': '1'})
+    assert convert(tmp_path / 'in.mkv', tmp_path / 'f-%d.png') == (40, [])
+    data = (tmp_path / 'in.mkv').read_bytes()
+    (tmp_path / 'in.mkv').write_bytes(data[:len(data) // 2])
+    count, [line] = convert(tmp_path / 'in.mkv', tmp_path / 'f-%d.png')
+    assert 0 < count < 30
+    assert f'cut off after {count / 10} of 4.0 seconds' in line
+
+
 def test_a_cut_off_animation_keeps_its_whole_frames(tmp_path):
     rng = np.random.default_rng(0)
     frames = [Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
