@@ -21,7 +21,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -513,21 +513,40 @@ def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> li
 
 
 def missing(jobs: list[Job]) -> list[Job]:
-    """Selects the jobs whose result does not exist."""
-    return [job for job in jobs if job.target is None or not job.target.exists()]
+    """Selects the jobs whose result does not exist, or is a file without content."""
+    return [job for job in jobs if job.target is None or not _is_written(job.target)]
+
+
+def _is_written(target: Path) -> bool:
+    try:
+        return target.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def check_targets(jobs: list[Job], transparent: bool) -> None:
     """Checks that results can be written.
 
     Raises:
-        ValueError: names all formats that cannot hold results, and all folders that are not
-            writable.
+        ValueError: names all formats that cannot hold results, all folders that are not writable,
+            and all images that a result would replace.
     """
     targets = [job.target for job in jobs if job.target is not None]
-    problems = [*_format_problems(targets, transparent), *_folder_problems(targets)]
+    problems = [
+        *_format_problems(targets, transparent),
+        *_folder_problems(targets),
+        *_replaced([job.source for job in jobs if isinstance(job.source, Path)], targets),
+    ]
     if problems:
         raise ValueError('\n  '.join(dict.fromkeys(problems)))
+
+
+def _replaced(sources: Sequence[Path], targets: Sequence[Path]) -> Iterator[str]:
+    """Names the images in whose place a result would be written."""
+    places = {os.path.realpath(source) for source in sources}
+    for target in targets:
+        if os.path.realpath(target) in places:
+            yield f'{target}: the result would replace an image; name another file or folder'
 
 
 def _format_problems(targets: list[Path], transparent: bool) -> Iterator[str]:
@@ -781,7 +800,7 @@ def scan(source: str, output: str | None) -> dict[Path, FileState]:
 
 def is_video(source: str, output: str | None) -> bool:
     """Whether INPUT is a video, or an animated image whose result is to move."""
-    if Path(source).is_dir():
+    if source == '-' or Path(source).is_dir():
         return False
     target = Path(output or '')
     suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
@@ -814,6 +833,8 @@ def run_video(
     """
     target = video_target(source, output, style)
     os.stat(source)
+    if problems := list(_replaced([Path(source)], [target])):
+        raise ValueError(problems[0])
     network, size_of = load_network(network_options)
 
     def render(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ UNKNOWN = 'of no known format'
 CUT_OFF_ERRORS = (struct.error, IndexError, EOFError)
 # What else has the name of an image, by the first bytes.
 STRANGERS = {
-    b'version https://git-lfs': 'a pointer of Git LFS; `git lfs pull` gets the image',
+    b'version https://git-lfs': 'a pointer of Git LFS; `git lfs pull` gets the file itself',
     b'\x89PNG': 'a PNG damaged by a conversion of line ends, as git and FTP may do it',
     b'%PDF': 'a PDF',
     b'PK\3\4': 'a zip archive or an office document',

@@ -112,8 +112,9 @@ MORE_SCENARIOS = [
 
 # --- What has to hold -----------------------------------------------------------------------------
 
-# Files that tell of times, or of how often a run was started.
-VOLATILE = re.compile(r'.*(\.lock|log\.txt|last\.previous\.pt|/tensorboard/.*)')
+# Files that tell of times, or of how often a run was started; and Python's own trial of TMPDIR.
+VOLATILE = re.compile(
+    r'.*(\.lock|log\.txt|last\.previous\.pt|/tensorboard/.*)|[a-z0-9_]{8}')
 # What a command can do without, with a warning.
 CONVENIENCES = re.compile(r'.*(curves\.png|\.cache/.*|cache/.*|home/.*)')
 TEMPORARY = re.compile(r'(.*/)?(\.[^/]*\.tmp|[^/]*\.new)')

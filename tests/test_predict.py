@@ -151,6 +151,8 @@ def test_standard_input_and_output(run, monkeypatch):
     ('. -', 'name one'),
     ('. in.png', 'name one'),
     ('. .', 'holds the images; name another folder'),
+    ('in.png in.png', 'in.png: the result would replace an image'),
+    ('in.png ./', 'in.png: the result would replace an image'),
     ('typo out', 'typo: No such file or directory'),
     ('in.png in.png/out.png', 'not a folder that can be written to'),
     ('in.png out.bmp', '.bmp: no format'),
@@ -180,6 +182,15 @@ def test_wrong_flags_are_named(capsys, arguments, message):
     with pytest.raises(SystemExit, match='2'):
         predict.parse_arguments(['in.png', '-m', 'x', *arguments.split()])
     assert message in capsys.readouterr().err
+
+
+def test_an_empty_file_is_no_result(tmp_path):
+    """A crash of the machine leaves such."""
+    jobs = [predict.Job(Path('a.png'), tmp_path / 'a.png')]
+    (tmp_path / 'a.png').write_bytes(b'')
+    assert predict.missing(jobs) == jobs
+    (tmp_path / 'a.png').write_bytes(b'png')
+    assert predict.missing(jobs) == []
 
 
 def test_an_empty_argument_is_no_folder(capsys):
