@@ -53,8 +53,8 @@ def _is_cut_off(data: bytes) -> bool:
     if data.startswith(b'RIFF') and data[8:12] == b'WEBP':
         return 8 + int.from_bytes(data[4:8], 'little') > len(data)
     if data.startswith(TIFF_STARTS):
-        order = 'little' if data.startswith(b'II') else 'big'
-        first_directory = int.from_bytes(data[4:8], order)
+        is_little = data.startswith(b'II')
+        first_directory = int.from_bytes(data[4:8], 'little' if is_little else 'big')
         return first_directory >= len(data)
     return False
 

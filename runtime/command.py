@@ -75,7 +75,7 @@ def _prepare_process() -> None:
     # A full disk would print a traceback for each line of log.txt.
     logging.raiseExceptions = False
     threading.excepthook = _report_thread
-    warnings.showwarning = _report_warning
+    warnings.showwarning = _report_warning  # type: ignore[assignment] # it needs no place
     _allow_many_files()
 
 

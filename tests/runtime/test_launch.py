@@ -46,8 +46,7 @@ def descendants(process: int) -> list[int]:
 
 
 @pytest.mark.parametrize(('signals', 'code', 'expected'), [
-    ([signal.SIGUSR1, signal.SIGTERM], PREEMPTED, PREEMPTED),
-    ([signal.SIGHUP], PREEMPTED, PREEMPTED),
+    ([signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM], PREEMPTED, PREEMPTED),
     ([signal.SIGTERM], 3, 1),
 ])
 def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code, expected):
