@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")" # also through a link
 source ./runtime/launch.sh
-if [ $# -lt 2 ] || ! gpus "$2" || ! gpus "${3:-cpu}"; then
+if [ $# -lt 2 ] || [ -z "$1" ] || ! gpus "$2" || ! gpus "${3:-cpu}"; then
     sed -n '2,7s/^# //p' sub.sh >&2
     exit 2
 fi
