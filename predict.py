@@ -462,22 +462,30 @@ def _image_entries(
     """Yields the directory entries of files with these suffixes, which are cheaper than paths.
 
     Hidden files and those in the folder `output` are left out, and folders that vanish meanwhile.
-    Linked folders are entered, each folder once: links may lead in circles.
+    Linked folders are entered, each folder once: links may lead in circles. A subfolder that may
+    not be listed, as lost+found, stands among the files, and is reported as one that is not read.
     """
     results = os.path.realpath(output)
-    waiting = [os.fspath(folder)]
+    waiting: list[tuple[str, os.DirEntry | None]] = [(os.fspath(folder), None)]
     seen = {results}
     while waiting:
-        current = waiting.pop()
+        current, subfolder = waiting.pop()
         identity = os.path.realpath(current)
         if identity in seen:
             continue
         seen.add(identity)
-        for entry in _entries(current):
+        try:
+            entries = _entries(current)
+        except PermissionError:
+            if subfolder is None:
+                raise
+            yield subfolder
+            continue
+        for entry in entries:
             if entry.name.startswith('.'):
                 continue
             if _is_folder_entry(entry):
-                waiting.append(entry.path)
+                waiting.append((entry.path, entry))
             elif os.path.splitext(entry.name)[1].lower() in suffixes:
                 yield entry
 
@@ -735,7 +743,8 @@ def _announce_videos(source: str, output: str | None) -> None:
     if not folder.is_dir():
         return
     target = _tree_target(folder, output)
-    count = len(list(_image_entries(folder, target, VIDEO_SUFFIXES)))
+    entries = _image_entries(folder, target, VIDEO_SUFFIXES)
+    count = sum(not _is_folder_entry(entry) for entry in entries)
     if count:
         _warn(f'{source}: {count} videos are left out; name each as INPUT')
 

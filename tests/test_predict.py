@@ -114,6 +114,24 @@ def test_what_is_no_file_in_a_folder_is_named_and_the_rest_is_done(run, capsys):
     assert '1 done, 0 skipped, 3 failed' in told
 
 
+def test_a_subfolder_that_may_not_be_listed_costs_itself_alone(run, monkeypatch, capsys):
+    write('in/a.png')
+    Path('in/lost+found').mkdir()
+    real = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith('lost+found'):
+            raise PermissionError(13, 'Permission denied', folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    assert run('in', 'out') == 1
+    assert images_below(Path('out')) == ['a.png']
+    told = capsys.readouterr().err
+    assert 'in/lost+found: ' in told
+    assert '1 done, 0 skipped, 1 failed' in told
+
+
 def test_list_and_pattern(run, tmp_path):
     write('in/a.png')
     write('in/x/b.png')
