@@ -97,7 +97,8 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         OSError: names the file, as an error in the midst of reading does not by itself.
     """
     try:
-        is_special = not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path)
+        mode = os.stat(path).st_mode
+        is_special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
         if is_special and not os.fspath(path).startswith('/dev/'):
             raise ValueError(f'{os.fspath(path)}: a pipe, a device or a socket, not a file')
         return Path(path).read_bytes()

@@ -24,6 +24,7 @@ PAGE_STARTS = ('<!doctype html', '<html')
 FEW_BYTES = 8  # that tell nothing
 TEXT_BYTES = 256  # by which texts are recognised
 SHOWN_LETTERS = 40
+NO_LETTER = '\ufffd'  # what bytes become that are no UTF-8
 
 
 def text_of(error: Exception) -> str:
@@ -83,9 +84,8 @@ def stranger(data: bytes) -> str:
 
 def _text_in(data: bytes) -> str:
     """The beginning of a text; '' if it is none."""
-    try:
-        text = data[:TEXT_BYTES].decode('utf-8-sig').strip()
-    except UnicodeDecodeError:
-        return ''
-    is_text = all(letter.isprintable() or letter.isspace() for letter in text)
+    text = data[:TEXT_BYTES].decode('utf-8-sig', 'replace')
+    text = text.rstrip(NO_LETTER).strip()  # the last letter may be cut
+    is_text = NO_LETTER not in text and all(
+        letter.isprintable() or letter.isspace() for letter in text)
     return text if is_text else ''

@@ -163,8 +163,8 @@ class StopRequest:
     """Lets a signal to any process stop all of them after the same step.
 
     SIGTERM ends a job, SIGUSR1 is Slurm's warning of preemption, and SIGHUP comes of a terminal
-    that is closed. The ranks exchange two numbers in each step, over the
-    CPU's memory, and read the answer a step later, so that none of them waits.
+    that is closed. The ranks exchange two numbers in each step, over the CPU's memory, and read the
+    answer a step later, so that none of them waits.
     """
 
     def __init__(self, world: World) -> None:

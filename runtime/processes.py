@@ -20,8 +20,7 @@ SHORT_FOLDERS = ('/tmp', '/var/tmp', '/dev/shm')
 
 
 def heeded_signals(names: Iterable[str]) -> Iterator[signal.Signals]:
-    """The signals of these names that the system has, but for those to be ignored, as under nohup.
-    """
+    """The signals of these names that the system has, without those to be ignored (nohup)."""
     for name in names:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:

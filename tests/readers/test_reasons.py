@@ -25,6 +25,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     (b'\n<html>404', 'a web page'),
     (b'{"error":\n "no access"}', "a text: '{\"error\": \"no access\"}'"),
     ('\ufeffnicht gefunden, schade'.encode(), "a text: 'nicht gefunden, schade'"),
+    (('x' + 200 * '\u6d4b').encode(), "a text: 'x\u6d4b"),
     (b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a', 'a pointer of Git LFS'),
     (b'PK\3\4' + bytes(range(128, 160)), 'a zip archive'),
     (saved(RGB).replace(b'\r\n', b'\n'), 'a PNG damaged by a conversion of line ends'),
