@@ -521,15 +521,8 @@ def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> li
 
 
 def missing(jobs: list[Job]) -> list[Job]:
-    """Selects the jobs whose result does not exist, or is a file without content."""
-    return [job for job in jobs if job.target is None or not _is_written(job.target)]
-
-
-def _is_written(target: Path) -> bool:
-    try:
-        return target.stat().st_size > 0
-    except OSError:
-        return False
+    """Selects the jobs whose result does not exist."""
+    return [job for job in jobs if job.target is None or not job.target.exists()]
 
 
 def check_targets(jobs: list[Job], transparent: bool) -> None:

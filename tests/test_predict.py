@@ -202,15 +202,6 @@ def test_wrong_flags_are_named(capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_an_empty_file_is_no_result(tmp_path):
-    """A crash of the machine leaves such."""
-    jobs = [predict.Job(Path('a.png'), tmp_path / 'a.png')]
-    (tmp_path / 'a.png').write_bytes(b'')
-    assert predict.missing(jobs) == jobs
-    (tmp_path / 'a.png').write_bytes(b'png')
-    assert predict.missing(jobs) == []
-
-
 def test_an_empty_argument_is_no_folder(capsys):
     """A shell makes one of a variable that is not set."""
     assert predict.main(['', 'out', '-m', 'x']) == 1
