@@ -217,7 +217,7 @@ class Stage(NamedTuple):
 
 
 FEW = 4
-MANY = int(os.environ.get('FAULTS', 24))
+MANY = int(os.environ.get('FAULTS', 16))
 if 'FAULTS' in os.environ:
     SCENARIOS += MORE_SCENARIOS
 WRITING = ('create', 'write', 'os.fsync', 'os.replace', 'os.mkdir', 'os.unlink')

@@ -32,6 +32,7 @@ def test_prints_and_keeps_a_line_for_each_case(one_thread, tmp_path, capsys):
     assert '1.00x' in output
 
 
+@pytest.mark.slow
 def test_goes_on_after_a_failure(monkeypatch, tmp_path, capsys):
     def prepare(case, size, device):
         if case.variant == 'plain':

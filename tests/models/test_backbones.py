@@ -263,8 +263,7 @@ def official_dino(name: str, depth: int, gated: bool, bias: float) -> dict[str, 
     With what the authors' files hold besides: a token and buffers of pretraining, the last norm.
     """
     generator = torch.Generator().manual_seed(0)
-    with torch.device('meta'):
-        ours = timm.create_model(name, depth=depth).state_dict()
+    ours = timm.create_model(name, depth=depth).state_dict()
     rules = {'reg_token': 'storage_tokens', 'gamma_1': 'ls1.gamma', 'gamma_2': 'ls2.gamma'}
     if gated:
         rules |= {'fc1_g': 'w1', 'fc1_x': 'w2', 'fc2': 'w3'}

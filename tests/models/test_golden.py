@@ -10,6 +10,10 @@ from models.checkpoints.names import DERIVED, to_official
 from tests.models import golden
 from tests.models.small import without_randomness
 
+# A step of the small backbone shows what the decoders learn from; the larger ones take longer.
+TRAINED = [
+    name if name.startswith('pvt_v2_b0') else pytest.param(name, marks=pytest.mark.slow)
+    for name in golden.NAMES]
 WEIGHTS = {'bce': 30., 'iou': .5, 'ssim': 10.}
 
 
@@ -61,6 +65,7 @@ def close(figures: list[list[float]]) -> list:
     return [pytest.approx(pair, rel=0, abs=1e-6 * pair[1]) for pair in figures]
 
 
+@pytest.mark.parametrize('official', TRAINED, indirect=True)
 def test_training_figures(case):
     name, model = case
     spec = golden.spec(name)

@@ -167,6 +167,7 @@ def test_pillows_limits_are_the_programs_own(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_for_the_program_around():
     code = '''
 import warnings

@@ -220,8 +220,8 @@ def test_truncated_state_gives_way_to_the_previous(whole, data, tmp_path):
     'lambda_adv_g=10 dynamic_size=((32,64),(32,64)) size=64',
     'auxiliary_classification=true num_classes=3',
     'accumulate=2 ema_decay=.5 grad_clip=1 optimizer=Adam lr_schedule=cosine warmup_steps=2',
-    'mixed_precision=bf16 grad_checkpointing=true channels_last=true load_all=true '
-    'background_color_synthesis=true',
+    pytest.param('mixed_precision=bf16 grad_checkpointing=true channels_last=true load_all=true '
+                 'background_color_synthesis=true', marks=pytest.mark.slow),
 ], ids=['adversarial', 'classes', 'accumulate', 'bf16'])
 def test_switches_train(data, tmp_path, more):
     more = more.split()
