@@ -25,9 +25,10 @@ from PIL import Image
 from demo.make_data import SEED, sample
 from inference.network import DTYPES, Predictor
 from models import load_model, optimize
-from runtime.command import heeded_signals, run_command
+from runtime.command import ENDING_SIGNALS, run_command
 from runtime.device import prepare_device
 from runtime.log import print_messages
+from runtime.processes import heeded_signals
 from webapp.jobs import Limits, LoadedModel
 from webapp.storage import temporary_storage
 
@@ -171,7 +172,7 @@ def serve(
         notice = TOY if toy else ''
         page = Page(models, storage, limits, example_image(toy), notice).build()
         stop = Event()
-        for number in {signal.SIGINT, signal.SIGTERM, *heeded_signals()}:
+        for number in {signal.SIGINT, signal.SIGTERM, *heeded_signals(ENDING_SIGNALS)}:
             signal.signal(number, lambda *_: stop.set())
 
         address = launch(page, storage, limits, host, port)

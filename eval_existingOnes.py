@@ -37,7 +37,7 @@ from evaluation.runner import Shard, available_cores, cache_folder, evaluate_set
 from evaluation.summary import Method, collect, describe_method, sort_methods
 from evaluation.tables import all_scores, shown_scores
 from runtime.command import explain_interrupt, run_command
-from utils import print_error
+from utils import print_error, read_json
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -89,9 +89,10 @@ def parse_shard(text: str) -> Shard:
 
 def read_config(options: argparse.Namespace) -> Config:
     """Reads the config. Without `task=` its task is that of the run, or of all manifests."""
-    if options.ckpt_folder:
-        base = Config.load(Path(options.ckpt_folder, 'config.json')).as_dict()
-        return Config.from_overrides(options.overrides, base)
+    saved = Path(options.ckpt_folder or '', 'config.json')
+    # A folder of downloaded weights has none, or that of another project, which names no task.
+    if options.ckpt_folder and saved.exists() and 'task' in read_json(saved):
+        return Config.load(saved, options.overrides)
     cfg = Config.from_overrides(options.overrides)
     root = Path(options.pred_root or cfg.pred_root)
     if any(text.startswith('task=') for text in options.overrides) or not root.is_dir():

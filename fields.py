@@ -261,7 +261,8 @@ class Settings:
             OSError: if it cannot be read.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding='utf-8'))
+            # Some editors begin a file with a byte order mark.
+            values = json.loads(Path(path).read_text(encoding='utf-8-sig'))
         except (ValueError, RecursionError) as error:
             raise ConfigError(f'{path}: not JSON ({error})') from error
         if not isinstance(values, dict):

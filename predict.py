@@ -21,7 +21,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,7 @@ from runtime.device import choose_device, prepare_device
 from runtime.log import print_messages
 from utils import IMAGE_SUFFIXES, print_error, read_lines
 
+MOST_OFFSET = 1000  # pixels: the time and memory that it takes grow with its square
 WATCH_SECONDS = 1.
 WATCH_REST = 30  # a folder is looked through during at most one part in so many of the time
 FileState = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
@@ -225,7 +226,7 @@ def _add_edges(group: Any) -> None:
         help='fill holes of fewer pixels')
     add('--min-object', type=_Number(int, 0), default=0, metavar='N',
         help='remove objects of fewer pixels')
-    add('--mask-offset', type=int, default=0, metavar='N',
+    add('--mask-offset', type=_Number(int, -MOST_OFFSET, MOST_OFFSET), default=0, metavar='N',
         help='grow the mask by N pixels, or shrink it if negative')
     add('--mask-blur', type=_Number(float, 0), default=0, metavar='PIXELS',
         help='soften the edge by a Gaussian of this standard deviation')
@@ -245,7 +246,7 @@ class _Number:
         except ValueError as error:
             noun = 'number' if self.kind is float else 'whole number'
             raise argparse.ArgumentTypeError(f'invalid {noun} value: {text!r}') from error
-        if self.low <= value <= self.high:
+        if self.low <= value <= self.high and value != float('inf'):
             return value
         if self.high == float('inf'):
             raise argparse.ArgumentTypeError(f'{text} is not {self.low} or more')
@@ -363,6 +364,8 @@ def _stdin_jobs(output: str | None) -> list[Job]:
 
 
 def _file_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
+    if not path.exists():  # said before the network is loaded, and before all that OUTPUT may lack
+        raise ValueError(f'{path}: No such file or directory')
     if output == '-':
         return [Job(path, None)]
     return [Job(path, _file_target(path, output, suffix))]
@@ -387,6 +390,8 @@ def _tree_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     """Finds the images in a folder and its subfolders."""
     _check_folder(output)
     target = _tree_target(path, output)
+    if target.resolve() == path.resolve():
+        raise ValueError(f'{target}: holds the images; name another folder for the results')
     files = sorted(_images_below(path, target))
     return _folder_jobs(path, files, target, suffix)
 
@@ -405,7 +410,11 @@ def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
 
 
 def _pattern_jobs(pattern: str, output: str | None, suffix: str) -> list[Job]:
-    files = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    # A folder's own name may hold the characters of a pattern too.
+    folder, name = os.path.split(pattern)
+    own_folder = os.path.join(glob.escape(folder), name)
+    found = glob.glob(pattern, recursive=True) or glob.glob(own_folder, recursive=True)
+    files = [Path(name) for name in found]
     files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise ValueError(f'{pattern}: no image matches')
@@ -453,24 +462,39 @@ def _image_entries(
     """Yields the directory entries of files with these suffixes, which are cheaper than paths.
 
     Hidden files and those in the folder `output` are left out, and folders that vanish meanwhile.
-    Linked folders are entered, each folder once: links may lead in circles.
+    Linked folders are entered, each folder once: links may lead in circles. A subfolder that may
+    not be listed, as lost+found, stands among the files, and is reported as one that is not read.
     """
     results = os.path.realpath(output)
-    waiting = [os.fspath(folder)]
+    waiting: list[tuple[str, os.DirEntry | None]] = [(os.fspath(folder), None)]
     seen = {results}
     while waiting:
-        current = waiting.pop()
+        current, subfolder = waiting.pop()
         identity = os.path.realpath(current)
         if identity in seen:
             continue
         seen.add(identity)
-        for entry in _entries(current):
+        try:
+            entries = _entries(current)
+        except PermissionError:
+            if subfolder is None:
+                raise
+            yield subfolder
+            continue
+        for entry in entries:
             if entry.name.startswith('.'):
                 continue
-            if entry.is_dir():
-                waiting.append(entry.path)
+            if _is_folder_entry(entry):
+                waiting.append((entry.path, entry))
             elif os.path.splitext(entry.name)[1].lower() in suffixes:
                 yield entry
+
+
+def _is_folder_entry(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which is reported as an image that cannot be read
+        return False
 
 
 def _entries(folder: str) -> list[os.DirEntry]:
@@ -505,13 +529,25 @@ def check_targets(jobs: list[Job], transparent: bool) -> None:
     """Checks that results can be written.
 
     Raises:
-        ValueError: names all formats that cannot hold results, and all folders that are not
-            writable.
+        ValueError: names all formats that cannot hold results, all folders that are not writable,
+            and all images that a result would replace.
     """
     targets = [job.target for job in jobs if job.target is not None]
-    problems = [*_format_problems(targets, transparent), *_folder_problems(targets)]
+    problems = [
+        *_format_problems(targets, transparent),
+        *_folder_problems(targets),
+        *_replaced([job.source for job in jobs if isinstance(job.source, Path)], targets),
+    ]
     if problems:
         raise ValueError('\n  '.join(dict.fromkeys(problems)))
+
+
+def _replaced(sources: Sequence[Path], targets: Sequence[Path]) -> Iterator[str]:
+    """Names the images in whose place a result would be written."""
+    places = {os.path.realpath(source) for source in sources}
+    for target in targets:
+        if os.path.realpath(target) in places:
+            yield f'{target}: the result would replace an image; name another file or folder'
 
 
 def _format_problems(targets: list[Path], transparent: bool) -> Iterator[str]:
@@ -700,7 +736,8 @@ def _announce_videos(source: str, output: str | None) -> None:
     if not folder.is_dir():
         return
     target = _tree_target(folder, output)
-    count = len(list(_image_entries(folder, target, VIDEO_SUFFIXES)))
+    entries = _image_entries(folder, target, VIDEO_SUFFIXES)
+    count = sum(not _is_folder_entry(entry) for entry in entries)
     if count:
         _warn(f'{source}: {count} videos are left out; name each as INPUT')
 
@@ -765,7 +802,7 @@ def scan(source: str, output: str | None) -> dict[Path, FileState]:
 
 def is_video(source: str, output: str | None) -> bool:
     """Whether INPUT is a video, or an animated image whose result is to move."""
-    if Path(source).is_dir():
+    if source == '-' or Path(source).is_dir():
         return False
     target = Path(output or '')
     suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
@@ -798,6 +835,8 @@ def run_video(
     """
     target = video_target(source, output, style)
     os.stat(source)
+    if problems := list(_replaced([Path(source)], [target])):
+        raise ValueError(problems[0])
     network, size_of = load_network(network_options)
 
     def render(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -929,6 +968,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     print_messages('predict', load_model)
     try:
+        if '' in (args.input, args.output):
+            raise ValueError('INPUT or OUTPUT is empty, as an unset variable of the shell is')
         network_size(args.resolution, (32, 32), (32, 32))  # a wrong one is reported at once
         summary = choose_run(args)(
             args.input,

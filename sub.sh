@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")" # also through a link
 source ./runtime/launch.sh
-if [ $# -lt 2 ] || ! gpus "$2" || ! gpus "${3:-cpu}"; then
+if [ $# -lt 2 ] || [ -z "$1" ] || ! gpus "$2" || ! gpus "${3:-cpu}"; then
     sed -n '2,7s/^# //p' sub.sh >&2
     exit 2
 fi
@@ -45,6 +45,7 @@ code=0 warned=no interrupted=no
 "${train[@]}" & child=$!
 trap 'warned=yes; kill -USR1 "$child" 2>/dev/null || true' USR1
 trap 'kill -TERM "$child" 2>/dev/null || true' TERM
+trap 'kill -HUP "$child" 2>/dev/null || true' HUP # the terminal is closed
 # A process in the background does not get Ctrl-C. Training saves its state and says so.
 trap 'interrupted=yes; kill -TERM "$child" 2>/dev/null || true' INT
 wait "$child" || code=$?

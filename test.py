@@ -243,8 +243,8 @@ def prepare_folder(
     for name, sizes in images.items():
         now = {path.stem: fingerprint(path, size) for path, size in sizes.items()}
         of_set = known.get(name, {})
-        for stem, value in now.items():
-            if of_set.get(stem) != value:
+        for stem in {*now, *of_set}:  # also of images that are gone
+            if of_set.get(stem) != now.get(stem):
                 _mask_path(folder / name, stem).unlink(missing_ok=True)
         known[name] = now
     write_json(folder / FINGERPRINTS, known)
@@ -274,6 +274,11 @@ def fingerprint(path: Path, size: Size | None = None) -> list[int]:
 
 def _mask_path(folder: Path, stem: str) -> Path:
     return folder / f'{stem}.png'
+
+
+def _is_written(mask: Path) -> bool:
+    """Whether a mask is there. A crash of the machine may leave a file without content."""
+    return mask.is_file() and mask.stat().st_size > 0
 
 
 # --- Masks ----------------------------------------------------------------------------------------
@@ -351,7 +356,7 @@ def predict_set(
         width, height = size
         write_mask(_mask_path(folder, path.stem), to_mask(probability, height, width))
 
-    remaining = [path for path in images if not _mask_path(folder, path.stem).is_file()]
+    remaining = [path for path in images if not _is_written(_mask_path(folder, path.stem))]
     num_done = len(images) - len(remaining)
     problems = []
     with Progress(len(images), title, 'image', done=num_done, quiet=not world.is_main,

@@ -3,8 +3,8 @@
 
 Every field of config.py can be set as key=value (`task=COD bb=pvt_v2_b2 batch_size=4`);
 `python config.py` lists them. The run's folder gets its config, checkpoints epoch_<N>.pth, log.txt,
-log.jsonl, TensorBoard's files, and last.pt, from which `resume=auto` goes on exactly. SIGTERM and
-SIGUSR1 make the run save that state and exit with code 75.
+log.jsonl, TensorBoard's files, and last.pt, from which `resume=auto` goes on exactly. SIGTERM,
+SIGUSR1 and SIGHUP (a closed terminal) make the run save that state and exit with code 75.
 """
 
 if __name__ == '__main__':  # before the imports, which take seconds

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")" # also through a link
 source ./runtime/launch.sh
-if [ $# -lt 2 ] || ! gpus "$2"; then
+if [ $# -lt 2 ] || [ -z "$1" ] || ! gpus "$2"; then
     sed -n '2,4s/^# //p' train.sh >&2
     exit 2
 fi

@@ -57,13 +57,14 @@ def epoch_of(path: Path) -> int | None:
 def find_images(folder: str | os.PathLike) -> list[Path]:
     """Finds the image files directly in `folder`, sorted by name.
 
-    They are recognised by their suffix, in any case. Hidden files are left out.
+    They are recognised by their suffix, in any case. Hidden files are left out. Links that lead
+    nowhere are not: reading will name them.
     """
     found = []
     for path in Path(folder).iterdir():
         is_image = path.suffix.lower() in IMAGE_SUFFIXES
         is_hidden = path.name.startswith('.')
-        if is_image and not is_hidden and path.is_file():
+        if is_image and not is_hidden and (path.is_file() or path.is_symlink()):
             found.append(path)
     return sorted(found)
 
@@ -201,7 +202,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         with errors_naming(path):
-            content = json.loads(Path(path).read_text(encoding='utf-8'))
+            content = json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not JSON ({error})') from error
     if not isinstance(content, dict):

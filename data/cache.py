@@ -265,7 +265,7 @@ class PairCache:
         self, name: str, folder: Path, pairs: Sequence[Pair], cache_dir: Path,
     ) -> SharedCache:
         # Sets of several tasks may share a name. The folder therefore is part of the file's name.
-        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
         width, height = self.size
         file = cache_dir / f'{name}-{width}x{height}-{digest}.cache'
         sources = [(pair.image, pair.mask) for pair in pairs]

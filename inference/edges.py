@@ -170,5 +170,7 @@ def _multi_level(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     except ImportError as error:
         message = 'matting multi-level needs the package pymatting: pip install pymatting'
         raise ValueError(message) from error
+    if mask.size == 1:  # by the logarithm of which it divides
+        return image.copy()
     foreground = estimate_foreground_ml(image / 255., mask / 255.)
     return cv2.convertScaleAbs(foreground, alpha=255)

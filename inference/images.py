@@ -14,11 +14,11 @@ from inference.color import Chunks, color_chunks, profile_of_chunks, to_srgb, wi
 from inference.masks import encode_png
 from readers import (
     MAX_PIXELS,
+    decode,
+    decode_rgb,
     identify,
     image_to_srgb,
-    open_image,
-    read_bytes,
-    read_image,
+    load,
     to_rgb,
 )
 from utils import STRIDE, atomic_write
@@ -84,14 +84,14 @@ def decode_image(
         ValueError: not an image, damaged or too large; the message names the source.
         OSError: the file is missing or not readable.
     """
-    data = source if isinstance(source, bytes) else read_bytes(source)
+    name, data = load(source)  # once: a pipe has nothing left then
     header = _open_header(data) if data.startswith(JPEG_START) else None
     if header is None or header.mode != 'RGB':
-        image = from_pil(open_image(source, max_pixels))
+        image = from_pil(decode(name, data, max_pixels))
         return image._replace(chunks=color_chunks(data))
 
-    # A JPEG has no transparency, and `read_image` takes half of Pillow's time.
-    pixels = read_image(source, max_pixels)
+    # A JPEG has no transparency, and this takes half of Pillow's time.
+    pixels = decode_rgb(name, data, max_pixels)
     profile = header.info.get('icc_profile')
     return DecodedImage(pixels, None, profile, _exif_without_orientation(header))
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from inference.color import to_srgb
 from readers import TooManyPixels
+from readers.reasons import UNKNOWN, VIDEO_BOX, stranger
 from utils import IMAGE_SUFFIXES
 
 try:
@@ -30,6 +31,7 @@ CONTAINERS = 'mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg'
 ANIMATED = ('GIF', 'WEBP', 'PNG', 'AVIF')  # image formats that may have several frames
 DEFAULT_FRAME_MS = 100  # duration of a frame of an animated image that has none
 DEFAULT_FRAME_RATE = Fraction(25)
+START_BYTES = 512  # that show what a file is which is no video
 HIGH_DEFINITION = 720  # rows from which unmarked videos have BT.709's colours, below BT.601's
 ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own ones ignore transparency
 
@@ -40,6 +42,10 @@ UNNAMED = {0, UNSPECIFIED, 3}  # 0 and 3 are reserved
 TO_BT709 = {'dst_color_primaries': BT709, 'dst_color_trc': BT709}
 WIDE_PRIMARIES = {9, 11, 12}  # BT.2020, DCI-P3, Display P3
 HDR_TRANSFERS = {16, 18}  # PQ, HLG
+
+# A file of which more is missing is cut off. The last frame's duration is not always stated.
+MISSING_SECONDS = 1.
+MISSING_SHARE = .02
 
 Report = Callable[[str], object]  # takes one line for the user
 
@@ -128,6 +134,8 @@ def _check_size(path: str | os.PathLike, width: int, height: int, max_pixels: in
 
 def is_animated(path: str | os.PathLike, formats: tuple[str, ...] = ANIMATED) -> bool:
     """Whether a file is an image of these formats with several frames; not if it is unreadable."""
+    if not Path(path).is_file():  # what a pipe holds can be read only once
+        return False
     try:
         with Image.open(path, formats=formats) as image:
             return getattr(image, 'is_animated', False)
@@ -185,7 +193,7 @@ def _open_video(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
         # Without the protocol, FFmpeg takes what precedes a colon in the name for one.
         container = av.open(f'file:{os.fspath(path)}', options={'format_whitelist': CONTAINERS})
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f'{path}: unreadable video ({error})') from error
+        raise ValueError(f'{path}: unreadable video ({_reason(error, path)})') from error
     with container:
         stream = _moving_stream(container, path)
         _check_size(path, stream.width, stream.height, max_pixels)
@@ -200,6 +208,17 @@ def _open_video(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
             yield source
         finally:
             reader.drain()
+
+
+def _reason(error: Any, path: str | os.PathLike) -> str:
+    """Why FFmpeg does not open a file: what it is instead, or that its index is missing."""
+    if not isinstance(error, av.error.InvalidDataError):
+        return error.strerror or str(error)
+    with open(path, 'rb') as file:
+        start = file.read(START_BYTES)
+    is_mp4 = start[4:8] == VIDEO_BOX
+    other = UNKNOWN if is_mp4 else stranger(start)
+    return 'damaged or cut off' if other == UNKNOWN else other
 
 
 def _moving_stream(container: Any, path: str | os.PathLike) -> Any:
@@ -234,11 +253,13 @@ class _VideoReader:
         self.converts = False  # wide gamuts to BT.709
         self.step = max(round(1 / source.rate / stream.time_base), 1)  # between two frames
         self.last_start: int | None = None
+        self.seconds = 0.  # at which what was read ends
         self.decoder = self._new_decoder()
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yields upright frames, and fills the source's times, sound and losses."""
         for packet in self._packets():
+            self._note_end(packet)
             if packet.stream is self.source.sound_track:
                 self.source.sound.append(packet)
                 continue
@@ -250,6 +271,25 @@ class _VideoReader:
                 yield self._upright(frame)
         if self.damaged:
             self.source.losses.append(f'{self.damaged} damaged packets were left out')
+        stated = self._stated_seconds()
+        if self.seconds < stated - max(MISSING_SECONDS, MISSING_SHARE * stated):
+            self.source.losses.append(
+                f'cut off after {self.seconds:.1f} of {stated:.1f} seconds')
+
+    def _note_end(self, packet: Any) -> None:
+        if packet.pts is not None:
+            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+            self.seconds = max(self.seconds, float(end))
+
+    def _stated_seconds(self) -> float:
+        """How long the file says that it is; 0 where it does not say that of what is read of it."""
+        if self.stream.duration:
+            return float(self.stream.duration * self.stream.time_base)
+        # Of a container it is that of its longest stream, which may be one that is not read.
+        num_read = 1 if self.source.sound_track is None else 2
+        if self.container.duration is None or len(self.container.streams) > num_read:
+            return 0.
+        return self.container.duration / av.time_base
 
     def drain(self) -> None:
         """Decodes what the decoder's threads have begun, so that it can be freed.

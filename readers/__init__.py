@@ -1,13 +1,15 @@
 """The one reader of images and masks: what training, testing, evaluation and prediction see."""
 
-from readers.images import image_to_srgb, read_image, to_rgb
+from readers.images import decode_rgb, image_to_srgb, read_image, to_rgb
 from readers.masks import ZERO_ONE, Interpretation, interpret, read_mask, read_soft_mask
 from readers.opening import (
     MAX_PIXELS,
     Readable,
     TooManyPixels,
     check_size,
+    decode,
     identify,
+    load,
     open_header,
     open_image,
     read_bytes,
@@ -21,9 +23,12 @@ __all__ = [
     'Readable',
     'TooManyPixels',
     'check_size',
+    'decode',
+    'decode_rgb',
     'identify',
     'image_to_srgb',
     'interpret',
+    'load',
     'open_header',
     'open_image',
     'read_bytes',

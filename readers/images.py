@@ -23,7 +23,11 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         ValueError, OSError: as `open_image`.
     """
-    name, data = load(source)
+    return decode_rgb(*load(source), max_pixels)
+
+
+def decode_rgb(name: str, data: bytes, max_pixels: int) -> np.ndarray:
+    """Decodes the bytes of an image as `read_image`, whose errors call it `name`."""
     pixels = decode_plain(data, 'RGB', max_pixels)
     if pixels is None:
         pixels = to_rgb(decode(name, data, max_pixels))

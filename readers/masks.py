@@ -15,6 +15,10 @@ from readers.plain import decode_plain
 COLOUR_SPREAD = 32
 COLOUR_SHARE = 0.01  # of the pixels that are not black: fewer coloured ones are noise
 MOST_FLAT_COLOURS = 256  # label colours are few, those of photographs many
+# Behind JPEG label colours are many, but nearly all pixels are close to a few of them.
+MOST_LABELS = 8
+LABEL_SHARE = .9
+LABEL_STEP = 32  # the colours of DAVIS and VOC are multiples of it
 PLAIN_16_BITS = 1 << 15  # a largest value from here on is one of 16 bits or more
 VOID_INDEX = 255
 VOID_COLOUR = (224, 224, 192)  # of the borders between the objects of PASCAL VOC
@@ -157,7 +161,7 @@ def _from_colours(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     if not _is_coloured(rgb):
         return grey, []
-    if _count_colours(rgb) > MOST_FLAT_COLOURS:
+    if _count_colours(rgb) > MOST_FLAT_COLOURS and not _is_noisy_label(rgb):
         return grey, [COLOURED]
     # What is nearly black is the noise of JPEG.
     is_labelled = (rgb >= COLOUR_SPREAD).any(axis=2) & (rgb != VOID_COLOUR).any(axis=2)
@@ -218,6 +222,17 @@ def _count_colours(rgb: np.ndarray) -> int:
     is_seen = np.zeros(1 << 24, bool)
     is_seen[numbers] = True
     return int(np.count_nonzero(is_seen))
+
+
+def _is_noisy_label(rgb: np.ndarray) -> bool:
+    """Whether nearly all pixels are close to black or to one of a few colours, as behind JPEG."""
+    steps = (rgb.astype(np.int32) + LABEL_STEP // 2) // LABEL_STEP
+    base = 256 // LABEL_STEP + 1
+    numbers = steps @ np.array([base * base, base, 1])
+    counts = np.bincount(numbers.ravel(), minlength=base ** 3)
+    has_background = counts[0] == counts.max()
+    nearest = np.sort(counts)[-MOST_LABELS:].sum()
+    return bool(has_background and nearest >= LABEL_SHARE * numbers.size)
 
 
 def _from_alpha(grey: np.ndarray, alpha: np.ndarray, is_grey: bool) -> np.ndarray | None:

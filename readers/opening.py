@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from readers.deep import with_all_bits
 from readers.metadata import PNG_START, is_whole_png, png_chunks, without_metadata
 from readers.orientation import orientation_of, upright_image
+from readers.reasons import EMPTY, UNKNOWN, reason_of, text_of
 from readers.tiff import TIFF_STARTS, open_tiff
 
 try:  # where the extra is installed
@@ -85,8 +87,20 @@ def load(source: Source) -> tuple[str, bytes]:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Reads a file. Raises OSError that names it, as an error in the midst of reading does not."""
+    """Reads a file.
+
+    Pipes and devices are read where they are named as such: /dev/stdin, or /dev/fd/63 of a shell's
+    <(command). Among images they would never end.
+
+    Raises:
+        ValueError: names what is a pipe, a device or a socket.
+        OSError: names the file, as an error in the midst of reading does not by itself.
+    """
     try:
+        mode = os.stat(path).st_mode
+        is_special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        if is_special and not os.fspath(path).startswith('/dev/'):
+            raise ValueError(f'{os.fspath(path)}: a pipe, a device or a socket, not a file')
         return Path(path).read_bytes()
     except OSError as error:
         error.filename = error.filename or os.fspath(path)
@@ -102,7 +116,7 @@ def decode(name: str, data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged data
         image = _decode_in_spite_of(error, data, max_pixels)
         if image is None:
-            reason = str(error) or type(error).__name__
+            reason = reason_of(error, data)
             raise ValueError(f'{name}: unreadable image ({reason})') from error
         return image
 
@@ -173,7 +187,9 @@ def identify(file: IO[bytes]) -> Image.Image:
     file.seek(0)
     start = file.read(START_BYTES)
     if not start:
-        raise ValueError('the file is empty')
+        raise ValueError(EMPTY)
+    # Some plugins fail on less.
+    start = start.ljust(START_BYTES, b'\0')
     problem = None
     for name, opener, accepts in _plugins():
         accepted = accepts is None or accepts(start)
@@ -189,8 +205,8 @@ def identify(file: IO[bytes]) -> Image.Image:
             return opener(file, '')
         except Exception as error:  # another plugin may know better
             if accepts is not None:
-                problem = problem or f'{name}: {error or type(error).__name__}'
-    raise ValueError(problem or 'of no known format')
+                problem = problem or f'{name}: {text_of(error)}'
+    raise ValueError(problem or UNKNOWN)
 
 
 def _plugins() -> Iterator[tuple[str, Opener, Accepts | None]]:

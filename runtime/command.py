@@ -8,8 +8,10 @@ import select
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
+from runtime.processes import heeded_signals
 from utils import errors_naming, print_error
 
 logger = logging.getLogger(__name__)
@@ -73,7 +75,13 @@ def _prepare_process() -> None:
     # A full disk would print a traceback for each line of log.txt.
     logging.raiseExceptions = False
     threading.excepthook = _report_thread
+    warnings.showwarning = _report_warning  # type: ignore[assignment] # it needs no place
     _allow_many_files()
+
+
+def _report_warning(message: Warning | str, *_: object) -> None:
+    """Reports a warning as one line, without the line of code that gave it."""
+    logger.warning('%s', message)
 
 
 def _report_thread(ended: threading.ExceptHookArgs) -> None:
@@ -126,22 +134,14 @@ def _interrupt_on_signals() -> list[signal.Signals]:
         received.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    for number in heeded_signals():
+    for number in heeded_signals(ENDING_SIGNALS):
         signal.signal(number, interrupt)
     return received
 
 
 def _ignore_signals() -> None:
-    for number in heeded_signals():
+    for number in heeded_signals(ENDING_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
-
-
-def heeded_signals() -> Iterator[signal.Signals]:
-    """The ending signals that the system has, but for those to be ignored, as under nohup."""
-    for name in ENDING_SIGNALS:
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            yield number
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils import STOP_SIGNALS
+from runtime.processes import SAVING_SIGNALS, heeded_signals
 
 PREEMPTED = 75  # EX_TEMPFAIL: the state is saved; the same command with resume=auto goes on
 TIMEOUT = timedelta(minutes=30)  # after which a rank that waits for others gives up
@@ -160,10 +160,11 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 class StopRequest:
-    """Lets SIGTERM or SIGUSR1 to any process stop all of them after the same step.
+    """Lets a signal to any process stop all of them after the same step.
 
-    SIGUSR1 is Slurm's warning of preemption. The ranks exchange two numbers in each step, over the
-    CPU's memory, and read the answer a step later, so that none of them waits.
+    SIGTERM ends a job, SIGUSR1 is Slurm's warning of preemption, and SIGHUP comes of a terminal
+    that is closed. The ranks exchange two numbers in each step, over the CPU's memory, and read the
+    answer a step later, so that none of them waits.
     """
 
     def __init__(self, world: World) -> None:
@@ -171,7 +172,7 @@ class StopRequest:
         self._is_requested = False
         self._pending: tuple[dist.Work, Tensor] | None = None
         self._previous_handlers = {}
-        for number in STOP_SIGNALS:
+        for number in heeded_signals(SAVING_SIGNALS):
             self._previous_handlers[number] = signal.signal(number, self._handle)
 
     def __enter__(self) -> 'StopRequest':

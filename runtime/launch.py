@@ -1,9 +1,9 @@
-"""Runs torchrun and passes SIGTERM and SIGUSR1 on to the processes that it has started.
+"""Runs torchrun and passes the signals to stop on to the processes that it has started.
 
 `python -m runtime.launch [torchrun's arguments] SCRIPT [ARGUMENT ...]`. The processes save their
 state and exit with code 75, and so does this one. torchrun itself dies of SIGUSR1 and leaves its
 processes behind, kills them 30 s after SIGTERM, and then exits with 1 whatever their codes were.
-Without Linux's /proc this is torchrun as it is.
+Under nohup it would end with the terminal. Without Linux's /proc this is torchrun as it is.
 """
 
 import logging
@@ -24,11 +24,11 @@ from torch.distributed.elastic.multiprocessing.errors import (
 from torch.distributed.run import get_args_parser, parse_args, run
 
 from runtime.distributed import PREEMPTED
+from runtime.processes import SAVING_SIGNALS, heeded_signals
 from runtime.starting import INTERRUPTED
-from utils import STOP_SIGNALS
 
 PROC_TASKS = Path('/proc/self/task')
-TORCHRUNS_OWN_SIGNALS = ('SIGINT', 'SIGHUP', 'SIGQUIT')
+TORCHRUNS_OWN_SIGNALS = ('SIGINT', 'SIGQUIT')
 SIGNALS_OPTION = '--signals-to-handle'
 TORCHRUNS_SIGNALS_MODULE = 'torch.distributed.elastic.multiprocessing.api'
 
@@ -49,7 +49,7 @@ def _send(process: int, number: int) -> None:
 
 def _run_with_signals(arguments: list[str]) -> None:
     """Runs torchrun, which leaves the signals to stop to this module."""
-    for number in STOP_SIGNALS:
+    for number in heeded_signals(SAVING_SIGNALS):
         signal.signal(number, _forward_signal)
     if SIGNALS_OPTION in get_args_parser().format_help():
         run(parse_args([SIGNALS_OPTION, ','.join(TORCHRUNS_OWN_SIGNALS), *arguments]))

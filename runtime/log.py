@@ -65,7 +65,7 @@ def _open_board(folder: Path, purge_step: int) -> Any:
         return None
     try:
         return SummaryWriter(str(folder), purge_step=purge_step)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # it takes folders of UTF-8 names alone
         logger.warning('%s: %s: the run is logged in log.txt and log.jsonl only', folder, error)
         return None
 

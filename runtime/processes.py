@@ -1,4 +1,4 @@
-"""What processes that this one starts inherit: blocked signals, and a folder for their sockets."""
+"""Which signals this process heeds, and what those that it starts inherit of it."""
 
 import contextlib
 import multiprocessing.util
@@ -7,12 +7,24 @@ import signal
 import tempfile
 from collections.abc import Iterable, Iterator
 
+from utils import STOP_SIGNALS
+
 # What a terminal sends to all processes that it shows: Ctrl-C, and that it is closed.
 TERMINAL_SIGNALS = tuple(
     getattr(signal, name) for name in ('SIGINT', 'SIGHUP') if hasattr(signal, name))
+# On these training saves its state: schedulers send them, and a terminal that is closed.
+SAVING_SIGNALS = (*(number.name for number in STOP_SIGNALS), 'SIGHUP')
 # The path of a socket ends at 108 bytes (104 on macOS). Ours add at most 40 to the folder's.
 LONGEST_FOLDER = 60
 SHORT_FOLDERS = ('/tmp', '/var/tmp', '/dev/shm')
+
+
+def heeded_signals(names: Iterable[str]) -> Iterator[signal.Signals]:
+    """The signals of these names that the system has, without those to be ignored (nohup)."""
+    for name in names:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            yield number
 
 
 @contextlib.contextmanager

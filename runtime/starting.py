@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -13,6 +14,7 @@ def start_command(name: str) -> None:
     Scripts call it before they import anything that takes long; `run_command` takes over from it.
     """
     _open_standard_streams()
+    _silence_decoders()
 
     def end(*_: object) -> None:
         if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
@@ -23,6 +25,12 @@ def start_command(name: str) -> None:
     # Where the system ignores Ctrl-C, as for processes in the background, that stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end)
+
+
+def _silence_decoders() -> None:
+    """Keeps what libraries print of a damaged file off the screen: our own line names the file."""
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # OpenCV reads it as it is imported
+    warnings.filterwarnings('ignore', module='PIL')
 
 
 def _open_standard_streams() -> None:

@@ -18,6 +18,8 @@ import pytest
 
 from data import cache as cache_module
 from data.cache import SharedCache
+from dataset import PairCache, find_pairs, load_pair
+from tests.training.runs import make_data
 
 REPOSITORY = Path(__file__).parents[1]
 RECORD = 1000
@@ -49,6 +51,14 @@ def small_cache(folder: Path, count: int = 5) -> SharedCache:
 def slow_build(folder: Path, count: int) -> subprocess.Popen:
     command = [sys.executable, '-c', SLOW_BUILD, folder, str(count)]
     return subprocess.Popen(command, cwd=REPOSITORY)
+
+
+def test_data_in_a_folder_whose_name_is_not_utf8(tmp_path):
+    """The folder's name is part of the cache's."""
+    root = make_data(tmp_path / 'data').rename(tmp_path / os.fsdecode(b'\xb2\xe2'))
+    pairs = find_pairs(root, 'Tiny', ['TE-Tiny'])
+    image, _ = PairCache(pairs, (32, 32), tmp_path / 'cache')[pairs[0]]
+    assert np.array_equal(image, load_pair(pairs[0], (32, 32))[0])
 
 
 class Maker:

@@ -119,6 +119,16 @@ def test_run_of_a_checkpoint_folder(root):
         eval_existingOnes.main(['--ckpt_folder', 'ckpts/other', '--metrics', 'S', '--workers', '1'])
 
 
+@pytest.mark.parametrize('content', [None, '{"architectures": ["BiRefNet"]}'])
+def test_a_folder_of_downloaded_weights_has_no_config_of_ours(root, content):
+    folder = root / 'ckpts/downloaded'
+    folder.mkdir(parents=True, exist_ok=True)
+    if content:
+        (folder / 'config.json').write_text(content)
+    options = eval_existingOnes.parse_arguments(['--ckpt_folder', str(folder), 'task=Toy'])
+    assert eval_existingOnes.read_config(options).task == 'Toy'
+
+
 def test_dis5k_means(tmp_path, monkeypatch):
     sets = ['DIS-VD', 'DIS-TE1', 'DIS-TE2', 'DIS-TE3', 'DIS-TE4']
     monkeypatch.chdir(make_folders(tmp_path, sets, images=1, task='DIS5K'))

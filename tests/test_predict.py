@@ -1,6 +1,7 @@
 """predict.py as users call it: inputs of every kind, all flags, damaged files, exit codes."""
 
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -99,6 +100,38 @@ def test_folder_keeps_its_tree_and_names_what_failed(run, tmp_path, capsys):
     assert '1 skipped' in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes with a name')
+def test_what_is_no_file_in_a_folder_is_named_and_the_rest_is_done(run, capsys):
+    write('in/a.png')
+    Path('in/circle.png').symlink_to('circle.png')
+    Path('in/gone.png').symlink_to('nowhere')
+    os.mkfifo('in/pipe.png')
+    assert run('in', 'out') == 1
+    assert images_below(Path('out')) == ['a.png']
+    told = capsys.readouterr().err
+    for name in ('circle', 'gone', 'pipe'):
+        assert f'{name}.png: ' in told
+    assert '1 done, 0 skipped, 3 failed' in told
+
+
+def test_a_subfolder_that_may_not_be_listed_costs_itself_alone(run, monkeypatch, capsys):
+    write('in/a.png')
+    Path('in/lost+found').mkdir()
+    real = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith('lost+found'):
+            raise PermissionError(13, 'Permission denied', folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    assert run('in', 'out') == 1
+    assert images_below(Path('out')) == ['a.png']
+    told = capsys.readouterr().err
+    assert 'in/lost+found: ' in told
+    assert '1 done, 0 skipped, 1 failed' in told
+
+
 def test_list_and_pattern(run, tmp_path):
     write('in/a.png')
     write('in/x/b.png')
@@ -135,6 +168,10 @@ def test_standard_input_and_output(run, monkeypatch):
     ('in.png -m none.pth', 'none.pth'),
     ('. -', 'name one'),
     ('. in.png', 'name one'),
+    ('. .', 'holds the images; name another folder'),
+    ('in.png in.png', 'in.png: the result would replace an image'),
+    ('in.png ./', 'in.png: the result would replace an image'),
+    ('typo out', 'typo: No such file or directory'),
     ('in.png in.png/out.png', 'not a folder that can be written to'),
     ('in.png out.bmp', '.bmp: no format'),
     ('in.mp4 out.webm', 'in.mp4'),
@@ -153,6 +190,8 @@ def test_mistakes_are_named(model, tmp_path, monkeypatch, capsys, arguments, mes
     ('--threshold 256', '256 is not within 0..255'),
     ('--batch 0', '0 is not 1 or more'),
     ('--mask-blur -1', '-1 is not 0 or more'),
+    ('--mask-blur inf', 'inf is not 0 or more'),
+    ('--mask-offset 99999', '99999 is not within -1000..1000'),
     ('--box 1,2,3', 'X1,Y1,X2,Y2'),
     ('-om --side-by-side', 'not allowed with'),
     ('--fill-holes x', "invalid whole number value: 'x'"),
@@ -161,6 +200,18 @@ def test_wrong_flags_are_named(capsys, arguments, message):
     with pytest.raises(SystemExit, match='2'):
         predict.parse_arguments(['in.png', '-m', 'x', *arguments.split()])
     assert message in capsys.readouterr().err
+
+
+def test_an_empty_argument_is_no_folder(capsys):
+    """A shell makes one of a variable that is not set."""
+    assert predict.main(['', 'out', '-m', 'x']) == 1
+    assert 'INPUT or OUTPUT is empty' in capsys.readouterr().err
+
+
+def test_a_folder_with_brackets_in_its_name(run, tmp_path):
+    write('photos[1]/a.png')
+    assert run('photos[1]/*.png', 'out') == 0
+    assert images_below(tmp_path / 'out') == ['a.png']
 
 
 def test_flags_take_no_image_for_their_value():

@@ -170,6 +170,8 @@ def test_usage_without_arguments(shell):
     ('sub.sh', 'run', 'task=COD'),
     ('train.sh', 'run', 'task=COD'),
     ('train.sh', 'run', '0;1'),
+    ('train.sh', '', 'cpu'),
+    ('sub.sh', '', 'cpu'),
     ('test.sh', 'task=COD'),
 ], ids=' '.join)
 def test_a_missing_argument_is_refused(shell, command):

@@ -19,6 +19,7 @@ from dataset import normalize, to_tensor
 from models import build_birefnet, load_model, save_checkpoint
 from models.loading import Source
 from readers import read_image
+from runtime.distributed import World
 from tests.training.runs import finish, make_data, start
 from utils import write_json
 
@@ -224,6 +225,22 @@ def test_masks_of_images_that_changed_are_made_again(case):
     first.write_bytes(b'other')
     os.utime(first, ns=(time, time + 1))
     assert left(case) == ['b']
+
+
+def test_masks_of_images_that_are_gone_go_too(case):
+    first, _ = case.images
+    del case.images[first]
+    assert left(case) == ['b']
+
+
+def test_an_empty_file_is_no_mask(case, monkeypatch):
+    """A crash of the machine leaves such."""
+    (case.folder / 'TE' / 'a.png').write_bytes(b'')
+    made = []
+    monkeypatch.setattr(script, 'run_pipeline', lambda items, *_: made.extend(items) or [])
+    world = World(0, 1, torch.device('cpu'))
+    script.predict_set(None, case.images, '32x32', case.folder / 'TE', 'TE', world)
+    assert [path.stem for path in made] == ['a']
 
 
 def test_masks_are_made_again_when_the_ground_truth_has_another_size(case):

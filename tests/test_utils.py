@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 import utils
-from utils import atomic_write, find_images, read_lines, write_json, write_png
+from config import Config
+from utils import atomic_write, find_images, read_json, read_lines, write_json, write_png
 
 # --- Finding --------------------------------------------------------------------------------------
 
@@ -26,6 +27,19 @@ def test_find_images(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / 'folder.png').mkdir()
     assert [path.name for path in find_images(tmp_path)] == sorted(names)
+
+
+def test_links_that_lead_nowhere_are_not_left_out_silently(tmp_path):
+    """As of a data set on a disk that is not mounted: reading names them."""
+    for name, target in (('a.png', 'gone.png'), ('b.png', 'b.png')):
+        (tmp_path / name).symlink_to(target)
+    assert [path.name for path in find_images(tmp_path)] == ['a.png', 'b.png']
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / 'a.json').write_text('{"task": "Toy"}', encoding='utf-8-sig')
+    assert read_json(tmp_path / 'a.json') == {'task': 'Toy'}
+    assert Config.load(tmp_path / 'a.json').task == 'Toy'
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -315,7 +315,7 @@ def convert(
     limits: Limits,
     folder: Path,
     report: Report,
-) -> Path:
+) -> tuple[Path, list[str]]:
     """Segments every frame of a video.
 
     Args:
@@ -328,7 +328,8 @@ def convert(
         report: called after each frame.
 
     Returns:
-        The result: WebM if it is transparent, else MP4.
+        The result, WebM if it is transparent, else MP4; and one line for each thing of the upload
+        that it lacks, such as its sound or damaged frames.
 
     Raises:
         ValueError: the video cannot be decoded or exceeds the limits, or the resolution is wrong.
@@ -346,8 +347,21 @@ def convert(
             report(done, None)
             yield result
 
-    convert_video(file, target, render_and_report, limits.pixels)
-    return target
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        reason = line.removeprefix(f'{file}: ')  # without a path of this machine
+        notes.append(f'{file.name}: {reason}')
+
+    convert_video(
+        file,
+        target,
+        render_and_report,
+        limits.pixels,
+        warn=note,
+        report_loss=note,
+    )
+    return target, notes
 
 
 # --- Colours --------------------------------------------------------------------------------------

@@ -361,8 +361,9 @@ class Page:
             style = self._style(background, color, backdrop, edges)
             paths = self._given(files, request)
             if any(map(is_video, paths)):
-                film = self._convert(paths[0], weights, resolution, style, request, progress)
-                shown = _film_shown(film, start)
+                film, notes = self._convert(
+                    paths[0], weights, resolution, style, request, progress)
+                shown = _film_shown(film, notes, start)
             else:
                 segmentations, refused = self._segment(
                     paths, weights, resolution, request, progress)
@@ -481,7 +482,7 @@ class Page:
         style: Style,
         request: gr.Request,
         progress: gr.Progress,
-    ) -> Path:
+    ) -> tuple[Path, list[str]]:
         """Segments a video. Raises ValueError, in words for the visitor, where it is refused."""
         folder = self.storage.new_folder(request.session_hash)
         report = _report(progress, 'Cutting', 'frames')
@@ -536,13 +537,15 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[list[str], list[str]]:
         """Cuts the objects out of images or of one video. Returns the results, PNG (of a video
-        WebM or MP4) named after the uploads, and one line for each file that was refused."""
+        WebM or MP4) named after the uploads, and one line for each file that was refused, or for
+        what the video has lost."""
         with in_words():
             style = self._style(output, color, backdrop, edges)
             paths = self._given(files, request)
             if any(map(is_video, paths)):
-                film = self._convert(paths[0], weights, resolution, style, request, progress)
-                return [str(film)], []
+                film, notes = self._convert(
+                    paths[0], weights, resolution, style, request, progress)
+                return [str(film)], notes
             segmentations, refused = self._segment(paths, weights, resolution, request, progress)
             results = self._render(segmentations, style, request, progress)
             return [str(result.file) for result in results], refused
@@ -620,9 +623,10 @@ def _results_shown(session: Session, start: float) -> Outputs:
     )
 
 
-def _film_shown(film: Path, start: float) -> Outputs:
-    """Shows the result of a video."""
+def _film_shown(film: Path, notes: Sequence[str], start: float) -> Outputs:
+    """Shows the result of a video, and what it lacks."""
     seconds = time.perf_counter() - start
+    status = [f'Done in {seconds:.1f} s.', *notes]
     return Outputs(
         session=Session(),
         empty=gr.update(visible=False),
@@ -635,7 +639,7 @@ def _film_shown(film: Path, start: float) -> Outputs:
         film=gr.update(visible=True),
         video=str(film),
         one_video=_download(film),
-        status=f'Done in {seconds:.1f} s.',
+        status=_plain('\n\n'.join(status)),
     )
 
 

@@ -57,6 +57,14 @@ def test_foreground_colour_is_nearer_to_the_truth(method):
     assert error(estimate) < .3 * error(image)
 
 
+@pytest.mark.slow
+def test_multi_level_takes_a_single_pixel():
+    pytest.importorskip('pymatting')
+    pixel = np.full((1, 1, 3), 90, np.uint8)
+    mask = np.full((1, 1), 128, np.uint8)
+    assert np.array_equal(estimate_foreground(pixel, mask, 'multi-level'), pixel)
+
+
 def test_opaque_and_empty_masks_leave_the_colour():
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     full = np.full((30, 40), 255, np.uint8)

@@ -211,6 +211,18 @@ def test_no_video_and_wrong_targets(tmp_path):
         check_video_target('out.avi', False)
 
 
+@pytest.mark.parametrize(('data', 'reason'), [
+    (b'', 'the file is empty'),
+    (b'<!doctype html><title>Sign in</title>', 'a web page, as sites send'),
+    (b'\0\0\0\x20ftypisom' + bytes(99), 'damaged or cut off'),
+    (bytes(range(256)), 'damaged or cut off'),
+])
+def test_what_is_called_a_video_and_is_none(tmp_path, data, reason):
+    (tmp_path / 'a.mp4').write_bytes(data)
+    with pytest.raises(ValueError, match=rf'a\.mp4: unreadable video \({reason}'):
+        convert_video(tmp_path / 'a.mp4', tmp_path / 'out.webm', unchanged)
+
+
 def test_a_playlist_opens_no_other_file(source, tmp_path):
     playlist = tmp_path / 'list.mp4'
     playlist.write_text(f'ffconcat version 1.0\nfile {source.name}\n')
@@ -326,6 +338,16 @@ def test_a_damaged_packet_costs_its_frames_alone(tmp_path):
     assert len(times_of(tmp_path / 'out.mp4')) == count
     assert times_of(tmp_path / 'out.mp4')[-1] == 2.9
     assert lines == [] or 'damaged packets were left out' in lines[0]
+
+
+def test_a_cut_off_clip_keeps_its_beginning_and_is_named(tmp_path):
+    write_clip(tmp_path / 'in.mkv', count=40, options={'g': '10', 'crf': '1'})
+    assert convert(tmp_path / 'in.mkv', tmp_path / 'f-%d.png') == (40, [])
+    data = (tmp_path / 'in.mkv').read_bytes()
+    (tmp_path / 'in.mkv').write_bytes(data[:len(data) // 2])
+    count, [line] = convert(tmp_path / 'in.mkv', tmp_path / 'f-%d.png')
+    assert 0 < count < 30
+    assert f'cut off after {count / 10} of 4.0 seconds' in line
 
 
 def test_a_cut_off_animation_keeps_its_whole_frames(tmp_path):

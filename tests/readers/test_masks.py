@@ -111,6 +111,21 @@ def test_the_noise_of_jpeg_stays_noise(quality):
     assert read_mask(saved(one_level, 'JPEG', quality=100)).max() <= 1
 
 
+@pytest.mark.parametrize(('kind', 'quality'), [('JPEG', 95), ('JPEG', 40), ('WEBP', 80)])
+def test_label_colours_behind_jpeg_are_labels(kind, quality):
+    """The colours of PASCAL VOC for a plane and a cat."""
+    expected = np.zeros((240, 320), bool)
+    expected[60:180, 80:240] = True
+    labels = np.zeros((240, 320, 3), np.uint8)
+    labels[60:180, 80:160] = (128, 0, 0)
+    labels[60:180, 160:240] = (64, 0, 0)
+    grey, notes = masks.interpret(saved(labels, kind, quality=quality))
+    assert notes == [masks.LABELS]
+    differing = np.count_nonzero((grey > 128) != expected)
+    # Chroma has half of the resolution: of each side of the rectangle up to two rows of pixels.
+    assert differing <= 2 * 2 * (120 + 160)
+
+
 def test_a_picture_in_place_of_a_mask_is_spoken_of():
     grey, notes = masks.interpret(saved(PHOTO))
     assert notes == [masks.COLOURED]

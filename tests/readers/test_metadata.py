@@ -158,15 +158,6 @@ def test_a_night_photograph_of_16_bits_stays_dark():
     assert read_image(by_opencv(night, '.png')).max() == 20_000 >> 8
 
 
-def test_the_true_reason_is_named():
-    with pytest.raises(ValueError, match='is empty'):
-        read_image(b'')
-    with pytest.raises(ValueError, match='of no known format'):
-        read_image(b'<html>404')
-    with pytest.raises(ValueError, match='PNG: '):
-        read_image(saved(RGB)[:20])
-
-
 def test_pillows_limits_are_the_programs_own(monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
     with warnings.catch_warnings():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,12 @@ def test_signals_that_are_ignored_stay_so():
     """As under nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert run_command('test', lambda: signal.raise_signal(signal.SIGHUP)) == 0
+
+
+def test_a_warning_is_said_without_a_line_of_code(capsys, caplog):
+    assert run_command('train', lambda: warnings.warn('the masks look odd')) == 0
+    assert caplog.messages == ['the masks look odd']
+    assert 'warnings.warn' not in capsys.readouterr().err
 
 
 def test_a_thread_that_the_disk_has_ended_is_one_line(capsys, caplog):

@@ -46,12 +46,12 @@ def descendants(process: int) -> list[int]:
 
 
 @pytest.mark.parametrize(('signals', 'code', 'expected'), [
-    ([signal.SIGUSR1, signal.SIGTERM], PREEMPTED, PREEMPTED),
+    ([signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM], PREEMPTED, PREEMPTED),
     ([signal.SIGTERM], 3, 1),
 ])
 def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code, expected):
     script = tmp_path / 'script.sh'
-    script.write_text(f'trap "exit {code}" USR1 TERM\n'
+    script.write_text(f'trap "exit {code}" USR1 TERM HUP\n'
                       f'touch "{tmp_path}/up$RANK"\n'
                       'for i in {1..600}; do sleep .1; done')
     launch = [sys.executable, '-m', 'runtime.launch', '--standalone', '--nproc-per-node', '2']

@@ -54,6 +54,16 @@ def test_names_that_are_not_utf8(tmp_path: Path, monkeypatch):
     assert json.loads((tmp_path / 'log.jsonl').read_text()) == {'skipped': odd}
 
 
+def test_a_folder_whose_name_is_not_utf8_has_no_board(tmp_path: Path, caplog):
+    folder = tmp_path / os.fsdecode(b'\xb2\xe2')
+    folder.mkdir()
+    log = RunLog(folder)
+    tell(log, 1)
+    log.close()
+    assert (folder / 'log.jsonl').read_text() == '{"step": 1}\n'
+    assert 'log.txt and log.jsonl only' in caplog.text
+
+
 class FullBoard:
     """TensorBoard's writer on a full disk."""
 

@@ -11,11 +11,13 @@ from torch import nn
 
 from inference.compose import Style
 from inference.network import Predictor
+from webapp import jobs
 from webapp.jobs import (
     PREVIEW_SIDE,
     Deadline,
     Limits,
     LoadedModel,
+    convert,
     pack,
     parse_color,
     refusal,
@@ -66,6 +68,18 @@ def test_images_become_results(model, tmp_path):
     with zipfile.ZipFile(pack(results, tmp_path / 'all.zip')) as archive:
         assert archive.namelist() == ['big.png', 'a.png', 'a (2).png']
         assert archive.read('a.png') == results[1].file.read_bytes()
+
+
+def test_what_a_video_lacks_is_said_without_a_path(model, tmp_path, monkeypatch):
+    def convert_video(source, target, render, max_pixels, *, warn, report_loss):
+        warn(f'{source}: the sound is left out')
+        report_loss(f'{source}: 2 damaged packets')
+
+    monkeypatch.setattr(jobs, 'convert_video', convert_video)
+    film, notes = convert(
+        tmp_path / 'a.mp4', model, '64', Style(), Limits(), tmp_path / 'out', silent)
+    assert film.name == 'a.webm'
+    assert notes == ['a.mp4: the sound is left out', 'a.mp4: 2 damaged packets']
 
 
 def test_too_many_files(model, tmp_path):
