@@ -234,8 +234,8 @@ def rasterize(parts: Sequence[Part], frame: Frame) -> np.ndarray:
     # The mean over the samples of a pixel is its coverage.
     layers = []
     for canvas in canvases:
-        layer = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-        layers.append(layer)
+        coverage = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+        layers.append(coverage)
     return np.stack(layers) / np.float32(255)
 
 

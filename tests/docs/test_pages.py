@@ -90,7 +90,6 @@ def workshop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, 'BACKBONES', dict(registry.BACKBONES))
     monkeypatch.setattr(loss, 'PIXEL_LOSSES', dict(loss.PIXEL_LOSSES))
-    monkeypatch.setattr(registry, 'BACKBONES', dict(registry.BACKBONES))
     monkeypatch.setattr(config, 'TASKS', dict(config.TASKS))
     monkeypatch.setattr(transforms, 'AUGMENTATIONS', dict(transforms.AUGMENTATIONS))
 
