@@ -246,7 +246,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         world_size: int = 1,
         dynamic_size: tuple[tuple[int, int], tuple[int, int]] | None = None,
     ):
-        # A set that is smaller than a global batch gives all it has.
+        # A set that is smaller than a global batch makes one short batch.
         self.per_batch = min(batch_size, n // world_size)
         if not self.per_batch:
             raise ValueError(f'{n} training image(s) are too few for {world_size} rank(s)')

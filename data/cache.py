@@ -147,12 +147,15 @@ class SharedCache:
     @property
     def _header(self) -> dict:
         """What the records are made of, in which order; another cache has another header."""
-        names = json.dumps([[path.name for path in paths] for paths in self.sources])
+        names = []
+        for paths in self.sources:
+            names.append([path.name for path in paths])
+        digest = hashlib.sha256(json.dumps(names).encode())
         return {
             'version': VERSION,
             'records': len(self),
             'record_bytes': self.record_bytes,
-            'sources': hashlib.sha256(names.encode()).hexdigest(),
+            'sources': digest.hexdigest(),
         }
 
     def _is_on_disk(self) -> bool:

@@ -156,7 +156,7 @@ def _look_at_header(path: Path) -> Seen | None:
 def _warn_of_unturned_masks(name: str, members: Sequence[tuple[Pair, int]]) -> None:
     """Warns if the masks of images that are turned by their EXIF data fit better when turned too.
 
-    The shape tells nothing of square images, nor of those that are turned by 180 degrees.
+    The shape of an image shows it only if the image is not square and not turned by 180 degrees.
     """
     step = ceil_div(len(members), MOST_TURNED)
     looked_at = members[::step]

@@ -144,6 +144,7 @@ class BiRefNet(nn.Module):
 
 def build_squeeze(channels: tuple[int, ...], architecture: Architecture) -> nn.Sequential:
     """The blocks that bring x4 with its context to the width of x4; empty for none."""
+    # The first block reads the context, the others what it has left.
     kind, count = architecture.squeeze
     width = sum(channels[3 - architecture.cxt_num:])
     blocks = nn.Sequential()

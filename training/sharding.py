@@ -36,7 +36,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
     A block is a member of a list that consists of modules itself: a backbone's blocks and the
     stages around them, the decoder's levels with their branches. A stage without a forward pass
-    gives way to its parts, because FSDP2 gathers a block as its forward pass begins.
+    is replaced by its parts, because FSDP2 gathers a block as its forward pass begins.
     """
     lists = [module for module in model.modules() if isinstance(module, LISTS)]
     blocks: list[nn.Module] = []

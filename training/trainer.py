@@ -308,7 +308,7 @@ class Trainer:
         self.steps += 1
 
         if self.scaler.is_enabled():
-            # A gradient that overflows under fp16 is no error: the scaler has skipped the step.
+            # A gradient that overflows under fp16 is not an error: the scaler has skipped the step.
             return norm.nan_to_num(0., 0., 0.)
         return norm
 

@@ -135,11 +135,13 @@ class Validator:
         was_training = model.training
         model.eval()
         with autocast, torch.compiler.set_stance('force_eager'):
-            rows = self._score_own_pairs(model)
+            own_rows = self._score_own_pairs(model)
         model.train(was_training)
 
         # One row for each pair, of all ranks; one column for the loss and for each score.
-        rows = [row for share in gather(rows, self.world) for row in share]
+        rows = []
+        for share in gather(own_rows, self.world):
+            rows += share
         if not rows:
             raise ValueError(f'not one of the {len(self.pairs)} validation pairs can be read')
         losses, *columns = np.transpose(rows)

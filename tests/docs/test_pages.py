@@ -71,7 +71,10 @@ def test_every_page_is_in_the_navigation():
         if isinstance(node, str):
             return [node]
         children = node.values() if isinstance(node, dict) else node
-        return [leaf for child in children for leaf in leaves(child)]
+        found = []
+        for child in children:
+            found += leaves(child)
+        return found
 
     navigation = yaml.safe_load((ROOT / 'mkdocs.yml').read_text(encoding='utf-8'))['nav']
     assert sorted(leaves(navigation)) == [page.name for page in PAGES]
