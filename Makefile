@@ -46,7 +46,7 @@ browser:
 	echo 'No Chromium: install it (Debian: apt-get install chromium) or name its executable in CHROMIUM.' \
 	    "The web page's tests are skipped without it." >&2
 
-datasets/Demo/.complete: demo/make_data.py demo/render.py demo/shapes.py | .venv/requirements
+datasets/Demo/.complete: demo/make_data.py demo/render.py demo/shapes.py demo/drawing.py | .venv/requirements
 	$(BIN)/python -m demo.make_data
 	touch $@
 

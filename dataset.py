@@ -146,6 +146,7 @@ class TrainSet(Dataset):
             key = SampleKey(key)
         size = key.size or self.size
         index, image, mask, skipped = self._load(key.index, size)
+        # The random numbers are those of the sample, whichever pair stands in for it.
         rng = random_stream(self.seed, 'sample', key.epoch, key.index)
         image, mask = self.augment(image, mask, rng)
         return Sample(
@@ -179,6 +180,7 @@ class TrainSet(Dataset):
         raise ValueError(f'not one of the {len(self)} pairs can be read:\n  {listed}')
 
     def _load_one(self, index: int, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """Image and mask from the cache, or from their files where it does not have them."""
         pair = self.pairs[index]
         cached = None
         if self.cache and self.cache.size == size:
@@ -248,6 +250,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         world_size: int = 1,
         dynamic_size: tuple[tuple[int, int], tuple[int, int]] | None = None,
     ):
+        # A set that is smaller than a global batch makes one short batch.
         self.per_batch = min(batch_size, n // world_size)
         if not self.per_batch:
             raise ValueError(f'{n} training image(s) are too few for {world_size} rank(s)')
@@ -271,14 +274,17 @@ class EpochSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
-        order = random_stream(self.seed, 'order', epoch).permutation(self.n)
+        rng = random_stream(self.seed, 'order', epoch)
+        order = rng.permutation(self.n)
         for batch in range(self.start_batch, self.batches):
+            # Ranks take turns within a global batch.
             start = (batch * self.world_size + self.rank) * self.per_batch
             indices = order[start:start + self.per_batch]
             size = self._size(epoch, batch)
             yield [SampleKey(int(index), epoch, size) for index in indices]
 
     def _size(self, epoch: int, batch: int) -> Size | None:
+        """The size of a global batch; None for the set's own."""
         if not self.sides:
             return None
         rng = random_stream(self.seed, 'size', epoch, batch)
@@ -287,6 +293,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
 
 
 def _multiples(low: int, high: int) -> range:
+    """The sides from `low` to `high` that the network takes."""
     sides = range(round_up(low, STRIDE), high + 1, STRIDE)
     if not sides:
         raise ValueError(f'dynamic_size: no multiple of {STRIDE} lies in {low}..{high}')

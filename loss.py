@@ -379,7 +379,7 @@ class Criterion:
         if unknown:
             known = ', '.join(PIXEL_LOSSES)
             raise ValueError(f'lambdas_pix_last: unknown {", ".join(unknown)}; known are {known}')
-        # Weights only fade, so the first and the last epoch stand for all.
+        # Weights only fade, so it is enough to look at the first and the last epoch.
         for epoch in (1, self.epochs):
             if not any(self.weights(epoch).values()):
                 raise ValueError(
@@ -406,7 +406,7 @@ class Criterion:
         Args:
             output: what the network returns in training.
             mask: (B, 1, H, W) in 0..1.
-            class_ids: (B,) int64, needed if the network gives class scores.
+            class_ids: (B,) int64, needed if the network returns class scores.
             epoch: 1-based.
             num_averaged_batches: how many batches of equal size (ranks times accumulated steps)
                 have their gradients averaged. A loss that is a sum over the batch is multiplied by
@@ -425,7 +425,7 @@ class Criterion:
         if output.edge_pairs:
             terms['edge'] = self.edge_weight * edge_loss(output.edge_pairs)
         if output.class_logits is not None:
-            assert class_ids is not None, 'the network gives class scores: class_ids are needed'
+            assert class_ids is not None, 'the network returns class scores: class_ids are needed'
             terms['class'] = self.class_weight * class_loss(output.class_logits, class_ids)
         return terms
 
@@ -434,6 +434,7 @@ class Criterion:
 
 
 def _verdict_loss(logit: Tensor, real: bool) -> Tensor:
+    """Cross-entropy of the discriminator's logit against all real, or none real."""
     logit = _full_precision(logit)
     target = torch.full_like(logit, float(real))
     return F.binary_cross_entropy_with_logits(logit, target)

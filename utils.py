@@ -222,7 +222,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     UTF-8 stay what they are as names of files.
 
     Raises:
-        ValueError: the file is no text.
+        ValueError: the file is not a text.
     """
     with errors_naming(path):
         data = Path(path).read_bytes()

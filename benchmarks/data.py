@@ -79,9 +79,13 @@ def make_mask(number: int) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     centre = (WIDTH // 2, HEIGHT // 2)
     axes = (WIDTH // 3, HEIGHT // 3)
-    cv2.ellipse(mask, centre, axes, 20 * number, 0, 360, 255, -1)
+    angle = 20 * number
+    cv2.ellipse(mask, centre, axes, angle, 0, 360, 255, -1)
+
     for x in range(0, WIDTH, 60):
-        cv2.line(mask, (x, 0), (WIDTH - x, HEIGHT), 255, 3, cv2.LINE_AA)
+        top = (x, 0)
+        bottom = (WIDTH - x, HEIGHT)
+        cv2.line(mask, top, bottom, 255, 3, cv2.LINE_AA)
     return mask
 
 

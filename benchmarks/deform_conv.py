@@ -56,7 +56,8 @@ def make_inputs(case: Case) -> list[Tensor]:
     offset = torch.randn(batch, 2 * taps, size, size)
     modulation = 2 * torch.rand(batch, taps, size, size)
     weight = torch.randn(OUT_CHANNELS, channels, kernel, kernel) / kernel
-    return [value.requires_grad_() for value in (x, offset, modulation, weight)]
+    inputs = [x, offset, modulation, weight]
+    return [value.requires_grad_() for value in inputs]
 
 
 def forward_and_backward(operator: Operator, inputs: list[Tensor]) -> tuple[float, float]:

@@ -41,15 +41,18 @@ def hair_mask(rng: np.random.Generator) -> np.ndarray:
     cv2.circle(canvas, centre.astype(int).tolist(), int(radius), 255, -1)
 
     # Hairs start inside of it, and bend the more the farther out.
+    start = .9
     for angle in rng.uniform(0, 2 * np.pi, HAIRS):
         end = rng.uniform(1.2, 1.8)
-        along = np.linspace(.9, end, 30)
+        along = np.linspace(start, end, 30)
         bend = rng.normal(0, .3)
-        angles = angle + bend * (along - .9) ** 2
+        angles = angle + bend * (along - start) ** 2
         directions = np.stack((np.cos(angles), np.sin(angles)), 1)
         points = centre + radius * along[:, None] * directions
+
+        hair = points.astype(np.int32)
         thickness = int(rng.integers(2, 7))
-        cv2.polylines(canvas, [points.astype(np.int32)], False, 255, thickness)
+        cv2.polylines(canvas, [hair], False, 255, thickness)
     return cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
 
 

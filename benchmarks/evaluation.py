@@ -31,7 +31,7 @@ PEER_PACKAGE = 'pysodmetrics==1.6.2'
 GROUPS = ('sm', 'mae', 'em', 'fm', 'wfm', 'hce')
 FOUR = ('sm', 'mae', 'em', 'fm')
 COUNTED = tuple(metric.name for metric in RECORDS if metric.follows_from_counts)
-# Metrics beside those that the peer is timed with, each by itself.
+# Metrics beside those that the peer is timed with, measured one by one.
 OTHERS = ('msiou', 'cm', 'simae', 'sifm', 'sad', 'grad', 'conn')
 PREDICTIONS = 10
 
@@ -103,9 +103,10 @@ def make_mask(shape: tuple[int, int], seed: int) -> np.ndarray:
     # Holes on a grid, each a little off its place.
     for x in range(0, width, 120):
         for y in range(0, height, 90):
-            hole = (x + int(rng.integers(40)), y + int(rng.integers(30)))
+            hole_x = x + int(rng.integers(40))
+            hole_y = y + int(rng.integers(30))
             radius = int(rng.integers(5, 30))
-            cv2.circle(mask, hole, radius, 0, -1)
+            cv2.circle(mask, (hole_x, hole_y), radius, 0, -1)
 
     # Wires anywhere.
     for _ in range(25):
@@ -250,7 +251,7 @@ def threshold_family(mask: np.ndarray, prediction: np.ndarray, repeats: int) -> 
 
 
 def others(mask: np.ndarray, prediction: np.ndarray, repeats: int) -> dict[str, float]:
-    """Seconds of other metrics, each by itself, for a further prediction."""
+    """Seconds of other metrics, measured one by one, for a further prediction."""
     truth = GroundTruth(mask)
     seconds = {}
     for name in OTHERS:
@@ -323,6 +324,7 @@ def main() -> None:
         for name, seconds in single.items():
             print(f'{name}, further: {seconds * 1e3:.0f} ms a pair')
 
+        # In processes of their own: memory, and two workers.
         if sys.platform == 'linux':
             pair = (folder / 'gt.png', folder / 'pred.png')
             mebibytes = float(output_of(sys.executable, '-c', MEMORY, *pair))

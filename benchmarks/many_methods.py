@@ -38,28 +38,45 @@ def make_tree(root: Path, methods: int, sets: int, images: int, side: int) -> No
     for number in range(sets):
         dataset = f'SET-{number}'
         for index in range(images):
-            rng = np.random.default_rng([number, index])
-            noise = rng.random((side, side)).astype(np.float32)
-            field = cv2.GaussianBlur(noise, (0, 0), side / 10)
-            mask = np.where(field > np.median(field), 255, 0).astype(np.uint8)
+            mask = make_mask(side, [number, index])
             write_png(root / f'gt/{dataset}/gt/{index}.png', mask)
             for method in range(PREDICTIONS):
                 shifted = np.roll(mask, method, 1)
                 blurred = cv2.GaussianBlur(shifted, (0, 0), 1.5)
                 write_png(root / f'pred/method-{method}/{dataset}/{index}.png', blurred)
+
+    # All further methods are copies of the first ones.
     for method in range(PREDICTIONS, methods):
-        source = root / f'pred/method-{method % PREDICTIONS}'
+        original = method % PREDICTIONS
+        source = root / f'pred/method-{original}'
         shutil.copytree(source, root / f'pred/method-{method}')
+
+
+def make_mask(side: int, seed: list[int]) -> np.ndarray:
+    """The brighter half of smooth noise, uint8 (side, side)."""
+    rng = np.random.default_rng(seed)
+    noise = rng.random((side, side))
+    field = cv2.GaussianBlur(noise.astype(np.float32), (0, 0), side / 10)
+    is_inside = field > np.median(field)
+    return np.where(is_inside, 255, 0).astype(np.uint8)
 
 
 def run(root: Path, methods: int, workers: int) -> Cost:
     """Scores some methods."""
     names = '+'.join(f'method-{number}' for number in range(methods))
-    save_dir = root / f'results-{methods}'
-    command = [
-        sys.executable, str(COMMAND), '--gt_root', str(root / 'gt'),
-        '--pred_root', str(root / 'pred'), '--save_dir', str(save_dir), '--methods', names,
-        '--metrics', 'S+MAE+E+F+wF', '--workers', str(workers)]
+    options = {
+        '--gt_root': root / 'gt',
+        '--pred_root': root / 'pred',
+        '--save_dir': root / f'results-{methods}',
+        '--methods': names,
+        '--metrics': 'S+MAE+E+F+wF',
+        '--workers': workers,
+    }
+    command = [sys.executable, str(COMMAND)]
+    for option, value in options.items():
+        command += [option, str(value)]
+
+    # Memory is looked at ten times a second, while the command runs.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -70,9 +87,12 @@ def run(root: Path, methods: int, workers: int) -> Cost:
         time.sleep(.1)
     if process.returncode:
         raise SystemExit(f'the command failed: {" ".join(command)}')
+
+    seconds = time.monotonic() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(time.monotonic() - start, processor, main, worker)
+    user = after.ru_utime - before.ru_utime
+    system = after.ru_stime - before.ru_stime
+    return Cost(seconds, user + system, main, worker)
 
 
 def _peak(process: int) -> float:
@@ -86,6 +106,7 @@ def _peak(process: int) -> float:
 
 
 def _children(process: int) -> list[int]:
+    """The processes that a process has started; none if it has ended."""
     try:
         text = Path(f'/proc/{process}/task/{process}/children').read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Everything around the network, for one core: `python -m benchmarks.pipeline`.
+"""Measures everything around the network, on one core: `python -m benchmarks.pipeline`.
 
 The network returns at once. The plain path decodes the image with Pillow, resizes and normalises
 it by torchvision, reads the ground truth for its size, resizes the mask by F.interpolate and
@@ -64,18 +64,26 @@ def make_files(folder: Path) -> tuple[Files, dict[str, Tensor]]:
 
     # A star with wavy edges.
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
-    waves = 20 * np.sin(12 * np.arctan2(y, x))
-    distance_to_edge = 300 - np.hypot(y, x) + waves
-    sure = distance_to_edge / 3 + .3 * rng.standard_normal((SIDE, SIDE))
-    inside = (sure > 0).astype(np.uint8) * 255
+    angle = np.arctan2(y, x)
+    radius = 300 + 20 * np.sin(12 * angle)
+    distance_to_edge = radius - np.hypot(y, x)
+    noise_of_logits = rng.standard_normal((SIDE, SIDE))
+    sure = distance_to_edge / 3 + .3 * noise_of_logits
+    is_inside = sure > 0
+    inside = is_inside.astype(np.uint8) * 255
     gt = cv2.resize(inside, (WIDTH, HEIGHT))
     Image.fromarray(gt).save(files.gt)
 
     # The same star with doubts everywhere, as of a network that has hardly trained.
     white = rng.standard_normal((SIDE, SIDE))
     texture = cv2.GaussianBlur(white, (0, 0), 4)
-    unsure = np.clip(sure / 8, -4, 4) + .4 * texture / texture.std()
-    return files, {'sure': _logit(sure), 'unsure': _logit(unsure)}
+    doubt = .4 * texture / texture.std()
+    unsure = np.clip(sure / 8, -4, 4) + doubt
+    logits = {
+        'sure': _logit(sure),
+        'unsure': _logit(unsure),
+    }
+    return files, logits
 
 
 def _logit(values: np.ndarray) -> Tensor:
@@ -88,13 +96,16 @@ def _logit(values: np.ndarray) -> Tensor:
 
 def plain(files: Files, logit: Tensor, target: Path) -> None:
     """The path as one writes it without thought for time."""
+    # The network's input.
     image = Image.open(files.image).convert('RGB')
     resized = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     normalize(to_tensor(resized), IMAGENET_MEAN, IMAGENET_STD)
 
-    size = np.asarray(Image.open(files.gt)).shape
-    probability = F.interpolate(logit.sigmoid(), size, mode='bilinear', align_corners=True)
-    mask = (probability[0, 0] * 255).to(torch.uint8)
+    # From its output to a file.
+    gt = np.asarray(Image.open(files.gt))
+    probability = F.interpolate(logit.sigmoid(), gt.shape, mode='bilinear', align_corners=True)
+    levels = probability[0, 0] * 255
+    mask = levels.to(torch.uint8)
     Image.fromarray(mask.numpy()).save(target)
 
 
@@ -109,7 +120,7 @@ def fast(files: Files, predictor: Predictor, target: Path) -> None:
 
 
 def steps(image: Path, predictor: Predictor, target: Path) -> dict[str, Callable[[], object]]:
-    """Each step of the fast path by itself."""
+    """The steps of the fast path, to be measured one by one."""
     pixels = read_image(image)
     small = cv2.resize(pixels, (SIDE, SIDE))
     probability, = predictor([small])

@@ -51,17 +51,23 @@ def make_folders(folder: Path, images: int, size: int) -> None:
 
 def spoil(mask: np.ndarray, distance: int, seed: int) -> np.ndarray:
     """A prediction that loses thin parts in some places, and adds others."""
+    # Distances to the border, positive inside, moved by a smooth random field.
+    height, width = mask.shape
     rng = np.random.default_rng((seed, distance))
-    field = cv2.resize(rng.normal(0, distance, (6, 6)), mask.shape[::-1])
+    coarse = rng.normal(0, distance, (6, 6))
+    field = cv2.resize(coarse, (width, height))
     inside = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     outside = cv2.distanceTransform(255 - mask, cv2.DIST_L2, 3)
     depth = inside - outside + field
-    return (255 / (1 + np.exp(-depth))).astype(np.uint8)
+
+    grey = 255 / (1 + np.exp(-depth))
+    return grey.astype(np.uint8)
 
 
 def run(script: str, *arguments: str | Path) -> tuple[float, int]:
     """Runs a script; returns its seconds of processor time and its largest memory in bytes."""
-    process = subprocess.Popen([sys.executable, script, f'task={TASK}', *arguments], cwd=ROOT)
+    command = [sys.executable, script, f'task={TASK}', *arguments]
+    process = subprocess.Popen(command, cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -97,10 +103,13 @@ def main() -> None:
     options = parse_arguments()
     folder = options.folder.absolute()
     make_folders(folder, options.images, options.size)
+
+    # The scores, once.
     results = ('--save_dir', folder / 'e_results', '--data_lst', TEST_SET)
     roots = ('--pred_root', folder / 'e_preds', '--gt_root', folder / 'datasets' / TASK)
     run('eval_existingOnes.py', *results, *roots)
 
+    # The report without and with images.
     for images in (0, options.images):
         seconds, memory = run('gen_best_ep.py', *results, '--images', str(images))
         print(f'{images} images: {seconds:.1f} s of processor time, {memory / 1e6:.0f} MB')

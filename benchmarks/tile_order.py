@@ -6,7 +6,7 @@ other order is a permutation of its input channels: optimizer and initialisation
 alike, so it is what training in that order would have given. Fine-tuned networks, which began in
 the other order by mistake, are read in the order of their last training alone.
 
-`--keep FOLDER` saves the weights that the order is read from, and does not train anew for those
+`--keep FOLDER` saves the weights that the order is read from, and does not train again for those
 that are there.
 """
 
@@ -106,14 +106,18 @@ def draw_batch(images: list[Image], rng: np.random.Generator) -> tuple[Tensor, T
     seen, masks = [], []
     for _ in range(BATCH):
         # A square window, 60 to 100% of the shorter side.
-        image, mask = images[rng.integers(len(images))]
+        number = rng.integers(len(images))
+        image, mask = images[number]
         height, width = mask.shape
         side = int(min(height, width) * rng.uniform(.6, 1))
         top = rng.integers(height - side + 1)
         left = rng.integers(width - side + 1)
-        window = np.s_[top:top + side, left:left + side]
+        bottom = top + side
+        right = left + side
+        window = np.s_[top:bottom, left:right]
         direction = rng.choice((-1, 1))
 
+        # Both at the network's size, perhaps mirrored.
         small = cv2.resize(image[window], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         small = small[:, ::direction]
         normalised = (small / 255 - IMAGENET_MEAN) / IMAGENET_STD
@@ -123,7 +127,9 @@ def draw_batch(images: list[Image], rng: np.random.Generator) -> tuple[Tensor, T
         target = target[:, ::direction]
         masks.append(target[None] / 255)
 
-    x = torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2)
+    # Channels in front.
+    x = torch.from_numpy(np.stack(seen))
+    x = x.permute(0, 3, 1, 2)
     y = torch.from_numpy(np.stack(masks))
     return x.float().contiguous(), y.float()
 
@@ -145,7 +151,7 @@ def build_start(case: Case, first: State) -> BiRefNet:
 
 
 def train(model: BiRefNet, case: Case) -> Iterator[tuple[int, State]]:
-    """Trains, and gives the official state after each of SNAPSHOTS."""
+    """Trains, and returns the official state after each of SNAPSHOTS."""
     images = load_images(case.data)
     rng = np.random.default_rng(case.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=case.lr, weight_decay=.01)

@@ -105,6 +105,7 @@ def torchvision_operator(x: Tensor, offset: Tensor, modulation: Tensor, weight: 
 
 
 def _run_variant(variant: str, case: Case) -> Figures:
+    """`run_steps` in this process, whose operator stays replaced."""
     if variant == 'torchvision':
         deform_conv.deform_conv2d = torchvision_operator
     return run_steps(case)

@@ -56,7 +56,7 @@ class SharedCache:
         self._maps: tuple[np.memmap, np.memmap] | None = None
 
     def __getstate__(self) -> dict:
-        # A process that gets a copy maps the file itself.
+        # A process that gets a copy maps the file itself, because maps do not travel.
         return {**self.__dict__, '_maps': None}
 
     def __len__(self) -> int:
@@ -94,8 +94,11 @@ class SharedCache:
             if not self._is_on_disk():
                 self._create()
             table, records = self._open('r+')
+
+            # A record is stale if its sources are not what they were when it was made.
             now = self._fingerprints(workers)
-            stale = np.flatnonzero((table != now).any(axis=1))
+            is_stale = (table != now).any(axis=1)
+            stale = np.flatnonzero(is_stale)
             if not stale.size:
                 return
             logger.info('%s: making %d of %d records', self.file, stale.size, len(self))
@@ -126,6 +129,7 @@ class SharedCache:
         bar = tqdm(total=len(rows), desc=self.file.name, disable=None)
         with ThreadPoolExecutor(workers) as pool, bar:
             for start in range(0, len(rows), RECORDS_PER_SYNC):
+                # The rows are invalid until their records are new: this may be interrupted.
                 chunk = rows[start:start + RECORDS_PER_SYNC]
                 table[chunk] = 0
                 results = list(pool.map(fill, chunk))
@@ -142,12 +146,16 @@ class SharedCache:
 
     @property
     def _header(self) -> dict:
-        names = json.dumps([[path.name for path in paths] for paths in self.sources])
+        """What the records are made of, in which order; another cache has another header."""
+        names = []
+        for paths in self.sources:
+            names.append([path.name for path in paths])
+        digest = hashlib.sha256(json.dumps(names).encode())
         return {
             'version': VERSION,
             'records': len(self),
             'record_bytes': self.record_bytes,
-            'sources': hashlib.sha256(names.encode()).hexdigest(),
+            'sources': digest.hexdigest(),
         }
 
     def _is_on_disk(self) -> bool:
@@ -164,15 +172,27 @@ class SharedCache:
         rows = len(self)
         columns = 2 * len(self.sources[0])  # size and time of each source
         table_bytes = rows * columns * np.dtype(np.int64).itemsize
-        offset = round_up(PAGE + table_bytes, PAGE)
-        return _Layout((rows, columns), offset, offset + rows * self.record_bytes)
+
+        # The records begin with a page, behind those of the header and of the table.
+        records_offset = round_up(PAGE + table_bytes, PAGE)
+        records_bytes = rows * self.record_bytes
+        return _Layout(
+            table_shape=(rows, columns),
+            records_offset=records_offset,
+            file_bytes=records_offset + records_bytes,
+        )
 
     def _open(self, mode: Literal['r', 'r+']) -> tuple[np.memmap, np.memmap]:
         """The table, int64 (records, columns), and the records, uint8 (records, record_bytes)."""
         layout = self._layout()
-        records_shape = (len(self), self.record_bytes)
         table = np.memmap(self.file, np.int64, mode, PAGE, layout.table_shape)
-        records = np.memmap(self.file, np.uint8, mode, layout.records_offset, records_shape)
+        records = np.memmap(
+            self.file,
+            np.uint8,
+            mode,
+            layout.records_offset,
+            (len(self), self.record_bytes),
+        )
         return table, records
 
     def _create(self) -> None:
@@ -251,27 +271,39 @@ class PairCache:
     ):
         self.size = size
         self._place: dict[Pair, tuple[SharedCache, int]] = {}
+
+        # One file for each set.
         by_set = defaultdict(list)
         for pair in pairs:
             folder = pair.image.parents[1].resolve()
             by_set[pair.set, folder].append(pair)
         for (name, folder), members in by_set.items():
             cache = self._cache_of(name, folder, members, Path(cache_dir))
-            cache.build(functools.partial(self._record, members), workers, skip_bad)
+            make = functools.partial(self._record, members)
+            cache.build(make, workers, skip_bad)
             for row, pair in enumerate(members):
                 self._place[pair] = (cache, row)
 
     def _cache_of(
-        self, name: str, folder: Path, pairs: Sequence[Pair], cache_dir: Path,
+        self,
+        name: str,
+        folder: Path,
+        pairs: Sequence[Pair],
+        cache_dir: Path,
     ) -> SharedCache:
+        """The cache of the set `name` in `folder`."""
         # Sets of several tasks may share a name. The folder therefore is part of the file's name.
-        digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+        digest = hashlib.sha256(os.fsencode(folder))
+        short_digest = digest.hexdigest()[:8]
         width, height = self.size
-        file = cache_dir / f'{name}-{width}x{height}-{digest}.cache'
+        file = cache_dir / f'{name}-{width}x{height}-{short_digest}.cache'
+
         sources = [(pair.image, pair.mask) for pair in pairs]
-        return SharedCache(file, sources, 4 * width * height)
+        record_bytes = (3 + 1) * width * height  # RGB and mask
+        return SharedCache(file, sources, record_bytes)
 
     def _record(self, pairs: Sequence[Pair], row: int) -> np.ndarray:
+        """The pixels of a pair's image, and those of its mask after them, uint8."""
         image, mask = load_pair(pairs[row], self.size)
         return np.concatenate([image.ravel(), mask.ravel()])
 

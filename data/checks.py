@@ -42,15 +42,18 @@ def check_readable(pairs: Sequence[Pair], workers: int = 8, full: bool = False) 
     Raises:
         ValueError: as `check_images`.
     """
+    # All files at once: images and masks take turns.
     files = []
     for pair in pairs:
         files += [pair.image, pair.mask]
     seen = _look_at_all(files, workers, full)
-    seen_pairs = list(zip(pairs, seen[::2], seen[1::2], strict=True))
+    seen_images = seen[::2]
+    seen_masks = seen[1::2]
 
+    # A shape that differs is reported; one that does not may still be turned.
     askew = []
     turned = defaultdict(list)
-    for pair, image, mask in seen_pairs:
+    for pair, image, mask in zip(pairs, seen_images, seen_masks, strict=True):
         width, height = image.size
         mask_width, mask_height = mask.size
         difference = abs(width * mask_height - height * mask_width)
@@ -80,6 +83,8 @@ def check_masks(pairs: Sequence[Pair], workers: int = 8, skip_bad: bool = False)
     by_set = defaultdict(list)
     for pair in pairs:
         by_set[pair.set].append(pair.mask)
+
+    # All sets are looked at before an error ends the check.
     problems = []
     for name, masks in by_set.items():
         try:
@@ -111,6 +116,7 @@ def check_images(files: Sequence[Path], workers: int = 8, full: bool = False) ->
 
 
 def _look_at_all(files: Sequence[Path], workers: int, full: bool) -> list[Seen]:
+    """Looks at all files in threads; raises one ValueError that lists those it cannot read."""
     def look(path: Path) -> Seen | str:
         try:
             seen = None if full else _look_at_header(path)
@@ -150,7 +156,7 @@ def _look_at_header(path: Path) -> Seen | None:
 def _warn_of_unturned_masks(name: str, members: Sequence[tuple[Pair, int]]) -> None:
     """Warns if the masks of images that are turned by their EXIF data fit better when turned too.
 
-    The shape tells nothing of square images, nor of those that are turned by 180 degrees.
+    The shape of an image shows it only if the image is not square and not turned by 180 degrees.
     """
     step = ceil_div(len(members), MOST_TURNED)
     looked_at = members[::step]
@@ -171,15 +177,20 @@ def _fits_turned(pair: Pair, orientation: int) -> bool:
         mask = cv2.resize(read_mask(pair.mask), side, interpolation=cv2.INTER_AREA)
     except (ValueError, OSError):  # named elsewhere
         return False
-    edges = cv2.morphologyEx(image, cv2.MORPH_GRADIENT, np.ones((3, 3))).max(axis=2)
+    edges = _gradient(image).max(axis=2)
     as_drawn = _strength(edges, mask)
     as_turned = _strength(edges, upright(mask, orientation))
     return as_turned > as_drawn
 
 
+def _gradient(image: np.ndarray) -> np.ndarray:
+    """The morphological gradient of each channel: strong at edges."""
+    neighbourhood = np.ones((3, 3))
+    return cv2.morphologyEx(image, cv2.MORPH_GRADIENT, neighbourhood)
+
+
 def _strength(edges: np.ndarray, mask: np.ndarray) -> float:
     """Mean strength of the edges below the mask's outline."""
-    outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3)))
-    is_outline = (outline > 127).astype(np.uint8)
-    mean, *_ = cv2.mean(edges, is_outline)
+    is_outline = _gradient(mask) > 127
+    mean, *_ = cv2.mean(edges, is_outline.astype(np.uint8))
     return float(mean)

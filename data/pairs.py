@@ -32,9 +32,9 @@ def raise_all(problems: Sequence[str]) -> None:
 
 
 def with_path(path: Path, error: Exception) -> str:
-    """Returns the error's message, with the path in front unless it is a ValueError of ours.
+    """Returns the error's message, with the path in front unless it is a ValueError.
 
-    These name the path already.
+    The ValueErrors of this project name the path already.
     """
     if isinstance(error, ValueError):
         return str(error)
@@ -90,8 +90,12 @@ def find_images_in_set(data_root: str | Path, task: str, name: str) -> dict[Path
     problems: list[str] = []
     folder = Path(data_root, task, name)
     images = _by_stem(folder / 'im', problems)
-    has_masks = (folder / 'gt').is_dir() and bool(find_images(folder / 'gt'))
-    masks = _by_stem(folder / 'gt', problems) if has_masks else {}
+
+    # A set without masks can be predicted; only scores need them.
+    masks: dict[str, Path] = {}
+    mask_folder = folder / 'gt'
+    if mask_folder.is_dir() and find_images(mask_folder):
+        masks = _by_stem(mask_folder, problems)
     raise_all(problems)
     return {image: masks.get(stem) for stem, image in images.items()}
 
@@ -115,7 +119,12 @@ def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
 
 
 def _unpaired(files: dict[str, Path], partners: dict[str, Path], problem: str) -> list[str]:
-    return [f'{path}: {problem}' for stem, path in files.items() if stem not in partners]
+    """One line for each file without a partner of its stem."""
+    lines = []
+    for stem, path in files.items():
+        if stem not in partners:
+            lines.append(f'{path}: {problem}')
+    return lines
 
 
 # --- Classes --------------------------------------------------------------------------------------
@@ -184,6 +193,6 @@ def load_pair(pair: Pair, size: Size) -> tuple[np.ndarray, np.ndarray]:
         ValueError: if one is not a readable image; it names the path.
         OSError: if one is missing or may not be read.
     """
-    image = read_image(pair.image)
-    mask = read_mask(pair.mask)
-    return cv2.resize(image, size), cv2.resize(mask, size)
+    image = cv2.resize(read_image(pair.image), size)
+    mask = cv2.resize(read_mask(pair.mask), size)
+    return image, mask

@@ -77,7 +77,9 @@ def crop(image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels,
     window_width = width - int(rng.integers(most + 1))
     top = (height - window_height) // 2
     left = (width - window_width) // 2
-    window = np.s_[top:top + window_height, left:left + window_width]
+    bottom = top + window_height
+    right = left + window_width
+    window = np.s_[top:bottom, left:right]
 
     cropped_image = cv2.resize(image[window], (width, height))
     cropped_mask = cv2.resize(mask[window], (width, height))
@@ -158,7 +160,8 @@ def replace_background(
     # The colour, float32 (3,).
     kind = rng.random()
     if kind < GREY_PROBABILITY:
-        background = np.full(3, rng.integers(256), np.float32)
+        grey = rng.integers(256)
+        background = np.full(3, grey, np.float32)
     elif kind < GREY_PROBABILITY + NEAR_FOREGROUND_PROBABILITY:
         foreground = (mask > 127).astype(np.uint8)
         channel_means = cv2.mean(image, foreground)[:3]
@@ -173,7 +176,8 @@ def replace_background(
     flat = np.empty_like(image)
     flat[:] = np.rint(background)
     alpha = mask.astype(np.float32) * np.float32(1 / 255)
-    return cv2.blendLinear(image, flat, alpha, 1 - alpha), mask
+    composite = cv2.blendLinear(image, flat, alpha, 1 - alpha)
+    return composite, mask
 
 
 # --- Rotation -------------------------------------------------------------------------------------
@@ -194,7 +198,8 @@ def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels
     size = (width, height)
 
     # Image and mask as one image of four channels.
-    pair = cv2.insertChannel(mask, cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), 3)
+    rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    pair = cv2.insertChannel(mask, rgba, 3)
     cubic = cv2.warpAffine(
         pair,
         to_source,
@@ -217,7 +222,11 @@ def rotated(image: Pixels, mask: Pixels, degrees: float) -> tuple[Pixels, Pixels
     inside = cv2.warpAffine(ones, to_source, size, flags=flags)
     blend = cv2.addWeighted(cubic, 4 / 3, hermite, -1 / 3, TRUNCATE)
     pair = cv2.copyTo(blend, inside)
-    return cv2.cvtColor(pair, cv2.COLOR_RGBA2RGB), cv2.extractChannel(pair, 3)
+
+    # Apart again.
+    rotated_image = cv2.cvtColor(pair, cv2.COLOR_RGBA2RGB)
+    rotated_mask = cv2.extractChannel(pair, 3)
+    return rotated_image, rotated_mask
 
 
 def _rotation_to_source(height: int, width: int, degrees: float) -> np.ndarray:
@@ -246,6 +255,7 @@ def _smoothed(coefficients: np.ndarray, height: int, width: int) -> np.ndarray:
     right = by_x * np.arange(width) + constant - 0.5
     middle = np.add.outer(down.astype(np.float32), right.astype(np.float32))
 
+    # u, then the change that it asks for.
     u = middle - np.rint(middle)
     middle += 0.5
     change = u * u
@@ -289,10 +299,11 @@ def sharpness(image: Pixels, factor: float) -> Pixels:
     blurred = cv2.blur(image, (3, 3))
     sharp = cv2.addWeighted(image, 1 - smooth, blurred, smooth, TRUNCATE)
 
-    # Top, bottom, left and right.
-    edges = (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1])
-    for edge in edges:
-        sharp[edge] = image[edge]
+    # Top and bottom rows, left and right columns.
+    sharp[0] = image[0]
+    sharp[-1] = image[-1]
+    sharp[:, 0] = image[:, 0]
+    sharp[:, -1] = image[:, -1]
     return sharp
 
 

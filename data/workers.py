@@ -41,6 +41,7 @@ def workers_that_fit(workers: int, batch_bytes: int) -> int:
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
         free = 0
+
     # Each process of this machine has its own workers, and the network holds two batches.
     own_share = free // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     num_batches = own_share // batch_bytes - HELD_BATCHES
@@ -92,8 +93,9 @@ def _worker_context(preload: str) -> BaseContext:
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C and the terminal's end stay blocked: all processes get them, and the main one ends
-    # these.
+    """Readies a worker: one thread, and the signals that end it."""
+    # Ctrl-C and the terminal's end stay blocked. All processes get them, and the main one ends the
+    # workers.
     cv2.setNumThreads(1)  # the workers are the parallelism
     for number in STOP_SIGNALS:
         signal.signal(number, _ignore_once)

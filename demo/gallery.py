@@ -54,50 +54,53 @@ def gallery(image_paths: Paths, gt_paths: Paths, columns: Mapping[str, Paths]) -
     if not image_paths or len(set(lengths.values())) > 1:
         raise ValueError(
             f'each column needs a picture for each image, and one at least: {lengths}')
-    rows = []
-    for paths in zip(*columns.values(), strict=True):
-        rows.append(scaled_row(paths))
+    rows = [scaled_row(paths) for paths in zip(*columns.values(), strict=True)]
 
     # The page is as large as what it holds.
-    column_width = CELL[0] + GAP
+    cell_width, _ = CELL
+    column_width = cell_width + GAP
     heights = [row[0].height for row in rows]
-    body_height = sum(heights) + GAP * (len(rows) - 1)
+    gaps = GAP * (len(rows) - 1)
     width = MARGIN + len(columns) * column_width - GAP + MARGIN
-    height = MARGIN + HEADER + body_height + MARGIN
+    height = MARGIN + HEADER + sum(heights) + gaps + MARGIN
     page = Image.new('RGB', (width, height), PAPER)
 
     # Titles and pictures are centred in their columns.
-    first_centre = MARGIN + CELL[0] // 2
+    first_centre = MARGIN + cell_width // 2
     centres = [first_centre + i * column_width for i in range(len(columns))]
     for x, title in zip(centres, columns, strict=True):
         write_title(page, x, title)
     y = MARGIN + HEADER
-    for row in rows:
+    for row, row_height in zip(rows, heights, strict=True):
         for x, picture in zip(centres, row, strict=True):
             left = x - picture.width // 2
             page.paste(picture, (left, y))
-        y += row[0].height + GAP
+        y += row_height + GAP
     return page
 
 
 def scaled_row(paths: Paths) -> list[Image.Image]:
     """The pictures of one row in RGB, each in the size in which the first one fits into CELL."""
     pictures = [open_image(path).convert('RGB') for path in paths]
-    width, height = pictures[0].size
+    image = pictures[0]
     widest, highest = CELL
-    scale = min(widest / width, highest / height)
-    size = (round(width * scale), round(height * scale))
-    return [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
+    scale = min(widest / image.width, highest / image.height)
+    width = round(image.width * scale)
+    height = round(image.height * scale)
+    lanczos = Image.Resampling.LANCZOS
+    return [picture.resize((width, height), lanczos) for picture in pictures]
 
 
 def write_title(page: Image.Image, x: int, title: str) -> None:
     """Writes a title at the top, centred on `x`, its first line large, the others small."""
     draw = ImageDraw.Draw(page)
+    large = ImageFont.load_default(25)
+    small = ImageFont.load_default(19)
     head, *rest = title.split('\n')
-    draw.text((x, MARGIN), head, INK, ImageFont.load_default(25), anchor='ma')
+    draw.text((x, MARGIN), head, INK, large, anchor='ma')
     y = MARGIN + 33
     for line in rest:
-        draw.text((x, y), line, FAINT, ImageFont.load_default(19), anchor='ma')
+        draw.text((x, y), line, FAINT, small, anchor='ma')
         y += 22
 
 
@@ -139,10 +142,11 @@ def s_measures(masks: Paths, gt_paths: Paths) -> np.ndarray:
 
 def representative(scores: np.ndarray, count: int) -> list[int]:
     """Indices of `count` scores from good to bad, evenly spread over the ranks without the ends."""
-    shares = (np.arange(count) + .5) / count
-    ranks = (shares * len(scores)).astype(int)
+    middles = np.arange(count) + .5
+    ranks = middles / count * len(scores)
     best_first = np.argsort(-scores, kind='stable')
-    return best_first[ranks].tolist()
+    chosen = best_first[ranks.astype(int)]
+    return chosen.tolist()
 
 
 def compare(
@@ -164,21 +168,24 @@ def compare(
     Raises:
         ValueError: If a folder or a mask is missing.
     """
-    if not (set_folder / 'im').is_dir():
+    image_folder = set_folder / 'im'
+    if not image_folder.is_dir():
         raise ValueError(
-            f'{set_folder / "im"}: no such folder; `python -m demo.make_data` makes the demo data')
+            f'{image_folder}: no such folder; `python -m demo.make_data` makes the demo data')
+    images = find_images(image_folder)
+    gt_paths = matching(set_folder / 'gt', images)
 
     # The scores of both checkpoints; those of the best decide on the images to show.
-    images = find_images(set_folder / 'im')
-    gt_paths = matching(set_folder / 'gt', images)
     masks = [matching(folder, images) for folder in (first, best)]
     scores = [s_measures(paths, gt_paths) for paths in masks]
-    chosen = representative(scores[1], min(rows, len(images)))
+    count = min(rows, len(images))
+    chosen = representative(scores[1], count)
 
     # One column for each checkpoint, with its mean score in the title.
     columns = {}
     for title, values, paths in zip(titles, scores, masks, strict=True):
-        full_title = f'{title}\nS-measure {values.mean():.3f} on {len(images)} images'
+        mean = values.mean()
+        full_title = f'{title}\nS-measure {mean:.3f} on {len(images)} images'
         columns[full_title] = [paths[i] for i in chosen]
     chosen_images = [images[i] for i in chosen]
     chosen_gt = [gt_paths[i] for i in chosen]

@@ -40,7 +40,9 @@ SIZE = 288
 SEED = 7
 
 JPEG_QUALITY = 93
-SOURCES = ('make_data.py', 'render.py', 'shapes.py')  # the code that decides on the pixels
+
+# The code that decides on the pixels.
+SOURCES = ('make_data.py', 'render.py', 'shapes.py', 'drawing.py')
 
 
 def sample(
@@ -61,23 +63,27 @@ def sample(
         The image, RGB uint8 (H, W, 3), the mask, uint8 (H, W), and the name of both files.
     """
     kinds = list(SHAPES)
-    kind = kinds[index % len(kinds)]
+    turn = index % len(kinds)
+    kind = kinds[turn]
     rng = np.random.default_rng([seed, train, index])
     image, mask = render(rng, kind, size, train)
-    return image, mask, f'{index + 1:04d}_{kind}'
+    name = f'{index + 1:04d}_{kind}'
+    return image, mask, name
 
 
 def write_sample(index: int, folder: Path, size: int, seed: int, train: bool) -> None:
     """Writes pair `index` of a set; the files depend on the arguments alone, in any process."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     image, mask, name = sample(index, size, seed, train)
+    write_png(folder / 'gt' / f'{name}.png', mask)
+
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     ok, data = cv2.imencode('.jpg', bgr, quality)
     assert ok, f'{name}: JPEG encoding failed'
-    with atomic_write(folder / 'im' / f'{name}.jpg') as file:
+    image_path = folder / 'im' / f'{name}.jpg'
+    with atomic_write(image_path) as file:
         file.write(data.tobytes())
-    write_png(folder / 'gt' / f'{name}.png', mask)
 
 
 def provenance() -> dict[str, str]:
@@ -125,7 +131,8 @@ def make_data(
             f'--train {train} and --test {test} must be 1 or more, --size {size} 64 or more, '
             f'--seed {seed} 0 or more')
     folder = Path(data_root) / TASK
-    recipe = {'train': train, 'test': test, 'size': size, 'seed': seed, **provenance()}
+    arguments = {'train': train, 'test': test, 'size': size, 'seed': seed}
+    recipe = {**arguments, **provenance()}
     if folder.exists() and _read_recipe(folder) == recipe:
         return folder
 
@@ -172,7 +179,7 @@ def _write_set(
 def parse_arguments() -> argparse.Namespace:
     """The command line, whose options are the arguments of `make_data`."""
     parser = argparse.ArgumentParser(
-        description='Makes the demo data: thin and holed objects before photographs.')
+        description='Makes the demo data: thin and holed objects in front of photographs.')
     for name, default, meaning in (
         ('--data_root', 'datasets', 'the sets go to DATA_ROOT/Demo'),
         ('--train', TRAIN, 'training pairs'),

@@ -7,14 +7,15 @@ distractors the objects are harder to tell from their backgrounds.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import skimage
 
-from demo.shapes import SHAPES, Part
+from demo.drawing import Part, rotation
+from demo.shapes import SHAPES
 from readers import read_image
 
 # The object.
@@ -32,6 +33,9 @@ DISTRACTORS = (0, 2)            # fewest and most out-of-focus objects
 DISTRACTOR_BLUR = (.012, .025)
 
 GRAIN = 1.5                    # of the film, over everything, in grey levels
+
+# Saturation and value of a bright, a dark and a vivid paint.
+PAINTS = ((.3, .95), (.5, .28), (.95, .85))
 
 # The photographs within the package of scikit-image, which would download all others. Those in
 # colour are taken twice as often as the grey ones, which are tinted.
@@ -63,18 +67,20 @@ def render(
         The image, RGB uint8 (H, W, 3), and the mask, uint8 (H, W): the share of each pixel that
         the object covers, 0..255.
     """
-    # What the object covers, and where the light comes from.
+    # What the object covers, and where the light comes from: the front, above.
     frame = draw_frame(rng, size)
-    drawing = SHAPES[kind](rng)
+    draw_object = SHAPES[kind]
+    drawing = draw_object(rng)
     layers = place(rng, drawing, frame)
     cover = layers.sum(axis=0)
-    towards_light = [rng.uniform(-.8, .8), rng.uniform(-.9, -.35), rng.uniform(.6, 1.)]
-    light = _unit(towards_light)
+    low = [-.8, -.9, .6]
+    high = [.8, -.35, 1.]
+    light = _unit(rng.uniform(low, high))
 
     # The surfaces: some take their colour from the background, which then gets the shadow.
     scene = background(rng, frame, train)
-    colours = np.array([paint(rng, scene) for _ in layers], np.float32)
-    surface = shade(rng, layers, colours, light)
+    colours = [paint(rng, scene) for _ in layers]
+    surface = shade(rng, layers, np.array(colours, np.float32), light)
     scene = cast_shadow(rng, scene, cover, light)
 
     # The film's grain lies over both.
@@ -87,7 +93,8 @@ def render(
 def blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """Puts a colour or an image over another; `cover` (H, W), 0..1, is its opacity."""
     opacity = cover[..., None]
-    return below + opacity * (above - below)
+    change = above - below
+    return below + opacity * change
 
 
 # --- The object's outline -----------------------------------------------------------------------
@@ -96,8 +103,8 @@ def blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray
 def draw_frame(rng: np.random.Generator, size: int) -> Frame:
     """Draws a frame of about size x size pixels: square, or 5:4, 4:3 or 3:2, upright or not."""
     ratio = rng.choice([1, 1.25, 4 / 3, 1.5])
-    direction = rng.choice([-1, 1])
-    aspect = ratio ** direction
+    exponent = rng.choice([-1, 1])
+    aspect = ratio ** exponent
     height = size * aspect ** -.5
     width = size * aspect ** .5
     return round(height), round(width)
@@ -135,11 +142,11 @@ def lean(rng: np.random.Generator, parts: Sequence[Part]) -> list[Part]:
     # One matrix for all linear changes.
     angle = rng.normal(0, .18)
     stretch = rng.uniform(.88, 1.14)
-    cosine, sine = math.cos(angle), math.sin(angle)
-    rotation = np.array([[cosine, -sine], [sine, cosine]])
-    matrix = rotation @ np.diag([stretch, 1 / stretch])
+    stretching = np.diag([stretch, 1 / stretch])
+    matrix = rotation(angle) @ stretching
     if rng.random() < .5:
-        shear = np.array([[1, rng.uniform(-.2, .2)], [0, 1]])
+        slope = rng.uniform(-.2, .2)
+        shear = np.array([[1, slope], [0, 1]])
         matrix = matrix @ shear
     tilt = rng.uniform(-.14, .14, 2)
 
@@ -186,23 +193,26 @@ def fit(
 
     fitted = []
     for part in parts:
-        rings = tuple((ring - middle) * scale + centre for ring in part.rings)
+        rings = [(ring - middle) * scale + centre for ring in part.rings]
         width = part.width
         if width:
             width = max(width * thickening * scale, thinnest)
-        fitted.append(replace(part, rings=rings, width=width))
+        fitted.append(replace(part, rings=tuple(rings), width=width))
     return fitted
 
 
 def _bounds(parts: Sequence[Part], thickening: float) -> tuple[np.ndarray, np.ndarray]:
     """The smallest and the largest x, y of a drawing, widths of strokes included."""
-    lows, highs = [], []
+    lows = []
+    highs = []
     for part in parts:
         margin = part.width * thickening / 2
         for ring in part.rings:
             lows.append(ring.min(axis=0) - margin)
             highs.append(ring.max(axis=0) + margin)
-    return np.min(lows, axis=0), np.max(highs, axis=0)
+    lowest = np.min(lows, axis=0)
+    highest = np.max(highs, axis=0)
+    return lowest, highest
 
 
 def rasterize(parts: Sequence[Part], frame: Frame) -> np.ndarray:
@@ -212,7 +222,9 @@ def rasterize(parts: Sequence[Part], frame: Frame) -> np.ndarray:
         Each layer's coverage of the pixels, float32 (2, H, W), whose sum is at most 1.
     """
     height, width = frame
-    canvases = np.zeros((2, height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
+    rows = height * SUPERSAMPLING
+    columns = width * SUPERSAMPLING
+    canvases = np.zeros((2, rows, columns), np.uint8)
     for part in parts:
         for layer, canvas in enumerate(canvases):
             # A part hides what lies below it in the other layer; one of no layer hides both.
@@ -222,12 +234,14 @@ def rasterize(parts: Sequence[Part], frame: Frame) -> np.ndarray:
     # The mean over the samples of a pixel is its coverage.
     layers = []
     for canvas in canvases:
-        layers.append(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA))
+        coverage = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+        layers.append(coverage)
     return np.stack(layers) / np.float32(255)
 
 
 def _draw(canvas: np.ndarray, part: Part, colour: int) -> None:
-    # Pixels of the canvas in fixed point.
+    """Draws a part, given in pixels of the frame, on a canvas of samples."""
+    # OpenCV takes coordinates in fixed point.
     scale = SUPERSAMPLING * 2 ** FRACTION_BITS
     rings = []
     for ring in part.rings:
@@ -252,11 +266,12 @@ def background(rng: np.random.Generator, frame: Frame, train: bool) -> np.ndarra
     view = draw_view(rng, frame, train)
     view = grade(rng, view)
     side = _side(frame)
-    blur = rng.uniform(*BACKGROUND_BLUR) * side
-    view = cv2.GaussianBlur(view, (0, 0), blur)
+    blur = rng.uniform(*BACKGROUND_BLUR)
+    view = _blurred(view, blur * side)
 
     fewest, most = DISTRACTORS
-    for _ in range(rng.integers(fewest, most + 1)):
+    count = rng.integers(fewest, most + 1)
+    for _ in range(count):
         view = add_distractor(rng, view, side)
     return np.clip(view, 0, 1)
 
@@ -267,34 +282,53 @@ def draw_view(rng: np.random.Generator, frame: Frame, train: bool) -> np.ndarray
     Returns:
         float32 (H, W, 3), 0..1.
     """
-    # The left part is the training set's, the right one the test set's.
-    name = PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))]
-    photograph = load_photograph(name)
-    cut = round(photograph.shape[1] * TRAIN_SHARE)
-    photograph = photograph[:, :cut] if train else photograph[:, cut:]
-
-    # The crop has the frame's aspect ratio and 60 to 100% of the sides that would fit.
-    room = np.array(photograph.shape[:2])
-    largest = (room / frame).min()
-    sides = np.array(frame) * largest * rng.uniform(.6, 1)
-    height, width = sides.astype(int)
-    top = int(rng.integers(room[0] - height + 1))
-    left = int(rng.integers(room[1] - width + 1))
-    crop = photograph[top:top + height, left:left + width]
-    direction = rng.choice([-1, 1])
-    mirrored = np.ascontiguousarray(crop[:, ::direction])
+    number = rng.integers(len(PHOTOGRAPHS))
+    photograph = load_photograph(PHOTOGRAPHS[number])
+    crop = _random_crop(rng, _part_of_set(photograph, train), frame)
+    is_mirrored = rng.choice([-1, 1]) == -1
+    if is_mirrored:
+        crop = crop[:, ::-1]
 
     # Averaging reduces without aliasing, and would enlarge in blocks.
-    is_reduced = height > frame[0]
+    height, width = frame
+    is_reduced = crop.shape[0] > height
     method = cv2.INTER_AREA if is_reduced else cv2.INTER_CUBIC
-    view = cv2.resize(mirrored, frame[::-1], interpolation=method)
+    pixels = np.ascontiguousarray(crop)
+    view = cv2.resize(pixels, (width, height), interpolation=method)
     return view.astype(np.float32) / 255
+
+
+def _part_of_set(photograph: np.ndarray, train: bool) -> np.ndarray:
+    """The left part of a photograph, which is the training set's, or the rest."""
+    width = photograph.shape[1]
+    cut = round(width * TRAIN_SHARE)
+    if train:
+        return photograph[:, :cut]
+    return photograph[:, cut:]
+
+
+def _random_crop(rng: np.random.Generator, photograph: np.ndarray, frame: Frame) -> np.ndarray:
+    """A crop of the frame's aspect ratio, of 60 to 100% of the sides that would fit."""
+    room = np.array(photograph.shape[:2])
+    ratios = room / frame
+    share = rng.uniform(.6, 1)
+    sides = np.array(frame) * ratios.min() * share
+    height, width = sides.astype(int)
+
+    # It lies anywhere in the room that is left.
+    rows_left, columns_left = room - (height, width)
+    top = rng.integers(rows_left + 1)
+    left = rng.integers(columns_left + 1)
+    bottom = top + height
+    right = left + width
+    return photograph[top:bottom, left:right]
 
 
 @cache
 def load_photograph(name: str) -> np.ndarray:
     """One of PHOTOGRAPHS, RGB uint8 (H, W, 3)."""
-    return read_image(Path(skimage.__file__).parent / 'data' / name)
+    package = Path(skimage.__file__).parent
+    return read_image(package / 'data' / name)
 
 
 def grade(rng: np.random.Generator, view: np.ndarray) -> np.ndarray:
@@ -306,20 +340,29 @@ def grade(rng: np.random.Generator, view: np.ndarray) -> np.ndarray:
     spread = np.ptp(view, axis=2)
     is_grey = spread.max() < .02
     if is_grey:
-        shades = rng.uniform([[0.], [.6]], [[.35], [1.]], (2, 3))
-        dark, bright = np.sort(shades, axis=0).astype(np.float32)
-        view = dark + view * (bright - dark)
+        view = _tinted(rng, view)
     else:
-        grey = view.mean(axis=2, keepdims=True)
-        saturation = np.float32(rng.uniform(.6, 1.3))
+        saturation = _uniform(rng, .6, 1.3)
         tint = rng.uniform(.85, 1.15, 3).astype(np.float32)
+        grey = view.mean(axis=2, keepdims=True)
         view = grey + (view - grey) * saturation * tint
 
     # The light; black is never quite black.
-    gamma = np.float32(rng.uniform(.7, 1.4))
-    exposure = np.float32(rng.uniform(.75, 1.05))
+    gamma = _uniform(rng, .7, 1.4)
+    exposure = _uniform(rng, .75, 1.05)
     contrasted = np.clip(view, 0, 1) ** gamma
     return .04 + .96 * contrasted * exposure
+
+
+def _tinted(rng: np.random.Generator, view: np.ndarray) -> np.ndarray:
+    """Maps the greys of a photograph to shades between a dark and a bright colour."""
+    low = [[0.], [.6]]
+    high = [[.35], [1.]]
+    shades = rng.uniform(low, high, (2, 3))
+    shades.sort(axis=0)
+    dark, bright = shades.astype(np.float32)
+    contrast = bright - dark
+    return dark + view * contrast
 
 
 def add_distractor(rng: np.random.Generator, view: np.ndarray, side: float) -> np.ndarray:
@@ -327,17 +370,17 @@ def add_distractor(rng: np.random.Generator, view: np.ndarray, side: float) -> n
     # Its outline, partly outside of the frame perhaps.
     frame = view.shape[:2]
     kind = rng.choice(list(SHAPES))
-    drawing = SHAPES[kind](rng)
-    parts = lean(rng, drawing)
+    draw_object = SHAPES[kind]
+    parts = lean(rng, draw_object(rng))
     extent = rng.uniform(.3, .6)
     where = rng.uniform(-1.3, 1.3, 2)
     parts = fit(parts, frame, extent, 1, where)
 
     # Both materials in one colour, out of focus and somewhat transparent.
     layers = rasterize(parts, frame)
-    blur = rng.uniform(*DISTRACTOR_BLUR) * side
-    cover = cv2.GaussianBlur(layers.sum(axis=0), (0, 0), blur)
-    opacity = np.float32(rng.uniform(.6, 1))
+    blur = rng.uniform(*DISTRACTOR_BLUR)
+    cover = _blurred(layers.sum(axis=0), blur * side)
+    opacity = _uniform(rng, .6, 1)
     colour = paint(rng, view).astype(np.float32)
     return blend(view, colour, cover * opacity)
 
@@ -350,17 +393,19 @@ def cast_shadow(
 ) -> np.ndarray:
     """Darkens the scene where the object stands between it and the light."""
     # The object's silhouette falls on a wall behind it, away from the light.
+    height, width = cover.shape
     side = math.sqrt(cover.size)
     distance = rng.uniform(.015, .045)
-    slope = -light[:2] / light[2]
+    right, down, forward = light
+    slope = -np.array([right, down]) / forward
     x, y = slope * distance * side
     translation = np.array([[1, 0, x], [0, 1, y]], np.float32)
-    moved = cv2.warpAffine(cover, translation, cover.shape[::-1])
+    moved = cv2.warpAffine(cover, translation, (width, height))
 
     # The light is wide, so the shadow's edge is soft.
-    softness = rng.uniform(.008, .025) * side
-    shadow = cv2.GaussianBlur(moved, (0, 0), softness)
-    strength = np.float32(rng.uniform(*SHADOW))
+    softness = rng.uniform(.008, .025)
+    shadow = _blurred(moved, softness * side)
+    strength = _uniform(rng, *SHADOW)
     remaining_light = 1 - strength * shadow
     return scene * remaining_light[..., None]
 
@@ -372,19 +417,22 @@ def paint(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     """A colour, RGB (3,), 0..1: one of the scene's own, or a bright, a dark or a vivid one."""
     # A pixel of the scene, a little lighter or darker.
     if rng.random() < CAMOUFLAGE:
-        y = rng.integers(scene.shape[0])
-        x = rng.integers(scene.shape[1])
+        height, width = scene.shape[:2]
+        y = rng.integers(height)
+        x = rng.integers(width)
         contrast = rng.uniform(.8, 1.25)
         offset = rng.uniform(-.04, .04)
         changed = scene[y, x] * contrast + offset
         return np.clip(changed, .13, .95)
 
-    # Or a random hue, its saturation and value of one of three kinds.
+    # Or a random hue: three cosines, a third of the circle apart.
     phases = rng.random() + np.array([0, 1 / 3, 2 / 3])
-    hue = (np.cos(2 * np.pi * phases) + 1) / 2
-    bright, dark, vivid = (.3, .95), (.5, .28), (.95, .85)
-    saturation, value = (bright, dark, vivid)[rng.integers(3)]
-    colour = 1 - rng.uniform(.5, 1) * saturation * (1 - hue)
+    waves = np.cos(2 * np.pi * phases)
+    hue = (waves + 1) / 2
+    kind = rng.integers(3)
+    saturation, value = PAINTS[kind]
+    saturation = rng.uniform(.5, 1) * saturation
+    colour = 1 - saturation * (1 - hue)
     brightness = rng.uniform(.8, 1.05)
     return np.clip(colour * value * brightness, .13, 1)
 
@@ -417,7 +465,8 @@ def shade(
     halfway = _unit(light + towards_viewer)
     diffuse = np.clip(normals @ light, 0, None)
     facing = np.clip(normals @ halfway, 0, None)
-    fall_off = gradient(rng, frame, rng.uniform(.1, .3))
+    strength = rng.uniform(.1, .3)
+    fall_off = gradient(rng, frame, strength)
 
     # Each material's light, weighted by its coverage. Metal mirrors a sky, all else is matt.
     surface = np.zeros((*frame, 3), np.float32)
@@ -447,7 +496,8 @@ def shade(
 def _reflected_sky(normals: np.ndarray) -> np.ndarray:
     """What metal reflects at each pixel: a bright sky over a dark ground."""
     downwards = normals[..., 1]
-    sky_share = 1 / (1 + np.exp(9 * (downwards + .1)))
+    steepness = 9 * (downwards + .1)
+    sky_share = 1 / (1 + np.exp(steepness))
     return .75 + .5 * sky_share
 
 
@@ -460,30 +510,34 @@ def surface_normals(layers: np.ndarray, bevel: float) -> np.ndarray:
         remaining = np.clip(bevel - distance, 0, None)
         squared_height = bevel ** 2 - remaining ** 2
         height += np.sqrt(np.maximum(squared_height, 0))
-    height = cv2.GaussianBlur(height, (0, 0), 1)
+    height = _blurred(height, 1)
 
-    # A surface's normal leans against its slopes.
-    slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
-    slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
-    normals = np.stack([-slope_x, -slope_y, np.ones_like(height)], axis=2)
+    # A surface's normal leans against its slopes. Sobel's filter sums eight differences.
+    sobel = partial(cv2.Sobel, height, cv2.CV_32F, ksize=3, scale=1 / 8)
+    slope_x = sobel(dx=1, dy=0)
+    slope_y = sobel(dx=0, dy=1)
+    upwards = np.ones_like(height)
+    normals = np.stack([-slope_x, -slope_y, upwards], axis=2)
     lengths = np.linalg.norm(normals, axis=2, keepdims=True)
     return normals / lengths
 
 
 def _distance_to_edge(layer: np.ndarray) -> np.ndarray:
     """Distance of each pixel inside a layer to its edge, in pixels, measured at twice the size."""
-    larger = cv2.resize(layer, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
-    inside = (larger > .5).astype(np.uint8)
+    height, width = layer.shape
+    larger = cv2.resize(layer, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    is_inside = larger > .5
+    inside = is_inside.astype(np.uint8)
     doubled = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
     distance = doubled / 2
-    return cv2.resize(distance, layer.shape[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(distance, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def texture(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     """A relative change of brightness, float32 (H, W): none, mottled, wood grain, or stripes."""
     kinds = ('none', 'mottled', 'wood', 'stripes')
     kind = kinds[rng.integers(4)]
-    strength = np.float32(rng.uniform(.08, .25))
+    strength = _uniform(rng, .08, .25)
     if kind == 'none':
         return np.zeros(frame, np.float32)
     if kind == 'mottled':
@@ -509,7 +563,8 @@ def noise(rng: np.random.Generator, frame: Frame, cell: int) -> np.ndarray:
     height, width = frame
     rows = height // cell + 2
     columns = width // cell + 2
-    coarse = rng.uniform(-1, 1, (rows, columns)).astype(np.float32)
+    values = rng.uniform(-1, 1, (rows, columns))
+    coarse = values.astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -517,16 +572,18 @@ def gradient(rng: np.random.Generator, frame: Frame, strength: float) -> np.ndar
     """A ramp through the frame in a random direction, float32 (H, W), -strength..strength."""
     angle = rng.uniform(0, 2 * np.pi)
     height, width = frame
-    y = np.linspace(-1, 1, height, dtype=np.float32)
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)
     down = math.sin(angle) * y
     right = math.cos(angle) * x
-    ramp = down[:, None] + right[None]
-    scale = np.float32(strength / math.sqrt(2))  # the ramp ends at up to the square root of 2
-    return scale * ramp
+    ramp = down + right
+
+    # In a diagonal direction the ramp ends at the square root of 2.
+    scale = strength / math.sqrt(2)
+    return np.float32(scale) * ramp
 
 
-# --- Numbers ------------------------------------------------------------------------------------
+# --- Numbers and images -------------------------------------------------------------------------
 
 
 def _side(frame: Frame) -> float:
@@ -535,12 +592,25 @@ def _side(frame: Frame) -> float:
     return math.sqrt(height * width)
 
 
-def _unit(vector: Sequence[float] | np.ndarray) -> np.ndarray:
-    vector = np.asarray(vector, np.float32)
-    return vector / np.linalg.norm(vector)
+def _uniform(rng: np.random.Generator, low: float, high: float) -> np.float32:
+    """A random number in the precision of images: float64 would turn them into float64 as well."""
+    return np.float32(rng.uniform(low, high))
+
+
+def _blurred(image: np.ndarray, deviation: float) -> np.ndarray:
+    """Blurs an image by a Gaussian of this standard deviation, in pixels."""
+    return cv2.GaussianBlur(image, (0, 0), deviation)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """The vector scaled to length 1, float32."""
+    values = np.asarray(vector, np.float32)
+    length = np.linalg.norm(values)
+    return values / length
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
     """0..1 as uint8."""
     levels = np.clip(values, 0, 1) * 255
-    return np.round(levels).astype(np.uint8)
+    rounded = np.round(levels)
+    return rounded.astype(np.uint8)

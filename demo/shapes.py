@@ -1,213 +1,48 @@
 """Vector drawings of thin and holed objects, each a function `rng -> list[Part]` in SHAPES.
 
-Drawings lie in a plane of about -1..1 in both directions, y downwards. `demo.render` scales and
-turns them to fit a frame. Parts are listed in the order in which they are drawn.
+The plane and the parts are those of `demo.drawing`. `demo.render` scales and turns a drawing to fit
+a frame.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Point = np.ndarray | Sequence[float]  # x, y
-Points = np.ndarray | Sequence[Point]
-Point3 = tuple[float, float, float]
+from demo.drawing import (
+    SIDES,
+    Part,
+    Point,
+    Point3,
+    area,
+    bezier,
+    cross_braces,
+    curve,
+    disc,
+    ellipse,
+    even_angles,
+    hole,
+    inner_steps,
+    leaflet,
+    level_bar,
+    loop,
+    oblique,
+    on_both_sides,
+    polar,
+    polar_curve,
+    quarter_turn,
+    smooth,
+    spokes,
+    stroke,
+    taper,
+)
 
-SIDES = (-1, 1)  # left and right
 WORDS = (
     'BiRef', 'Net', 'mask', 'edge', 'R&D', '&', 'Ag', 'fine', 'Q8', 'see', 'thin\nline', 'HD',
     'open\nair', '2026', 'hello', '?!', '#1', 'pi\nxel', 'Zoom', '@', 'yes')
-
-
-@dataclass(frozen=True)
-class Part:
-    """One brush stroke or one filled area.
-
-    Attributes:
-        rings: Arrays (N, 2) of x, y: the lines of a stroke, or the outlines of an area, whose inner
-            ones are holes (even-odd rule).
-        width: Of the stroke; 0 for an area.
-        closed: Whether a stroke returns to its start.
-        layer: 0 or 1 for one of the two materials; None cuts a hole into all parts before it.
-    """
-
-    rings: tuple[np.ndarray, ...]
-    width: float = 0
-    closed: bool = True
-    layer: int | None = 0
-
-
-# --- Strokes and areas --------------------------------------------------------------------------
-
-
-def stroke(points: Points, width: float, layer: int | None = 0, closed: bool = False) -> Part:
-    """A brush stroke along `points` (N, 2)."""
-    return Part((np.asarray(points, float),), width, closed, layer)
-
-
-def loop(points: Points, width: float, layer: int | None = 0) -> Part:
-    """A brush stroke along `points` (N, 2) that returns to its start."""
-    return stroke(points, width, layer, closed=True)
-
-
-def area(*rings: Points, layer: int | None = 0) -> Part:
-    """A filled area between outlines (N, 2)."""
-    outlines = tuple(np.asarray(ring, float) for ring in rings)
-    return Part(outlines, layer=layer)
-
-
-def disc(x: float, y: float, radius: float, layer: int | None = 0) -> Part:
-    """A filled circle."""
-    return area(ellipse(x, y, radius), layer=layer)
-
-
-def hole(x: float, y: float, radius: float) -> Part:
-    """A circle cut out of all parts before it."""
-    return disc(x, y, radius, layer=None)
-
-
-def spokes(
-    x: float,
-    y: float,
-    inner: float,
-    outer: float,
-    count: int,
-    width: float,
-    twist: float = 0,
-) -> list[Part]:
-    """`count` straight strokes between two circles, whose outer ends are `twist` radians ahead."""
-    parts = []
-    for angle in even_angles(count):
-        start = polar(angle, inner, x, y)
-        end = polar(angle + twist, outer, x, y)
-        parts.append(stroke([start, end], width))
-    return parts
-
-
-def taper(start: Point, end: Point, wide: float, narrow: float) -> Part:
-    """A limb that narrows from `wide` to `narrow`, with a round end."""
-    root = np.asarray(start, float)
-    head = np.asarray(end, float)
-    length = max(np.linalg.norm(head - root), 1e-9)
-    along = (head - root) / length
-    across = np.array([-along[1], along[0]])
-
-    # The outline runs from the left of the root around the half circle of the tip to the right.
-    half_circle = ellipse(0, 0, narrow / 2, start=0, stop=180)
-    x, y = np.split(half_circle, 2, axis=1)
-    tip = head + x * across + y * along
-    half = across * wide / 2
-    left = root - half
-    right = root + half
-    return area([left, *tip[::-1], right])
-
-
-def leaflet(root: Point, length: float, width: float, angle: float) -> Part:
-    """A pointed leaf from `root` towards `angle`, in degrees clockwise from the right."""
-    t = np.linspace(0, 1, 24)
-    bulge = np.sin(np.pi * t ** .8)
-    along = t * length
-    half = width / 2 * bulge
-    one_edge = curve(along, half)
-    other_edge = curve(along, -half)
-    outline = np.concatenate([one_edge, other_edge[::-1]])
-
-    radians = math.radians(angle)
-    cosine, sine = math.cos(radians), math.sin(radians)
-    rotation = np.array([[cosine, sine], [-sine, cosine]])
-    turned = outline @ rotation
-    return area(turned + np.asarray(root))
-
-
-# --- Points -------------------------------------------------------------------------------------
-
-
-def curve(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Points (N, 2) of coordinates (N,)."""
-    return np.stack([x, y], axis=1)
-
-
-def polar(angle: float, radius: float = 1., x: float = 0., y: float = 0.) -> tuple[float, float]:
-    """The point at `angle`, in radians, on a circle about x, y."""
-    return x + radius * math.cos(angle), y + radius * math.sin(angle)
-
-
-def even_angles(count: int, offset: float | np.ndarray = 0.) -> np.ndarray:
-    """`count` angles around the circle in radians, moved by `offset` of their distance."""
-    steps = np.arange(count) + offset
-    return 2 * np.pi * steps / count
-
-
-def inner_steps(low: float, high: float, count: int) -> np.ndarray:
-    """`count` evenly spaced values between `low` and `high`, both ends excluded."""
-    return np.linspace(low, high, count + 2)[1:-1]
-
-
-def ellipse(
-    x: float,
-    y: float,
-    rx: float,
-    ry: float | None = None,
-    start: float = 0,
-    stop: float = 360,
-    turn: float = 0,
-) -> np.ndarray:
-    """Points (96, 2) of an elliptic arc.
-
-    Args:
-        x: Horizontal centre.
-        y: Vertical centre.
-        rx: Horizontal radius.
-        ry: Vertical radius; None for a circle.
-        start: First angle of the arc, in degrees.
-        stop: Last angle of the arc, in degrees.
-        turn: Rotation of the whole ellipse, in degrees.
-    """
-    if ry is None:
-        ry = rx
-    angles = np.radians(np.linspace(start, stop, 96))
-    across = rx * np.cos(angles)
-    along = ry * np.sin(angles)
-
-    # The arc, turned as a whole and moved to its centre.
-    radians = math.radians(turn)
-    cosine, sine = math.cos(radians), math.sin(radians)
-    turned_x = x + cosine * across - sine * along
-    turned_y = y + sine * across + cosine * along
-    return curve(turned_x, turned_y)
-
-
-def oblique(points: Sequence[Point3], depth: float) -> np.ndarray:
-    """Projects x (right), y (up), z (back) onto the plane; z runs `depth` to the right."""
-    x, y, z = np.asarray(points, float).T
-    across = x + depth * z
-    down = -y - .45 * z
-    return curve(across, down)
-
-
-def smooth(outline: np.ndarray, reach: int = 4) -> np.ndarray:
-    """Removes the steps of pixels from a traced outline (N, 2) by a moving average."""
-    shifted = []
-    for shift in range(-reach, reach + 1):
-        shifted.append(np.roll(outline, shift, axis=0))
-    return np.mean(shifted, axis=0)
-
-
-def crossed(half_widths: Iterable[float], heights: Iterable[float], width: float) -> list[Part]:
-    """Crossed braces between the legs of a tower, from each height to the next."""
-    levels = list(zip(half_widths, heights, strict=True))
-    parts = []
-    for (half, y), (next_half, next_y) in pairwise(levels):
-        for side in SIDES:
-            start = (side * half, y)
-            end = (-side * next_half, next_y)
-            parts.append(stroke([start, end], width))
-    return parts
 
 
 # --- Round things -------------------------------------------------------------------------------
@@ -238,12 +73,12 @@ def gear(rng: np.random.Generator) -> list[Part]:
     depth = rng.uniform(.14, .22)
 
     # A tooth has four corners: up at its base and tip, down again at tip and base.
+    valley = 1 - depth
     corners = np.array([-.3, -.18, .18, .3])
     positions = np.arange(teeth)[:, None] + corners
     angles = 2 * np.pi * positions / teeth
-    angles = angles.ravel()
-    radii = np.tile([1 - depth, 1, 1, 1 - depth], teeth)
-    outline = curve(radii * np.cos(angles), radii * np.sin(angles))
+    radii = np.tile([valley, 1, 1, valley], teeth)
+    outline = polar_curve(angles.ravel(), radii)
 
     # A ring of holes, the smaller the more there are, around the hub.
     size = min(.2, 1.35 / hole_count)
@@ -251,7 +86,12 @@ def gear(rng: np.random.Generator) -> list[Part]:
     for angle in even_angles(hole_count):
         x, y = polar(angle, .52)
         holes.append(hole(x, y, size))
-    return [area(outline), *holes, disc(0, 0, .26, 1), hole(0, 0, .13)]
+    return [
+        area(outline),
+        *holes,
+        disc(0, 0, .26, 1),
+        hole(0, 0, .13),
+    ]
 
 
 def bicycle(rng: np.random.Generator) -> list[Part]:
@@ -259,7 +99,8 @@ def bicycle(rng: np.random.Generator) -> list[Part]:
     radius = rng.uniform(.42, .48)
     spoke_count = int(rng.integers(6, 10))
     width = rng.uniform(.075, .095)
-    rear, front = (-.62, .3), (.66, .3)
+    rear = (-.62, .3)
+    front = (.66, .3)
     crank = (-.08, .34)
     head = (.42, -.38)
     seat = (-.26, -.36)
@@ -267,23 +108,35 @@ def bicycle(rng: np.random.Generator) -> list[Part]:
     # Each wheel: a tyre, its spokes and the hub over them.
     wheels = []
     for hub in (rear, front):
-        wheels.append(loop(ellipse(*hub, radius), .085, 1))
+        tyre = ellipse(*hub, radius)
+        wheels.append(loop(tyre, .085, 1))
         wheels += spokes(*hub, 0, radius, spoke_count, .042)
         wheels.append(disc(*hub, .07, 1))
 
-    # The tubes between the named points, and what hangs on them.
-    frame = [
-        (rear, crank), (rear, seat), (seat, crank), (seat, head), (crank, head), (head, front)]
-    tubes = [stroke(tube, width) for tube in frame]
+    tubes = [
+        (rear, crank),  # chain stay
+        (rear, seat),  # seat stay
+        (seat, crank),  # seat tube
+        (seat, head),  # top tube
+        (crank, head),  # down tube
+        (head, front),  # fork
+    ]
+    frame = [stroke(tube, width) for tube in tubes]
+
+    # What is mounted on the frame.
     handlebar = [head, (.36, -.56), (.52, -.62), (.6, -.52)]
+    seat_post = [seat, (-.3, -.5)]
+    saddle = [(-.48, -.55), (-.16, -.52)]
+    chainring = ellipse(*crank, .12)
+    pedal = [crank, (.05, .53)]
     return [
         *wheels,
-        *tubes,
+        *frame,
         stroke(handlebar, .07, 1),
-        stroke([seat, (-.3, -.5)], .07),
-        stroke([(-.48, -.55), (-.16, -.52)], .11, 1),  # saddle
-        loop(ellipse(*crank, .12), .05, 1),
-        stroke([crank, (.05, .53)], .06, 1),  # pedal
+        stroke(seat_post, .07),
+        stroke(saddle, .11, 1),
+        loop(chainring, .05, 1),
+        stroke(pedal, .06, 1),
     ]
 
 
@@ -292,16 +145,22 @@ def glasses(rng: np.random.Generator) -> list[Part]:
     rx = rng.uniform(.36, .42)
     ry = rng.uniform(.28, .42)
     width = rng.uniform(.1, .15)
-    temples, lenses = [], []
-    for side in SIDES:
-        hinge = (side * .6, -ry + .05)
-        bend = (side * .85, -ry - .35)
-        end = (side * .95, -ry - .3)
-        temple = [hinge, bend, end]
-        temples.append(stroke(temple, width, 1))
-        lenses.append(loop(ellipse(side * .52, .15, rx, ry), width))
-    bridge_of_nose = ellipse(0, .13, .17, .14, 180, 360)
-    return [*temples, *lenses, stroke(bridge_of_nose, width)]
+
+    # The temples are behind the lenses.
+    hinge = (.6, -ry + .05)
+    bend = (.85, -ry - .35)
+    end = (.95, -ry - .3)
+    temples = on_both_sides([hinge, bend, end], width, 1)
+
+    lens = ellipse(.52, .15, rx, ry)
+    other_lens = ellipse(-.52, .15, rx, ry)
+    nose_bridge = ellipse(0, .13, .17, .14, 180, 360)
+    return [
+        *temples,
+        loop(lens, width),
+        loop(other_lens, width),
+        stroke(nose_bridge, width),
+    ]
 
 
 def racket(rng: np.random.Generator) -> list[Part]:
@@ -316,26 +175,26 @@ def racket(rng: np.random.Generator) -> list[Part]:
     strings = []
     for t in inner_steps(-1, 1, count):
         chord = math.sqrt(1 - t ** 2)
-        half_width = chord * rx
         half_height = chord * ry
         x = rx * t
-        y = centre + ry * t
         upright = [(x, centre - half_height), (x, centre + half_height)]
-        level = [(-half_width, y), (half_width, y)]
         strings.append(stroke(upright, width))
-        strings.append(stroke(level, width))
+
+        y = centre + ry * t
+        strings.append(level_bar(y, chord * rx, width))
 
     # Two arms lead from the head to the handle.
-    throat = []
-    for side in SIDES:
-        shoulder = (side * rx * .7, centre + ry * .75)
-        throat.append(stroke([shoulder, (0, .45)], .08, 1))
+    shoulder = (rx * .7, centre + ry * .75)
+    throat = on_both_sides([shoulder, (0, .45)], .08, 1)
+    head = ellipse(0, centre, rx, ry)
+    handle = [(0, .4), (0, 1)]
+    grip = [(0, .6), (0, .98)]
     return [
         *strings,
         *throat,
-        loop(ellipse(0, centre, rx, ry), .12, 1),
-        stroke([(0, .4), (0, 1)], .17, 1),  # handle
-        stroke([(0, .6), (0, .98)], .1),
+        loop(head, .12, 1),
+        stroke(handle, .17, 1),
+        stroke(grip, .1),
     ]
 
 
@@ -347,20 +206,28 @@ def key(rng: np.random.Generator) -> list[Part]:
     # The bow is one ring or a clover of several.
     bow = []
     if leaves == 1:
-        bow.append(loop(ellipse(-.68, 0, .36), .17, 1))
+        ring = ellipse(-.68, 0, .36)
+        bow.append(loop(ring, .17, 1))
     else:
         for angle in even_angles(leaves, .5):
             x, y = polar(angle, .24, -.68, 0)
-            bow.append(loop(ellipse(x, y, .21), .13, 1))
+            ring = ellipse(x, y, .21)
+            bow.append(loop(ring, .13, 1))
 
     # The bit has three teeth, the middle one longer.
-    shaft = stroke([(-.32, 0), (1.08, 0)], .17)
-    notches = []
-    teeth = ((.6, bit), (.82, bit * 1.3), (1.02, bit))
-    for x, length in teeth:
-        notches.append(stroke([(x, 0), (x, length)], .13))
-    collar = stroke([(-.2, -.12), (-.2, .12)], .1, 1)
-    return [shaft, *notches, *bow, collar]
+    teeth = []
+    for x, length in ((.6, bit), (.82, bit * 1.3), (1.02, bit)):
+        tooth = [(x, 0), (x, length)]
+        teeth.append(stroke(tooth, .13))
+
+    shaft = [(-.32, 0), (1.08, 0)]
+    collar = [(-.2, -.12), (-.2, .12)]
+    return [
+        stroke(shaft, .17),
+        *teeth,
+        *bow,
+        stroke(collar, .1, 1),
+    ]
 
 
 # --- Bars and lattices --------------------------------------------------------------------------
@@ -373,32 +240,35 @@ def lattice(rng: np.random.Generator) -> list[Part]:
     tall = rng.uniform(.75, 1.25)
 
     # Upright and level bars, or diamonds.
-    lines = []
+    bars = []
     if rng.random() < .5:
         for t in inner_steps(-1, 1, count):
-            y = t * tall
-            lines.append([(t, -tall), (t, tall)])
-            lines.append([(-1, y), (1, y)])
+            upright = [(t, -tall), (t, tall)]
+            bars.append(stroke(upright, width))
+            bars.append(level_bar(t * tall, 1, width))
     else:
         for t in inner_steps(-2, 2, 2 * count - 1):
-            lines += _diagonals(t, tall)
+            line = _diagonal(t, tall)
+            bars += on_both_sides(line, width)
 
     # The frame covers the ends of the bars.
-    bars = [stroke(line, width) for line in lines]
-    corners = [(-1, -tall), (1, -tall), (1, tall), (-1, tall)]
+    corners = [
+        (-1, -tall),
+        (1, -tall),
+        (1, tall),
+        (-1, tall),
+    ]
     frame = loop(corners, width * 1.7, 1)
     return [*bars, frame]
 
 
-def _diagonals(t: float, tall: float) -> list[list[tuple[float, float]]]:
-    """The line x - y = t within the unit square and its mirror image, both stretched to `tall`."""
+def _diagonal(t: float, tall: float) -> list[Point]:
+    """The line x - y = t within the square of -1..1, which is then stretched to `tall`."""
     left = max(-1., t - 1)
     right = min(1., t + 1)
     start = (left, (left - t) * tall)
     end = (right, (right - t) * tall)
-    line = [start, end]
-    mirrored = [(-x, y) for x, y in line]
-    return [line, mirrored]
+    return [start, end]
 
 
 def chair(rng: np.random.Generator) -> list[Part]:
@@ -416,33 +286,43 @@ def chair(rng: np.random.Generator) -> list[Part]:
     def legs_and_rung(z: float) -> list[Part]:
         parts = []
         for x in (-.6, .6):
+            hip = (x, 0, z)
             foot = (x * splay, -leg, z * splay)
-            parts.append(line((x, 0, z), foot))
+            parts.append(line(hip, foot))
         y = -leg * .55
-        parts.append(line((-.6, y, z), (.6, y, z), scale=.7))
-        return parts
+        rung = line((-.6, y, z), (.6, y, z), scale=.7)
+        return [*parts, rung]
+
+    posts = []
+    for x in (-.6, .6):
+        top = (x * 1.05, back, 1.)
+        posts.append(line((x, 0, .9), top))
 
     # The back has level slats, or bars below a rail.
-    posts = [line((x, 0, .9), (x * 1.05, back, 1.)) for x in (-.6, .6)]
     slats = []
     if rng.random() < .5:
         for height in (.4, .68, .97):
             y = height * back
-            slats.append(line((-.6, y, .95), (.6, y, .95), scale=1.1, layer=1))
+            slat = line((-.6, y, .95), (.6, y, .95), scale=1.1, layer=1)
+            slats.append(slat)
     else:
         for x in inner_steps(-.6, .6, 4):
-            slats.append(line((x, 0, .9), (x, back, 1.), scale=.7))
-        slats.append(line((-.63, back, 1.), (.63, back, 1.), scale=1.5, layer=1))
+            bar = line((x, 0, .9), (x, back, 1.), scale=.7)
+            slats.append(bar)
+        rail = line((-.63, back, 1.), (.63, back, 1.), scale=1.5, layer=1)
+        slats.append(rail)
 
     # What is in front hides what is behind: the rear legs come first, the seat's front edge last.
-    seat = [(-.68, 0, -.1), (.68, 0, -.1), (.62, 0, .95), (-.62, 0, .95)]
+    front_left = (-.68, 0, -.1)
+    front_right = (.68, 0, -.1)
+    seat = [front_left, front_right, (.62, 0, .95), (-.62, 0, .95)]
     return [
         *legs_and_rung(.9),
         *posts,
         *slats,
         *legs_and_rung(0),
         area(oblique(seat, depth), layer=1),
-        line(seat[0], seat[1], scale=.9, layer=1),
+        line(front_left, front_right, scale=.9, layer=1),
     ]
 
 
@@ -452,24 +332,24 @@ def ladder(rng: np.random.Generator) -> list[Part]:
     width = rng.uniform(.1, .14)
     foot = rng.uniform(.42, .62)
     top = rng.uniform(.28, .42)
-    has_prop = rng.random() < .5
+    is_stepladder = rng.random() < .5
 
     # Rungs reach from leg to leg, whose distance shrinks from the foot to the top.
     rungs = []
     for y in np.linspace(.8, -.8, count):
         half = foot + (top - foot) * (1 - y) / 2
-        rungs.append(stroke([(-half, y), (half, y)], width * .8, 1))
+        rungs.append(level_bar(y, half, width * .8, 1))
+    legs = on_both_sides([(foot, 1), (top, -1)], width)
+    if not is_stepladder:
+        return [*rungs, *legs]
 
     # A stepladder stands on a second pair of legs, which is behind the first.
-    legs, prop = [], []
+    rear_legs = []
     for side in SIDES:
-        leg_line = [(side * foot, 1), (side * top, -1)]
-        legs.append(stroke(leg_line, width))
-        prop_line = [(side * .9 * top + .1, -.9), (side * foot + .65, .85)]
-        prop.append(stroke(prop_line, width * .8))
-    if has_prop:
-        return [*prop, *rungs, *legs]
-    return [*rungs, *legs]
+        start = (side * .9 * top + .1, -.9)
+        end = (side * foot + .65, .85)
+        rear_legs.append(stroke([start, end], width * .8))
+    return [*rear_legs, *rungs, *legs]
 
 
 def fence(rng: np.random.Generator) -> list[Part]:
@@ -479,14 +359,23 @@ def fence(rng: np.random.Generator) -> list[Part]:
     tip = rng.uniform(.1, .25)
     step = 2 / count
     half = step * (1 - gap) / 2
+    bottom = .8
+    shoulder = -.6
 
     # Two rails behind pointed pickets.
-    rails = [stroke([(-1, y), (1, y)], .13, 1) for y in (-.3, .42)]
+    rails = [level_bar(y, 1, .13, 1) for y in (-.3, .42)]
     pickets = []
-    middles = (np.arange(count) + .5) * step - 1
-    for x in middles:
-        left, right = x - half, x + half
-        outline = [(left, .8), (left, -.6), (x, -.6 - tip), (right, -.6), (right, .8)]
+    for number in np.arange(count):
+        x = (number + .5) * step - 1
+        left = x - half
+        right = x + half
+        outline = [
+            (left, bottom),
+            (left, shoulder),
+            (x, shoulder - tip),
+            (right, shoulder),
+            (right, bottom),
+        ]
         pickets.append(area(outline))
     return [*rails, *pickets]
 
@@ -507,9 +396,11 @@ def bridge(rng: np.random.Generator) -> list[Part]:
     posts = [stroke(ends, width * .8) for ends in zip(top, bottom, strict=True)]
     ties = []
     for bay in range(bays):
-        ends = (bottom[bay], top[bay + 1])
-        if bay % 2:
+        is_falling = bay % 2 == 1
+        if is_falling:
             ends = (top[bay], bottom[bay + 1])
+        else:
+            ends = (bottom[bay], top[bay + 1])
         ties.append(stroke(ends, width * .8))
 
     # Piers widen downwards.
@@ -523,7 +414,13 @@ def bridge(rng: np.random.Generator) -> list[Part]:
             (centre - .12, .75),
         ]
         piers.append(area(outline, layer=1))
-    return [*piers, *posts, *ties, stroke(top, width * 1.2), stroke(bottom, width * 2, 1)]
+    return [
+        *piers,
+        *posts,
+        *ties,
+        stroke(top, width * 1.2),
+        stroke(bottom, width * 2, 1),
+    ]
 
 
 def birdcage(rng: np.random.Generator) -> list[Part]:
@@ -534,23 +431,31 @@ def birdcage(rng: np.random.Generator) -> list[Part]:
 
     # Ribs rise from the base and bend inwards to the top in a quarter of an ellipse.
     angles = np.linspace(0, 1, 30) * np.pi / 2
-    quarter = curve(np.cos(angles), -.05 - .75 * np.sin(angles))
+    height = .75 * np.sin(angles)
+    quarter = curve(np.cos(angles), -.05 - height)
     ribs = []
     for foot in np.linspace(-wide, wide, bars):
         dome = quarter * (foot, 1)
         ribs.append(stroke([(foot, .85), *dome], width))
-    rings = [loop(ellipse(0, y, wide, .1), width) for y in (-.05, .4)]
+
+    rings = []
+    for y in (-.05, .4):
+        ring = ellipse(0, y, wide, .1)
+        rings.append(loop(ring, width))
 
     # The base is a tray: its rim is round in front and behind.
     rim = wide * 1.08
     front = ellipse(0, .85, rim, .14, 0, 180)
     rear = ellipse(0, .76, rim, .14, 180, 360)
+    tray = np.concatenate([front, rear])
+    perch = level_bar(.2, rim / 2, .07, 1)
+    handle = ellipse(0, -.95, .13)
     return [
         *rings,
         *ribs,
-        area(np.concatenate([front, rear]), layer=1),  # base
-        stroke([(-rim / 2, .2), (rim / 2, .2)], .07, 1),  # perch
-        loop(ellipse(0, -.95, .13), .07, 1),
+        area(tray, layer=1),
+        perch,
+        loop(handle, .07, 1),
     ]
 
 
@@ -561,17 +466,18 @@ def windmill(rng: np.random.Generator) -> list[Part]:
     width = rng.uniform(.055, .075)
 
     # The legs, and braces between them that follow their slope.
-    tower = [stroke([(side * .12, -.3), (side * .38, 1)], .09) for side in SIDES]
+    tower = on_both_sides([(.12, -.3), (.38, 1)], .09)
     heights = np.linspace(-.05, 1, 5)
-    half_widths = .12 + .26 * (heights + .3) / 1.3
-    braces = crossed(half_widths, heights, .06)
+    widening = .26 * (heights + .3) / 1.3
+    braces = cross_braces(.12 + widening, heights, .06)
 
     # Four sails at right angles.
     sails = []
-    for angle in start + np.arange(4) * np.pi / 2:
+    right_angles = np.arange(4) * np.pi / 2
+    for angle in start + right_angles:
         along = np.array(polar(angle))
-        across = np.array([-along[1], along[0]])
-        sails += _sail(hub, along, across * .26, width)
+        across = quarter_turn(along) * .26
+        sails += _sail(hub, along, across, width)
     return [*tower, *braces, *sails, disc(*hub, .13)]
 
 
@@ -579,9 +485,10 @@ def _sail(hub: Point, along: np.ndarray, across: np.ndarray, width: float) -> li
     """One sail: its arm, its frame and two bars; `across` is as long as the sail is wide."""
     tip = hub + along * .95
     base = hub + along * .25
+    frame = [base, base + across, tip + across, tip]
     parts = [
         stroke([hub, tip], .08, 1),
-        stroke([base, base + across, tip + across, tip], width, 1),
+        stroke(frame, width, 1),
     ]
     for t in (.48, .72):
         bar = hub + along * t
@@ -598,16 +505,18 @@ def pylon(rng: np.random.Generator) -> list[Part]:
     # The legs narrow upwards and meet in a point; braces cross between them.
     heights = np.linspace(1, -.75, 6)
     half_widths = foot * np.linspace(1, .22, 6)
-    legs = []
-    for side in SIDES:
-        shoulder = (side * half_widths[-1], -.75)
-        leg = [(side * foot, 1), shoulder, (0, -1.05)]
-        legs.append(stroke(leg, width * 1.1))
-    braces = crossed(half_widths, heights, width * .75)
+    shoulder = (half_widths[-1], -.75)
+    leg = [(foot, 1), shoulder, (0, -1.05)]
+    legs = on_both_sides(leg, width * 1.1)
+    braces = cross_braces(half_widths, heights, width * .75)
 
     # Triangular arms, from the top downwards.
     arms = []
-    places = ((-.72, .5), (-.38, .72), (-.04, .6))
+    places = (
+        (-.72, .5),
+        (-.38, .72),
+        (-.04, .6),
+    )
     for y, reach in places[:arm_count]:
         triangle = [(-reach, y), (0, y - .13), (reach, y)]
         arms.append(loop(triangle, width, 1))
@@ -621,30 +530,37 @@ def tree(rng: np.random.Generator) -> list[Part]:
     """A forking tree, bare or with leaves."""
     parts, tips = [], []
 
-    def grow(x: float, y: float, angle: float, length: float, width: float, level: int) -> None:
+    def grow(start: Point, angle: float, length: float, width: float, level: int) -> None:
         """Adds a branch of `level` further forks, and all that grows on it."""
-        end = (x + length * math.cos(angle), y - length * math.sin(angle))
+        x, y = start
+        right = length * math.cos(angle)
+        up = length * math.sin(angle)
+        end = (x + right, y - up)
         narrow = max(width * .72, .05)
-        parts.append(taper((x, y), end, width, narrow))
+        parts.append(taper(start, end, width, narrow))
         if level == 0:
             tips.append(end)
             return
 
         # It forks into two, or into three with one straight ahead.
         first = rng.choice([-1, 1])
-        forks_in_two = level % 2 or rng.random() < .6
-        directions = (first, -first) if forks_in_two else (first, 0, -first)
+        directions = [first, -first]
+        has_third = level % 2 == 0 and rng.random() >= .6
+        if has_third:
+            directions = [first, 0, -first]
         for direction in directions:
-            turned = angle + direction * rng.uniform(.3, .62)
+            bend = rng.uniform(.3, .62)
             shorter = length * rng.uniform(.68, .84)
-            grow(*end, turned, shorter, width * .7, level - 1)
+            grow(end, angle + direction * bend, shorter, width * .7, level - 1)
 
     upwards = math.pi / 2 + rng.uniform(-.1, .1)
-    grow(0, 1, upwards, .5, rng.uniform(.2, .28), 4)
+    trunk = rng.uniform(.2, .28)
+    grow((0, 1), upwards, .5, trunk, level=4)
 
     # Half of the trees are bare.
-    leaf = rng.uniform(.06, .11) * rng.choice([0, 1])
-    if not leaf:
+    leaf = rng.uniform(.06, .11)
+    has_leaves = rng.choice([0, 1])
+    if not has_leaves:
         return parts
     for tip in tips:
         radius = leaf * rng.uniform(.7, 1.3)
@@ -660,22 +576,30 @@ def fern(rng: np.random.Generator) -> list[Part]:
 
     # The stem is a parabola.
     along = np.linspace(0, 1, 40)
-    stem = curve(bend * along ** 2, 1 - 2 * along)
+    x = bend * along ** 2
+    stem = curve(x, 1 - 2 * along)
 
     # Leaves in pairs, the longest below the middle.
     leaves = []
     for t in np.linspace(.14, .97, count):
-        root = (bend * t ** 2, 1 - 2 * t)
-        up = math.degrees(math.atan2(bend * t, 1)) - 90
+        x = bend * t ** 2
+        root = (x, 1 - 2 * t)
         phase = math.pi * min(.98, .25 + .72 * t)
         length = .75 * math.sin(phase) ** .8
+        ahead = _degrees_of_stem(bend * t)
         for side in SIDES:
-            leaves.append(leaflet(root, length, length * slim, up + side * 55))
+            leaf = leaflet(root, length, length * slim, ahead + side * 55)
+            leaves.append(leaf)
 
     # One more leaf continues the stem.
-    up = math.degrees(math.atan2(bend, 1)) - 90
-    tip = leaflet(stem[-1], .3, .1, up)
+    tip = leaflet(stem[-1], .3, .1, _degrees_of_stem(bend))
     return [*leaves, stroke(stem, .06, 1), tip]
+
+
+def _degrees_of_stem(lean: float) -> float:
+    """The direction of a stem that goes `lean` to the right for 1 upwards, as `leaflet` has it."""
+    from_upright = math.atan2(lean, 1)
+    return math.degrees(from_upright) - 90
 
 
 def butterfly(rng: np.random.Generator) -> list[Part]:
@@ -686,18 +610,20 @@ def butterfly(rng: np.random.Generator) -> list[Part]:
     upper_radii = (upper, upper * .72)
     lower_radii = (lower, lower * .8)
 
-    # On each side two wings and a feeler; the body lies over them.
-    wings, feelers = [], []
+    # On each side two wings; the feelers and the body lie over them.
+    wings = []
     for side in SIDES:
         upper_centre = (side * .55, -.35)
         lower_centre = (side * .45, .42)
         wings += _wing(rng, side, upper_centre, upper_radii, side * -35, rim)
         wings += _wing(rng, side, lower_centre, lower_radii, side * 40, rim)
-
-        feeler = [(0, -.5), (side * .12, -.8), (side * .26, -.98)]
-        feelers.append(stroke(feeler, .055, 1))
-    body = area(ellipse(0, .02, .11, .6), layer=1)
-    return [*wings, *feelers, body]
+    feeler = [(0, -.5), (.12, -.8), (.26, -.98)]
+    body = ellipse(0, .02, .11, .6)
+    return [
+        *wings,
+        *on_both_sides(feeler, .055, 1),
+        area(body, layer=1),
+    ]
 
 
 def _wing(
@@ -715,10 +641,10 @@ def _wing(
     parts = [area(outer), area(inner, layer=None)]
 
     # Veins start at the body and end within the rim.
-    root = np.array([side * .04, 0])
+    root = (side * .04, 0)
     rim_points = ellipse(*centre, rx * .95, ry * .95, turn=turn)
-    ends = rng.permutation(rim_points)[:5]
-    for end in ends:
+    shuffled = rng.permutation(rim_points)
+    for end in shuffled[:5]:
         parts.append(stroke([root, end], .06))
     return parts
 
@@ -726,6 +652,7 @@ def _wing(
 def snowflake(rng: np.random.Generator) -> list[Part]:
     """A snowflake of six branched arms."""
     width = rng.uniform(.085, .12)
+    radii = (.35, .6, .82)
     lengths = rng.uniform(.25, .4, 3) * (1.1, .9, .6)
     has_ring = rng.random() < .6
 
@@ -734,7 +661,7 @@ def snowflake(rng: np.random.Generator) -> list[Part]:
     for angle in np.arange(6) * np.pi / 3:
         arm = np.array(polar(angle))
         parts.append(stroke([(0, 0), arm], width))
-        for radius, length in zip((.35, .6, .82), lengths, strict=True):
+        for radius, length in zip(radii, lengths, strict=True):
             root = arm * radius
             for turn in (-1., 1.):
                 direction = np.array(polar(angle + turn))
@@ -742,8 +669,10 @@ def snowflake(rng: np.random.Generator) -> list[Part]:
                 parts.append(stroke([root, tip], width * .85))
 
     if has_ring:
-        parts.append(loop(ellipse(0, 0, .28), .09, 1))
-    return [*parts, disc(0, 0, .14, 1)]
+        ring = ellipse(0, 0, .28)
+        parts.append(loop(ring, .09, 1))
+    centre = disc(0, 0, .14, 1)
+    return [*parts, centre]
 
 
 def web(rng: np.random.Generator) -> list[Part]:
@@ -756,20 +685,18 @@ def web(rng: np.random.Generator) -> list[Part]:
     unevenness = rng.uniform(-.18, .18, arms)
     angles = even_angles(arms, unevenness)
     reach = rng.uniform(.85, 1.1, arms)
-    tips = curve(reach * np.cos(angles), reach * np.sin(angles))
-
-    # Threads sag between the arms: quadratic Bézier curves whose middle is pulled inwards.
+    tips = polar_curve(angles, reach)
     parts = [stroke([(0, 0), tip], width * 1.15, 1) for tip in tips]
-    t = np.linspace(0, 1, 12)[:, None]
-    start_weight = (1 - t) ** 2
-    middle_weight = 2 * t * (1 - t)
-    end_weight = t ** 2
+
+    # Threads hang between neighbouring arms, and sag towards the centre.
+    next_tips = np.roll(tips, -1, axis=0)
     for scale in np.linspace(.3, .9, rings):
-        for start, end in pairwise([*tips, tips[0]]):
-            middle = (start + end) / 2 * .86
-            sag = start_weight * start + middle_weight * middle + end_weight * end
-            parts.append(stroke(sag * scale, width))
-    return [*parts, disc(0, 0, .1, 1)]
+        for start, end in zip(tips, next_tips, strict=True):
+            middle = (start + end) / 2
+            thread = bezier(start, middle * .86, end)
+            parts.append(stroke(thread * scale, width))
+    centre = disc(0, 0, .1, 1)
+    return [*parts, centre]
 
 
 # --- Other things -------------------------------------------------------------------------------
@@ -787,8 +714,9 @@ def text(rng: np.random.Generator) -> list[Part]:
     outlines, _ = cv2.findContours(ink, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
 
     # The longer side of the page becomes -1..1; specks are left out.
-    half = max(page.size) / 2
-    centre = np.array(page.size) / 2
+    width, height = page.size
+    half = max(width, height) / 2
+    centre = np.array([width, height]) / 2
     rings = []
     for outline in outlines:
         if len(outline) > 12:
@@ -798,15 +726,18 @@ def text(rng: np.random.Generator) -> list[Part]:
     if not is_underlined:
         return [letters]
 
-    base = page.size[1] / 2 / half + .06
-    underline = stroke([(-.9, base), (.9, base)], .1, 1)
-    return [letters, underline]
+    base = height / 2 / half + .06
+    return [letters, level_bar(base, .9, .1, 1)]
 
 
 def _write(word: str, bold: int) -> Image.Image:
     """Writes a word in white on a black page that fits it, mode 'L'."""
-    font = ImageFont.load_default(160)
-    style: dict[str, Any] = {'font': font, 'stroke_width': bold, 'spacing': 0, 'align': 'center'}
+    style: dict[str, Any] = {
+        'font': ImageFont.load_default(160),
+        'stroke_width': bold,
+        'spacing': 0,
+        'align': 'center',
+    }
     scratch = Image.new('L', (1, 1))
     ruler = ImageDraw.Draw(scratch)
     left, top, right, bottom = ruler.multiline_textbbox((0, 0), word, **style)
@@ -816,7 +747,8 @@ def _write(word: str, bold: int) -> Image.Image:
     height = int(bottom - top) + 8
     page = Image.new('L', (width, height))
     pen = ImageDraw.Draw(page)
-    pen.multiline_text((4 - left, 4 - top), word, 255, **style)
+    origin = (4 - left, 4 - top)
+    pen.multiline_text(origin, word, 255, **style)
     return page
 
 
@@ -824,31 +756,46 @@ def wire(rng: np.random.Generator) -> list[Part]:
     """One bent wire: a Lissajous figure, a rose, a spiral or a coil spring."""
     t = np.linspace(0, 2 * np.pi, 400)
     width = rng.uniform(.1, .15)
-    kind = ('Lissajous', 'rose', 'spiral', 'spring')[rng.integers(4)]
+    figures = (_lissajous, _rose, _spiral, _spring)
+    figure = figures[rng.integers(4)]
+    line = figure(rng, t)
 
-    # Two of the four return to their start.
-    if kind == 'Lissajous':
-        frequencies = ((1, 2), (2, 3), (3, 2), (3, 4))
-        a, b = frequencies[rng.integers(4)]
-        closed = curve(np.sin(a * t + .6), np.sin(b * t))
-        return [loop(closed, width)]
-    if kind == 'rose':
-        petals = int(rng.integers(3, 7))
-        radius = .62 + .38 * np.cos(petals * t)
-        closed = curve(radius * np.cos(t), radius * np.sin(t))
-        return [loop(closed, width)]
-
-    # The open ones end in a knob.
-    if kind == 'spiral':
-        angle = t * rng.uniform(2.5, 3.5)
-        radius = t / 6.3
-        line = curve(radius * np.cos(angle), radius * np.sin(angle))
-    else:
-        angle = t * rng.integers(5, 8)
-        along = t / np.pi - 1 + .2 * np.sin(angle)
-        line = curve(along, .55 * np.cos(angle))
+    # Two of the four return to their start. The others end in a knob.
+    if figure in (_lissajous, _rose):
+        return [loop(line, width)]
     x, y = line[-1]
     return [stroke(line, width), disc(x, y, .13, 1)]
+
+
+def _lissajous(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
+    """A Lissajous figure at the parameters t (N,), 0..2 pi; the others likewise."""
+    frequencies = ((1, 2), (2, 3), (3, 2), (3, 4))
+    number = rng.integers(4)
+    across, down = frequencies[number]
+    x = np.sin(across * t + .6)
+    y = np.sin(down * t)
+    return curve(x, y)
+
+
+def _rose(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
+    petals = int(rng.integers(3, 7))
+    radius = .62 + .38 * np.cos(petals * t)
+    return polar_curve(t, radius)
+
+
+def _spiral(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
+    turns = rng.uniform(2.5, 3.5)
+    radius = t / 6.3
+    return polar_curve(t * turns, radius)
+
+
+def _spring(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
+    turns = rng.integers(5, 8)
+    angle = t * turns
+    swing = .2 * np.sin(angle)
+    x = t / np.pi - 1 + swing
+    y = .55 * np.cos(angle)
+    return curve(x, y)
 
 
 def scissors(rng: np.random.Generator) -> list[Part]:
@@ -856,23 +803,25 @@ def scissors(rng: np.random.Generator) -> list[Part]:
     half_angle = rng.uniform(.22, .42)
     ring = rng.uniform(.2, .26)
 
+    # Corners of a blade, in the direction of its point and across, from the screw.
+    corners = ((-.35, -.09), (-.35, .09), (.2, .12), (1.1, 0), (.2, -.09))
+
     # Two halves that cross at the screw, each a blade and a ring for the fingers.
     parts = []
     for side in SIDES:
-        along = np.array([side * math.sin(half_angle), -math.cos(half_angle)])
-        across = np.array([along[1], -along[0]]) * side
-        blade = [
-            along * -.35 - across * .09,
-            along * -.35 + across * .09,
-            along * .2 + across * .12,
-            along * 1.1,
-            along * .2 - across * .09,
-        ]
+        right = side * math.sin(half_angle)
+        up = math.cos(half_angle)
+        along = np.array([right, -up])
+        across = quarter_turn(along) * -side
+        blade = [along * a + across * b for a, b in corners]
+        parts.append(area(blade))
+
         x, y = along * -.62 - across * .1
         turn = math.degrees(side * half_angle)
-        parts.append(area(blade))
-        parts.append(loop(ellipse(x, y, ring, ring * 1.25, turn=turn), .13, 1))
-    return [*parts, disc(0, 0, .07, 1)]
+        fingers = ellipse(x, y, ring, ring * 1.25, turn=turn)
+        parts.append(loop(fingers, .13, 1))
+    screw = disc(0, 0, .07, 1)
+    return [*parts, screw]
 
 
 # In the order in which the kinds take turns in a data set.

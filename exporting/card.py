@@ -119,7 +119,8 @@ def write_card(
     """
     parts = []
     if scores:
-        names = [name for name in HEADLINES if any(name in row for row in scores.values())]
+        known: set[str] = set().union(*scores.values())
+        names = [name for name in HEADLINES if name in known]
         rows = []
         for dataset, row in scores.items():
             rows.append([dataset, *(row.get(name, '') for name in names)])

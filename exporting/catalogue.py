@@ -11,6 +11,7 @@ from models.zoo import Published
 # Millions of parameters of the whole network, by backbone.
 PARAMETERS = {'swin_v1_l': 220.2, 'swin_v1_t': 44.3}
 COLUMNS = ('name', 'for', 'trained at', 'backbone', 'published', 'licence of the weights')
+UNBROKEN = ('name', 'trained at', 'backbone')  # columns whose cells are short
 LEGEND = """\
 NC: non-commercial use only. ?: not checked against its source. Sets for training have terms of
 their own; `python export.py zoo NAME` shows them, and all else that is known."""
@@ -55,7 +56,7 @@ def row(entry: Published) -> list[str]:
 def overview(entries: Iterable[Published], width: int = 42) -> str:
     """A table of entries for a terminal, whose cells are broken into lines of `width` letters."""
     rows = [row(entry) for entry in entries]
-    widths = [None if i in (0, 2, 3) else width for i in range(len(COLUMNS))]
+    widths = [None if title in UNBROKEN else width for title in COLUMNS]
     table = tabulate(rows, COLUMNS, maxcolwidths=widths)
     return f'{table}\n\n{LEGEND}'
 

@@ -54,9 +54,11 @@ def save_pretrained(
         ValueError: transformers cannot load this backbone; nothing is written.
     """
     folder = Path(folder)
-    config = {name: value for name, value in model.config.as_dict().items() if name in PUBLIC}
+    fields_of_config = model.config.as_dict()
+    config = {name: value for name, value in fields_of_config.items() if name in PUBLIC}
     facts = _facts_of_run(checkpoint, results, tuple(config['size']))
-    card = write_card(title or folder.resolve().name, config, *facts, license)
+    own_title = title or folder.resolve().name
+    card = write_card(own_title, config, *facts, license)
     with _files_moved_together(folder) as part:
         write_companions(part, config, card)
         save_checkpoint(model, part / WEIGHTS, dtype=dtype)
@@ -87,12 +89,18 @@ class _RunFacts(NamedTuple):
     validation: Mapping[str, float]
 
 
-def _facts_of_run(checkpoint: str | os.PathLike, results: str | os.PathLike,
-                  size: tuple[int, int]) -> _RunFacts:
+def _facts_of_run(
+    checkpoint: str | os.PathLike,
+    results: str | os.PathLike,
+    size: tuple[int, int],
+) -> _RunFacts:
+    """Collects what the run's folder and the evaluation say of a checkpoint, if there is one."""
     if not checkpoint:
         return _RunFacts({}, {}, {})
     run = Path(checkpoint).parent
     epoch = epoch_of(Path(checkpoint))
+
+    # A config without training sets is one of an exported folder.
     training: dict[str, Any] = {}
     config = run / 'config.json'
     if config.is_file():

@@ -46,7 +46,8 @@ def save_onnx(
         ValueError: PyTorch is too old, or there are too many weights for one file.
     """
     require_support()
-    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
+    weights = program.state_dict.values()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
     if not external and size > MAX_INSIDE:
         raise ValueError(f'{path}: {size / 2 ** 30:.1f} GiB of weights do not fit inside an ONNX '
                          'file: take --external')
@@ -60,8 +61,12 @@ def save_onnx(
     )
     assert result is not None
     result.model.metadata_props.update(metadata or {})
-    _name_axes(result.model.graph.inputs[0])
-    _name_axes(result.model.graph.outputs[0])
+    [image] = result.model.graph.inputs
+    [output] = result.model.graph.outputs
+    _name_axes(image)
+    _name_axes(output)
+
+    # The file is moved to its place after both checks.
     with staged(path) as file:
         result.save(file, external_data=external)
         onnx.checker.check_model(str(file), full_check=True)
@@ -70,8 +75,9 @@ def save_onnx(
 
 def _name_axes(value: Any) -> None:
     """Names the dynamic axes of an input or output, which tracing calls e.g. 32*rows."""
+    axes = ('batch', 'channels', 'height', 'width')
     named = []
-    for size, name in zip(value.shape, ('batch', 'channels', 'height', 'width'), strict=True):
+    for size, name in zip(value.shape, axes, strict=True):
         named.append(size if isinstance(size, int) else name)
     value.shape = type(value.shape)(named)
 
@@ -101,11 +107,12 @@ def run_onnx(path: str | os.PathLike, threads: int = 0) -> Callable[[Tensor], Te
 def operators(path: str | os.PathLike) -> dict[str, int]:
     """Counts the nodes of each operator in a file, the most frequent first."""
     model = onnx.load(str(path), load_external_data=False)
-    counts = Counter(node.op_type for node in model.graph.node)
-    for function in model.functions:
-        counts.update(node.op_type for node in function.node)
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return dict(ordered)
+    counts: Counter[str] = Counter()
+    for part in (model.graph, *model.functions):
+        counts.update(node.op_type for node in part.node)
+    by_name = sorted(counts)
+    by_count = sorted(by_name, key=counts.__getitem__, reverse=True)
+    return {name: counts[name] for name in by_count}
 
 
 def bytes_of(path: str | os.PathLike) -> int:

@@ -54,7 +54,8 @@ class ExportWrapper(nn.Module):
 
         Both are float32, whatever the network computes in.
         """
-        logits = self.network(input_image.to(self.dtype))[-1].float()
+        outputs = self.network(input_image.to(self.dtype))
+        logits = outputs[-1].float()
         return logits.sigmoid() if self.sigmoid else logits
 
 
@@ -78,13 +79,14 @@ def trace(module: ExportWrapper, size: Size, dynamic: bool = False) -> ExportedP
     Raises:
         ValueError: if `dynamic`, and PyTorch is too old for it.
     """
+    # Of a dynamic program, the example's sizes only have to be unequal, and not small.
     batch = 1
     width, height = size
     shapes = None
     if dynamic:
         require_torch(OLDEST_FOR_DYNAMIC, 'a program for every size')
         batch = 2
-        width, height = 256, 320  # only their being unequal, and not small, matters
+        width, height = 256, 320
         rows = STRIDE * Dim('rows', min=2, max=LARGEST // STRIDE)
         columns = STRIDE * Dim('columns', min=2, max=LARGEST // STRIDE)
         shapes = {INPUT: {0: Dim('batch', min=1, max=MOST), 2: rows, 3: columns}}
@@ -113,7 +115,10 @@ def photographs(files: Sequence[str | os.PathLike] = ()) -> dict[str, np.ndarray
     """Photographs by name, uint8 RGB: the files given, or two that come with scikit-image."""
     if files:
         return {Path(file).name: read_image(file) for file in files}
-    return {'astronaut': skimage.data.astronaut(), 'coffee': skimage.data.coffee()}
+    return {
+        'astronaut': skimage.data.astronaut(),
+        'coffee': skimage.data.coffee(),
+    }
 
 
 def to_input(pixels: np.ndarray, size: Size) -> Tensor:
@@ -123,8 +128,10 @@ def to_input(pixels: np.ndarray, size: Size) -> Tensor:
         float32 (1, 3, H, W), normalised.
     """
     resized = torch.from_numpy(cv2.resize(pixels, size))
-    image = resized.permute(2, 0, 1)[None].float() / 255
-    mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).view(2, 1, 3, 1, 1)
+    channels_first = resized.permute(2, 0, 1)[None]
+    image = channels_first.float() / 255
+    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
     return (image - mean) / std
 
 

@@ -20,5 +20,8 @@ def staged(target: str | os.PathLike) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.', dir=target.parent) as folder:
         yield Path(folder, target.name)
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name):
+        # Whoever sees the target then finds all that it refers to.
+        files = list(Path(folder).iterdir())
+        files.sort(key=lambda file: file.name == target.name)
+        for file in files:
             replace_file(file, target.with_name(file.name))

@@ -56,7 +56,8 @@ class Architecture:
     @classmethod
     def from_config(cls, config: Any) -> Self:
         """The architecture in `config`, any object that has these fields as attributes."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+        values = {field.name: getattr(config, field.name) for field in fields(cls)}
+        return cls(**values)
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -81,7 +82,11 @@ class Architecture:
         """Strides at which the image joins the decoder; 1 is the full resolution."""
         if not self.dec_ipt:
             return ()
-        return tuple(1 if level == 1 else 2 ** level for level in self.dec_ipt_levels)
+        strides = []
+        for level in self.dec_ipt_levels:
+            stride = 1 if level == 1 else 2 ** level
+            strides.append(stride)
+        return tuple(strides)
 
     @property
     def outward_strides(self) -> tuple[int, ...]:

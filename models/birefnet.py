@@ -192,6 +192,7 @@ def _misfit(network: BiRefNet, state: Mapping[str, Any]) -> str:
 
 def build_squeeze(channels: tuple[int, ...], architecture: Architecture) -> nn.Sequential:
     """The blocks that bring x4 with its context to the width of x4; empty for none."""
+    # The first block reads the context, the others what it has left.
     kind, count = architecture.squeeze
     width = sum(channels[3 - architecture.cxt_num:])
     blocks = nn.Sequential()

@@ -1,6 +1,6 @@
 """The decoder with bilateral reference: one loop over levels, lowest resolution first.
 
-A level is named by the stride of the map that it takes; `Architecture` tells the paper's numbers.
+A level is named by the stride of the map that it takes. `Architecture` lists the paper's numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,28 +41,43 @@ class DecoderOutput(NamedTuple):
 
 def build_attention(kind: str, architecture: Architecture) -> AttentionFactory | None:
     """The builder of an attention of this kind from (in, out) channels; None for no attention."""
-    if kind == 'ASPPDeformable':
-        return partial(ASPPDeformable, kernels=architecture.deform_kernels)
-    return {'': None, 'ASPP': ASPP}[kind]
+    builders: dict[str, AttentionFactory | None] = {
+        '': None,
+        'ASPP': ASPP,
+        'ASPPDeformable': partial(ASPPDeformable, kernels=architecture.deform_kernels),
+    }
+    return builders[kind]
 
 
-def build_block(kind: str, in_channels: int, out_channels: int,
-                architecture: Architecture) -> nn.Module:
+def build_block(
+    kind: str,
+    in_channels: int,
+    out_channels: int,
+    architecture: Architecture,
+) -> nn.Module:
     """A decoder block, or an attention on its own, as the squeeze may have it."""
-    if kind not in ('BasicDecBlk', 'ResBlk'):
-        alone = build_attention(kind, architecture)
-        assert alone is not None, 'a squeeze without a block has no layers'
-        return alone(in_channels, out_channels)
-    block = {'BasicDecBlk': BasicDecBlk, 'ResBlk': ResBlk}[kind]
-    attention = build_attention(architecture.dec_att, architecture)
-    return block(in_channels, out_channels, architecture.inner_channels, attention)
+    blocks = {'BasicDecBlk': BasicDecBlk, 'ResBlk': ResBlk}
+    if kind in blocks:
+        attention = build_attention(architecture.dec_att, architecture)
+        return blocks[kind](in_channels, out_channels, architecture.inner_channels, attention)
+    alone = build_attention(kind, architecture)
+    assert alone is not None, 'a squeeze without a block has no layers'
+    return alone(in_channels, out_channels)
 
 
 class DecoderLevel(nn.Module):
     """Inward reference, block, side output, outward reference, lateral connection."""
 
-    def __init__(self, block: nn.Module, out_channels: int, reference: InwardReference | None,
-                 *, side: bool, outward: bool, lateral: bool) -> None:
+    def __init__(
+        self,
+        block: nn.Module,
+        out_channels: int,
+        reference: InwardReference | None,
+        *,
+        side: bool,
+        outward: bool,
+        lateral: bool,
+    ) -> None:
         super().__init__()
         self.reference = reference
         self.block = block
@@ -70,8 +85,13 @@ class DecoderLevel(nn.Module):
         self.outward = OutwardReference(out_channels) if outward else None
         self.lateral = nn.Conv2d(out_channels, out_channels, 1) if lateral else None
 
-    def forward(self, x: Tensor, image_view: Tensor | None, finer: Tensor | None,
-                side_outputs: bool = False) -> LevelOutput:
+    def forward(
+        self,
+        x: Tensor,
+        image_view: Tensor | None,
+        finer: Tensor | None,
+        side_outputs: bool = False,
+    ) -> LevelOutput:
         """Decodes one level.
 
         Args:
@@ -108,8 +128,12 @@ class Decoder(nn.Module):
     strides 1, 4, 8, 16, 32.
     """
 
-    def __init__(self, channels: Sequence[int], reference_channels: Mapping[int, int],
-                 architecture: Architecture) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        reference_channels: Mapping[int, int],
+        architecture: Architecture,
+    ) -> None:
         super().__init__()
         self.view = ImageView(architecture.dec_ipt_split)
         self.grad_checkpointing = False
@@ -119,17 +143,21 @@ class Decoder(nn.Module):
         for i, stride in enumerate(LEVEL_STRIDES):
             is_last = stride == LEVEL_STRIDES[-1]
             out_channels = channels[0] // 2 if is_last else channels[2 - i]
+
+            # The block reads the map, and the inward reference where this level has one.
             in_channels = channels[3 - i]
             if stride in architecture.reference_strides:
                 in_channels += reference_channels[stride]
-            self.levels.append(DecoderLevel(
-                build_block(architecture.dec_blk, in_channels, out_channels, architecture),
+            block = build_block(architecture.dec_blk, in_channels, out_channels, architecture)
+            level = DecoderLevel(
+                block,
                 out_channels,
                 self._build_reference(stride, reference_channels, architecture),
                 side=architecture.ms_supervision and not is_last,
                 outward=stride in architecture.outward_strides,
                 lateral=not is_last,
-            ))
+            )
+            self.levels.append(level)
 
         # The last reference, at full resolution, joins in front of the head.
         self.reference = self._build_reference(1, reference_channels, architecture)
@@ -142,14 +170,23 @@ class Decoder(nn.Module):
         """Recomputes each level in the backward pass."""
         self.grad_checkpointing = enable
 
-    def _build_reference(self, stride: int, reference_channels: Mapping[int, int],
-                         architecture: Architecture) -> InwardReference | None:
+    def _build_reference(
+        self,
+        stride: int,
+        reference_channels: Mapping[int, int],
+        architecture: Architecture,
+    ) -> InwardReference | None:
+        """The inward reference at a stride; None if the architecture has none there."""
         if stride not in architecture.reference_strides:
             return None
         return InwardReference(self.view.channels_at(stride), reference_channels[stride])
 
-    def forward(self, image: Tensor, maps: Sequence[Tensor],
-                side_outputs: bool = False) -> DecoderOutput:
+    def forward(
+        self,
+        image: Tensor,
+        maps: Sequence[Tensor],
+        side_outputs: bool = False,
+    ) -> DecoderOutput:
         """image (B, 3, H, W), maps x1..x4 at strides 4..32 -> logits, the last (B, 1, H, W)."""
         # The full-resolution reference is computed first, so that its backward pass, which takes
         # much memory, comes last, when most of it is free again.
@@ -176,6 +213,7 @@ class Decoder(nn.Module):
         return DecoderOutput([*sides, final], self._with_labels(image, predictions))
 
     def _run(self, level: nn.Module, *inputs: Tensor | bool | None) -> LevelOutput:
+        """Runs a level, whose activations may be computed again in the backward pass."""
         if self.grad_checkpointing:
             return checkpointed(level, *inputs)
         return level(*inputs)
@@ -195,8 +233,11 @@ class Decoder(nn.Module):
         reference_weight = self.head.weight[:, feature_channels:]
         return logits + F.conv2d(reference, reference_weight)
 
-    def _with_labels(self, image: Tensor,
-                     predictions: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def _with_labels(
+        self,
+        image: Tensor,
+        predictions: list[tuple[Tensor, Tensor]],
+    ) -> list[tuple[Tensor, Tensor]]:
         """Pairs predicted edges with labels: the image's edges where the side output is large."""
         if not predictions:
             return []

@@ -39,7 +39,8 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """image (B, 3, H, W) -> x1..x4, (B, channels[i], H / 2^(i+2), W / 2^(i+2)) for i = 0..3."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        needs_gradients = torch.is_grad_enabled() and not self.frozen
+        with torch.set_grad_enabled(needs_gradients):
             if not self.pyramid:
                 return self.backbone(image)
             full, half = self.forward_pyramid(image)
@@ -59,6 +60,7 @@ class Encoder(nn.Module):
         return self.backbone(image), self.backbone(half_image)
 
     def _join(self, x: Tensor, small: Tensor) -> Tensor:
+        """Joins a map of the image with that of its half-size copy."""
         small = resize(small, x.shape[-2:])
         if self.pyramid == 'add':
             return x + small

@@ -191,16 +191,16 @@ def test_a_damaged_file_is_built_anew(tmp_path, kept):
     assert_complete(cache)
 
 
-def test_its_size_is_told_before_it_is_built(tmp_path, caplog):
+def test_its_size_is_logged_before_it_is_built(tmp_path, caplog):
     caplog.set_level('INFO', logger='data.cache')
-    told = []
+    logged = []
 
     def make(row: int) -> np.ndarray:
-        told.append(caplog.messages[0])
+        logged.append(caplog.messages[0])
         return np.zeros(RECORD, np.uint8)
 
     small_cache(tmp_path).build(make)
-    assert all('0.00 GB for 5 records' in message for message in told)
+    assert all('0.00 GB for 5 records' in message for message in logged)
 
 
 def test_a_pickled_cache_carries_no_records(tmp_path):

@@ -4,6 +4,7 @@ Samples depend on seed, epoch and index alone; batches are shared among ranks.
 """
 
 import io
+import itertools
 import unicodedata
 from pathlib import Path
 
@@ -411,6 +412,14 @@ def epoch_of(sampler: EpochSampler, epoch: int, start_batch: int = 0) -> list[li
     return batches
 
 
+def indices_of(batches: list[list[SampleKey]]) -> list[int]:
+    """Indices of all images, in their order."""
+    indices = []
+    for batch in batches:
+        indices += [key.index for key in batch]
+    return indices
+
+
 @settings(deadline=None)
 @given(
     n=st.integers(1, 60),
@@ -426,16 +435,23 @@ def test_ranks_share_an_epoch(n, batch_size, world_size, seed, epoch):
         return
     samplers = [EpochSampler(n, batch_size, seed, rank, world_size) for rank in range(world_size)]
     ranks = [epoch_of(sampler, epoch) for sampler in samplers]
-    seen = [key.index for batches in ranks for batch in batches for key in batch]
+    seen = []
+    for batches in ranks:
+        seen += indices_of(batches)
     assert len(seen) == len(set(seen))
     assert set(seen) <= set(range(n))
-    sizes = {tuple(len(batch) for batch in batches) for batches in ranks}
-    assert len(sizes) == 1  # as many batches, as large, on every rank
-    assert len(ranks[0]) == max(1, n // (batch_size * world_size))
-    if n >= batch_size * world_size:  # one process with the joined batch sees the same images
-        joined = epoch_of(EpochSampler(n, batch_size * world_size, seed), epoch)
-        steps = zip(*ranks, strict=True)
-        assert joined == [[key for part in step for key in part] for step in steps]
+
+    # As many batches, as large, on every rank.
+    sizes = {tuple(map(len, batches)) for batches in ranks}
+    assert len(sizes) == 1
+    global_batch = batch_size * world_size
+    assert len(ranks[0]) == max(1, n // global_batch)
+
+    # One process with the global batch sees the same images.
+    if n >= global_batch:
+        alone = epoch_of(EpochSampler(n, global_batch, seed), epoch)
+        for batch, parts in zip(alone, zip(*ranks, strict=True), strict=True):
+            assert batch == list(itertools.chain(*parts))
 
 
 @settings(deadline=None)
@@ -452,9 +468,9 @@ def test_an_epoch_goes_on_where_it_stopped(start_batch, seed, dynamic):
 def test_epochs_and_seeds_shuffle_differently():
     def order(seed: int, epoch: int) -> tuple[int, ...]:
         batches = epoch_of(EpochSampler(40, 4, seed), epoch)
-        return tuple(key.index for batch in batches for key in batch)
+        return tuple(indices_of(batches))
 
-    orders = {order(seed, epoch) for seed in range(3) for epoch in range(3)}
+    orders = {order(seed, epoch) for seed, epoch in itertools.product(range(3), range(3))}
     assert len(orders) == 9
 
 
@@ -462,9 +478,11 @@ def test_dynamic_size_draws_one_size_per_batch_the_same_on_every_rank():
     dynamic = ((50, 200), (64, 96))
     samplers = [EpochSampler(400, 4, 7, rank, 2, dynamic_size=dynamic) for rank in (0, 1)]
     ranks = [epoch_of(sampler, 1) for sampler in samplers]
-    sizes = [{key.size for batch in step for key in batch} for step in zip(*ranks, strict=True)]
-    assert all(len(of_step) == 1 for of_step in sizes)
-    drawn = set().union(*sizes)
+    drawn = set()
+    for batch, other in zip(*ranks, strict=True):
+        sizes = {key.size for key in (*batch, *other)}
+        assert len(sizes) == 1
+        drawn |= sizes
     assert {width for width, _ in drawn} == {64, 96, 128, 160, 192}
     assert {height for _, height in drawn} == {64, 96}
 

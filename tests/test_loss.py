@@ -314,8 +314,8 @@ def test_criterion_names_and_weighs_the_terms() -> None:
 
 
 def test_criterion_refuses_weights_that_cannot_train() -> None:
-    with pytest.raises(ValueError, match=r'unknown dice, iuo.*bce, iou'):
-        Criterion({'bce': 1, 'iuo': 1, 'dice': 2}, 150)
+    with pytest.raises(ValueError, match=r'unknown bec, iuo.*bce, iou'):
+        Criterion({'bce': 1, 'iuo': 1, 'bec': 2}, 150)
     with pytest.raises(ValueError, match='epoch 150 of 150'):
         Criterion({'bce': 30}, 150, 20, {'bce': 0.0})
     Criterion({'bce': 30}, 150)

@@ -222,13 +222,27 @@ def draw(figures: Figures) -> Figure:
     return figure
 
 
-def _text(axes: Axes, x: float, y: float, text: str, size: float = 9, colour: str = TEXT_COLOUR,
-          ha: str = 'center') -> None:
+def _text(
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    size: float = 9,
+    colour: str = TEXT_COLOUR,
+    ha: str = 'center',
+) -> None:
     axes.text(x, y, text, ha=ha, va='center', fontsize=size, color=colour, linespacing=1.35)
 
 
-def _box(axes: Axes, x: float, y: float, width: float, colour: str, text: str,
-         half: float = HALF) -> None:
+def _box(
+    axes: Axes,
+    x: float,
+    y: float,
+    width: float,
+    colour: str,
+    text: str,
+    half: float = HALF,
+) -> None:
     axes.add_patch(FancyBboxPatch(
         (x, y - half),
         width,
@@ -342,6 +356,7 @@ def _draw_level(axes: Axes, level: Level, number: int, stride_above: int) -> Non
 
 
 def _draw_reference(axes: Axes, y: float, channels: int, out: int) -> None:
+    """An inward reference, to the right of the decoder at height `y`."""
     text = f'inward reference:\nimage as {channels} channels → {out}'
     _box(axes, REFERENCE_X, y, REFERENCE_WIDTH, INWARD_COLOUR, text)
     decoder_edge = DECODER_X + DECODER_WIDTH
@@ -349,6 +364,7 @@ def _draw_reference(axes: Axes, y: float, channels: int, out: int) -> None:
 
 
 def _draw_head(axes: Axes, figures: Figures) -> None:
+    """The head on top of the decoder, with the reference at full resolution."""
     y = ROWS[1]
     channels, out = figures.head
     text = f'head:  {channels} → {out[0]}\nlogits {_size(out)}'

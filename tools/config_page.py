@@ -40,7 +40,8 @@ def render() -> str:
         for spec in members:
             anchor = f'`{spec.name}`{{ #{spec.name} }}'
             rows.append([f'{anchor}<br>{_kind(spec)}', _default(spec), _meaning(spec)])
-        parts.append(f'\n## {title}\n\n' + table(['Field and type', 'Default', 'Meaning'], rows))
+        section = table(['Field and type', 'Default', 'Meaning'], rows)
+        parts.append(f'\n## {title}\n\n{section}')
     parts.append(f'\n## What a task changes\n\n{_tasks()}')
     return ''.join(parts)
 
@@ -53,10 +54,12 @@ def _sections() -> Iterator[tuple[str, list[Field]]]:
     for section in sections:
         title, _, source = section.partition('\n')
         names = re.findall(r'^    (\w+): ', source, flags=re.M)
-        yield title.rstrip(' -'), [specs[name] for name in names if name in specs]
+        members = [specs[name] for name in names if name in specs]
+        yield title.rstrip(' -'), members
 
 
 def _kind(spec: Field) -> str:
+    """The type of a field, by its name where it is a plain class."""
     hint = plain_type(type_hints(Config)[spec.name])
     if isinstance(hint, type) and not hasattr(hint, '__args__'):
         return hint.__name__
@@ -89,7 +92,7 @@ def _tasks() -> str:
     """A table with a row for each field; a column for each task would be wider than any screen."""
     rows = []
     for name, default in task_defaults('').items():
-        # Tasks that share a value stand together behind it.
+        # Tasks that share a value are listed together after it.
         tasks_by_value: dict[str, list[str]] = {}
         for task in TASKS:
             value = task_defaults(task)[name]

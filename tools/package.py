@@ -40,7 +40,8 @@ class Checkout:
     """The sources below `root`, as modules of `package`."""
 
     def __init__(self, root: Path, package: str = TOP) -> None:
-        self.root, self.package = root, package
+        self.root = root
+        self.package = package
 
     # --- What there is ----------------------------------------------------------------------------
 
@@ -116,12 +117,12 @@ class Checkout:
 
         It keeps its lines, so that tracebacks show the right ones.
         """
-        # Where each line begins, in bytes: the parser tells places by line and column.
+        # Where each line begins, in bytes, because the parser gives places by line and column.
         lines = source.splitlines(keepends=True)
         starts = list(accumulate(map(len, lines), initial=0))
 
-        # Imports of our modules, and what texts tell the user to type.
-        # A set: the parts of an f-string are nodes as well, before Python 3.12 at its own place.
+        # Imports of our modules, and what texts tell the user to type. They are a set, because the
+        # parts of an f-string are nodes as well, before Python 3.12 at the place of the whole.
         edits: set[_Edit] = set()
         for node in ast.walk(ast.parse(source)):
             match node:
@@ -155,7 +156,7 @@ class Checkout:
         return imported
 
     def _prose(self, source: bytes, start: int, end: int) -> Iterator[_Edit]:
-        """What a docstring, a help or a message tells the user to type."""
+        """Edits of what a docstring, a help text or a message asks the user to type."""
         if b' ' not in source[start:end]:  # a file's name, not a sentence
             return
         for found in self._typed.finditer(source, start, end):

@@ -18,16 +18,15 @@ HEADER = """# Which weights?
 `python export.py zoo` prints this table, `python export.py zoo NAME` all facts of one entry, and
 `--json` the same for programs.
 
-- Start with **general**; take **lite** where it is too slow, **hr** or **dynamic** where fine
-  structures of large pictures are lost.
-- For soft edges, such as hair, fur and glass: **matting**, or **hr-matting** for large pictures.
-- For scores that compare with the paper's: **dis5k**, **hrsod**, **cod**.
+- Start with **general**. Take **lite** where it is too slow, and **hr** or **dynamic** where fine
+  structures of large images are lost.
+- For soft edges, such as hair, fur and glass, take **matting**, or **hr-matting** for large images.
+- For scores that compare with the paper's, take **dis5k**, **hrsod** or **cod**.
 
-Which of them is best on your own pictures, a look tells:
-[compare them](predict.md#comparing-weights).
+To see which are best on your own images, [compare them](predict.md#comparing-weights).
 
-NC: non-commercial use only. ?: not checked against its source. The licence of weights is one thing,
-the terms of the sets that they were trained on another: read both before you sell results.
+NC: non-commercial use only. ?: not checked against its source. The weights have a licence, and the
+sets that they were trained on have terms of their own: read both before you sell results.
 
 """
 
@@ -35,11 +34,17 @@ the terms of the sets that they were trained on another: read both before you se
 def render() -> str:
     """The page's text."""
     entries = zoo.zoo().values()
+
+    # The table, whose names lead to the sections.
     rows = []
     for entry in entries:
         name, *others = without_backbone(row(entry))
-        rows.append([f'[`{name}`](#{anchor(name)})', *map(escaped, others)])
-    parts = [HEADER, table(without_backbone(COLUMNS), rows)]
+        link = f'[`{name}`](#{anchor(name)})'
+        rows.append([link, *map(escaped, others)])
+    titles = without_backbone(COLUMNS)
+    parts = [HEADER, table(titles, rows)]
+
+    # A section for each entry.
     for entry in entries:
         parts.append(f'\n## {entry.name} {{ #{anchor(entry.name)} }}\n\n')
         for name, text in facts(entry).items():
@@ -49,7 +54,8 @@ def render() -> str:
 
 def without_backbone(cells: Sequence[str]) -> list[str]:
     """A row of the page, which is narrower than a terminal; the sections name the backbones."""
-    return [cell for cell, title in zip(cells, COLUMNS, strict=True) if title != 'backbone']
+    position = COLUMNS.index('backbone')
+    return [*cells[:position], *cells[position + 1:]]
 
 
 def anchor(name: str) -> str:

@@ -23,6 +23,10 @@ class MovingAverage:
     def update(self, model: nn.Module) -> None:
         """Takes the weights of `model` after a step into the average."""
         averages = list(self.module.parameters())
-        self._update_weights(averages, list(model.parameters()), None)
-        for ours, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
+        weights = list(model.parameters())
+        self._update_weights(averages, weights, None)
+
+        # Buffers, BatchNorm's statistics for the most part, are averages already.
+        buffers = zip(self.module.buffers(), model.buffers(), strict=True)
+        for ours, theirs in buffers:
             ours.copy_(theirs)

@@ -46,6 +46,7 @@ def draw_curves(folder: Path, best: tuple[str, int] | None = None) -> Path:
 
 
 def _draw_figure(lines: Lines, best: tuple[str, int] | None) -> Figure:
+    # The three kinds of lines in the log.
     steps = [line for line in lines if 'batch' in line]
     means = _by_epoch(lines, 'mean')
     validations = _by_epoch(lines, 'validation')
@@ -64,6 +65,7 @@ def _draw_figure(lines: Lines, best: tuple[str, int] | None) -> Figure:
     _draw_over_epochs(grid[1, -1], steps, norms, 'Gradient')
     grid[1, -1].set_yscale('log')
 
+    # Scores that are better when higher above, the others below.
     if validations:
         scores = [name for name in validations[0] if name not in ('epoch', 'loss')]
         higher = [name for name in scores if higher_is_better(name)]
@@ -99,7 +101,7 @@ def _positions(steps: Lines) -> list[float]:
 
 
 def _series(positions: Iterable[float], lines: Lines, name: str) -> Points:
-    """The positive values of a term, as a logarithmic axis has no place for 0."""
+    """The positive values of a term; a logarithmic axis has no place for 0."""
     xs, ys = [], []
     for x, line in zip(positions, lines, strict=True):
         value = line.get(name, 0)
@@ -122,21 +124,31 @@ def _draw_losses(axes: Axes, steps: Lines, means: Lines, validations: Lines) -> 
 
 
 def _draw_terms(axes: Axes, steps: Lines, means: Lines) -> None:
-    # In the order in which they first appear.
-    names = dict.fromkeys(name for line in steps for name in line if name not in NOT_TERMS)
     positions = _positions(steps)
-    for number, name in enumerate(names):
+    epochs = _epochs(means)
+    for number, name in enumerate(_term_names(steps)):
         color = f'C{number}'
-        axes.plot(*_series(positions, steps, name), c=color, **FADED)
-        axes.plot(*_series(_epochs(means), means, name), 'o-', c=color, ms=3, label=name)
+        in_steps = _series(positions, steps, name)
+        in_epochs = _series(epochs, means, name)
+        axes.plot(*in_steps, c=color, **FADED)
+        axes.plot(*in_epochs, 'o-', c=color, ms=3, label=name)
     axes.set(title='Terms of the loss, weighted', yscale='log')
     axes.legend(ncols=2)
 
 
+def _term_names(steps: Lines) -> list[str]:
+    """The terms of the loss, in the order in which they first appear."""
+    names: dict[str, None] = {}
+    for line in steps:
+        names |= dict.fromkeys(line)
+    return [name for name in names if name not in NOT_TERMS]
+
+
 def _draw_over_epochs(axes: Axes, steps: Lines, labels: Mapping[str, str], title: str) -> None:
+    positions = _positions(steps)
     for name, label in labels.items():
         if name in steps[0]:
-            axes.plot(*_series(_positions(steps), steps, name), label=label)
+            axes.plot(*_series(positions, steps, name), label=label)
     axes.set_title(title)
     axes.legend()
 

@@ -39,13 +39,14 @@ def dry_run(run: Run, largest_size: Size | None) -> None:
     validation_seconds = _time_validation(run)
     checkpoint_gigabytes = _measure_checkpoint(run) / 1e9
 
+    # The report. Workers load while the network trains; without them one waits for the other.
     is_loading_slower = loading_seconds > step_seconds
     remark = ': the loader is the slower one' if is_loading_slower else ''
     logger.info(
         'dry run: the first batch came after %.1f s; a step takes %.2f s and loading its batch '
         '%.2f s%s', first_batch_seconds, step_seconds, loading_seconds, remark)
     if num_workers:
-        batch_seconds = max(step_seconds, loading_seconds)  # workers load while the network trains
+        batch_seconds = max(step_seconds, loading_seconds)
     else:
         batch_seconds = step_seconds + loading_seconds
     _log_time_estimate(run, batch_seconds, validation_seconds)
@@ -55,7 +56,11 @@ def dry_run(run: Run, largest_size: Size | None) -> None:
 def _load_batch(run: Run, size: Size | None) -> Batch:
     """This rank's first batch at `size`, loaded by this process."""
     keys = next(iter(run.sampler))
-    return collate([run.loader.dataset[key._replace(size=size)] for key in keys])
+    samples = []
+    for key in keys:
+        key_of_size = key._replace(size=size)
+        samples.append(run.loader.dataset[key_of_size])
+    return collate(samples)
 
 
 def _train_on(run: Run, batch: Batch) -> None:
@@ -69,10 +74,11 @@ def _time_validation(run: Run) -> float:
     pairs = run.validator.pairs
     if not pairs:
         return 0.
-    size = run.world.size
-    validator = replace(run.validator, pairs=pairs[:size])
+    ranks = run.world.size
+    one_each = pairs[:ranks]
+    validator = replace(run.validator, pairs=one_each)
     _, seconds = timed(lambda: validator.score(run.validated_model, run.trainer.autocast()))
-    return seconds * len(pairs) / size
+    return seconds * len(pairs) / ranks
 
 
 def _measure_checkpoint(run: Run) -> int:
@@ -84,6 +90,7 @@ def _measure_checkpoint(run: Run) -> int:
 
 
 def _log_time_estimate(run: Run, batch_seconds: float, validation_seconds: float) -> None:
+    """Logs how long an epoch, a validation and the whole run take, from seconds for one batch."""
     epochs = len(run.plan.trained)
     validations = run.plan.num_validations()
     epoch_seconds = batch_seconds * run.sampler.batches

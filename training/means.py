@@ -26,15 +26,19 @@ class RunningMeans:
 
     def add(self, terms: dict[str, Tensor], step: int) -> None:
         """Adds the terms of one step; their names must stay the same until `clear`."""
+        names = tuple(terms)
         values = torch.stack([value.detach().float() for value in terms.values()])
         if self._sums is None or self._first_bad is None:
-            self._names = tuple(terms)
+            self._names = names
             self._sums = torch.zeros_like(values)
             self._first_bad = torch.full_like(values, -1)
             self._count = 0
-        assert self._names == tuple(terms), (self._names, tuple(terms))
-        is_first = (self._first_bad < 0) & ~values.isfinite()
-        self._first_bad = torch.where(is_first, step, self._first_bad)
+        assert self._names == names, (self._names, names)
+
+        # On the device, so that nothing waits for it.
+        was_finite = self._first_bad < 0
+        is_first_bad = was_finite & ~values.isfinite()
+        self._first_bad = torch.where(is_first_bad, step, self._first_bad)
         self._sums += values
         self._count += 1
 
@@ -42,10 +46,15 @@ class RunningMeans:
         """Waits for the device. Raises NonFiniteLossError if a term was not finite on this rank."""
         if self._first_bad is None:
             return
-        steps = dict(zip(self._names, self._first_bad.tolist(), strict=True))
-        bad = {name: int(step) for name, step in steps.items() if step >= 0}
+        first_bad = self._first_bad.tolist()
+        bad: dict[str, int] = {}
+        for name, step in zip(self._names, first_bad, strict=True):
+            if step >= 0:
+                bad[name] = int(step)
         if not bad:
             return
+
+        # What follows from the first bad term is bad as well: only those of its step are named.
         first = min(bad.values())
         names = ', '.join(name for name, step in bad.items() if step == first)
         raise NonFiniteLossError(f'loss is not finite at step {first} of the epoch, in: {names}')
@@ -55,7 +64,8 @@ class RunningMeans:
         if self._sums is None:
             return {}
         self.check_finite()
-        means = mean_over_ranks(self._sums / self._count, world)
+        own_means = self._sums / self._count
+        means = mean_over_ranks(own_means, world)
         return dict(zip(self._names, means.tolist(), strict=True))
 
     def clear(self) -> None:

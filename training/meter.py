@@ -60,7 +60,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def format_duration(seconds: float) -> str:
-    """The duration in the largest unit of which it has two: '90.0 s', '2.5 h'."""
+    """Formats a duration in the largest unit of which it is two or more: '90.0 s', '2.5 h'."""
     for name, size in UNITS:
         if seconds >= 2 * size:
             return f'{seconds / size:.1f} {name}'

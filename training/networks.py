@@ -43,7 +43,10 @@ class TrainedNetwork:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""
-        return [p for group in self.optimizer.param_groups for p in group['params']]
+        parameters = []
+        for group in self.optimizer.param_groups:
+            parameters += group['params']
+        return parameters
 
     @property
     def rates(self) -> list[float]:
@@ -57,8 +60,11 @@ class TrainedNetwork:
             group['lr'] = base_rate * factor
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns 'net' and 'optimizer', whole on rank 0. Call on every rank."""
-        state = {'net': self.module.state_dict(), 'optimizer': self.optimizer.state_dict()}
+        """Returns 'net' and 'optimizer', whose tensors rank 0 has whole. Call it on every rank."""
+        state = {
+            'net': self.module.state_dict(),
+            'optimizer': self.optimizer.state_dict(),
+        }
         return gather_whole(state, self._world)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -76,5 +82,6 @@ def distribute(model: nn.Module, world: World, **options: Any) -> nn.Module:
     is_trained = any(p.requires_grad for p in model.parameters())
     if world.size == 1 or is_sharded(model) or not is_trained:
         return model
-    device_ids = [world.device] if world.device.type == 'cuda' else None
+    on_gpu = world.device.type == 'cuda'
+    device_ids = [world.device] if on_gpu else None
     return DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True, **options)

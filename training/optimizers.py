@@ -31,15 +31,26 @@ def build_optimizer(
         backbone_factor: the backbone's learning rate as a share of `lr`.
         weight_decay: as of the optimizer.
     """
-    backbone_ids = {id(p) for p in backbone.parameters()} if backbone else set()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    others = [p for p in trained if id(p) not in backbone_ids]
-    inside = [p for p in trained if id(p) in backbone_ids]
+    # Parameters compare by value, so that membership goes by identity.
+    backbone_ids = set()
+    if backbone is not None:
+        backbone_ids = {id(p) for p in backbone.parameters()}
+    others = []
+    inside = []
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in backbone_ids:
+            inside.append(parameter)
+        else:
+            others.append(parameter)
 
+    # A frozen backbone has no group.
     groups = []
     if others:
         groups.append({'params': others, 'lr': lr})
     if inside:
         groups.append({'params': inside, 'lr': lr * backbone_factor})
-    is_fused = next(model.parameters()).device.type in FUSED_DEVICES
+    device = next(model.parameters()).device
+    is_fused = device.type in FUSED_DEVICES
     return OPTIMIZERS[name](groups, lr=lr, weight_decay=weight_decay, fused=is_fused)

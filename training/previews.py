@@ -65,19 +65,22 @@ def draw_strip(
     Returns:
         uint8 (HEIGHT, W, 3).
     """
-    image = to_tensor(preview.image)[None].to(device)
+    batch = to_tensor(preview.image)[None]
+    image = normalize(batch.to(device))
     was_training = model.training
     model.eval()
     with autocast:
-        output = model(normalize(image), side_outputs=True)
+        output = model(image, side_outputs=True)
     model.train(was_training)
 
+    # The finest level's edges come last.
     logits = [output.logits[-1]]
     if output.edge_pairs:
         prediction, label = output.edge_pairs[-1]
         logits += [label, prediction]
     maps = [_to_pixels(logit) for logit in logits]
-    return _side_by_side([_panel(pixels) for pixels in (preview.image, preview.mask, *maps)])
+    shown = (preview.image, preview.mask, *maps)
+    return _side_by_side([_panel(pixels) for pixels in shown])
 
 
 def _side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
@@ -92,7 +95,8 @@ def _side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
 def _to_pixels(logit: Tensor) -> np.ndarray:
     """(1, 1, H, W) -> uint8 (H, W)."""
     probability = logit.float().sigmoid()[0, 0]
-    return (probability * 255).round().byte().cpu().numpy()
+    levels = (probability * 255).round()
+    return levels.byte().cpu().numpy()
 
 
 def _panel(pixels: np.ndarray) -> np.ndarray:
@@ -100,6 +104,9 @@ def _panel(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     height, width = pixels.shape[:2]
-    size = (round(width * HEIGHT / height), HEIGHT)
-    interpolation = cv2.INTER_AREA if height > HEIGHT else cv2.INTER_LINEAR
-    return cv2.resize(pixels, size, interpolation=interpolation)
+    new_width = round(width * HEIGHT / height)
+
+    # Averaging reduces without aliasing, and would enlarge in blocks.
+    is_reduced = height > HEIGHT
+    interpolation = cv2.INTER_AREA if is_reduced else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (new_width, HEIGHT), interpolation=interpolation)

@@ -69,6 +69,7 @@ class Run:
         Returns:
             0 when the run is complete, PREEMPTED if a signal stopped it and its state is saved.
         """
+        # All ranks go back to the same state. The main one cuts its log off where that ended.
         log_position = self._restore_state()
         if self.world.is_main:
             write_json(self.folder / 'config.json', self.config)
@@ -87,6 +88,7 @@ class Run:
             gather(None, self.world)
             logger.info('stopped by a signal: the state is saved, resume=auto goes on with it')
             return PREEMPTED
+        # The run is complete: what is left is for its reader.
         self._report_skipped()
         if self.world.is_main:
             self._draw_curves()
@@ -109,6 +111,7 @@ class Run:
         Raises ValueError if the folder holds a run that `resume` does not ask for, or one that was
         made under another config or on another number of ranks.
         """
+        # A folder that not all nodes share would send the ranks to different epochs.
         state = RunState.load(self.folder)
         positions = gather(state and state.position, self.world)
         if len(set(positions)) > 1:
@@ -122,6 +125,7 @@ class Run:
             raise ValueError(f'{self.folder} holds a run already: '
                              'add resume=auto to go on with it, or choose another name')
 
+        # The state must be of a run like this one, as it goes on exactly.
         state.check_world_size(self.world.size)
         state.check_tile_order()
         if self.resume != 'force':
@@ -150,6 +154,7 @@ class Run:
 
     def _run_epoch(self, stop: StopRequest) -> bool:
         """Trains one epoch and keeps its results; returns False if a signal stopped it."""
+        # The steps. After each, the state may be saved or the run stopped.
         epoch = self.trainer.epoch
         began = time.monotonic()
         self.sampler.set_epoch(epoch, self.trainer.batch)
@@ -163,6 +168,7 @@ class Run:
             seconds = time.monotonic() - began
             logger.info('epoch %d/%d: %s (%.0f s)',
                         epoch, self.plan.epochs, _format(means), seconds)
+        # The results come before the state, which says that the epoch is done.
         if self.plan.is_checkpoint(epoch):
             self.save_checkpoint(self.trainer.averaged, self.folder / f'epoch_{epoch}.pth')
         if self.plan.is_validation(epoch):
@@ -182,7 +188,7 @@ class Run:
         return stop_now
 
     def _save_state(self) -> None:
-        """Writes last.pt. Call on every rank."""
+        """Writes last.pt. Call it on every rank."""
         trainer = self.trainer.state_dict()
         if not self.world.is_main:
             return
@@ -193,7 +199,7 @@ class Run:
         self.saved = state.position
 
     def save_checkpoint(self, model: nn.Module, path: Path) -> None:
-        """Writes a network's weights. Call on every rank."""
+        """Writes a network's weights. Call it on every rank."""
         state = gather_whole(model.state_dict(), self.world)
         if self.world.is_main:
             save_checkpoint(model, path, state)
@@ -218,7 +224,10 @@ class Run:
             self.save_checkpoint(self.validated_model, self.folder / 'best.pth')
 
     def _draw_previews(self) -> None:
-        """Shows previews in TensorBoard. Call on every rank: a sharded network needs them all."""
+        """Shows previews in TensorBoard.
+
+        Call it on every rank, because a sharded network computes on all of them.
+        """
         for preview in self.previews:
             autocast = self.trainer.autocast()
             strip = draw_strip(self.validated_model, preview, self.world.device, autocast)

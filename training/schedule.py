@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from utils import ceil_div
 
-COSINE_FLOOR = .01
+COSINE_FLOOR = .01  # where the 'cosine' schedule ends
 # At most so many epochs of a run without validation, so that TensorBoard's files stay small.
 PREVIEWED_EPOCHS = 50
 
@@ -40,13 +40,22 @@ def rate_factor(
         total_steps = steps_per_epoch * (epochs + 1 - first_epoch)
         decay_steps = max(1, total_steps - warmup_steps)
         progress = max(0, step - warmup_steps) / decay_steps
-        cosine = 1 + math.cos(math.pi * min(1., progress))
-        return warmup * (COSINE_FLOOR + (1 - COSINE_FLOOR) * cosine / 2)
+        return warmup * _half_cosine(progress)
 
+    # One factor more for each milestone that is reached.
     epoch = step // steps_per_epoch + first_epoch
-    milestones = [e if e > 0 else epochs + 1 + e for e in decay_epochs]
-    decays = sum(epoch >= milestone for milestone in milestones)
+    decays = 0
+    for milestone in decay_epochs:
+        from_start = milestone if milestone > 0 else epochs + 1 + milestone
+        if epoch >= from_start:
+            decays += 1
     return warmup * decay_rate ** decays
+
+
+def _half_cosine(progress: float) -> float:
+    """Half a cosine from 1 to COSINE_FLOOR, as `progress` goes from 0 to 1."""
+    cosine = 1 + math.cos(math.pi * min(1., progress))
+    return COSINE_FLOOR + (1 - COSINE_FLOOR) * cosine / 2
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,8 @@ class EpochPlan:
 
     Args:
         epochs: the last epoch.
-        save_last: checkpoints are kept from epoch `epochs - save_last` on,
-        save_step: and there of multiples of this. The last epoch's is always kept.
+        save_last: how many epochs before the last one checkpoints begin.
+        save_step: checkpoints are kept of multiples of this. The last epoch's is always kept.
         val_step: epochs between validations; 0: none. There is one after the last epoch.
         early_stop: validations without a better one after which the run ends; 0: never.
         first_epoch: more than 1 where a run counts on from the weights of another.
@@ -76,8 +85,10 @@ class EpochPlan:
 
     def is_checkpoint(self, epoch: int) -> bool:
         """Whether the weights of `epoch` are kept."""
+        if epoch == self.epochs:
+            return True
         is_late = epoch >= self.epochs - self.save_last
-        return epoch == self.epochs or (is_late and epoch % self.save_step == 0)
+        return is_late and epoch % self.save_step == 0
 
     def is_validation(self, epoch: int) -> bool:
         """Whether there is a validation after `epoch`."""

@@ -36,13 +36,15 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
     A block is a member of a list that consists of modules itself: a backbone's blocks and the
     stages around them, the decoder's levels with their branches. A stage without a forward pass
-    gives way to its parts, because FSDP2 gathers a block as its forward pass begins.
+    is replaced by its parts, because FSDP2 gathers a block as its forward pass begins.
     """
     lists = [module for module in model.modules() if isinstance(module, LISTS)]
     blocks: list[nn.Module] = []
     for members in reversed(lists):
         for member in members.children():
-            parts = member.children() if _has_no_forward(member) else [member]
+            parts = [member]
+            if _has_no_forward(member):
+                parts = list(member.children())
             blocks += [part for part in parts if _is_block(part)]
     # A stage's parts may also be members of a list.
     return list(dict.fromkeys(blocks))
@@ -81,7 +83,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def gather_whole(value: Any, world: World) -> Any:
-    """Gathers the sharded tensors in nested dicts and lists. Call on every rank.
+    """Gathers the sharded tensors in nested dicts and lists. Call it on every rank.
 
     Returns the same structure. Its sharded tensors are whole, on the CPU of rank 0; other ranks
     have None in their place.
@@ -108,13 +110,20 @@ def _shard_like(whole: Tensor, like: Tensor | None) -> Tensor:
 def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Loads whole tensors, which every rank has, into a network that may be sharded."""
     own = model.state_dict()
-    shards = {name: _shard_like(value, own.get(name)) for name, value in state.items()}
+    shards = {}
+    for name, value in state.items():
+        shards[name] = _shard_like(value, own.get(name))
     model.load_state_dict(shards)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Loads whole tensors into an optimizer whose parameters may be sharded."""
-    parameters = [p for group in optimizer.param_groups for p in group['params']]
+    # Optimizers number their parameters through all groups.
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += group['params']
+
+    # Moments are sharded as their parameter is; a step's number stays as it is.
     shards = {}
     for index, entries in state['state'].items():
         like = parameters[index]

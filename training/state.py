@@ -149,6 +149,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         ValueError: there are states, but all are damaged or not of this program.
         OSError: the file system does not give a state, which may be whole.
     """
+    # The newest that is whole; what is wrong with those before it is reported.
     problems = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
@@ -159,6 +160,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         if problems:
             logger.warning('%s; going on from %s', problems[0], path)
         return _read_state(path)
+    # No state at all is the beginning of a run; only damaged ones are an error.
     if problems:
         advice = ('no state to resume from: put one back from a copy, or train on from the '
                   'weights of a checkpoint with weights=FILE and another --ckpt_dir')
@@ -185,8 +187,8 @@ def _find_damage(path: Path) -> str:
 def _read_state(path: Path) -> dict[str, Any]:
     """Reads a state that is whole.
 
-    Mapped, because the processes of a machine then share the page cache and each takes its part;
-    read, where the file system does not map files.
+    The file is mapped, because the processes of a machine then share the page cache and each takes
+    its part. It is read where the file system does not map files.
     """
     try:
         return torch.load(path, map_location='cpu', weights_only=True, mmap=True)

@@ -40,6 +40,7 @@ class _SynchronisedOnCpu(nn.BatchNorm2d):
             return super().forward(x)
         values = x if x.dtype == torch.float64 else x.float()
 
+        # The variance about the mean: a difference of two large means would lose its digits.
         own_mean = values.mean((0, 2, 3), keepdim=True)
         mean = _MeanOverRanks.apply(own_mean)
         centred = values - mean
@@ -47,10 +48,15 @@ class _SynchronisedOnCpu(nn.BatchNorm2d):
         variance = _MeanOverRanks.apply(own_variance)
         self._update_running_statistics(mean, variance, count=self._values_per_channel(x))
 
+        scale = self.weight.view(CHANNELS)
+        offset = self.bias.view(CHANNELS)
         normalised = centred * (variance + self.eps).rsqrt()
-        scaled = normalised * self.weight.view(CHANNELS) + self.bias.view(CHANNELS)
-        x = scaled.to(x.dtype)
-        return self.act(self.drop(x)) if isinstance(self, BatchNormAct2d) else x
+        x = (normalised * scale + offset).to(x.dtype)
+
+        # timm's norm holds its activation, too.
+        if isinstance(self, BatchNormAct2d):
+            return self.act(self.drop(x))
+        return x
 
     def _values_per_channel(self, x: Tensor) -> float:
         own = x.numel() / x.shape[1]

@@ -118,6 +118,7 @@ class Trainer:
         Returns:
             The mean of each term over the epoch, or None if training stopped.
         """
+        # Whoever resumes inside an epoch goes on with its batch, its sums and its progress.
         self.network.ddp.train()
         meter = Meter(self.world)
         title = f'epoch {self.epoch}/{self.criterion.epochs}'
@@ -135,6 +136,7 @@ class Trainer:
                 if completes_group and after_step():
                     return None
 
+        # On to the next epoch.
         means = self.this_epoch.means(self.world)
         self.this_epoch.clear()
         self.epoch += 1
@@ -153,7 +155,8 @@ class Trainer:
         if log is None:
             return
         # The backbone's group, if it is trained, is the second.
-        rates = dict(zip(('lr', 'lr_backbone'), self.network.rates, strict=False))
+        names = ('lr', 'lr_backbone')
+        rates = dict(zip(names, self.network.rates, strict=False))
         log.write(epoch=self.epoch, batch=self.batch, step=self.steps, **rates, **means)
         norm = means.pop('gradient_norm')
         log.scalars('loss', means, self.steps)
@@ -165,7 +168,7 @@ class Trainer:
     def take_means(self) -> dict[str, float]:
         """Returns the mean of each term since the last call, over steps and ranks.
 
-        Waits for the device. Raises NonFiniteLossError. Call on every rank.
+        It waits for the device. Call it on every rank. Raises NonFiniteLossError.
         """
         means = self.since_log.means(self.world)
         self.since_log.clear()
@@ -191,6 +194,7 @@ class Trainer:
         # While gradients are being accumulated, it is the norm of the group before.
         terms['gradient_norm'] = self.gradient_norm
 
+        # Terms are summed on the device. On a CPU they are checked at once: nothing waits for them.
         self.batch += 1
         self.skipped.update(batch.skipped)
         self.since_log.add(terms, self.batch)
@@ -209,9 +213,11 @@ class Trainer:
         Returns the terms of the loss, weighted; arguments as of `step`.
         """
         image, mask, class_ids = self._to_device(batch)
+        # All ranks go on from the same running statistics, as under DistributedDataParallel.
         if is_sharded(self.model):
-            share_buffers(self.model, self.world)  # DistributedDataParallel does so itself
+            share_buffers(self.model, self.world)
 
+        # Only the network computes under autocast: the losses take float32.
         with self._gradient_sync(completes_group):
             with self.autocast():
                 output = self.network.ddp(image, side_outputs=True)
@@ -224,6 +230,7 @@ class Trainer:
             loss = add_losses(terms.values())
             self.scaler.scale(loss / group_size).backward()
 
+        # The discriminator learns from this batch after the network has.
         terms = {'loss': loss, **terms}
         if self.discriminator:
             terms['discriminator'] = self._train_discriminator(
@@ -278,17 +285,21 @@ class Trainer:
 
         Returns the norm of the gradient before clipping.
         """
+        # The rate of this step.
         factor = self.rate_factor(self.steps)
         self.network.set_rate_factor(factor)
         if self.discriminator:
             self.discriminator.set_rate_factor(factor)
 
+        # The norm is that of the gradients without fp16's scale, before they are clipped.
         optimizer = self.network.optimizer
         self.scaler.unscale_(optimizer)
         max_norm = self.options.grad_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters, max_norm)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
+
+        # The step, and what follows the weights.
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -297,7 +308,7 @@ class Trainer:
         self.steps += 1
 
         if self.scaler.is_enabled():
-            # A gradient that overflows under fp16 is no error: the scaler has skipped the step.
+            # A gradient that overflows under fp16 is not an error: the scaler has skipped the step.
             return norm.nan_to_num(0., 0., 0.)
         return norm
 
@@ -306,7 +317,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Returns all that `load_state_dict` needs to go on exactly from here.
 
-        Whole on rank 0. Call on every rank.
+        Rank 0 has all of it, the other ranks do not. Call it on every rank.
         """
         network = self.network.state_dict()
         means = {
@@ -330,7 +341,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned on rank 0, on the same number of ranks."""
-        rank, device = self.world.rank, self.world.device
+        # The networks, which every rank loads alike.
         self.network.load_state_dict({'net': state['model'], 'optimizer': state['optimizer']})
         self.scaler.load_state_dict(state['scaler'])
         if self.ema:
@@ -338,9 +349,14 @@ class Trainer:
         if self.discriminator:
             self.discriminator.load_state_dict(state['adversary'])
 
+        # The position in the run.
         self.epoch = state['epoch']
         self.batch = state['batch']
         self.steps = state['steps']
+
+        # What each rank has of its own: its pairs, sums and random numbers.
+        rank = self.world.rank
+        device = self.world.device
         self.gradient_norm = state['gradient_norm'].to(device)
         self.skipped.update(state['skipped'][rank])
         means = state['sums'][rank]

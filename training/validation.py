@@ -39,12 +39,16 @@ def split_pairs(
 
     The split depends on the seed and the number of pairs alone.
     """
+    # At least one pair on either side.
     count = max(1, round(share * len(pairs)))
     count = min(count, len(pairs) - 1)
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(pairs))
     held_out = set(order[:count].tolist())
 
-    training, validation = [], []
+    # Both lists keep the order of the pairs.
+    training = []
+    validation = []
     for index, pair in enumerate(pairs):
         if index in held_out:
             validation.append(pair)
@@ -112,7 +116,7 @@ class Validator:
 
     @torch.no_grad()
     def score(self, model: nn.Module, autocast: AbstractContextManager) -> dict[str, float]:
-        """Returns the mean of each score over the pairs. Call on every rank.
+        """Returns the mean of each score over the pairs. Call it on every rank.
 
         Args:
             model: a BiRefNet, which is left in the mode that it was in.
@@ -125,21 +129,26 @@ class Validator:
         Raises:
             ValueError: no pair can be read.
         """
+        # Every rank scores its own pairs with the statistics of the main one. Nothing is compiled,
+        # as in test.py, because compiled code rounds otherwise.
         share_buffers(model, self.world)
         was_training = model.training
         model.eval()
-        # As test.py computes, which compiles nothing: compiled code rounds otherwise.
         with autocast, torch.compiler.set_stance('force_eager'):
-            rows = self._score_own_pairs(model)
+            own_rows = self._score_own_pairs(model)
         model.train(was_training)
 
-        rows = [row for share in gather(rows, self.world) for row in share]
+        # One row for each pair, of all ranks; one column for the loss and for each score.
+        rows = []
+        for share in gather(own_rows, self.world):
+            rows += share
         if not rows:
             raise ValueError(f'not one of the {len(self.pairs)} validation pairs can be read')
         losses, *columns = np.transpose(rows)
-        means = {name: mean_of_present(values)
-                 for name, values in zip(self.names, columns, strict=True)}
-        return {'loss': float(losses.mean()), **means}
+        means = {'loss': float(losses.mean())}
+        for name, values in zip(self.names, columns, strict=True):
+            means[name] = mean_of_present(values)
+        return means
 
     def _score_own_pairs(self, model: nn.Module) -> list[list[float]]:
         """A row of scores for each pair of this rank.
@@ -148,10 +157,15 @@ class Validator:
         are collective. Past the last pair it makes one whose result is not used.
         """
         rows = []
-        count = len(self.pairs)
-        for index in range(self.world.rank, round_up(count, self.world.size), self.world.size):
-            pair = self.pairs[index] if index < count else None
-            pixels = read_pair(pair, self.size, self.on_error) if pair else None
+        ranks = self.world.size
+        end = round_up(len(self.pairs), ranks)
+        for index in range(self.world.rank, end, ranks):
+            pair: Pair | None = None
+            pixels: Pixels | None = None
+            if index < len(self.pairs):
+                pair = self.pairs[index]
+                pixels = read_pair(pair, self.size, self.on_error)
+
             image, mask = self._to_device(pixels or self._blank())
             logit = model(normalize(image))[-1].float()
             if pair is not None and pixels is not None:
@@ -166,14 +180,17 @@ class Validator:
 
     def _to_device(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
         """Image (1, 3, H, W) and mask (1, 1, H, W), uint8."""
-        image, mask = pixels
         device = self.world.device
-        return to_tensor(image)[None].to(device), to_tensor(mask)[None].to(device)
+        image, mask = (to_tensor(array)[None] for array in pixels)
+        return image.to(device), mask.to(device)
 
     def _score_pair(self, logit: Tensor, mask: Tensor, pair: Pair) -> list[float]:
         """The loss at the network's size, then the scores at the mask's own."""
-        terms = pixel_terms([logit], mask.float() / 255, self.pixel_weights)
+        soft_mask = mask.float() / 255
+        terms = pixel_terms([logit], soft_mask, self.pixel_weights)
         loss = add_losses(terms.values()).item()
+
+        # As test.py and eval_existingOnes.py would score the pair.
         truth = read_mask(pair.mask)
         probability = logit.sigmoid()[0, 0].cpu().numpy()
         prediction = to_mask(probability, *truth.shape)

@@ -63,9 +63,16 @@ def build_resnet50(name: str, pretrained: bool = False, sizes: Sequence[Size] = 
     """ResNet-50 (He 2015): x1..x4 are the outputs of layer1..layer4."""
     weights = 'DEFAULT' if pretrained else None
     net = torchvision.models.resnet50(weights=weights, norm_layer=BatchNorm2d)
+
     # Everything up to layer1 is the first stage; the classifier stays behind.
-    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
-    stages = FourStages([stem, net.layer2, net.layer3, net.layer4])
+    first = nn.Sequential(
+        net.conv1,
+        net.bn1,
+        net.relu,
+        net.maxpool,
+        net.layer1,
+    )
+    stages = FourStages([first, net.layer2, net.layer3, net.layer4])
     return Backbone(stages, (256, 512, 1024, 2048), smallest=16)
 
 
@@ -81,12 +88,12 @@ def infer_vgg(shapes: Shapes) -> str:
 
 def rename_vgg(state: State, net: nn.Module) -> State:
     """Our names for those of torchvision's file: the stage in front of the layer's number."""
-    stages = {}
+    own_names = {}
     for own in net.state_dict():
-        stage, layer = own.split('.', 1)
-        stages[f'features.{layer}'] = f'{stage}.{layer}'
-        stages[layer] = f'{stage}.{layer}'
-    return {stages.get(key, key): value for key, value in state.items()}
+        layer = own.split('.', 1)[1]
+        own_names[layer] = own
+        own_names[f'features.{layer}'] = own
+    return {own_names.get(key, key): value for key, value in state.items()}
 
 
 @register_backbones(

@@ -81,8 +81,12 @@ def find_family(name: str) -> BackboneFamily | None:
     return BACKBONES.get(name) or BACKBONES.get(prefix)
 
 
-def build_backbone(name: str, size: Size = (1024, 1024), scales: Sequence[float] = (1.,),
-                   pretrained: bool = False) -> Backbone:
+def build_backbone(
+    name: str,
+    size: Size = (1024, 1024),
+    scales: Sequence[float] = (1.,),
+    pretrained: bool = False,
+) -> Backbone:
     """Builds a backbone.
 
     Args:

@@ -134,7 +134,8 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (B * windows, w*w, C), mask (windows, w*w, w*w) or None -> the shape of x."""
         count, tokens, channels = x.shape
-        qkv = self.qkv(x).reshape(count, tokens, 3, self.heads, -1)
+        width = channels // self.heads
+        qkv = self.qkv(x).reshape(count, tokens, 3, self.heads, width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * windows, heads, w*w, C / heads) each
 
         bias = self.bias().to(q.dtype)[None]
@@ -143,9 +144,9 @@ class WindowAttention(nn.Module):
             heads = mask.shape[0] * self.heads  # len(mask) would fix a symbol
             bias = bias + mask[:, None].to(q.dtype)
             bias = bias.reshape(1, heads, tokens, tokens)
-            q = q.reshape(-1, heads, tokens, q.shape[-1])
-            k = k.reshape(-1, heads, tokens, k.shape[-1])
-            v = v.reshape(-1, heads, tokens, v.shape[-1])
+            q = q.reshape(-1, heads, tokens, width)
+            k = k.reshape(-1, heads, tokens, width)
+            v = v.reshape(-1, heads, tokens, width)
 
         # The heads' outputs are side by side in each token.
         x = _attend(q, k, v, bias)
@@ -195,6 +196,7 @@ class DropPath(nn.Module):
         """x (B, ...) -> the same shape."""
         if not self.training or not self.drop_prob:
             return x
+        # The same for all values of a sample.
         keep_prob = 1 - self.drop_prob
         one_per_sample = (x.shape[0],) + (1,) * (x.ndim - 1)
         kept = x.new_empty(one_per_sample).bernoulli_(keep_prob)
@@ -243,9 +245,10 @@ class SwinBlock(nn.Module):
         Indices do what padding, rolling and cropping do.
         """
         # The padded, rolled map.
+        window = self.window
         height, width = x.shape[1:3]
-        padded_height = count_to_cover(height, self.window) * self.window
-        padded_width = count_to_cover(width, self.window) * self.window
+        padded_height = count_to_cover(height, window) * window
+        padded_width = count_to_cover(width, window) * window
         rows = rolled_index(padded_height, self.shift, padded_height, x.device)
         columns = rolled_index(padded_width, self.shift, padded_width, x.device)
         x = self._attend_in_windows(gather_padded(x, rows, columns))
@@ -253,7 +256,8 @@ class SwinBlock(nn.Module):
         # Rolled back and cropped.
         rows = rolled_index(height, -self.shift, padded_height, x.device)
         columns = rolled_index(width, -self.shift, padded_width, x.device)
-        return x.index_select(1, rows).index_select(2, columns)
+        x = x.index_select(1, rows)
+        return x.index_select(2, columns)
 
     def _attend_in_windows(self, x: Tensor) -> Tensor:
         """x (B, H, W, C), sides multiples of the window -> the same shape."""
@@ -299,8 +303,14 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     """Blocks, every second one shifted, and the downsampling behind them (None in the last)."""
 
-    def __init__(self, dim: int, heads: int, window: int, drop_paths: Sequence[float],
-                 downsample: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        window: int,
+        drop_paths: Sequence[float],
+        downsample: bool,
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         for i, drop_path in enumerate(drop_paths):
@@ -330,8 +340,14 @@ class PatchEmbed(nn.Module):
 class SwinTransformer(nn.Module):
     """The backbone; `channels` are those of its maps at strides 4, 8, 16, 32."""
 
-    def __init__(self, dim: int, depths: Sequence[int], heads: Sequence[int], window: int,
-                 drop_path_rate: float = .2) -> None:
+    def __init__(
+        self,
+        dim: int,
+        depths: Sequence[int],
+        heads: Sequence[int],
+        window: int,
+        drop_path_rate: float = .2,
+    ) -> None:
         super().__init__()
         self.channels = tuple(dim * 2 ** i for i in range(len(depths)))
         self.grad_checkpointing = False
@@ -372,7 +388,8 @@ class SwinTransformer(nn.Module):
 
             # The norm is for the map that leaves here; the next stage reads the tokens without it.
             norm = self.get_submodule(f'norm{i}')
-            maps.append(norm(x).permute(0, 3, 1, 2).contiguous())
+            channels_first = norm(x).permute(0, 3, 1, 2)
+            maps.append(channels_first.contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return maps

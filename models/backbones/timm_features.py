@@ -35,8 +35,13 @@ class _RatesWithValues(TorchFunctionMode):
     which belong where the network is.
     """
 
-    def __torch_function__(self, function: Callable, types: Any, args: tuple = (),
-                           kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self,
+        function: Callable,
+        types: Any,
+        args: tuple = (),
+        kwargs: dict | None = None,
+    ) -> Any:
         """Calls `function`; a plain `linspace` on the CPU."""
         if function is torch.linspace and not kwargs:
             return function(*args, device='cpu')

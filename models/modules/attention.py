@@ -55,6 +55,8 @@ def concatenate_and_project(branches: Sequence[Branch], x: Tensor, projection: n
     (pvt_v2_b0, batch 4 at 256x256), this saves 198 (benchmarks/LOG.md).
     """
     weights = projection.weight.split(BRANCH_CHANNELS, 1)
+
+    # One after the other, so that no more than one projection lies beside the sum.
     first, *others = branches
     total = first(x, weights[0])
     for branch, weight in zip(others, weights[1:], strict=True):
@@ -65,8 +67,13 @@ def concatenate_and_project(branches: Sequence[Branch], x: Tensor, projection: n
 class PyramidPooling(nn.Module):
     """Concatenates a pointwise branch, `branches` more and a pooled one; projects them (1x1)."""
 
-    def __init__(self, in_channels: int, out_channels: int, pointwise: nn.Module,
-                 branches: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        pointwise: nn.Module,
+        branches: int,
+    ) -> None:
         super().__init__()
         self.pointwise = Branch(pointwise)
         self.pooled = PooledBranch(nn.Conv2d(in_channels, BRANCH_CHANNELS, 1, bias=False))
@@ -91,14 +98,24 @@ class PyramidPooling(nn.Module):
 class ASPP(PyramidPooling):
     """Atrous spatial pyramid pooling (Chen 2017): a 1x1 and dilated 3x3 convolutions."""
 
-    def __init__(self, in_channels: int, out_channels: int,
-                 dilations: Sequence[int] = (6, 12, 18)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilations: Sequence[int] = (6, 12, 18),
+    ) -> None:
         pointwise = nn.Conv2d(in_channels, BRANCH_CHANNELS, 1, bias=False)
         super().__init__(in_channels, out_channels, pointwise, len(dilations))
         self.atrous = nn.ModuleList()
         for dilation in dilations:
-            conv = nn.Conv2d(in_channels, BRANCH_CHANNELS, 3, padding=dilation, dilation=dilation,
-                             bias=False)
+            conv = nn.Conv2d(
+                in_channels,
+                BRANCH_CHANNELS,
+                3,
+                padding=dilation,
+                dilation=dilation,
+                bias=False,
+            )
             self.atrous.append(Branch(conv))
 
     @property
@@ -110,8 +127,12 @@ class ASPP(PyramidPooling):
 class ASPPDeformable(PyramidPooling):
     """ASPP of modulated deformable convolutions: one of kernel 1, then one for each kernel."""
 
-    def __init__(self, in_channels: int, out_channels: int,
-                 kernels: Sequence[int] = (1, 3, 7)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernels: Sequence[int] = (1, 3, 7),
+    ) -> None:
         pointwise = DeformableConv2d(in_channels, BRANCH_CHANNELS, 1)
         super().__init__(in_channels, out_channels, pointwise, len(kernels))
         self.deformable = nn.ModuleList()

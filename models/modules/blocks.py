@@ -16,8 +16,13 @@ class BasicDecBlk(nn.Module):
     (in, out) channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, inner: int | None = 64,
-                 attention: AttentionFactory | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        inner: int | None = 64,
+        attention: AttentionFactory | None = None,
+    ) -> None:
         super().__init__()
         inner = inner or in_channels // 4
         self.conv_in = nn.Conv2d(in_channels, inner, 3, padding=1)
@@ -38,8 +43,13 @@ class BasicDecBlk(nn.Module):
 class ResBlk(BasicDecBlk):
     """BasicDecBlk plus a 1x1 convolution of its input."""
 
-    def __init__(self, in_channels: int, out_channels: int, inner: int | None = 64,
-                 attention: AttentionFactory | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        inner: int | None = 64,
+        attention: AttentionFactory | None = None,
+    ) -> None:
         super().__init__(in_channels, out_channels, inner, attention)
         self.residual = nn.Conv2d(in_channels, out_channels, 1)
 

@@ -96,6 +96,7 @@ DEVICES = ('cpu', 'cuda')
 
 @torch.library.custom_op(f'{NAMESPACE}::deform_conv2d', mutates_args=(), device_types=DEVICES)
 def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, O, H, W), as `deform_conv2d`; one block of pixels after the other."""
     rows = bordered_rows(x)
     matrix = weight_matrix(weight)
     out = _empty_map(x, len(weight))
@@ -108,8 +109,13 @@ def _deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor
 
 @torch.library.custom_op(f'{NAMESPACE}::deform_conv2d_backward', mutates_args=(),
                          device_types=DEVICES)
-def _deform_conv2d_backward(grad: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
-                            weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _deform_conv2d_backward(
+    grad: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    modulation: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the four inputs, from the output's."""
     rows = bordered_rows(x)
     matrix = weight_matrix(weight)
@@ -169,20 +175,23 @@ def _empty_map(like: Tensor, channels: int) -> Tensor:
 
 def pixel_rows(t: Tensor) -> Tensor:
     """(B, C, H, W) -> (B*H*W, C); a view if each pixel's channels lie side by side in memory."""
-    return t.permute(0, 2, 3, 1).reshape(-1, t.shape[1])
+    channels_last = t.permute(0, 2, 3, 1)
+    return channels_last.reshape(-1, t.shape[1])
 
 
 def bordered_rows(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B*(H+2)*(W+2), C): rows of pixels, with a border of zeros around the map."""
     batch, channels, height, width = x.shape
     bordered = x.new_zeros(batch, height + 2, width + 2, channels)
-    bordered[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
+    inside = bordered[:, 1:-1, 1:-1]
+    inside.copy_(x.permute(0, 2, 3, 1))
     return bordered.view(-1, channels)
 
 
 def weight_matrix(weight: Tensor) -> Tensor:
     """(O, C, k, k) -> (O, k*k*C), tap after tap as in the columns."""
-    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+    channels_last = weight.permute(0, 2, 3, 1)
+    return channels_last.reshape(len(weight), -1)
 
 
 # --- Bilinear samples -----------------------------------------------------------------------------
@@ -262,8 +271,12 @@ def _scalar_products(grad: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
     return products.view(-1, 4)
 
 
-def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor,
-                  row_width: int = 0) -> Iterator[tuple[slice, _Samples]]:
+def sample_blocks(
+    x: Tensor,
+    offset: Tensor,
+    modulation: Tensor,
+    row_width: int = 0,
+) -> Iterator[tuple[slice, _Samples]]:
     """Yields the samples of the B*H*W pixels, one block after the other.
 
     `row_width` is the number of values that the caller computes for each pixel, if larger than
@@ -273,10 +286,14 @@ def sample_blocks(x: Tensor, offset: Tensor, modulation: Tensor,
     taps = modulation.shape[1]
     offset = pixel_rows(offset)
     modulation = pixel_rows(modulation)
-    step = max(1, BLOCK_VALUES // max(taps * channels, row_width))
+
+    # As many pixels as the cache has room for, by whichever is wider.
+    values_per_pixel = max(taps * channels, row_width)
+    step = max(1, BLOCK_VALUES // values_per_pixel)
     for start in range(0, len(offset), step):
-        block = slice(start, min(start + step, len(offset)))
-        pixel = torch.arange(block.start, block.stop, device=x.device)[:, None]
+        stop = min(start + step, len(offset))
+        block = slice(start, stop)
+        pixel = torch.arange(start, stop, device=x.device)[:, None]
         samples = _locate(pixel, offset[block], modulation[block], height, width)
         yield block, samples
 

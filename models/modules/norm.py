@@ -68,7 +68,7 @@ def _replacement(norm: nn.BatchNorm2d) -> nn.Module:
     else:
         ours = BatchNorm2d(**settings)
 
-    # Shared, not copied.
+    # Shared, not copied: whoever holds the weights holds these.
     ours.weight = norm.weight
     ours.bias = norm.bias
     ours.running_mean = norm.running_mean
@@ -82,6 +82,8 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keeps the running statistics of every BatchNorm in `module`, for a repeated forward pass."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+
+    # A momentum of 0 moves nothing, and without a counter none counts.
     for norm in norms:
         norm.momentum = 0.
         norm.num_batches_tracked = None

@@ -48,6 +48,7 @@ def laplacian(image: Tensor) -> Tensor:
 
     The 5x5 kernel is all 1 with -24 in the centre, divided by 48; borders are reflected.
     """
+    # The kernel sums to 0, so that a flat image has no edges.
     mean = image.mean(1, keepdim=True)
     kernel = mean.new_ones(1, 1, 5, 5)
     kernel[..., 2, 2] = -24

@@ -54,6 +54,7 @@ def mark_divisible(image: Tensor, length: int) -> Tensor:
 
 
 def _fresh_symbol(number: Tensor, minimum: int) -> int:
+    """A symbol for the value of `number`, of which the exporter knows the minimum alone."""
     symbol: Any = number.item()
     torch._check(symbol >= minimum)
     return symbol
@@ -66,20 +67,23 @@ def _scalar_tensor(value: int, device: torch.device | None = None) -> Tensor:
 
 def rolled_index(count: int, shift: int, side: int, device: torch.device) -> Tensor:
     """(0..count-1 + shift) modulo `side`: (count,), int64, the indices of a rolled axis."""
-    return (torch.arange(count, device=device) + shift) % _scalar_tensor(side, device)
+    shifted = torch.arange(count, device=device) + shift
+    return shifted % _scalar_tensor(side, device)
 
 
 def gather_padded(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Pixels (rows[i], columns[j]) of x (B, H, W, C), zero outside: (B, rows, columns, C)."""
     # Sizes enter as tensors, so that they may be symbols.
     batch, height, width, channels = x.shape
-    row_is_inside = rows[:, None] < _scalar_tensor(height, x.device)
-    column_is_inside = columns < _scalar_tensor(width, x.device)
+    height_tensor = _scalar_tensor(height, x.device)
+    width_tensor = _scalar_tensor(width, x.device)
+    row = rows[:, None]
+    is_inside = (row < height_tensor) & (columns < width_tensor)
 
     # Flat index of each pixel; those outside read the zeros behind the last.
-    index = rows[:, None] * _scalar_tensor(width, x.device) + columns
-    zeros = _scalar_tensor(height * width, x.device)
-    index = torch.where(row_is_inside & column_is_inside, index, zeros)
+    index = row * width_tensor + columns
+    behind_last = _scalar_tensor(height * width, x.device)
+    index = torch.where(is_inside, index, behind_last)
 
     flat = x.reshape(batch, height * width, channels)
     padded = F.pad(flat, (0, 0, 0, 1))

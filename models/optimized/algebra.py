@@ -23,15 +23,19 @@ ONEDNN = (
 ACTIVATIONS = {'none': lambda x: x, 'relu': torch.relu_, 'gelu': F.gelu}
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None,
-           activation: str = 'none') -> Tensor:
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = 'none',
+) -> Tensor:
     """x (N, I), weight (O, I), bias (O,) -> (N, O), followed by one of ACTIVATIONS.
 
     In float32 on an x86 CPU it is oneDNN's, which keeps the activation in the cache and, on
     processors that are not Intel's, is faster than the MKL behind F.linear.
     """
-    is_on_cpu = x.device.type == 'cpu' and x.dtype == torch.float32
-    if ONEDNN and is_on_cpu and not torch.compiler.is_compiling():
+    is_float32_on_cpu = x.device.type == 'cpu' and x.dtype == torch.float32
+    if ONEDNN and is_float32_on_cpu and not torch.compiler.is_compiling():
         return LINEAR(x, weight, bias, activation, [], 'none')
     y = F.linear(x, weight, bias)
     return ACTIVATIONS[activation](y)

@@ -68,18 +68,27 @@ class FastDeformableBranch(nn.Module):
             self._add_by_blocks(out, x, offset, modulation, rows)
 
     def _add_by_operator(self, out: Tensor, x: Tensor, offset: Tensor, modulation: Tensor) -> None:
+        """Computes the whole map at once, as a GPU can."""
         taps_apart = self.weight.unflatten(1, (self.kernel, self.kernel, -1))
         weight = taps_apart.permute(0, 3, 1, 2)
         values = deform_conv2d(x, offset, modulation, weight)
-        values = (values + self.bias[:, None, None]).relu_()
-        out.addmm_(pixel_rows(values), self.projection.T)
+        values = values + self.bias[:, None, None]
+        activated = pixel_rows(values.relu_())
+        out.addmm_(activated, self.projection.T)
 
-    def _add_by_blocks(self, out: Tensor, x: Tensor, offset: Tensor, modulation: Tensor,
-                       rows: Tensor) -> None:
+    def _add_by_blocks(
+        self,
+        out: Tensor,
+        x: Tensor,
+        offset: Tensor,
+        modulation: Tensor,
+        rows: Tensor,
+    ) -> None:
+        """Computes one block of pixels after the other, whose values stay in the cache."""
         outs, width = self.weight.shape
         for block, samples in sample_blocks(x, offset, modulation, outs):
-            columns = samples.gather(rows).view(-1, width)
-            columns = columns.to(self.weight.dtype)
+            columns = samples.gather(rows)
+            columns = columns.view(-1, width).to(self.weight.dtype)
             values = linear(columns, self.weight, self.bias, 'relu')
             out[block] += linear(values, self.projection)
 
@@ -100,6 +109,7 @@ class FastPlainBranch(nn.Module):
 
 
 def _fast_branch(branch: Branch, projection: Tensor) -> nn.Module:
+    """The fast form of a branch, with the columns (O, 256) of the projection that read it."""
     if isinstance(branch.conv, DeformableConv2d):
         return FastDeformableBranch(branch, projection)
     return FastPlainBranch(branch, projection)
@@ -160,8 +170,12 @@ class FastBlock(nn.Module):
     `channels` are the map's; `head`, (weight (O, out), bias (O,)), is a 1x1 convolution behind it.
     """
 
-    def __init__(self, block: BasicDecBlk, channels: int,
-                 head: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        block: BasicDecBlk,
+        channels: int,
+        head: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         conv_in = fold_batchnorm(block.conv_in, block.bn_in)
         self.conv_in, self.conv_reference = split_conv(conv_in, channels)

@@ -142,6 +142,7 @@ class FastBiRefNet(nn.Module):
 
 
 def _through_neck(neck: nn.ModuleList, maps: Sequence[Maps], size: Sequence[int]) -> list[Maps]:
+    """Brings each map to its level's size: `size` over 4, 8, 16, 32."""
     pyramid: list[Maps] = []
     for i, (layer, x) in enumerate(zip(neck, maps, strict=True)):
         level_size = [side >> (i + 2) for side in size]
@@ -150,12 +151,14 @@ def _through_neck(neck: nn.ModuleList, maps: Sequence[Maps], size: Sequence[int]
 
 
 def _fast_squeeze(block: nn.Module) -> nn.Module:
+    """A block of the squeeze made fast: a decoder block, or an attention on its own."""
     if isinstance(block, BasicDecBlk):
         return FastBlock(block, block.conv_in.in_channels)
     return fast_pooling(block)
 
 
 def _fast_neck(neck: PyramidNeck, has_half_size_maps: bool) -> nn.ModuleList:
+    """The neck's convolutions, which also resize."""
     convs: list[Any] = list(neck.convs)  # a ModuleList does not say what it holds
     *finer, last = convs
     layers = nn.ModuleList(Pointwise(conv, has_half_size_maps) for conv in finer)
@@ -227,8 +230,12 @@ class Pointwise(nn.Module):
 class FastLevel(nn.Module):
     """A level of the decoder in eval mode; the last one ends in the head."""
 
-    def __init__(self, level: DecoderLevel, has_half_size_maps: bool,
-                 head: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(
+        self,
+        level: DecoderLevel,
+        has_half_size_maps: bool,
+        head: tuple[Tensor, Tensor] | None,
+    ) -> None:
         super().__init__()
         block: Any = level.block
         channels = block.conv_in.in_channels
@@ -312,10 +319,14 @@ def fast_backbone(backbone: Backbone) -> Backbone:
 
 
 def _fast_net(net: nn.Module) -> nn.Module:
+    """A backbone's network made fast; a network without BatchNorm as it is."""
     if isinstance(net, SwinTransformer):
         return FastSwin(net)
     if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
         return net
+
+    # A copy, because folding changes weights. Children of a Sequential follow each other; those of
+    # torchvision's bottleneck are called so.
     net = copy.deepcopy(net)
     for module in net.modules():
         if isinstance(module, nn.Sequential):

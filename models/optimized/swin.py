@@ -25,8 +25,14 @@ def _chunks(rows: int, width: int, device: torch.device) -> list[slice]:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _window_groups(batch: int, height: int, width: int, window: int, shift: int,
-                   device: torch.device) -> WindowGroups:
+def _window_groups(
+    batch: int,
+    height: int,
+    width: int,
+    window: int,
+    shift: int,
+    device: torch.device,
+) -> WindowGroups:
     """Windows of the padded and rolled map, as row numbers of the map's tokens, int64.
 
     The kinds of mask are 0 inside, 1 in the last column, 2 in the last row, 3 in both: only there
@@ -47,9 +53,10 @@ def _window_groups(batch: int, height: int, width: int, window: int, shift: int,
         return ((0, windows.reshape(-1, window * window).to(device)),)
 
     # The last row and the last column of windows apart from the others.
-    inner = windows[:, :-1]
-    last = windows[:, -1:]
-    parts = (inner[:, :, :-1], inner[:, :, -1:], last[:, :, :-1], last[:, :, -1:])
+    rows = (windows[:, :-1], windows[:, -1:])
+    parts = []
+    for row in rows:
+        parts += [row[:, :, :-1], row[:, :, -1:]]
     groups = []
     for kind, part in enumerate(parts):
         if part.numel():
@@ -92,6 +99,7 @@ class FastSwinBlock(nn.Module):
         return x
 
     def _add_mlp(self, x: Tensor) -> None:
+        """Adds the MLP's output to `x` in place, in chunks that fit the cache."""
         first = self.mlp.fc1
         second = self.mlp.fc2
         for rows in _chunks(len(x), first.out_features, x.device):
@@ -132,8 +140,9 @@ class FastSwinBlock(nn.Module):
 
     def _attend_windows(self, qkv: Tensor, bias: Tensor) -> Tensor:
         """qkv (windows * w*w, 3 C), bias (1, heads, w*w, w*w) -> (windows * w*w, C)."""
+        tokens = self.window ** 2
         head_width = qkv.shape[1] // (3 * self.heads)
-        qkv = qkv.view(-1, self.window ** 2, 3, self.heads, head_width)
+        qkv = qkv.view(-1, tokens, 3, self.heads, head_width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = out.transpose(1, 2)

@@ -56,7 +56,7 @@ def test_a_pair_depends_on_the_seed_and_on_the_set_but_not_on_the_others():
         assert other[1].shape != mask.shape or not np.array_equal(other[1], mask)
 
 
-def test_made_once_and_made_anew_when_asked_for_something_else(tmp_path):
+def test_made_once_and_again_when_asked_for_something_else(tmp_path):
     folder = make_data(tmp_path, train=2, test=1, size=64)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob('*.jpg')}
     make_data(tmp_path, train=2, test=1, size=64)
@@ -89,8 +89,12 @@ def test_every_kind_is_a_thin_or_holed_object_within_the_frame(kind):
     assert .09 < (mask > 128).mean() < .45
     assert not any(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
     assert len(np.unique(mask)) > 8, 'soft edges'
+
+    # It fills less than three quarters of its convex hull.
     hull = np.zeros_like(mask)
-    cv2.fillConvexPoly(hull, cv2.convexHull(np.argwhere(mask > 128)[:, ::-1].astype(np.int32)), 1)
+    points = np.argwhere(mask > 128)[:, ::-1]
+    corners = cv2.convexHull(points.astype(np.int32))
+    cv2.fillConvexPoly(hull, corners, 1)
     assert (mask > 128).sum() < .75 * hull.sum()
 
 
@@ -113,9 +117,12 @@ def test_training_and_test_set_share_no_pixel_of_a_photograph(monkeypatch):
 
 def otsu_masks(image: np.ndarray) -> list[np.ndarray]:
     """Each channel of RGB and of Lab cut in two by Otsu's threshold, both ways round: 12 masks."""
-    channels = [*cv2.split(image), *cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2LAB))]
-    bright = [cv2.threshold(channel, 0, 255, cv2.THRESH_OTSU)[1] for channel in channels]
-    return [mask for cut in bright for mask in (cut, 255 - cut)]
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    masks = []
+    for channel in (*cv2.split(image), *cv2.split(lab)):
+        _, bright = cv2.threshold(channel, 0, 255, cv2.THRESH_OTSU)
+        masks += [bright, 255 - bright]
+    return masks
 
 
 def s_measures_of_otsu(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -133,8 +140,12 @@ def test_no_threshold_solves_the_test_set():
 
 
 def test_a_threshold_would_solve_objects_all_of_one_colour():
-    masks = [sample(index, 128, SEED, train=False)[1] for index in range(4)]
-    assert s_measures_of_otsu([(cv2.merge([mask // 2] * 3), mask) for mask in masks]).max() > .9
+    pairs = []
+    for index in range(4):
+        _, mask, _ = sample(index, 128, SEED, train=False)
+        grey = cv2.merge([mask // 2] * 3)
+        pairs.append((grey, mask))
+    assert s_measures_of_otsu(pairs).max() > .9
 
 
 def test_torch_is_not_needed():

@@ -184,7 +184,7 @@ def test_a_backbone_that_transformers_cannot_load(tmp_path):
      torch.float16),
 ])
 def test_we_read_the_familys_folders(tmp_path, switches, dtype):
-    """With their config, which tells nothing, and code beside it, which is not looked at."""
+    """With their config, which says nothing of the network. Code beside it is not read."""
     model = build(**switches)
     state = to_official(model.state_dict(), 'pvt_v2_b0')
     for key, value in state.items():

@@ -104,7 +104,7 @@ def test_half_precision_inside(convnet, exported, tmp_path):
 @needs_dynamic
 @pytest.mark.slow
 def test_swin_at_every_size(monkeypatch, tmp_path):
-    """Windows are padded, shifted and masked by sizes that the file is told only when it runs."""
+    """Windows are padded, shifted and masked by sizes that are known only when the file runs."""
     small = {'dim': 24, 'depths': (2, 1, 1, 1), 'heads': (1, 2, 4, 8), 'window': 7}
     monkeypatch.setitem(SWINS, 'swin_v1_t', small)
     model = build(

@@ -435,7 +435,7 @@ def test_an_index_of_files_elsewhere_is_refused(tmp_path, listed):
 
 @pytest.mark.parametrize('gated', [False, True])
 def test_transformers_computes_the_same_dino_from_its_own_file(tmp_path, gated):
-    """Its DINOv3 with random weights, saved by itself, and ours from that file."""
+    """Transformers saves its DINOv3 with random weights, and ours loads that file."""
     transformers = pytest.importorskip('transformers')
     if not hasattr(transformers, 'DINOv3ViTModel'):
         pytest.skip('this release of transformers has no DINOv3')

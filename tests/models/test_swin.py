@@ -30,7 +30,7 @@ def tiny(window: int = 4) -> SwinTransformer:
     return net.eval()
 
 
-def picture(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def random_map(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
@@ -103,7 +103,7 @@ def test_block_equals_the_loop_over_windows(either_way, shifted, height, width):
     torch.manual_seed(0)
     block = SwinBlock(8, heads=2, window=3, shifted=shifted, drop_path=.5).double().eval()
     nn.init.normal_(block.attn.relative_position_bias_table)
-    x = picture(2, height, width, 8, dtype=torch.float64)
+    x = random_map(2, height, width, 8, dtype=torch.float64)
     expected = torch.stack([naive_block(block, one) for one in x])
     assert (block(x) - expected).abs().max() < 1e-12
 
@@ -111,7 +111,7 @@ def test_block_equals_the_loop_over_windows(either_way, shifted, height, width):
 @torch.inference_mode()
 def test_merging_takes_four_neighbours_and_pads_odd_sides(either_way):
     merge = PatchMerging(3).double()
-    x = picture(1, 5, 4, 3, dtype=torch.float64)
+    x = random_map(1, 5, 4, 3, dtype=torch.float64)
     merged = merge(x)
     assert merged.shape == (1, 3, 2, 6)
     padded = torch.cat((x, torch.zeros(1, 1, 4, 3)), 1)[0]
@@ -127,7 +127,7 @@ def test_merging_takes_four_neighbours_and_pads_odd_sides(either_way):
 @pytest.mark.parametrize(('height', 'width'), [(32, 32), (32, 64), (96, 160), (16, 16), (50, 70)])
 @torch.inference_mode()
 def test_any_size(height, width):
-    maps = tiny()(picture(1, 3, height, width))
+    maps = tiny()(random_map(1, 3, height, width))
     sides = [(-(-height // s), -(-width // s)) for s in (4, 8, 16, 32)]
     channels = (16, 32, 64, 128)
     shapes = [(1, c, *side) for c, side in zip(channels, sides, strict=True)]
@@ -136,14 +136,14 @@ def test_any_size(height, width):
 
 @torch.inference_mode()
 def test_an_image_is_the_same_alone_and_in_a_batch():
-    net, x = tiny(), picture(3, 3, 64, 96)
+    net, x = tiny(), random_map(3, 3, 64, 96)
     for alone, batch in zip(net(x[1:2]), net(x), strict=True):
         assert torch.allclose(alone, batch[1:2], atol=1e-5)
 
 
 @torch.inference_mode()
 def test_double_and_half_precision():
-    net, x = tiny(), picture(1, 3, 64, 96)
+    net, x = tiny(), random_map(1, 3, 64, 96)
     single, double = net(x), copy.deepcopy(net).double()(x.double())
     assert double[-1].dtype == torch.float64
     assert (single[-1] - double[-1]).abs().max() < 1e-4
@@ -159,7 +159,7 @@ def gradients(net: SwinTransformer, x: Tensor) -> dict[str, Tensor]:
 
 
 def test_checkpointing_leaves_gradients_as_they_are():
-    net, x = tiny().train(), picture(2, 3, 64, 64)
+    net, x = tiny().train(), random_map(2, 3, 64, 64)
     torch.manual_seed(3)
     plain = gradients(net, x)
     net.grad_checkpointing = True
@@ -209,7 +209,7 @@ def test_tables_of_another_window_are_interpolated():
 
 
 def test_kept_tensors_serve_training_after_inference():
-    net, x = tiny(window=5), picture(1, 3, 64, 64)  # a window of its own: nothing is kept yet
+    net, x = tiny(window=5), random_map(1, 3, 64, 64)  # a window of its own: nothing is kept yet
     with torch.inference_mode():
         net(x)
     assert not shift_mask(20, 20, 5, torch.device('cpu')).is_inference()
@@ -218,7 +218,7 @@ def test_kept_tensors_serve_training_after_inference():
 
 
 def test_kept_tensors_survive_the_meta_device_and_exporting():
-    net, x = tiny(window=6), picture(1, 3, 64, 64)
+    net, x = tiny(window=6), random_map(1, 3, 64, 64)
     with torch.device('meta'):
         assert net.to('meta')(torch.zeros(1, 3, 64, 64))[0].is_meta
     net = tiny(window=6)
@@ -230,7 +230,7 @@ def test_kept_tensors_survive_the_meta_device_and_exporting():
 
 
 def test_threads_share_what_is_kept():
-    net, x, outputs = tiny(window=9), picture(1, 3, 64, 64), []
+    net, x, outputs = tiny(window=9), random_map(1, 3, 64, 64), []
 
     def run() -> None:
         with torch.inference_mode():
@@ -246,6 +246,6 @@ def test_threads_share_what_is_kept():
 
 
 def test_compiles_in_one_graph():
-    net, x = tiny(), picture(1, 3, 32, 64)
+    net, x = tiny(), random_map(1, 3, 32, 64)
     compiled = torch.compile(net, backend='eager', fullgraph=True)
     assert torch.allclose(compiled(x)[-1], net(x)[-1], atol=1e-5)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +121,9 @@ def test_this_checkout():
     needed = checkout.needed()
     assert set(checkout.commands) <= needed
     assert not needed & {'tests', 'benchmarks', 'tools', 'hubconf', 'hatch_build'}
-    for path in (path for name in needed for path in checkout.files(name) if path.suffix == '.py'):
+    files = [checkout.files(name) for name in needed]
+    modules = [path for path in itertools.chain(*files) if path.suffix == '.py']
+    for path in modules:
         source = path.read_bytes()
         rewritten = checkout.rewrite(source)
         assert rewritten.count(b'\n') == source.count(b'\n'), path
