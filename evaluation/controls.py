@@ -25,7 +25,7 @@ def controls(images: Sequence[ImageSet]) -> str:
         HTML, hidden where there is no JavaScript.
     """
     first = images[0]
-    methods = list(first.methods)
+    methods = [first.titles[method] for method in first.methods]
     panels = panel_titles(methods)
     categories = _categories(images)
 

@@ -37,6 +37,7 @@ class ImageSet(NamedTuple):
         number: The set's place in the report, for names that contain nothing foreign.
         found: The set's JSON, as eval_existingOnes.py writes it.
         methods: Scores of single images by method, the best method first.
+        titles: The methods' names for people.
         score: The score that ranks the images.
         shown: All scores that the cards list.
         categories: Categories by name of an image, where it has any.
@@ -46,6 +47,7 @@ class ImageSet(NamedTuple):
     number: int
     found: Mapping[str, Any]
     methods: Mapping[str, MethodScores]
+    titles: Mapping[str, str]
     score: str
     shown: Sequence[str]
     categories: Mapping[str, Sequence[str]]
@@ -129,6 +131,7 @@ class Panels:
 
     def __init__(self, images: ImageSet) -> None:
         self.methods = list(images.methods)
+        self._titles = panel_titles([images.titles[method] for method in self.methods])
         self._files = ScoredFiles(images.found, images.dataset)
 
     def strip(self, name: str, budget: int) -> str:
@@ -144,7 +147,7 @@ class Panels:
             return '<p class="note">Its files are no longer as they were scored.</p>'
 
         # The image itself may never have been there.
-        titles = panel_titles(self.methods)
+        titles = dict(self._titles)
         if len(thumbnails) < len(titles):
             del titles['image']
         figures = map(_figure, titles, titles.values(), thumbnails)
@@ -164,7 +167,7 @@ class Panels:
 
 
 def panel_titles(methods: Sequence[str]) -> dict[str, str]:
-    """Titles of an image's panels by their kind, in order."""
+    """Titles of an image's panels by their kind, in order, from the methods' names."""
     titles = {'image': 'image', 'truth': 'ground truth'}
     for number, method in enumerate(methods):
         titles[f'mask-{number}'] = method
@@ -204,7 +207,7 @@ def overview(images: ImageSet, budget: int) -> Iterator[str]:
         scores = []
         for method, scored in images.methods.items():
             text = tables.format_score(images.score, scored.values[images.score][index])
-            scores.append(f'{escape(method)} {text}')
+            scores.append(f'{escape(images.titles[method])} {text}')
         caption = f'<p class="note"><b>{kind}</b>: {escape(name)} ({", ".join(scores)})</p>'
         yield f'<div class="pick">{caption}{panels.strip(name, budget)}</div>'
 
@@ -252,7 +255,8 @@ def _card(images: ImageSet, index: int, strip: str) -> str:
     rows = []
     for method, scored in images.methods.items():
         cells = [_cell(score, scored.values[score][index]) for score in images.shown]
-        rows.append(f'<tr><td>{escape(method)}</td>{"".join(cells)}</tr>')
+        title = escape(images.titles[method])
+        rows.append(f'<tr><td>{title}</td>{"".join(cells)}</tr>')
     return (
         f'<article class="card" id="{images.anchor(index)}" tabindex="-1">'
         f'<h4>{escape(name)}</h4>{tags}{strip}'

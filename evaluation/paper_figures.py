@@ -23,9 +23,10 @@ from evaluation.figures import (
     mean_over_sets,
     name_legend,
 )
+from evaluation.lines import COLORS
 from evaluation.metrics import COLUMNS, higher_is_better
 from evaluation.results import Results
-from evaluation.style import COLORS, drawing
+from evaluation.style import drawing
 
 MM = 1 / 25.4  # inches
 PNG_DPI = 300

@@ -123,7 +123,7 @@ def pair_tests(
             names = [methods[folder] for folder in (pair.better, pair.worse)]
             labels = [label(method.name, method.ours) for method in names]
             differences = [_difference(score, value) for value in (pair.lead, pair.low, pair.high)]
-            probabilities = [Cell(_p_text(p), p) for p in (pair.p, pair.corrected)]
+            probabilities = [Cell(write_p(p), p) for p in (pair.p, pair.corrected)]
             effect = Cell(f'{pair.effect:.2f}', pair.effect)
             rows.append([label(dataset), *labels, *differences, *probabilities, effect])
     return Table(f'Pairs of methods by {COLUMNS[score]}', columns, rows)
@@ -134,7 +134,8 @@ def _difference(score: str, value: float) -> Cell:
     return Cell(text, value)
 
 
-def _p_text(p: float) -> str:
+def write_p(p: float) -> str:
+    """Writes a p-value; the smallest ones as a bound."""
     if p < SMALLEST_P:
         return f'< {SMALLEST_P:.3f}'.replace('0.', '.')
     text = f'{p:.3f}'

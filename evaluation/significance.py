@@ -1,4 +1,4 @@
-"""Tests each pair of methods on the images of the test sets, corrected for the number of pairs.
+"""Tests pairs of methods on the images of the test sets, corrected for the number of pairs.
 
 The difference of the means has a 95% interval by the paired bootstrap over images (Efron and
 Tibshirani 1993). The p-value is that of Wilcoxon's signed-rank test (1945; scipy.stats.wilcoxon,
@@ -16,10 +16,11 @@ import numpy as np
 from scipy import stats
 
 from evaluation.metrics import higher_is_better
-from evaluation.selection import FEWEST_IMAGES, RESAMPLES
 from evaluation.summary import MethodScores
 
+RESAMPLES = 2000
 INTERVAL = (0.025, 0.975)
+FEWEST_IMAGES = 5  # a bootstrap over fewer gives no meaningful interval
 DIGITS = 12  # what differs less does so by rounding
 
 
@@ -48,14 +49,18 @@ class PairTest(NamedTuple):
 
 
 def compare_pairs(
-    scored: Mapping[str, Sequence[MethodScores]], score: str, seed: int = 7,
+    scored: Mapping[str, Sequence[MethodScores]],
+    score: str,
+    against: str | None = None,
+    seed: int = 7,
 ) -> list[PairTest]:
-    """Tests all pairs of methods.
+    """Tests all pairs of methods, or one method against every other.
 
     Args:
         scored: Scores of each method in each set, the sets in the same order. Means are averaged
             over the sets; p-values and effects are of the images of all sets.
         score: Name of the score.
+        against: The method that is in every pair; None for all pairs.
         seed: Of the bootstrap, which draws the same images for all methods.
 
     Returns:
@@ -65,25 +70,33 @@ def compare_pairs(
         ValueError: If two methods were scored on different images.
     """
     values = _values_by_set(scored, score)
-    means = sum(found.mean(axis=1) for found in values) / len(values)
+    means = np.mean([of_set.mean(axis=1) for of_set in values], axis=0)
     resampled = _resampled_means(values, np.random.default_rng(seed))
     images = np.hstack(values)
-    fewest = min(found.shape[1] for found in values)
+    fewest = min(of_set.shape[1] for of_set in values)
 
-    found = []
+    tests = []
     methods = list(scored)
     for first, second in combinations(range(len(methods)), 2):
-        better, worse = (first, second) if means[first] >= means[second] else (second, first)
+        if against is not None and against not in (methods[first], methods[second]):
+            continue
+        better, worse = first, second
+        if means[second] > means[first]:
+            better, worse = second, first
+
+        # The lead, with its interval if there are images enough.
+        lead = float(means[better] - means[worse])
         low, high = math.nan, math.nan
         if fewest >= FEWEST_IMAGES:
-            low, high = np.quantile(resampled[better] - resampled[worse], INTERVAL)
+            leads = resampled[better] - resampled[worse]
+            low, high = np.quantile(leads, INTERVAL).tolist()
+
+        # The test, which is corrected when all pairs are known.
         p, effect = signed_rank(images[better] - images[worse])
-        lead = means[better] - means[worse]
-        pair = PairTest(
-            methods[better], methods[worse], float(lead), float(low), float(high), p, p, effect)
-        found.append(pair)
-    corrected = holm([pair.p for pair in found])
-    return [pair._replace(corrected=p) for pair, p in zip(found, corrected, strict=True)]
+        tests.append(PairTest(methods[better], methods[worse], lead, low, high, p, p, effect))
+
+    corrected = holm([test.p for test in tests])
+    return [test._replace(corrected=p) for test, p in zip(tests, corrected, strict=True)]
 
 
 def _values_by_set(
