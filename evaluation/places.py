@@ -111,7 +111,8 @@ def _files(folder: Folder) -> dict[str, File]:
         if folder.inner is None:
             listing = Listing(folder, list_folder(folder.path), ())
             return by_stem(listing, [])
-        found = [one for one in read_tree(folder.path).listings if one.folder == folder]
+        listings = read_tree(folder.path).listings
+        found = [one for one in listings if one.folder[:2] == folder[:2]]
     except OSError:
         return {}
     return by_stem(found[0], []) if found else {}

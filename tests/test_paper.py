@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import re
-import shutil
-import zipfile
 
 import pytest
 
@@ -132,21 +130,6 @@ def test_a_workbook_of_all_tables(root):
     book = openpyxl.load_workbook(root / 'book/tables/tables.xlsx')
     assert book.sheetnames == [
         'Methods by test sets', 'Pairs of methods by Smeasure', 'Images of TE-A', 'Images of TE-B']
-
-
-def test_panels_from_an_archive(tmp_path, monkeypatch):
-    """As downloaded, with a method's suffix in the names."""
-    monkeypatch.chdir(make_folders(tmp_path, sets=('TE-A',), images=2, epochs=(5, 10)))
-    folder = tmp_path / 'e_preds/run--epoch_5'
-    with zipfile.ZipFile(tmp_path / 'e_preds/Net.zip', 'w') as archive:
-        for path in folder.glob('TE-A/*.png'):
-            archive.write(path, f'Net/TE-A/{path.stem}_pred.png')
-    shutil.rmtree(folder)
-    eval_existingOnes.main(['task=Toy', '--metrics', 'S', '--workers', '1'])
-    paper.main(['--panels', 'im 0.é', '--scores', 'sm', '--formats', 'csv'])
-    assert (tmp_path / 'e_results/paper/figures/panels.png').stat().st_size > 1000
-    rows = rows_of(tmp_path / 'e_results/paper/tables/comparison.csv')
-    assert 'Net' in [row[0] for row in rows]
 
 
 def test_odd_names_in_tables_and_report(tmp_path, monkeypatch):
