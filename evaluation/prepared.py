@@ -6,6 +6,7 @@ Each intermediate is computed on first use. Those of a mask serve all its predic
 import os
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from evaluation.kernels import (
     boundary,
     camouflage,
     context,
+    hce,
     histograms,
     multiscale,
     skeleton,
@@ -97,6 +99,7 @@ class PreparedMask:
         self.packed_mask = bits.pack(is_foreground)
         self.foreground_count = bits.count(self.packed_mask)
         self._skeleton_cache = skeleton_cache
+        self._computed: dict[tuple, Any] = {}
 
     def has(self, need: str | None) -> bool:
         """Whether there is what a metric needs beside the mask: 'trimap', 'image', or nothing."""
@@ -145,21 +148,28 @@ class PreparedMask:
         """Bands about the boundary, packed, for mBA."""
         return boundary.accuracy_bands(self.packed_mask, self.shape)
 
-    @cached_property
-    def context(self) -> context.Context:
-        """The mask's shape as a filter, for the context measure."""
-        return context.prepare(self.mask)
+    def context_of(self, alpha: float) -> context.Context:
+        """The mask's shape as a filter of some size, for the context measure."""
+        return self._once(('context', alpha), lambda: context.prepare(self.mask, alpha))
 
-    @cached_property
-    def camouflage(self) -> np.ndarray:
+    def camouflage_of(self, gamma: float, spatial_weight: float) -> np.ndarray:
         """How well the mask's pixels are camouflaged in the image, (pixels of the mask,)."""
-        assert self.image is not None
-        return camouflage.weights(self.image, self.mask > 0)
+        image = self.image
+        assert image is not None
+        return self._once(
+            ('camouflage', gamma, spatial_weight),
+            lambda: camouflage.weights(image, self.mask > 0, gamma, spatial_weight))
 
     @cached_property
     def edges(self) -> multiscale.TrueEdges:
         """The mask's edges, for multi-scale IoU."""
         return multiscale.true_edges(self.mask)
+
+    def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
+        """What is computed for some options, on first use."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        return self._computed[key]
 
     @cached_property
     def targets(self) -> targets.Targets:
@@ -249,12 +259,38 @@ class PreparedPrediction:
     @cached_property
     def target_counts(self) -> np.ndarray:
         """Counts (targets, 2, 258) as `pixel_counts`, in the target's box."""
-        return targets.target_counts(self.box_histograms, self.levels, self.truth.size)
+        means = self._target_means()
+        return targets.target_counts(self.box_histograms, self.levels, means, self.truth.size)
+
+    def _target_means(self) -> np.ndarray:
+        """Means of the prediction with zeros outside each target's box, (targets,)."""
+        p = self.levels.p
+        totals = self.box_histograms.sum(axis=1)
+        means = totals @ p / self.truth.size
+        # As of `_adaptive_threshold`: where a level lies at the threshold, rounding decides.
+        is_near = np.abs(p - 2 * means[:, None]) < 1e-9
+        is_used = (totals > 0) & (p < 1)
+        for target in np.flatnonzero((is_used & is_near).any(axis=1)):
+            means[target] = self._mean_in(self.truth.targets.boxes[target], p[self.pred])
+        return means
+
+    @staticmethod
+    def _mean_in(box: tuple[slice, slice], values: np.ndarray) -> float:
+        """The mean of values (H, W) with zeros outside a box, as NumPy rounds it."""
+        boxed = np.zeros_like(values)
+        boxed[box] = values[box]
+        return float(boxed.mean())
 
     @cached_property
     def packed_binary(self) -> np.ndarray:
         """The prediction above 128, not normalised, packed."""
         return bits.pack(self.pred > THRESHOLD)
+
+    @cached_property
+    def packed_above_half(self) -> np.ndarray:
+        """The prediction above .5, packed."""
+        above_half = self.levels.p > 0.5
+        return bits.pack(above_half[self.pred])
 
     def _adaptive_threshold(self) -> float:
         p = self.levels.p
@@ -286,9 +322,20 @@ class PreparedPrediction:
         return targets.absolute_error(
             self.pred, self.truth.targets, self.box_histograms, self.levels)
 
-    def multiscale_iou(self) -> np.ndarray:
+    def correction_effort(self, relax: int, epsilon: float) -> float:
+        """HCE of the normalised prediction above .5, as PySODMetrics has it."""
+        truth = self.truth
+        return hce.correction_effort(
+            self.packed_above_half,
+            truth.packed_mask,
+            truth.skeleton,
+            truth.shape,
+            relax,
+            epsilon)
+
+    def multiscale_iou(self, step: int = 1) -> np.ndarray:
         """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
-        by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges)
+        by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges, step)
         q = self.levels.q
         p = self.levels.p
         # The lowest grey value that is found; one beyond the last finds none.
@@ -299,19 +346,27 @@ class PreparedPrediction:
         found = np.append(lowest, (adaptive, half))
         return by_grey[found]
 
-    def context_measure(self) -> float:
+    def context_measure(self, beta2: float = 1, alpha: float = context.ALPHA) -> float:
         """Context measure; 0 for an empty mask."""
         if self.truth.foreground_count == 0:
             return 0.0
-        return context.context_measure(self.pred, self.levels.p, self.truth.context)
+        around = self.truth.context_of(alpha)
+        return context.context_measure(self.pred, self.levels.p, around, beta2=beta2)
 
-    def camouflage_context_measure(self) -> float:
+    def camouflage_context_measure(
+        self,
+        beta2: float = camouflage.BETA2,
+        alpha: float = context.ALPHA,
+        gamma: float = camouflage.GAMMA,
+        spatial_weight: float = camouflage.SPATIAL_WEIGHT,
+    ) -> float:
         """Context measure that weighs camouflaged pixels more; 0 for an empty mask."""
         truth = self.truth
         if truth.foreground_count == 0:
             return 0.0
-        return context.context_measure(
-            self.pred, self.levels.p, truth.context, truth.camouflage, camouflage.BETA2)
+        weights = truth.camouflage_of(gamma, spatial_weight)
+        around = truth.context_of(alpha)
+        return context.context_measure(self.pred, self.levels.p, around, weights, beta2)
 
     def matte_error(self, error: Callable[..., float], in_unknown: bool) -> float:
         """Computes an error of kernels/matting.py, whole or in the trimap's unknown part."""

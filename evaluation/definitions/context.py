@@ -7,7 +7,11 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 
 def context_measure(
-    p: np.ndarray, g: np.ndarray, weights: np.ndarray | None = None, beta2: float = 1,
+    p: np.ndarray,
+    g: np.ndarray,
+    weights: np.ndarray | None = None,
+    beta2: float = 1,
+    alpha: float = 6,
 ) -> float:
     """F-measure of how much of the prediction lies in the mask's context, and the reverse.
 
@@ -15,7 +19,7 @@ def context_measure(
     """
     if not g.any() or p.sum() == 0:
         return 0.0
-    kernel = _kernel(g)
+    kernel = _kernel(g, alpha)
     # How much of the prediction lies in the mask's context.
     mask_context = correlate(g.astype(float), kernel, mode='mirror')
     forward = (p * mask_context).sum() / p.sum()
@@ -28,15 +32,15 @@ def context_measure(
     return (1 + beta2) * forward * reverse / (beta2 * forward + reverse)
 
 
-def _kernel(g: np.ndarray) -> np.ndarray:
-    """A Gaussian with the covariance of the mask's pixels, scaled to a trace of 6^2."""
+def _kernel(g: np.ndarray, alpha: float) -> np.ndarray:
+    """A Gaussian with the covariance of the mask's pixels, scaled to a trace of alpha^2."""
     rows, columns = np.nonzero(g)
     if len(rows) == 1:
         covariance = np.eye(2) / 4
         reach = np.array([1, 1])
     else:
         covariance = np.cov(rows, columns) + 2.0 ** -52 * np.eye(2)
-        covariance *= 36 / np.trace(covariance)
+        covariance *= alpha ** 2 / np.trace(covariance)
         deviations = np.sqrt(np.diag(covariance))
         reach = np.round(3 * deviations).astype(int)
 

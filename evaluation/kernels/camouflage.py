@@ -25,12 +25,19 @@ TO_XYZ = np.array([
 WHITE = np.array([0.95047, 1.0, 1.08883])
 
 
-def weights(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def weights(
+    image: np.ndarray,
+    inside: np.ndarray,
+    gamma: float = GAMMA,
+    spatial_weight: float = SPATIAL_WEIGHT,
+) -> np.ndarray:
     """Computes the weights of an object's pixels: 2 if they are camouflaged, 1 if they stand out.
 
     Args:
         image: RGB, uint8 (H, W, 3).
         inside: The object, boolean (H, W).
+        gamma: How soon a difference in colour is seen.
+        spatial_weight: Weight of places against colours, when similar patches are looked for.
 
     Returns:
         float64 (pixels of the object,), in their order. They are equal where the object or its
@@ -41,13 +48,13 @@ def weights(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     others = _whole_patches(near & ~inside)
     if len(own) == 0 or len(others) == 0:
         return np.ones(np.count_nonzero(inside))
-    similar = others[_most_similar(image, own, others)]
+    similar = others[_most_similar(image, own, others, spatial_weight)]
     composed = _compose(image, own, similar)
     before = lab(image[inside])
     after = lab(composed[inside])
     distance = np.minimum(ciede2000(before, after) / 100, 1)
-    lowest = np.exp(-GAMMA)
-    return 1 + (np.exp(-GAMMA * distance) - lowest) / (1 - lowest)
+    lowest = np.exp(-gamma)
+    return 1 + (np.exp(-gamma * distance) - lowest) / (1 - lowest)
 
 
 def _whole_patches(region: np.ndarray) -> np.ndarray:
@@ -59,7 +66,9 @@ def _whole_patches(region: np.ndarray) -> np.ndarray:
     return np.argwhere(whole) * STRIDE
 
 
-def _most_similar(image: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _most_similar(
+    image: np.ndarray, own: np.ndarray, others: np.ndarray, spatial_weight: float,
+) -> np.ndarray:
     """Finds for each of the object's patches the nearest other one, in colour and in place."""
     # Colours are in 8 bits; their sums of products are below 2^24, so exact in float32.
     colours = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
@@ -70,7 +79,7 @@ def _most_similar(image: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.
     places = np.concatenate((own, others)).astype(float)
     deviations = places.std(axis=0)
     deviations[deviations == 0] = 1
-    places = SPATIAL_WEIGHT * (places - places.mean(axis=0)) / deviations
+    places = spatial_weight * (places - places.mean(axis=0)) / deviations
     own_places, other_places = np.split(places, [len(own)])
 
     # Of |a - b|^2 = |a|^2 - 2 (ab - |b|^2 / 2) the brackets are largest where b is nearest.

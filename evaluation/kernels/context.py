@@ -1,7 +1,7 @@
 """Context measure: Wang et al., "Context-measure: contextualizing metric for camouflage", 2025.
 
-arXiv 2512.07076, as PySODMetrics computes it with alpha 6. Images are filtered in
-float32; sums are in float64.
+arXiv 2512.07076, as PySODMetrics computes it. Images are filtered in float32; sums are in
+float64.
 """
 
 from typing import NamedTuple
@@ -29,22 +29,25 @@ class Context(NamedTuple):
     inside: np.ndarray
 
 
-def prepare(mask: np.ndarray) -> Context:
-    """Prepares a mask, uint8 (H, W) of 0 and 255, with at least one pixel set."""
+def prepare(mask: np.ndarray, alpha: float = ALPHA) -> Context:
+    """Prepares a mask, uint8 (H, W) of 0 and 255, with at least one pixel set.
+
+    `alpha` is the size of the kernel: the root of its covariance's trace.
+    """
     inside = mask > 0
-    covariance, row_radius, column_radius = shape_of(inside)
+    covariance, row_radius, column_radius = shape_of(inside, alpha)
     kernel = gaussian(covariance, row_radius, column_radius).astype(np.float32)
     forward = _filter(inside.astype(np.float32), kernel)
     return Context(kernel, forward, inside)
 
 
-def shape_of(inside: np.ndarray) -> tuple[np.ndarray, int, int]:
+def shape_of(inside: np.ndarray, alpha: float) -> tuple[np.ndarray, int, int]:
     """Covariance of a mask's rows and columns, of trace alpha^2, and the kernel's radii."""
     rows, columns = np.nonzero(inside)
     if len(rows) == 1:
         return np.eye(2) / 4, 1, 1
     covariance = np.cov(rows, columns) + EPS * np.eye(2)
-    covariance *= ALPHA ** 2 / np.trace(covariance)
+    covariance *= alpha ** 2 / np.trace(covariance)
     deviations = np.sqrt(np.diag(covariance))
     radii = np.round(3 * deviations).astype(int)
     row_radius, column_radius = radii.tolist()
