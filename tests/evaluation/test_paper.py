@@ -340,12 +340,27 @@ def test_inset_lies_in_the_other_corner(zoom, corner):
     panel = np.full((100, 100, 3), 50, np.uint8)
     x, y, width, height = zoom
     panel[y:y + height, x:x + width] = 200
-    drawn = panels.enlarged(panel, zoom, width=20, height=20)
+    free = panels.free_corner(np.zeros((100, 100), np.uint8), zoom)
+    drawn = panels.enlarged(panel, zoom, free, width=20, height=20)
     assert drawn.shape == (236, 236, 3)  # 20 mm at 300 dots an inch
     row, column = (2 * value for value in corner)
     assert (drawn[row, column] == 200).all()
-    plain = panels.enlarged(panel, None, width=20, height=20)
+    plain = panels.enlarged(panel, None, None, width=20, height=20)
     assert (plain[row, column] == 50).all()
+
+
+@pytest.mark.parametrize(('objects', 'free'), [
+    ([(50, 50)], (True, False)),  # across from the part lies the object
+    ([(50, 50), (50, 0)], (False, True)),
+    ([(50, 50), (50, 0), (0, 50)], (False, True)),  # never over the part itself
+])
+def test_inset_hides_least_of_the_object(objects, free):
+    mask = np.zeros((100, 100), np.uint8)
+    for x, y in objects:
+        mask[y:y + 40, x:x + 40] = 255
+    mask[0:50, 55:60] //= 2
+    mask[55:60, 0:50] //= 4
+    assert panels.free_corner(mask, (10, 10, 30, 30)) == free
 
 
 def test_panels_of_files(tmp_path, drawn):
