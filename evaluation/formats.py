@@ -104,9 +104,11 @@ def places(texts: Sequence[str], higher: bool) -> list[int | None]:
     Numbers that print alike have the same place. Those behind the third, and missing ones, have
     none.
     """
-    present = {text for text in texts if text != MISSING}
+    present = set(texts) - {MISSING}
     ranked = sorted(present, key=float, reverse=higher)
-    best = {text: place for place, text in enumerate(ranked[:3])}
+    best = {}
+    for place, text in enumerate(ranked[:3]):
+        best[text] = place
     return [best.get(text) for text in texts]
 
 
@@ -194,9 +196,13 @@ def escape_markdown(text: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """Writes a GitHub table, below its title if it has one."""
-    heads = [flat_head(column, with_arrow=True) for column in table.columns]
-    alignment = ['---' if column.is_label else '---:' for column in table.columns]
-    lines = [_markdown_row([escape_markdown(head) for head in heads]), _markdown_row(alignment)]
+    heads = []
+    alignment = []
+    for column in table.columns:
+        head = flat_head(column, with_arrow=True)
+        heads.append(escape_markdown(head))
+        alignment.append('---' if column.is_label else '---:')
+    lines = [_markdown_row(heads), _markdown_row(alignment)]
     for row in table.rows:
         cells = [_mark(cell, escape_markdown(cell.text), MARKDOWN_MARKS) for cell in row]
         lines.append(_markdown_row(cells))

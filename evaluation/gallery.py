@@ -119,8 +119,11 @@ def thinned(order: Sequence[int], most: int) -> list[int]:
     if len(order) <= most:
         return list(order)
     worst = min(WORST, most)
-    places = np.linspace(worst, len(order) - 1, most - worst).round().astype(int)
-    return [*order[:worst], *(order[place] for place in places.tolist())]
+    last = len(order) - 1
+    evenly = np.linspace(worst, last, most - worst)
+    places = evenly.round().astype(int).tolist()
+    others = [order[place] for place in places]
+    return [*order[:worst], *others]
 
 
 # --- Panels ---------------------------------------------------------------------------------------
@@ -131,7 +134,8 @@ class Panels:
 
     def __init__(self, images: ImageSet) -> None:
         self.methods = list(images.methods)
-        self._titles = panel_titles([images.titles[method] for method in self.methods])
+        names = [images.titles[method] for method in self.methods]
+        self._titles = panel_titles(names)
         self._files = ScoredFiles(images.found, images.dataset)
 
     def strip(self, name: str, budget: int) -> str:
@@ -206,10 +210,14 @@ def overview(images: ImageSet, budget: int) -> Iterator[str]:
         name = images.names[index]
         scores = []
         for method, scored in images.methods.items():
-            text = tables.format_score(images.score, scored.values[images.score][index])
-            scores.append(f'{escape(images.titles[method])} {text}')
-        caption = f'<p class="note"><b>{kind}</b>: {escape(name)} ({", ".join(scores)})</p>'
-        yield f'<div class="pick">{caption}{panels.strip(name, budget)}</div>'
+            value = scored.values[images.score][index]
+            text = tables.format_score(images.score, value)
+            title = escape(images.titles[method])
+            scores.append(f'{title} {text}')
+        listed = ', '.join(scores)
+        caption = f'<p class="note"><b>{kind}</b>: {escape(name)} ({listed})</p>'
+        strip = panels.strip(name, budget)
+        yield f'<div class="pick">{caption}{strip}</div>'
 
 
 def worst_links(images: ImageSet, drawn: Sequence[int]) -> str:
@@ -249,9 +257,14 @@ def cards(images: ImageSet, drawn: Sequence[int], budget: int) -> Iterator[str]:
 def _card(images: ImageSet, index: int, strip: str) -> str:
     """Writes a card: the image's name and categories, its panels, and a table of its scores."""
     name = images.names[index]
-    categories = images.categories.get(name, ())
-    tags = ' '.join(f'<span class="tag">{escape(category)}</span>' for category in categories)
-    heads = [f'<th data-score="{score}">{COLUMNS[score]}</th>' for score in images.shown]
+    tags = []
+    for category in images.categories.get(name, ()):
+        tags.append(f'<span class="tag">{escape(category)}</span>')
+
+    # The table of scores.
+    heads = []
+    for score in images.shown:
+        heads.append(f'<th data-score="{score}">{COLUMNS[score]}</th>')
     rows = []
     for method, scored in images.methods.items():
         cells = [_cell(score, scored.values[score][index]) for score in images.shown]
@@ -259,7 +272,7 @@ def _card(images: ImageSet, index: int, strip: str) -> str:
         rows.append(f'<tr><td>{title}</td>{"".join(cells)}</tr>')
     return (
         f'<article class="card" id="{images.anchor(index)}" tabindex="-1">'
-        f'<h4>{escape(name)}</h4>{tags}{strip}'
+        f'<h4>{escape(name)}</h4>{" ".join(tags)}{strip}'
         f'<div class="wide"><table><thead><tr><th>Method</th>{"".join(heads)}</tr></thead>'
         f'<tbody>{"".join(rows)}</tbody></table></div></article>\n')
 

@@ -163,9 +163,12 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
 
 def _scored_sets(save_dir: str | Path) -> list[str]:
     """Lists the sets that have scores."""
-    files = Path(save_dir).glob('*' + SUFFIX)
-    names = [path.name.removesuffix(SUFFIX) for path in files]
-    return sorted(name for name in names if name != 'overall')
+    names = []
+    for path in Path(save_dir).glob('*' + SUFFIX):
+        name = path.name.removesuffix(SUFFIX)
+        if name != 'overall':
+            names.append(name)
+    return sorted(names)
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -234,7 +237,9 @@ def with_task(overrides: Sequence[str], save_dir: str | Path) -> list[str]:
     """Adds the task of all results to `key=value` overrides that name none."""
     is_named = any(text.startswith('task=') for text in overrides)
     task = None if is_named else only_task(save_dir)
-    return [*overrides, f'task={task}'] if task else list(overrides)
+    if task is None:
+        return list(overrides)
+    return [*overrides, f'task={task}']
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -60,9 +60,12 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 def _further_fonts(text: str) -> tuple[str, ...]:
     """Finds installed fonts for the characters that matplotlib's font lacks."""
-    own = FT2Font(font_manager.findfont(FONT)).get_charmap()
+    path = font_manager.findfont(FONT)
+    own = FT2Font(path).get_charmap()
     missing = frozenset(character for character in text if ord(character) not in own)
-    return _fonts_with(missing) if missing else ()
+    if not missing:
+        return ()
+    return _fonts_with(missing)
 
 
 @lru_cache

@@ -7,6 +7,7 @@ it looks like before, the better it is camouflaged.
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 PATCH = 7
 STRIDE = 3
@@ -43,26 +44,37 @@ def weights(
         float64 (pixels of the object,), in their order. They are equal where the object or its
         surroundings are too small for a patch.
     """
-    near = cv2.dilate(inside.astype(np.uint8), np.ones((REACH, REACH), np.uint8)) > 0
+    # Patches of the object, and of what is near it.
+    reach = np.ones((REACH, REACH), np.uint8)
+    near = cv2.dilate(inside.astype(np.uint8), reach) > 0
     own = _whole_patches(inside)
     others = _whole_patches(near & ~inside)
     if len(own) == 0 or len(others) == 0:
         return np.ones(np.count_nonzero(inside))
-    similar = others[_most_similar(image, own, others, spatial_weight)]
-    composed = _compose(image, own, similar)
+
+    # The object, composed of its surroundings.
+    nearest = _most_similar(image, own, others, spatial_weight)
+    composed = _compose(image, own, others[nearest])
+
+    # How much it differs from before.
     before = lab(image[inside])
     after = lab(composed[inside])
-    distance = np.minimum(ciede2000(before, after) / 100, 1)
+    difference = ciede2000(before, after)
+    distance = np.minimum(difference / 100, 1)
+
+    # Falls from 1 to 0.
     lowest = np.exp(-gamma)
-    return 1 + (np.exp(-gamma * distance) - lowest) / (1 - lowest)
+    likeness = (np.exp(-gamma * distance) - lowest) / (1 - lowest)
+    return 1 + likeness
 
 
 def _whole_patches(region: np.ndarray) -> np.ndarray:
     """Upper left corners (patches, 2) of the patches of the grid that lie in a region."""
     if min(region.shape) < PATCH:
         return np.empty((0, 2), int)
-    windows = np.lib.stride_tricks.sliding_window_view(region, (PATCH, PATCH))
-    whole = windows[::STRIDE, ::STRIDE].all(axis=(2, 3))
+    windows = sliding_window_view(region, (PATCH, PATCH))
+    on_grid = windows[::STRIDE, ::STRIDE]
+    whole = on_grid.all(axis=(2, 3))
     return np.argwhere(whole) * STRIDE
 
 
@@ -76,10 +88,11 @@ def _most_similar(
     other_colours = _read(colours, others)
 
     # Places in standard deviations of all patches.
-    places = np.concatenate((own, others)).astype(float)
-    deviations = places.std(axis=0)
+    corners = np.concatenate((own, others)).astype(float)
+    deviations = corners.std(axis=0)
     deviations[deviations == 0] = 1
-    places = spatial_weight * (places - places.mean(axis=0)) / deviations
+    centred = corners - corners.mean(axis=0)
+    places = spatial_weight * centred / deviations
     own_places, other_places = np.split(places, [len(own)])
 
     # Of |a - b|^2 = |a|^2 - 2 (ab - |b|^2 / 2) the brackets are largest where b is nearest.
@@ -97,9 +110,10 @@ def _most_similar(
 
 def _read(picture: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """The values of patches, (patches, 7 * 7 * channels)."""
-    windows = np.lib.stride_tricks.sliding_window_view(picture, (PATCH, PATCH), axis=(0, 1))
+    windows = sliding_window_view(picture, (PATCH, PATCH), axis=(0, 1))
     rows, columns = corners.T
-    return windows[rows, columns].reshape(len(corners), -1)
+    patches = windows[rows, columns]
+    return patches.reshape(len(corners), -1)
 
 
 def _squares(vectors: np.ndarray) -> np.ndarray:
@@ -154,10 +168,14 @@ def ciede2000(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     lightness2, a2, b2 = second.T
 
     # Neutral colours are spread out.
-    chroma7 = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
-    g = 0.5 * (1 - np.sqrt(chroma7 / (chroma7 + 25.0 ** 7)))
-    chroma1, hue1 = np.hypot(a1 * (1 + g), b1), _hue(a1 * (1 + g), b1)
-    chroma2, hue2 = np.hypot(a2 * (1 + g), b2), _hue(a2 * (1 + g), b2)
+    plain_chroma = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    spread = 1 + 0.5 * (1 - _saturation(plain_chroma))
+    a1 = a1 * spread
+    a2 = a2 * spread
+    chroma1 = np.hypot(a1, b1)
+    chroma2 = np.hypot(a2, b2)
+    hue1 = _hue(a1, b1)
+    hue2 = _hue(a2, b2)
 
     # Hues are angles, and a grey has none.
     turn = hue2 - hue1
@@ -171,17 +189,26 @@ def ciede2000(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     mean_lightness = (lightness1 + lightness2) / 2
     mean_chroma = (chroma1 + chroma2) / 2
     far = (mean_lightness - 50) ** 2
-    lightness = (lightness2 - lightness1) / (1 + 0.015 * far / np.sqrt(20 + far))
-    chroma = (chroma2 - chroma1) / (1 + 0.045 * mean_chroma)
+    lightness = lightness2 - lightness1
+    lightness /= 1 + 0.015 * far / np.sqrt(20 + far)
+    chroma = chroma2 - chroma1
+    chroma /= 1 + 0.045 * mean_chroma
     hue = 2 * np.sqrt(chroma1 * chroma2) * _sine(turn / 2)
     hue /= 1 + 0.015 * mean_chroma * _hue_factor(mean_hue)
 
     # Blues are turned.
-    chroma7 = mean_chroma ** 7
-    rotation = -2 * np.sqrt(chroma7 / (chroma7 + 25.0 ** 7))
-    rotation *= _sine(60 * np.exp(-(((mean_hue % 360 - 275) / 25) ** 2)))
-    square = lightness ** 2 + chroma ** 2 + hue ** 2 + rotation * chroma * hue
+    from_blue = (mean_hue % 360 - 275) / 25
+    angle = 60 * np.exp(-(from_blue ** 2))
+    rotation = -2 * _saturation(mean_chroma) * _sine(angle)
+    square = lightness ** 2 + chroma ** 2 + hue ** 2
+    square += rotation * chroma * hue
     return np.sqrt(np.maximum(square, 0))
+
+
+def _saturation(chroma: np.ndarray) -> np.ndarray:
+    """Rises from 0 of greys to 1 of strong colours."""
+    power = chroma ** 7
+    return np.sqrt(power / (power + 25.0 ** 7))
 
 
 def _hue(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -47,7 +47,8 @@ def shape_of(inside: np.ndarray, alpha: float) -> tuple[np.ndarray, int, int]:
     if len(rows) == 1:
         return np.eye(2) / 4, 1, 1
     covariance = np.cov(rows, columns) + EPS * np.eye(2)
-    covariance *= alpha ** 2 / np.trace(covariance)
+    trace = np.trace(covariance)
+    covariance *= alpha ** 2 / trace
     deviations = np.sqrt(np.diag(covariance))
     radii = np.round(3 * deviations).astype(int)
     row_radius, column_radius = radii.tolist()
@@ -56,6 +57,7 @@ def shape_of(inside: np.ndarray, alpha: float) -> tuple[np.ndarray, int, int]:
 
 def gaussian(covariance: np.ndarray, row_radius: int, column_radius: int) -> np.ndarray:
     """A Gaussian with sum 1. A degenerate one, of a diagonal line of pixels, is that line."""
+    # Offsets from the middle.
     row_range = np.arange(-row_radius, row_radius + 1)
     column_range = np.arange(-column_radius, column_radius + 1)
     rows, columns = np.meshgrid(row_range, column_range, indexing='ij')
