@@ -171,18 +171,25 @@ class _Part(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Goes to a place."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, origin + offset)
+        origins = {
+            io.SEEK_SET: 0,
+            io.SEEK_CUR: self._position,
+            io.SEEK_END: self._size,
+        }
+        place = origins[whence] + offset
+        self._position = max(0, place)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
         """Reads what there is, at most as much as the buffer takes."""
         left = max(0, self._size - self._position)
+        wanted = min(left, len(buffer))
         self._stream.seek(self._start + self._position)
-        data = self._stream.read(min(left, len(buffer)))
-        buffer[:len(data)] = data
-        self._position += len(data)
-        return len(data)
+        data = self._stream.read(wanted)
+        length = len(data)
+        buffer[:length] = data
+        self._position += length
+        return length
 
 
 def _read(opened: Any, place: int, size: int) -> bytes:

@@ -55,7 +55,10 @@ def _categories(images: Sequence[ImageSet]) -> list[str]:
 
 
 def _with_all(names: Iterable[str]) -> dict[str, str]:
-    return {'': 'all', **{name: name for name in names}}
+    options = {'': 'all'}
+    for name in names:
+        options[name] = name
+    return options
 
 
 def _scores(shown: Sequence[str]) -> dict[str, str]:

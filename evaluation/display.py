@@ -18,6 +18,7 @@ runs in the figures of scores over epochs.
 """
 
 import tomllib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -163,8 +164,9 @@ def _read_entries(
             problems.append(f'{on_disk} is listed twice')
         by_key[on_disk] = entry
         names.append(str(entry.get('name', on_disk)))
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(f'{names.count(name)} of the {kind}s are shown as {name!r}')
+    for name, number in sorted(Counter(names).items()):
+        if number > 1:
+            problems.append(f'{number} of the {kind}s are shown as {name!r}')
     return by_key
 
 
@@ -207,9 +209,15 @@ def show_listed(
 
 def _as_listed(entries: Mapping[str, Mapping[str, Any]]) -> list[Shown]:
     """A line is of the entry's colour, or the next of ours that no entry has taken."""
-    taken = {entry['color'].lower() for entry in entries.values() if 'color' in entry}
+    # The lines that are left for entries without a colour.
+    taken = set()
+    for entry in entries.values():
+        if 'color' in entry:
+            taken.add(entry['color'].lower())
     every = distinct_lines(len(entries) + len(taken))
-    free = cycle([line for line in every if line.color.lower() not in taken] or every)
+    untaken = [line for line in every if line.color.lower() not in taken]
+    free = cycle(untaken or every)
+
     shown = []
     for on_disk, entry in entries.items():
         line = Line(entry['color']) if 'color' in entry else next(free)

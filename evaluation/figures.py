@@ -109,7 +109,8 @@ def name_legend(
     """Adds a legend that shows names as they are; matplotlib leaves out those that begin with _."""
     numbers = [str(number) for number in range(len(names))]
     legend = place.legend(handles, numbers, **options)
-    for text, name in zip(legend.get_texts(), names, strict=True):
+    texts = legend.get_texts()
+    for text, name in zip(texts, names, strict=True):
         text.set_text(clean_name(name))
 
 
@@ -194,30 +195,38 @@ def draw_curve(axes: Axes, kind: str, found: Mapping[str, np.ndarray], line: Lin
     """
     if kind == 'pr':
         # Without positives precision is 0 by definition, which would draw a spike.
-        drawn = found['recall'] > 0
-        x, y = found['recall'][drawn], found['precision'][drawn]
+        is_drawn = found['recall'] > 0
+        x = found['recall'][is_drawn]
+        y = found['precision'][is_drawn]
         axes.set(xlabel='Recall', ylabel='Precision')
     else:
-        x, y = np.arange(255, -1, -1), found[f'{kind}m']
+        x = np.arange(255, -1, -1)
+        y = found[f'{kind}m']
         axes.set(xlabel='Threshold', ylabel=TITLES[kind])
     axes.plot(x, y, line.dashes, color=line.color, lw=line.width)
-    low = min(_lowest_shown(kind, drawn) for drawn in axes.lines)
-    axes.set_ylim(max(min(low - .02, 0.9), 0), 1.005)
+
+    # From a little below the lowest curve, at least the upper tenth.
+    lowest = min(_lowest_shown(kind, curve) for curve in axes.lines)
+    bottom = min(lowest - .02, 0.9)
+    axes.set_ylim(max(bottom, 0), 1.005)
 
 
 def _lowest_shown(kind: str, curve: Line2D) -> float:
     """What of a curve has to be seen: not the fall at its ends, which would flatten the rest."""
     x, y = np.asarray(curve.get_data())
-    if kind == 'pr' and (x < FULL_RECALL).any():
-        return float(y[x < FULL_RECALL].min())
+    before_end = y[x < FULL_RECALL]
+    if kind == 'pr' and len(before_end):
+        return float(before_end.min())
     return float(np.quantile(y, .04))
 
 
 def legend_columns(names: Collection[str]) -> int:
     """Returns how many names fit side by side below the curves, at most three."""
-    longest = max(len(name) for name in names)
+    lengths = [len(name) for name in names]
+    longest = max(lengths)
     fitting = LEGEND_WIDTH // (longest + 8)
-    return max(1, min(len(names), 3, fitting))
+    columns = min(len(names), 3, fitting)
+    return max(1, columns)
 
 
 def _svg(figure: Figure) -> bytes:

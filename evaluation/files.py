@@ -255,6 +255,7 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    suffix = os.path.splitext(entry.name)[1]
+    _, suffix = os.path.splitext(entry.name)
+    is_named_so = suffix.lower() in IMAGE_SUFFIXES
     is_hidden = entry.name.startswith('.')
-    return suffix.lower() in IMAGE_SUFFIXES and not is_hidden and entry.is_file()
+    return is_named_so and not is_hidden and entry.is_file()

@@ -333,6 +333,7 @@ def _fill_sheet(sheet: Any, table: Table) -> None:
                 written.font = Font(**XLSX_MARKS[place])
             if is_ours:
                 written.fill = fill
+    # Headings and labels stay in view.
     labels = sum(column.is_label for column in table.columns)
     sheet.freeze_panes = sheet.cell(2, labels + 1)
 

@@ -278,8 +278,10 @@ def _card(images: ImageSet, index: int, strip: str) -> str:
 
 
 def _cell(score: str, value: float) -> str:
+    # The exact value is for sorting.
     exact = '' if math.isnan(value) else repr(float(value))
-    return f'<td data-value="{exact}">{tables.format_score(score, value)}</td>'
+    text = tables.format_score(score, value)
+    return f'<td data-value="{exact}">{text}</td>'
 
 
 def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -113,7 +113,10 @@ def _masks_in(folder: Path, dataset: str) -> Masks | None:
 
 
 def _listing(folder: Path | None) -> Listing | None:
-    return None if folder is None else Listing(Folder(folder), list_folder(folder), ())
+    if folder is None:
+        return None
+    files = list_folder(folder)
+    return Listing(Folder(folder), files, ())
 
 
 def _masks_on(tree: Tree, dataset: str, datasets: Sequence[str]) -> Masks | None:

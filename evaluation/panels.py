@@ -37,8 +37,10 @@ class Corner(NamedTuple):
 
     def place(self, inset: tuple[int, int], panel: tuple[int, int]) -> tuple[int, int]:
         """The left and upper border of an inset in it; sizes are (width, height)."""
-        left = panel[0] - inset[0] if self.is_right else 0
-        top = panel[1] - inset[1] if self.is_lower else 0
+        panel_width, panel_height = panel
+        width, height = inset
+        left = panel_width - width if self.is_right else 0
+        top = panel_height - height if self.is_lower else 0
         return left, top
 
 
@@ -240,10 +242,12 @@ def _panel_height(strip: Strip, width: float) -> float:
 
 def _panels(strip: Strip, shown: Sequence[Shown], has_images: bool) -> list[np.ndarray]:
     """The strip's panels in their order, RGB."""
-    greys = [strip.mask, *(strip.predictions[method.folder] for method in shown)]
-    panels = [np.dstack([grey] * 3) for grey in greys]
+    panels = []
     if has_images and strip.image is not None:
-        panels.insert(0, strip.image)
+        panels.append(strip.image)
+    predictions = [strip.predictions[method.folder] for method in shown]
+    for grey in (strip.mask, *predictions):
+        panels.append(np.dstack([grey, grey, grey]))
     return panels
 
 
@@ -285,7 +289,8 @@ def free_corner(mask: np.ndarray, zoom: Box) -> Corner:
 def _inset_size(zoom: Box, width: int, height: int) -> tuple[int, int]:
     """Width and height of the inset in a panel of this size."""
     _, _, zoom_width, zoom_height = zoom
-    factor = INSET * min(height, width) / max(zoom_width, zoom_height)
+    longer = INSET * min(height, width)
+    factor = longer / max(zoom_width, zoom_height)
     inset_width = max(1, round(zoom_width * factor))
     inset_height = max(1, round(zoom_height * factor))
     return inset_width, inset_height

@@ -113,9 +113,11 @@ def _score_images(
     """Aggregates some images, by method."""
     rows = {}
     for method in shown:
-        rows[method.folder] = {
-            f'{dataset}/{name}': scored.rows[dataset][method.folder][name]
-            for dataset, name in images}
+        of_method = {}
+        for dataset, name in images:
+            found = scored.rows[dataset][method.folder]
+            of_method[f'{dataset}/{name}'] = found[name]
+        rows[method.folder] = of_method
     aggregated = scores_of(rows, scored.scores)
     return {method: found.scores for method, found in aggregated.items()}
 
@@ -154,6 +156,10 @@ def compare_sets(
     values = {}
     for method in methods:
         of_sets = [found[method] for found in by_set.values()]
-        if all(score in found.values and score not in found.pooled for found in of_sets):
+        is_of_images = all(
+            score in found.values and score not in found.pooled for found in of_sets)
+        if is_of_images:
             values[method] = of_sets
-    return compare_pairs(values, score, against) if len(values) > 1 else []
+    if len(values) < 2:
+        return []
+    return compare_pairs(values, score, against)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from evaluation.display import Shown
-from evaluation.formats import Cell, Column, Table, label, places
+from evaluation.formats import MISSING, Cell, Column, Table, label, places
 from evaluation.metrics import COLUMNS, higher_is_better
 from evaluation.results import Results
 from evaluation.significance import PairTest
@@ -153,7 +153,9 @@ def pair_tests(
 
 
 def _difference(score: str, value: float) -> Cell:
-    text = '-' if math.isnan(value) else format_difference(score, value)
+    if math.isnan(value):
+        return Cell(MISSING, value)
+    text = format_difference(score, value)
     return Cell(text, value)
 
 

@@ -86,10 +86,13 @@ class PreparedMask:
             distance = np.abs(as_grey(trimap, 'trimap') - 128.0)
             self.unknown = distance < 64
 
-        if image is not None and (image.shape != (*grey.shape, 3) or image.dtype != np.uint8):
-            raise ValueError(
-                f'image: expected RGB, uint8, of the mask\'s size {grey.shape} (height, width), '
-                f'got {image.dtype} of shape {image.shape}')
+        # The image, in the mask's size.
+        if image is not None:
+            is_rgb = image.shape == (*grey.shape, 3) and image.dtype == np.uint8
+            if not is_rgb:
+                raise ValueError(
+                    f'image: expected RGB, uint8, of the mask\'s size {grey.shape} '
+                    f'(height, width), got {image.dtype} of shape {image.shape}')
         self.image = image
 
         # What nearly every metric needs; the rest is computed on first use.
@@ -103,7 +106,11 @@ class PreparedMask:
 
     def has(self, need: str | None) -> bool:
         """Whether there is what a metric needs beside the mask: 'trimap', 'image', or nothing."""
-        there = {None: True, 'trimap': self.unknown is not None, 'image': self.image is not None}
+        there = {
+            None: True,
+            'trimap': self.unknown is not None,
+            'image': self.image is not None,
+        }
         return there[need]
 
     @cached_property
@@ -124,7 +131,8 @@ class PreparedMask:
 
     def _centre_of(self, counts: np.ndarray) -> int:
         """The mean index, rounded half to even, plus 1, of pixels counted along one axis."""
-        mean = counts @ np.arange(len(counts)) / self.foreground_count
+        indices = np.arange(len(counts))
+        mean = counts @ indices / self.foreground_count
         return round(float(mean)) + 1
 
     @cached_property
@@ -268,10 +276,13 @@ class PreparedPrediction:
         totals = self.box_histograms.sum(axis=1)
         means = totals @ p / self.truth.size
         # As of `_adaptive_threshold`: where a level lies at the threshold, rounding decides.
-        is_near = np.abs(p - 2 * means[:, None]) < 1e-9
+        distances = np.abs(p - 2 * means[:, None])
+        is_near = distances < 1e-9
         is_used = (totals > 0) & (p < 1)
-        for target in np.flatnonzero((is_used & is_near).any(axis=1)):
-            means[target] = self._mean_in(self.truth.targets.boxes[target], p[self.pred])
+        is_decided_by_rounding = (is_used & is_near).any(axis=1)
+        for target in np.flatnonzero(is_decided_by_rounding):
+            box = self.truth.targets.boxes[target]
+            means[target] = self._mean_in(box, p[self.pred])
         return means
 
     @staticmethod

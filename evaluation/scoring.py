@@ -105,7 +105,8 @@ def prepare(
 
 def is_eight_bit(pred: np.ndarray) -> bool:
     """Whether all values in 0..1 are k / 255, but for their rounding."""
-    nearest = np.rint(pred * 255) / 255
+    levels = np.rint(pred * 255)
+    nearest = levels / 255
     distance = np.abs(pred - nearest)
     return bool(np.all(distance <= ROUNDING))
 
@@ -551,7 +552,8 @@ class FmeasureV2:
             above_half = [curve[..., BINARY].mean() for curve in curves]
             result['binary'] = np.mean(above_half)
         elif handler.with_binary:
-            result['binary'] = handler.of(self._pooled())[BINARY]
+            pooled = handler.of(self._pooled())
+            result['binary'] = pooled[BINARY]
         return result
 
     def _dynamic(

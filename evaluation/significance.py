@@ -93,10 +93,22 @@ def compare_pairs(
 
         # The test, which is corrected when all pairs are known.
         p, effect = signed_rank(images[better] - images[worse])
-        tests.append(PairTest(methods[better], methods[worse], lead, low, high, p, p, effect))
+        test = PairTest(
+            better=methods[better],
+            worse=methods[worse],
+            lead=lead,
+            low=low,
+            high=high,
+            p=p,
+            corrected=p,
+            effect=effect)
+        tests.append(test)
 
     corrected = holm([test.p for test in tests])
-    return [test._replace(corrected=p) for test, p in zip(tests, corrected, strict=True)]
+    final = []
+    for test, p in zip(tests, corrected, strict=True):
+        final.append(test._replace(corrected=p))
+    return final
 
 
 def _values_by_set(
@@ -106,14 +118,19 @@ def _values_by_set(
     sign = 1 if higher_is_better(score) else -1
     by_set = []
     for of_methods in zip(*scored.values(), strict=True):
+        # Only the same images can be compared.
         names = of_methods[0].names
-        differing = [
-            method for method, found in zip(scored, of_methods, strict=True)
-            if found.names != names]
+        differing = []
+        for method, found in zip(scored, of_methods, strict=True):
+            if found.names != names:
+                differing.append(method)
         if differing:
+            first = next(iter(scored))
             raise ValueError(
-                f'{", ".join(differing)}: not scored on the images of {next(iter(scored))}; '
+                f'{", ".join(differing)}: not scored on the images of {first}; '
                 'run eval_existingOnes.py again')
+
+        # Images that have the score.
         values = sign * np.array([found.values[score] for found in of_methods])
         present = ~np.isnan(values).any(axis=0)
         if not present.any():
@@ -130,7 +147,8 @@ def _resampled_means(values: Sequence[np.ndarray], rng: np.random.Generator) -> 
     means = np.zeros((len(values[0]), RESAMPLES))
     for found in values:
         size = found.shape[1]
-        times_drawn = rng.multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
+        equal_chances = np.full(size, 1 / size)
+        times_drawn = rng.multinomial(size, equal_chances, size=RESAMPLES)
         means += found @ times_drawn.T / size
     return means / len(values)
 
@@ -150,7 +168,8 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
         return 1., 0.
     p = float(stats.wilcoxon(unequal).pvalue)
     ranks = stats.rankdata(np.abs(unequal))
-    effect = float((np.sign(unequal) * ranks).sum() / ranks.sum())
+    signed_ranks = np.sign(unequal) * ranks
+    effect = float(signed_ranks.sum() / ranks.sum())
     return p, effect
 
 

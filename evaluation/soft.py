@@ -50,10 +50,11 @@ class SoftPrediction(PreparedPrediction):
         counts = super().target_counts.copy()
         for index, box in enumerate(self.truth.targets.boxes):
             mean = self._mean_in(box, self.p)
-            found = _found(self.p[box], self._mask[box], mean)
+            p = self.p[box]
+            found = _found(p, self._mask[box], mean)
             # At a threshold of 0 all around the box is found too.
             if mean == 0:
-                found[OUTSIDE, 0] += self.truth.size - self.p[box].size
+                found[OUTSIDE, 0] += self.truth.size - p.size
             counts[index, :, histograms.LEVELS:] = found
         return counts
 
@@ -83,7 +84,8 @@ class SoftPrediction(PreparedPrediction):
 
     def multiscale_iou(self, step: int = 1) -> np.ndarray:
         """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
-        adaptive = self.p >= min(2 * self.p.mean(), 1)
+        threshold = min(2 * self.p.mean(), 1)
+        adaptive = self.p >= threshold
         binary = self.p > 0.5
         curve = super().multiscale_iou(step)
         curve[-2] = multiscale.msiou(adaptive, self._mask, step)
@@ -115,7 +117,8 @@ class SoftPrediction(PreparedPrediction):
 
 def _found(p: np.ndarray, g: np.ndarray, mean: float) -> np.ndarray:
     """Counts (2, 2) found inside and outside g: at the adaptive threshold, and above .5."""
-    adaptive = p >= min(2 * mean, 1)
+    threshold = min(2 * mean, 1)
+    adaptive = p >= threshold
     binary = p > 0.5
     counts = []
     for side in (g, ~g):

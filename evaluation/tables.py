@@ -100,8 +100,13 @@ def score_table(columns: Sequence[str], entries: Sequence[Entry]) -> dict[str, s
     """
     available = all_scores([scores for _, _, scores in entries])
     shown = shown_scores(columns, available)
+    # The headings.
     heads = [Column(head, is_label=True) for head in LABELS]
-    heads += [Column(COLUMNS[score], higher=higher_is_better(score)) for score in shown]
+    for score in shown:
+        direction = higher_is_better(score)
+        heads.append(Column(COLUMNS[score], higher=direction))
+
+    # A row for each entry.
     rows = []
     for dataset, method, scores in entries:
         cells = [label(dataset), method]

@@ -139,6 +139,7 @@ def _encode_within(panels: Sequence[np.ndarray], budget: int) -> list[Thumbnail]
             total += len(file.data)
         if total <= budget or side <= SMALLEST_SIDE:
             return files
+
         # Small pictures need more bytes for a pixel, hence a little less than the ratio says.
         ratio = math.sqrt(budget / total)
         side = max(SMALLEST_SIDE, int(side * ratio * 0.95))

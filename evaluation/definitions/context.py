@@ -27,9 +27,13 @@ def context_measure(
     around = correlate(p, kernel, mode='mirror')[g]
     inclusion = (1 - np.exp(-around)) / (1 - np.exp(-1))
     reverse = np.average(inclusion, weights=weights)
+
+    # Their F-measure.
     if forward + reverse == 0:
         return 0.0
-    return (1 + beta2) * forward * reverse / (beta2 * forward + reverse)
+    numerator = (1 + beta2) * forward * reverse
+    denominator = beta2 * forward + reverse
+    return numerator / denominator
 
 
 def _kernel(g: np.ndarray, alpha: float) -> np.ndarray:
@@ -49,7 +53,8 @@ def _kernel(g: np.ndarray, alpha: float) -> np.ndarray:
     y, x = np.mgrid[-down:down + 1, -right:right + 1]
 
     # A line of pixels along a diagonal has a singular covariance.
-    inverse = np.linalg.inv(covariance + 1e-12 * np.eye(2))
+    regular = covariance + 1e-12 * np.eye(2)
+    inverse = np.linalg.inv(regular)
     (a, b), (_, c) = inverse
     squared_distance = a * y * y + 2 * b * x * y + c * x * x
     kernel = np.exp(-0.5 * squared_distance)
@@ -83,16 +88,21 @@ def _camouflage(image: np.ndarray, g: np.ndarray) -> np.ndarray:
         for other in others:
             colour = _patch(colours, corner) - _patch(colours, other)
             place = 20 * (np.array(corner) - other) / spread
-            distances.append((colour ** 2).sum() + (place ** 2).sum())
+            squared_colour = (colour ** 2).sum()
+            squared_place = (place ** 2).sum()
+            distances.append(squared_colour + squared_place)
         nearest = others[np.argmin(distances)]
         _patch(total, corner)[:] += _patch(image, nearest)
         _patch(count, corner)[:] += 1
     composed = np.round(total / np.maximum(count, 1)).astype(np.uint8)
 
     # The less it differs to the eye, the better it is camouflaged.
-    difference = deltaE_ciede2000(rgb2lab(image), rgb2lab(composed))[g] / 100
+    before = rgb2lab(image)
+    after = rgb2lab(composed)
+    difference = deltaE_ciede2000(before, after)[g] / 100
     similarity = np.exp(-8 * np.minimum(difference, 1))
-    return 1 + (similarity - np.exp(-8)) / (1 - np.exp(-8))
+    lowest = np.exp(-8)
+    return 1 + (similarity - lowest) / (1 - lowest)
 
 
 def _patches(region: np.ndarray) -> list[tuple[int, int]]:

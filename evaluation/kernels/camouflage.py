@@ -133,9 +133,12 @@ def _compose(image: np.ndarray, own: np.ndarray, similar: np.ndarray) -> np.ndar
             offset = np.array((down, right))
             rows, columns = (own + offset).T
             from_rows, from_columns = (similar + offset).T
-            total[rows, columns] += image[from_rows, from_columns]
+            pixels = image[from_rows, from_columns]
+            total[rows, columns] += pixels
             count[rows, columns] += 1
-    return np.rint(total / np.maximum(count, 1)).astype(np.uint8)
+    divisor = np.maximum(count, 1)
+    means = total / divisor
+    return np.rint(means).astype(np.uint8)
 
 
 # --- Colours --------------------------------------------------------------------------------------
@@ -144,7 +147,9 @@ def _compose(image: np.ndarray, own: np.ndarray, similar: np.ndarray) -> np.ndar
 def _linear_levels() -> np.ndarray:
     """sRGB's 256 levels as linear light, (256,)."""
     level = np.arange(256) / 255
-    return np.where(level > 0.04045, ((level + 0.055) / 1.055) ** 2.4, level / 12.92)
+    bright = ((level + 0.055) / 1.055) ** 2.4
+    dark = level / 12.92
+    return np.where(level > 0.04045, bright, dark)
 
 
 LINEAR = _linear_levels()
@@ -152,7 +157,10 @@ LINEAR = _linear_levels()
 
 def lab(colours: np.ndarray) -> np.ndarray:
     """Converts sRGB, uint8 (N, 3), to CIELAB, float64 (N, 3)."""
-    xyz = LINEAR[colours] @ TO_XYZ.T / WHITE
+    linear = LINEAR[colours]
+    xyz = linear @ TO_XYZ.T / WHITE
+
+    # About as the eye sees them: a cube root, but a line near black.
     dark = 7.787 * xyz + 16 / 116
     f = np.where(xyz > 0.008856, np.cbrt(xyz), dark)
     x, y, z = f.T

@@ -98,9 +98,13 @@ def context_measure(
     around = _filter(values, context.kernel)[context.inside]
     inclusion = SCALE * -np.expm1(-around)
     reverse = float(np.average(inclusion.astype(np.float64), weights=weights))
+
+    # Their F-measure.
     if forward + reverse == 0:
         return 0.0
-    return (1 + beta2) * forward * reverse / (beta2 * forward + reverse)
+    numerator = (1 + beta2) * forward * reverse
+    denominator = beta2 * forward + reverse
+    return numerator / denominator
 
 
 def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

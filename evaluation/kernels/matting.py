@@ -44,13 +44,19 @@ def squared_mean(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
 def _differences(pred: np.ndarray, alpha: np.ndarray, region: Region) -> np.ndarray:
     """Counts the absolute differences, int64 (256,)."""
     difference = cv2.absdiff(pred, alpha)
-    values = difference.reshape(-1) if region is None else difference[region]
+    if region is None:
+        values = difference.reshape(-1)
+    else:
+        values = difference[region]
     return np.bincount(values, minlength=256)
 
 
 def _mean(counts: np.ndarray, values: np.ndarray) -> float:
     size = counts.sum()
-    return float(counts @ values / size) if size else float('nan')
+    if size == 0:
+        return float('nan')
+    total = counts @ values
+    return float(total / size)
 
 
 def gradient(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
@@ -87,7 +93,7 @@ def _differing_strips(pred: np.ndarray, alpha: np.ndarray) -> Iterator[tuple[sli
 def _magnitude(matte: np.ndarray) -> np.ndarray:
     """The gradient's magnitude, float64."""
     # The Gaussian and its derivative, which also divides the values by 255.
-    x = np.arange(-RADIUS, RADIUS + 1, dtype=np.float64)
+    x = np.arange(-RADIUS, RADIUS + 1, dtype=float)
     variance = SIGMA ** 2
     gauss = np.exp(-x ** 2 / (2 * variance))
     slope = x * gauss
@@ -142,7 +148,8 @@ def _largest_component(binary: np.ndarray) -> np.ndarray:
     areas = stats[1:, cv2.CC_STAT_AREA]
     if len(areas) == 0:
         return np.zeros(binary.shape, bool)
-    return labels == 1 + areas.argmax()
+    largest = 1 + areas.argmax()
+    return labels == largest
 
 
 def _lost(

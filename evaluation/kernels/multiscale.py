@@ -94,7 +94,8 @@ def _denominators(cells: np.ndarray) -> np.ndarray:
     with np.errstate(over='ignore'):
         half_precision = cells.astype(np.float16) + np.float16(1)
     rounded = half_precision.astype(np.float64)
-    return np.where(np.isinf(rounded), cells + 1, rounded)
+    overflows = np.isinf(rounded)
+    return np.where(overflows, cells + 1, rounded)
 
 
 def _tiles(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -192,7 +193,8 @@ def _add_bits(sets: np.ndarray, counts: np.ndarray) -> None:
         some = sets[start:start + EDGES_AT_A_TIME]
         octets = some.view(np.uint8)
         bits = np.unpackbits(octets, axis=1, bitorder='little')
-        counts[:OUTSIDE] += np.add.reduce(bits, axis=0, dtype=np.int64)
+        sums = np.add.reduce(bits, axis=0, dtype=np.int64)
+        counts[:OUTSIDE] += sums
 
 
 @cache
