@@ -120,7 +120,7 @@ def read_member(path: Path, place: int, size: int, nest: Nest = ()) -> bytes:
     with _lock:
         opened = _open(path, nest, status.st_size, status.st_mtime_ns)
         try:
-            data = _read(opened, place, size)
+            data = _read(opened.archive, place, size)
         except Exception as error:  # damaged archives raise whatever they like
             raise ValueError(_reason(error)) from None
     if len(data) != size:
@@ -132,10 +132,21 @@ def read_member(path: Path, place: int, size: int, nest: Nest = ()) -> bytes:
 _lock = threading.Lock()
 
 
+class _Opened:
+    """An archive, or one in it, that stays open for as long as this is kept."""
+
+    def __init__(self, path: Path, nest: Nest) -> None:
+        self._file = open(path, 'rb')  # noqa: SIM115 - as long as this is kept
+        self.archive = _open_in(self._file, nest)
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
 @lru_cache(maxsize=MOST_OPEN)
-def _open(path: Path, nest: Nest, _size: int, _changed: int) -> Any:
+def _open(path: Path, nest: Nest, _size: int, _changed: int) -> _Opened:
     """Opens an archive for reading members; the other arguments notice that it was replaced."""
-    return _open_in(open(path, 'rb'), nest)
+    return _Opened(path, nest)
 
 
 def _open_in(file: IO[bytes], nest: Nest) -> Any:
