@@ -118,8 +118,8 @@ def read_member(path: Path, place: int, size: int, nest: Nest = ()) -> bytes:
     """
     status = path.stat()
     with _lock:
-        opened = _open(path, nest, status.st_size, status.st_mtime_ns)
         try:
+            opened = _open(path, nest, status.st_size, status.st_mtime_ns)
             data = _read(opened.archive, place, size)
         except Exception as error:  # damaged archives raise whatever they like
             raise ValueError(_reason(error)) from None
@@ -135,9 +135,9 @@ _lock = threading.Lock()
 class _Opened:
     """An archive, or one in it, that stays open for as long as this is kept."""
 
-    def __init__(self, path: Path, nest: Nest) -> None:
-        self._file = open(path, 'rb')  # noqa: SIM115 - as long as this is kept
-        self.archive = _open_in(self._file, nest)
+    def __init__(self, file: IO[bytes], nest: Nest) -> None:
+        self._file = file
+        self.archive = _open_in(file, nest)
 
     def __del__(self) -> None:
         self._file.close()
@@ -146,7 +146,7 @@ class _Opened:
 @lru_cache(maxsize=MOST_OPEN)
 def _open(path: Path, nest: Nest, _size: int, _changed: int) -> _Opened:
     """Opens an archive for reading members; the other arguments notice that it was replaced."""
-    return _Opened(path, nest)
+    return _Opened(open(path, 'rb'), nest)
 
 
 def _open_in(file: IO[bytes], nest: Nest) -> Any:

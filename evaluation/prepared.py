@@ -278,7 +278,7 @@ class PreparedPrediction:
         # As of `_adaptive_threshold`: where a level lies at the threshold, rounding decides.
         distances = np.abs(p - 2 * means[:, None])
         is_near = distances < 1e-9
-        is_used = (totals > 0) & (p < 1)
+        is_used = (totals > 0) & (p > 0) & (p < 1)
         is_decided_by_rounding = (is_used & is_near).any(axis=1)
         for target in np.flatnonzero(is_decided_by_rounding):
             box = self.truth.targets.boxes[target]
