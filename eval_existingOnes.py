@@ -22,12 +22,19 @@ if __name__ == '__main__':  # before the imports, which take seconds
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config import TASKS, Config, task_record, test_sets
 from evaluation import results
-from evaluation.formats import to_latex
+from evaluation.display import (
+    Shown,
+    is_methods_file,
+    read_methods_file,
+    show_all,
+    show_listed,
+)
+from evaluation.formats import Cell, to_latex
 from evaluation.inputs import plan
 from evaluation.mask_folders import Masks, find_masks, find_sets, known_sets
 from evaluation.metrics import GROUPS, parse_metrics, table_columns
@@ -58,7 +65,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--metrics', metavar='S+MAE',
         help=f'metrics or scores of docs/metrics.md, or {groups}, usual, all (default: usual '
              "and the task's)")
-    add('--methods', metavar='A+B', help='folders of pred_root to score (default: all)')
+    add('--methods', metavar='A+B',
+        help='folders of pred_root, or a .toml file with names (default: all)')
     add('--ckpt_folder', metavar='DIR',
         help='a run: scores only its masks, with its config')
     add('--workers', type=int, metavar='N', default=available_cores(),
@@ -126,11 +134,24 @@ def other_sets(masks: Sequence[Masks], gt_root: str) -> set[str]:
     return known - {found.dataset for found in masks} - {''}
 
 
-def select_methods(options: argparse.Namespace, predictions: Predictions) -> list[Method]:
-    """Lists the methods to score in the order of tables. Raises ValueError if there is none."""
+def select_methods(
+    options: argparse.Namespace, predictions: Predictions,
+) -> tuple[list[Method], dict[str, Shown]]:
+    """Lists the methods to score in the order of tables, and how each is shown, by its name.
+
+    Raises:
+        ValueError: If there is none, or the file of `--methods` does not fit what there is.
+    """
     root = predictions.root
-    names = options.methods.split('+') if options.methods else list(predictions.methods)
-    methods = [describe_method(root, name) for name in names]
+    found = list(predictions.methods)
+    if is_methods_file(options.methods):
+        shown = show_listed(read_methods_file(options.methods), found)
+        methods = [describe_method(root, method.folder) for method in shown]
+    else:
+        names = options.methods.split('+') if options.methods else found
+        methods = sort_methods([describe_method(root, name) for name in names])
+        shown = show_all([method.name for method in methods])
+
     if options.ckpt_folder:
         run = Path(options.ckpt_folder).resolve().name
         methods = [method for method in methods if method.run == run]
@@ -138,7 +159,7 @@ def select_methods(options: argparse.Namespace, predictions: Predictions) -> lis
             raise ValueError(
                 f'--ckpt_folder {options.ckpt_folder}: no masks of the run {run} in {root}; '
                 'run test.py')
-    return sort_methods(methods)
+    return methods, {method.folder: method for method in shown}
 
 
 def main(arguments: list[str]) -> None:
@@ -153,7 +174,7 @@ def main(arguments: list[str]) -> None:
     save_dir = options.save_dir or cfg.save_dir
     masks = select_sets(options, cfg, gt_root)
     predictions = find_predictions(pred_root, masks, other_sets(masks, gt_root))
-    methods = select_methods(options, predictions)
+    methods, shown = select_methods(options, predictions)
     is_chosen = options.methods or options.ckpt_folder
     names = [method.name for method in methods] if is_chosen else None
     plans = plan(masks, predictions, names, options.strict)
@@ -173,6 +194,10 @@ def main(arguments: list[str]) -> None:
     # The tables.
     columns = table_columns(options.metrics or 'usual', task_columns)
     scores = {}
+
+    def show(method: str) -> Cell:
+        return shown[method].label
+
     for planned in plans:
         dataset = planned.dataset
         found_rows = rows[dataset]
@@ -182,24 +207,29 @@ def main(arguments: list[str]) -> None:
                 scored.append((method, collect(found_rows[method.name], metrics)))
         roots = (gt_root, pred_root)
         places = describe_places(planned)
-        print(results.write_set(save_dir, cfg.task, columns, dataset, roots, scored, places))
+        print(results.write_set(
+            save_dir, cfg.task, columns, dataset, roots, scored, places, show))
         scores[dataset] = {method.name: found.scores for method, found in scored}
 
     if len(scores) > 1:
-        print(results.write_overall(save_dir, cfg.task, columns, scores))
+        print(results.write_overall(save_dir, cfg.task, columns, scores, show))
     if options.all_methods:
-        write_comparison(save_dir, columns, scores)
+        write_comparison(save_dir, columns, scores, shown)
 
 
-def write_comparison(save_dir: str, columns: list[str], scores: results.Results) -> None:
-    """Writes comparison.tex; the command `paper` has further formats, names and tables."""
-    # They take a second to import: matplotlib and scipy are behind them.
-    from evaluation.display import show_all
-    from evaluation.paper_tables import comparison
+def write_comparison(
+    save_dir: str,
+    columns: list[str],
+    scores: results.Results,
+    shown: Mapping[str, Shown],
+) -> None:
+    """Writes comparison.tex; the command `paper` has further formats and tables."""
+    from evaluation.paper_tables import comparison  # a second to import: scipy is behind it
 
     available = all_scores([found for methods in scores.values() for found in methods.values()])
     names = dict.fromkeys(name for methods in scores.values() for name in methods)
-    table = comparison(scores, show_all(list(names)), shown_scores(columns, available))
+    rows = [shown[name] for name in names]
+    table = comparison(scores, rows, shown_scores(columns, available))
     results.write_text(Path(save_dir, 'comparison.tex'), to_latex(table))
 
 

@@ -5,9 +5,9 @@
     python gen_best_ep.py --metrics maxFm+mae           by each of these
     python gen_best_ep.py --weights sm=1+wfm=2+hce=.5   by the weighted sum of standardised scores
 
-Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .tex, .md and .csv), and
-<save_dir>/report.html with curves and images. Reports ties, and whether the lead over the runner-up
-is more than chance (paired bootstrap over images); paper.py tests all pairs.
+Writes <save_dir>/eval-<task>_best_on_<metric>.txt (also .tex, .md and .csv), the tests of pairs of
+methods to eval-<task>_pairs_on_<score>.txt (and so on), and <save_dir>/report.html with curves and
+images. Reports ties, and whether the lead over the runner-up is more than chance.
 """
 
 if __name__ == '__main__':  # before the imports, which take seconds
@@ -24,27 +24,66 @@ from typing import NamedTuple
 from config import Config, Task, task_record, test_sets
 from evaluation import results, tables
 from evaluation.categories import read_grouping
+from evaluation.display import Shown, is_methods_file, show_methods
+from evaluation.formats import Table, escape_markdown
 from evaluation.metrics import COLUMNS, SCORES
+from evaluation.paper_scores import ALL_SETS, ScoresBySet, compare_sets
+from evaluation.paper_tables import pair_tests, write_p
 from evaluation.report import DRAWN_IMAGES, Choice, Evaluation, write_report
-from evaluation.selection import Comparison, Ranking, compare, rank
+from evaluation.selection import Ranking, rank
+from evaluation.significance import PairTest
 from evaluation.stored import image_scores
 from evaluation.summary import MethodScores
 from runtime.command import run_command
 
 DRAWN_METHODS = 5
+# With more methods only the best one is tested, against every other one. The number of all pairs
+# would make the correction so strict that no lead were more than chance.
+ALL_PAIRS = 10
+SIGNIFICANT = .05
 
 
 class Selection(NamedTuple):
-    """A criterion's name in file names, the weights of its scores, and the ranking by it."""
+    """What a criterion chooses.
+
+    Attributes:
+        name: The criterion's name in names of files.
+        weights: Weights of its scores.
+        ranking: The ranking by it.
+        images: Scores of single images by set and method, of the methods that are ranked.
+        tests: Tests of pairs of methods by each score that single images have.
+        shown: How each method is shown.
+    """
 
     name: str
     weights: Mapping[str, float]
     ranking: Ranking
+    images: ScoresBySet
+    tests: Mapping[str, Sequence[PairTest]]
+    shown: Mapping[str, Shown]
 
     @property
     def best(self) -> str:
         """The best method."""
         return self.ranking.methods[0]
+
+    @property
+    def against(self) -> str | None:
+        """The method that is tested against every other one; None for tests of all pairs."""
+        return self.best if len(self.ranking.methods) > ALL_PAIRS else None
+
+    @property
+    def title(self) -> str:
+        """The criterion's name in tables: `Smeasure`, or `1 Smeasure + 0.5 HCE, standardised`."""
+        if len(self.weights) == 1:
+            [score] = self.weights
+            return COLUMNS[score]
+        terms = [f'{weight:g} {COLUMNS[score]}' for score, weight in self.weights.items()]
+        return ' + '.join(terms) + ', standardised'
+
+    def show(self, *methods: str) -> str:
+        """Names methods for people."""
+        return ', '.join(self.shown[method].name for method in methods)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -58,7 +97,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--data_lst', metavar='A+B', help="test sets (default: the task's)")
     add('--save_dir', help='folder of the results (default: save_dir of the config, e_results)')
     add('--methods', metavar='A+B',
-        help='whose curves the report draws (default: the best five)')
+        help='whose curves the report draws (default: the best five); or a .toml file of those to '
+             'choose from, with names, order and colours')
     add('--images', type=int, metavar='N', default=DRAWN_IMAGES,
         help='images that the report shows beside the worst, median and best (%(default)s)')
     add('--by', metavar='CSV',
@@ -111,35 +151,40 @@ def parse_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def criterion_title(weights: Mapping[str, float]) -> str:
-    """Names a criterion as tables do: `Smeasure`, or `1 Smeasure + 0.5 HCE, standardised`."""
-    if len(weights) == 1:
-        [score] = weights
-        return COLUMNS[score]
-    terms = [f'{weight:g} {COLUMNS[score]}' for score, weight in weights.items()]
-    return ' + '.join(terms) + ', standardised'
+def select(
+    name: str,
+    weights: Mapping[str, float],
+    scores: results.Results,
+    save_dir: str,
+    shown: Mapping[str, Shown],
+) -> Selection:
+    """Chooses the best method by a criterion, and tests its lead by each score of it."""
+    ranking = rank(scores, weights)
+    methods = ranking.methods
+    images = {}
+    for dataset in scores:
+        images[dataset] = image_scores(save_dir, dataset, methods, list(weights))
+    selection = Selection(name, weights, ranking, images, {}, shown)
+    tests = {}
+    for score in weights:
+        found = compare_sets(images, methods, score, selection.against)
+        if found:
+            tests[score] = found
+    return selection._replace(tests=tests)
 
 
-def write_remarks(selection: Selection, save_dir: str, datasets: Sequence[str]) -> list[str]:
+def write_remarks(selection: Selection) -> list[str]:
     """Describes the best method: ties, standard deviations, and its lead over the runner-up."""
     ranking = selection.ranking
     best = selection.best
-
-    # The runner-up is the first that is not tied with the best.
     behind = [method for method in ranking.methods if method not in ranking.ties]
-    runner_up = behind[0] if behind else None
-    shown = [best, runner_up] if runner_up else [best]
-    names = list(selection.weights)
-    by_set = {}
-    for dataset in datasets:
-        by_set[dataset] = image_scores(save_dir, dataset, shown, names)
 
     lines = []
     if len(ranking.ties) > 1:
-        lines.append(f'tied with {", ".join(ranking.ties[1:])}; the first is taken')
+        lines.append(f'tied with {selection.show(*ranking.ties[1:])}; the first is taken')
     for score in selection.weights:
         # The spread over the images of each set.
-        for dataset, methods in by_set.items():
+        for dataset, methods in selection.images.items():
             scored = methods[best]
             mean = tables.format_score(score, scored.scores[score])
             deviation = tables.format_score(score, scored.deviations[score])
@@ -147,69 +192,111 @@ def write_remarks(selection: Selection, save_dir: str, datasets: Sequence[str]) 
                 f'{COLUMNS[score]} on {dataset}: {mean}, standard deviation over '
                 f'{len(scored.names)} images {deviation}')
 
-        # The lead. A score over pooled pixels has no values of images to draw from.
-        is_pooled = score in by_set[datasets[0]][best].pooled
-        if runner_up and not is_pooled:
-            ours = [methods[best] for methods in by_set.values()]
-            theirs = [methods[runner_up] for methods in by_set.values()]
-            lead = compare(ours, theirs, score)
-            lines.append(f'{COLUMNS[score]}: {describe_lead(score, runner_up, lead)}')
+        # The lead over the first that is not tied with the best.
+        tests = selection.tests.get(score, ())
+        for test in tests:
+            if behind and {test.better, test.worse} == {best, behind[0]}:
+                lead = describe_lead(score, test, selection, len(tests))
+                lines.append(f'{COLUMNS[score]}: {lead}')
     return lines
 
 
-def describe_lead(score: str, runner_up: str, lead: Comparison) -> str:
-    """Describes the lead over the runner-up and whether it may be chance."""
-    amount, low, high = (tables.format_difference(score, value) for value in lead)
-    if math.isnan(lead.low):
-        return f'ahead of {runner_up} by {amount}; too few images for an interval'
-    verdict = 'more than chance' if lead.low > 0 else 'may be chance'
-    interval = f'95% interval {low} to {high} (paired bootstrap over images)'
-    return f'ahead of {runner_up} by {amount}, {interval}: {verdict}'
+def describe_lead(score: str, test: PairTest, selection: Selection, number: int) -> str:
+    """Describes the lead over the runner-up, or that it leads, and whether it may be chance.
+
+    Args:
+        score: The score. By one of several weighted ones the best may be behind.
+        test: Of the best and the runner-up.
+        selection: What is chosen.
+        number: How many pairs were tested, for which the p-value is corrected.
+    """
+    found = f'ahead of {selection.show(test.worse)}'
+    if test.better != selection.best:
+        found = f'behind {selection.show(test.better)}'
+    differences = (test.lead, test.low, test.high)
+    amount, low, high = (tables.format_difference(score, value) for value in differences)
+    if math.isnan(test.low):
+        return f'{found} by {amount}; too few images for an interval'
+
+    is_clear = test.low > 0 and test.corrected < SIGNIFICANT
+    verdict = 'more than chance' if is_clear else 'may be chance'
+    pairs = 'pair' if number == 1 else 'pairs'
+    return (
+        f'{found} by {amount}, 95% interval {low} to {high} (paired bootstrap over images), '
+        f'p {write_p(test.corrected)} (Wilcoxon, Holm over {number} {pairs}): {verdict}')
 
 
 def table_entries(
-    best: str, scores: results.Results, averaged_sets: Mapping[str, Sequence[str]],
+    selection: Selection,
+    scores: results.Results,
+    averaged_sets: Mapping[str, Sequence[str]],
 ) -> list[tables.Entry]:
     """Lists the best method's row of each set, and the task's rows of means over several sets.
 
     A row of means is left out where not all of its sets are scored.
     """
-    entries = [(dataset, best, methods[best]) for dataset, methods in scores.items()]
+    best = selection.best
+    label = selection.shown[best].label
+    entries = [(dataset, label, methods[best]) for dataset, methods in scores.items()]
     for name, averaged in averaged_sets.items():
         if all(dataset in scores for dataset in averaged):
             of_sets = [scores[dataset][best] for dataset in averaged]
             means = results.mean_scores(of_sets)
-            entries.append((name, best, means))
+            entries.append((name, label, means))
     return entries
+
+
+def test_tables(selection: Selection) -> dict[str, Table]:
+    """Makes a table of the tests of pairs by each score, the best lead first."""
+    place = ALL_SETS if len(selection.images) > 1 else next(iter(selection.images))
+    shown = list(selection.shown.values())
+    found = {}
+    for score, tests in selection.tests.items():
+        table = pair_tests(score, {place: tests}, shown)
+        if selection.against:
+            best = selection.show(selection.best)
+            table = table._replace(title=f'{best} and every other method by {COLUMNS[score]}')
+        found[score] = table
+    return found
 
 
 def write_choice(
     selection: Selection, cfg: Config, save_dir: str, scores: results.Results,
 ) -> Choice:
-    """Writes and prints the best method's tables and the remarks on it."""
+    """Writes and prints the best method's tables, the remarks on it, and the tests of pairs."""
     # The best method's scores, and below them why it is the best.
     task = task_record(cfg.task)
-    entries = table_entries(selection.best, scores, task.averaged_sets)
+    entries = table_entries(selection, scores, task.averaged_sets)
     formats = tables.score_table(task.columns, entries)
-    title = criterion_title(selection.weights)
-    remarks = write_remarks(selection, save_dir, list(scores))
-    lines = [f'best on {title}: {selection.best}', *remarks]
+    remarks = write_remarks(selection)
+    lines = [f'best on {selection.title}: {selection.show(selection.best)}', *remarks]
     below = {
         'txt': '\n' + '\n'.join(lines) + '\n',
         'tex': '',
-        'md': '\n' + '  \n'.join(lines) + '\n',
+        'md': '\n' + '  \n'.join(map(escape_markdown, lines)) + '\n',
         'csv': '',
     }
-
     for suffix, text in formats.items():
         path = Path(save_dir, f'eval-{cfg.task}_best_on_{selection.name}.{suffix}')
         results.write_text(path, text + below[suffix])
     print(formats['txt'], *lines, sep='\n', end='\n\n')
-    return Choice(title, selection.best, remarks, list(selection.weights))
+
+    # The tests of pairs.
+    found = test_tables(selection)
+    for score, table in found.items():
+        formats = tables.in_text_formats(table)
+        for suffix, text in formats.items():
+            path = Path(save_dir, f'eval-{cfg.task}_pairs_on_{score}.{suffix}')
+            results.write_text(path, text)
+        print(table.title, formats['txt'], sep='\n')
+    return Choice(
+        selection.title, selection.best, remarks, list(selection.weights), list(found.values()))
 
 
 def methods_to_draw(text: str | None, ranking: Ranking) -> list[str]:
     """Lists the methods that the report draws, the best first; ValueError for unknown ones."""
+    if is_methods_file(text):
+        return ranking.methods
     others = text.split('+') if text else ranking.methods[1:DRAWN_METHODS]
     unknown = [method for method in others if method not in ranking.methods]
     if unknown:
@@ -252,26 +339,36 @@ def main(arguments: list[str]) -> None:
     criteria = parse_criteria(options, task)
     datasets = options.data_lst.split('+') if options.data_lst else test_sets(cfg)
     sets = results.read_sets(save_dir, datasets)
-    scores = results.scores_by_method(sets)
+
+    # The methods to choose from, and how they are shown.
+    file = options.methods if is_methods_file(options.methods) else None
+    found = results.scores_by_method(sets)
+    methods = dict.fromkeys(method for of_set in found.values() for method in of_set)
+    first, *_ = criteria.values()
+    runs = results.scores_by_run(sets, next(iter(first)))
+    shown, shown_runs = show_methods(file, list(methods), list(runs))
+    by_name = {method.folder: method for method in shown}
+    scores = results.of_methods(found, list(by_name))
 
     # The best checkpoint by each criterion.
     choices = []
-    selections = []
+    rankings = []
     for name, weights in criteria.items():
-        selection = Selection(name, weights, rank(scores, weights))
-        selections.append(selection)
+        selection = select(name, weights, scores, save_dir, by_name)
+        rankings.append(selection.ranking)
         choices.append(write_choice(selection, cfg, save_dir, scores))
     if options.no_report:
         return
 
     # The report, with the curves and images of a few methods.
-    drawn = methods_to_draw(options.methods, selections[0].ranking)
+    drawn = methods_to_draw(options.methods, rankings[0])
     names = [choices[0].scores[0], 'em', 'fm', *tables.shown_scores(task.columns, COLUMNS)]
     details = {dataset: image_scores(save_dir, dataset, drawn, names) for dataset in sets}
     categories = read_categories(options.by, details)
-    shown = Evaluation(cfg.task, task.columns, sets, choices, details, categories)
+    evaluation = Evaluation(
+        cfg.task, task.columns, sets, choices, details, shown, shown_runs, categories)
     path = Path(save_dir, 'report.html')
-    write_report(path, shown, options.images)
+    write_report(path, evaluation, options.images)
     print(f'report: {path}')
 
 

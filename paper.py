@@ -25,7 +25,7 @@ from pathlib import Path
 from config import Config, task_record, test_sets
 from evaluation import paper_figures, paper_tables, results
 from evaluation.categories import Grouping, read_grouping
-from evaluation.display import Shown, choose_methods, read_methods_file, show_all, show_listed
+from evaluation.display import show_methods
 from evaluation.formats import FORMATS, WRITERS, Table, can_write_xlsx, to_xlsx
 from evaluation.metrics import COLUMNS, parse_metrics, table_columns
 from evaluation.panels import panel_figure, parse_requests, read_strip
@@ -52,8 +52,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--data_lst', metavar='A+B', help="test sets (default: the task's)")
     add('--save_dir', metavar='DIR', help='results (default: save_dir of the config, e_results)')
     add('--out', metavar='DIR', help='where to write (default: <save_dir>/paper)')
-    add('--methods', metavar='FILE|A+B',
-        help='a .toml file with names, order and colours, or folders (default: all)')
+    add('--methods', metavar='A+B',
+        help='folders, or a .toml file with names, order and colours (default: all)')
     add('--metrics', metavar='sm+mae', help="columns of the comparison (default: the task's)")
     add('--scores', metavar='sm+wfm',
         help='of categories, tests and scores over epochs (default: those that choose the best '
@@ -129,16 +129,6 @@ def parse_scores(option: str, text: str | None, default: Sequence[str]) -> list[
         raise ValueError(str(error).replace('--metrics', option, 1)) from None
     by_column = {column: score for score, column in COLUMNS.items()}
     return [by_column[column] for column in table_columns(text, ())]
-
-
-def show_methods(
-    text: str | None, methods: Sequence[str], runs: Sequence[str],
-) -> tuple[list[Shown], list[Shown]]:
-    """Returns how methods and runs are shown, as `--methods` says."""
-    if text is None or not text.endswith('.toml'):
-        return choose_methods(text, methods), show_all(runs)
-    file = read_methods_file(text)
-    return show_listed(file, methods), show_listed(file, runs, 'run')
 
 
 def read_scored(options: argparse.Namespace, cfg: Config) -> Scored:

@@ -56,13 +56,16 @@ def _by_name(field: str, images: Sequence[Image]) -> Grouping:
             problems.append(f'{dataset}/{name}')
             continue
         category = fields[DIS5K_FIELDS[field]]
-        members.setdefault(category, []).append((dataset, name))
+        of_category = members.setdefault(category, [])
+        of_category.append((dataset, name))
     _raise(problems, f'--by {field}: these names carry none, as DIS5K\'s do; use a CSV file: ')
-    return Grouping(field, dict(sorted(members.items())))
+    in_order = sorted(members.items())
+    return Grouping(field, dict(in_order))
 
 
 def _by_csv(path: Path, images: Sequence[Image]) -> Grouping:
-    head, *lines = list(csv.reader(read_lines(path))) or [[]]
+    rows = list(csv.reader(read_lines(path)))
+    head, *lines = rows or [[]]
     if len(head) < 2:
         raise ValueError(f'{path}: no columns name,category in its first line')
     known = _by_listed_name(images)
@@ -76,10 +79,11 @@ def _by_csv(path: Path, images: Sequence[Image]) -> Grouping:
         if len(line) != len(head):
             problems.append(f'line {number} has {len(line)} columns, not {len(head)}')
             continue
-        found = known.get(_image_key(line[0], known), [])
+        name, *cells = line
+        found = known.get(_image_key(name, known), [])
         listed.update(found)
         try:
-            categories = _categories(line[1:], attributes)
+            categories = _categories(cells, attributes)
         except ValueError as error:
             problems.append(f'line {number}: {error}')
             continue
@@ -87,13 +91,20 @@ def _by_csv(path: Path, images: Sequence[Image]) -> Grouping:
             members.setdefault(category, []).extend(found)
 
     # A file may list more images than have been scored, but not fewer.
-    missing = [f'{dataset}/{name}' for dataset, name in images if (dataset, name) not in listed]
+    missing = []
+    for dataset, name in images:
+        if (dataset, name) not in listed:
+            missing.append(f'{dataset}/{name}')
     if missing and not problems:
         problems.append(f'no line of {_shortened(missing)}; write `name,` for one of no category')
     _raise(problems, f'{path}: ')
     order = attributes or sorted(members)
-    filled = {category: list(dict.fromkeys(members[category])) for category in order}
-    return Grouping(path.stem, {category: found for category, found in filled.items() if found})
+    filled = {}
+    for category in order:
+        once = list(dict.fromkeys(members[category]))
+        if once:
+            filled[category] = once
+    return Grouping(path.stem, filled)
 
 
 def _by_listed_name(images: Iterable[Image]) -> dict[str, list[Image]]:
@@ -114,8 +125,11 @@ def _categories(cells: Sequence[str], attributes: Sequence[str]) -> list[str]:
     unclear = [text for text in texts if text.lower() not in TRUE + FALSE]
     if unclear:
         raise ValueError(f'{", ".join(unclear)}: neither 0 nor 1')
-    has = [text.lower() in TRUE for text in texts]
-    return [attribute for attribute, found in zip(attributes, has, strict=True) if found]
+    found = []
+    for attribute, text in zip(attributes, texts, strict=True):
+        if text.lower() in TRUE:
+            found.append(attribute)
+    return found
 
 
 def _image_key(text: str, known: Iterable[str]) -> str:
@@ -128,9 +142,12 @@ def _image_key(text: str, known: Iterable[str]) -> str:
 
 
 def _shortened(names: Sequence[str]) -> str:
-    listed = ', '.join(names[:LISTED_PROBLEMS])
-    more = len(names) - LISTED_PROBLEMS
-    return f'{listed} and {more} more' if more > 0 else listed
+    first = names[:LISTED_PROBLEMS]
+    listed = ', '.join(first)
+    more = len(names) - len(first)
+    if more == 0:
+        return listed
+    return f'{listed} and {more} more'
 
 
 def _raise(problems: Sequence[str], beginning: str) -> None:

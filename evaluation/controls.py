@@ -25,7 +25,7 @@ def controls(images: Sequence[ImageSet]) -> str:
         HTML, hidden where there is no JavaScript.
     """
     first = images[0]
-    methods = list(first.methods)
+    methods = [first.titles[method] for method in first.methods]
     panels = panel_titles(methods)
     categories = _categories(images)
 
@@ -55,7 +55,10 @@ def _categories(images: Sequence[ImageSet]) -> list[str]:
 
 
 def _with_all(names: Iterable[str]) -> dict[str, str]:
-    return {'': 'all', **{name: name for name in names}}
+    options = {'': 'all'}
+    for name in names:
+        options[name] = name
+    return options
 
 
 def _scores(shown: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How methods are shown in tables and figures of a paper: their names, order and lines.
+"""How methods are shown in tables, figures and the report: their names, order and lines.
 
 A small TOML file decides:
 
@@ -18,14 +18,14 @@ runs in the figures of scores over epochs.
 """
 
 import tomllib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.colors import is_color_like
-
-from evaluation.style import Line, clean_name, distinct_lines
+from evaluation.formats import Cell, clean_name, label
+from evaluation.lines import Line, distinct_lines
 
 OURS_WIDTH = 2.1
 KEYS = {'name': str, 'color': str, 'ours': bool}
@@ -46,6 +46,11 @@ class Shown(NamedTuple):
     name: str
     line: Line
     ours: bool = False
+
+    @property
+    def label(self) -> Cell:
+        """The cell of a table that names the method."""
+        return label(self.name, self.ours)
 
 
 class MethodsFile(NamedTuple):
@@ -78,6 +83,30 @@ def choose_methods(text: str | None, scored: Sequence[str]) -> list[Shown]:
         raise ValueError(
             f'--methods: no scores of {", ".join(unknown)}; there are {", ".join(scored)}')
     return show_all(folders)
+
+
+def is_methods_file(text: str | None) -> bool:
+    """Whether `--methods` names a file, and not methods."""
+    return text is not None and text.lower().endswith('.toml')
+
+
+def show_methods(
+    text: str | None, methods: Sequence[str], runs: Sequence[str],
+) -> tuple[list[Shown], list[Shown]]:
+    """Chooses methods and runs, and how they are shown.
+
+    Args:
+        text: What `--methods` says: a file, `A+B`, or None for all.
+        methods: Those there are, by their names on disk.
+        runs: Those that have several epochs.
+
+    Raises:
+        ValueError: Naming all that is wrong in the file, or is not there.
+    """
+    if text is None or not is_methods_file(text):
+        return choose_methods(text, methods), show_all(runs)
+    file = read_methods_file(text)
+    return show_listed(file, methods), show_listed(file, runs, 'run')
 
 
 def read_methods_file(path: str) -> MethodsFile:
@@ -129,43 +158,49 @@ def _read_entries(
         on_disk = entry[key]
         problems += _wrong_keys(f'{place} ({on_disk})', entry, {key: str, **KEYS})
         color = entry.get('color', 'black')
-        if isinstance(color, str) and not is_color_like(color):
+        if isinstance(color, str) and not _is_color(color):
             problems.append(f'{place} ({on_disk}): no colour: {color!r}; write "#d55e00" or "red"')
         if on_disk in by_key:
             problems.append(f'{on_disk} is listed twice')
         by_key[on_disk] = entry
         names.append(str(entry.get('name', on_disk)))
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(f'{names.count(name)} of the {kind}s are shown as {name!r}')
+    for name, number in sorted(Counter(names).items()):
+        if number > 1:
+            problems.append(f'{number} of the {kind}s are shown as {name!r}')
     return by_key
 
 
+def _is_color(text: str) -> bool:
+    from matplotlib.colors import is_color_like  # half a second, for those who name colours
+    return is_color_like(text)
+
+
 def show_listed(
-    file: MethodsFile, scored: Collection[str], kind: str = 'method',
+    file: MethodsFile, found: Collection[str], kind: str = 'method',
 ) -> list[Shown]:
     """Shows methods, or runs, as the file says.
 
     Args:
         file: The file.
-        scored: What there are scores of, by names on disk.
+        found: Those there are, by names on disk.
         kind: 'method' or 'run'. A file that lists none of a kind shows all by their names.
 
     Raises:
-        ValueError: Naming what is listed but not scored, and what is scored but not listed.
+        ValueError: Naming what is listed but not there, and what is there but not listed.
     """
     entries = file.methods if kind == 'method' else file.runs
     if not entries:
-        return show_all(list(scored))
+        return show_all(list(found))
 
     # Nothing is left out, and nothing is taken for another, silently.
     problems = []
-    unscored = [name for name in entries if name not in scored]
-    if unscored:
-        problems.append(f'no scores of {", ".join(unscored)}; there are {", ".join(scored)}')
-    unlisted = [name for name in scored if name not in entries]
+    missing = [name for name in entries if name not in found]
+    if missing:
+        problems.append(f'there is no {kind} {", ".join(missing)}; there are {", ".join(found)}')
+    unlisted = [name for name in found if name not in entries]
     if unlisted and not file.only_listed:
         problems.append(
-            f'scored, but not listed: {", ".join(unlisted)}; add [[{kind}]], or '
+            f'there, but not listed: {", ".join(unlisted)}; add [[{kind}]], or '
             'only_listed = true to leave them out')
     if problems:
         raise ValueError(f'{file.path}: ' + '; '.join(problems))
@@ -174,9 +209,15 @@ def show_listed(
 
 def _as_listed(entries: Mapping[str, Mapping[str, Any]]) -> list[Shown]:
     """A line is of the entry's colour, or the next of ours that no entry has taken."""
-    taken = {entry['color'].lower() for entry in entries.values() if 'color' in entry}
+    # The lines that are left for entries without a colour.
+    taken = set()
+    for entry in entries.values():
+        if 'color' in entry:
+            taken.add(entry['color'].lower())
     every = distinct_lines(len(entries) + len(taken))
-    free = cycle([line for line in every if line.color.lower() not in taken] or every)
+    untaken = [line for line in every if line.color.lower() not in taken]
+    free = cycle(untaken or every)
+
     shown = []
     for on_disk, entry in entries.items():
         line = Line(entry['color']) if 'color' in entry else next(free)

@@ -14,12 +14,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from evaluation.display import Shown
+from evaluation.formats import clean_name
+from evaluation.lines import Line
 from evaluation.metrics import COLUMNS, higher_is_better
-from evaluation.style import COLORS, Line, clean_name, distinct_lines, drawing
+from evaluation.style import drawing
 
 BEST_COLOR = '#1b1f24'
 SET_STYLES = ('-', '--', ':', '-.')
 MAX_MARKED_EPOCHS = 12
+THICKER = .9  # points by which the mean's line is thicker than a curve's
 LEGEND_WIDTH = 130  # characters
 FULL_RECALL = .98
 TITLES = {'pr': 'Precision and recall', 'f': 'F-measure', 'e': 'E-measure'}
@@ -29,7 +33,10 @@ Points = Sequence[tuple[int, float]]
 
 
 def scores_over_epochs(
-    score: str, runs: Mapping[str, Mapping[str, Points]], best: tuple[str, int] | None,
+    score: str,
+    runs: Mapping[str, Mapping[str, Points]],
+    shown: Sequence[Shown],
+    best: tuple[str, int] | None,
 ) -> bytes:
     """Draws a score over epochs: a thick line for each run, the mean of its sets.
 
@@ -38,6 +45,7 @@ def scores_over_epochs(
     Args:
         score: Name of the score.
         runs: Points by set, by run.
+        shown: The runs, in the order of the legend.
         best: Run and epoch to mark.
 
     Returns:
@@ -48,7 +56,9 @@ def scores_over_epochs(
     marks_epochs = len(epochs) <= MAX_MARKED_EPOCHS
     higher = higher_is_better(score)
 
-    texts = [*runs, *(dataset for sets in runs.values() for dataset in sets)]
+    texts = [run.name for run in shown]
+    for sets in runs.values():
+        texts += sets
     with drawing(texts):
         figure = Figure(figsize=(5.6, 3.3), layout='constrained')
         axes = figure.subplots()
@@ -56,16 +66,20 @@ def scores_over_epochs(
         lines: list[Line2D] = []
 
         # Each run: the thin lines of its sets, their mean, and a star if it is the best.
-        for (run, sets), color in zip(runs.items(), cycle(COLORS), strict=False):
-            if len(sets) > 1 and len(runs) < 3:
+        for run in shown:
+            sets = runs[run.folder]
+            color, dashes, width = run.line
+            if len(sets) > 1 and len(shown) < 3:
                 lines += _draw_sets(axes, sets, color)
-                names += [f'{run} {dataset}' for dataset in sets]
+                names += [f'{run.name} {dataset}' for dataset in sets]
             mean = mean_over_sets(sets)
             x, y = zip(*mean, strict=True)
-            names.append(f'{run} mean' if len(sets) > 1 else run)
+            names.append(f'{run.name} mean' if len(sets) > 1 else run.name)
             marker = 'o' if marks_epochs else ''
-            lines += axes.plot(x, y, color=color, lw=2.2, marker=marker, ms=3.5)
-            if best and best[0] == run:
+            thickness = width + THICKER
+            lines += axes.plot(
+                x, y, dashes, color=color, lw=thickness, marker=marker, ms=3.5)
+            if best and best[0] == run.folder:
                 epoch = best[1]
                 height = dict(mean)[epoch]
                 left = 2 * epoch < min(epochs) + max(epochs)
@@ -95,7 +109,8 @@ def name_legend(
     """Adds a legend that shows names as they are; matplotlib leaves out those that begin with _."""
     numbers = [str(number) for number in range(len(names))]
     legend = place.legend(handles, numbers, **options)
-    for text, name in zip(legend.get_texts(), names, strict=True):
+    texts = legend.get_texts()
+    for text, name in zip(texts, names, strict=True):
         text.set_text(clean_name(name))
 
 
@@ -136,29 +151,31 @@ def mean_over_sets(sets: Mapping[str, Points]) -> list[tuple[int, float]]:
     return means
 
 
-def curve_panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
+def curve_panels(
+    curves: Mapping[str, Mapping[str, np.ndarray]], shown: Sequence[Shown],
+) -> bytes:
     """Draws precision over recall, and F and E over the threshold, of each method.
 
     Args:
         curves: Mean curves (256,) 'precision', 'recall', 'fm' and 'em' by method.
+        shown: The methods, in the order of the legend.
 
     Returns:
         SVG.
     """
-    names = list(curves)
+    names = [method.name for method in shown]
     with drawing(names):
         # The legend lies below the three panels, which it must not make smaller.
         columns = legend_columns(names)
-        legend_rows = math.ceil(len(curves) / columns)
+        legend_rows = math.ceil(len(names) / columns)
         height = 3 + 0.17 * legend_rows
         figure = Figure(figsize=(9.6, height), layout='constrained')
         panels = figure.subplots(1, 3)
 
         # Each method in all three.
-        lines = distinct_lines(len(names))
         for axes, (kind, title) in zip(panels, TITLES.items(), strict=True):
-            for found, line in zip(curves.values(), lines, strict=True):
-                draw_curve(axes, kind, found, line)
+            for method in shown:
+                draw_curve(axes, kind, curves[method.folder], method.line)
             axes.set(title=title)
             if kind != 'pr':
                 axes.set(ylabel='')
@@ -178,30 +195,38 @@ def draw_curve(axes: Axes, kind: str, found: Mapping[str, np.ndarray], line: Lin
     """
     if kind == 'pr':
         # Without positives precision is 0 by definition, which would draw a spike.
-        drawn = found['recall'] > 0
-        x, y = found['recall'][drawn], found['precision'][drawn]
+        is_drawn = found['recall'] > 0
+        x = found['recall'][is_drawn]
+        y = found['precision'][is_drawn]
         axes.set(xlabel='Recall', ylabel='Precision')
     else:
-        x, y = np.arange(255, -1, -1), found[f'{kind}m']
+        x = np.arange(255, -1, -1)
+        y = found[f'{kind}m']
         axes.set(xlabel='Threshold', ylabel=TITLES[kind])
     axes.plot(x, y, line.dashes, color=line.color, lw=line.width)
-    low = min(_lowest_shown(kind, drawn) for drawn in axes.lines)
-    axes.set_ylim(max(min(low - .02, 0.9), 0), 1.005)
+
+    # From a little below the lowest curve, at least the upper tenth.
+    lowest = min(_lowest_shown(kind, curve) for curve in axes.lines)
+    bottom = min(lowest - .02, 0.9)
+    axes.set_ylim(max(bottom, 0), 1.005)
 
 
 def _lowest_shown(kind: str, curve: Line2D) -> float:
     """What of a curve has to be seen: not the fall at its ends, which would flatten the rest."""
     x, y = np.asarray(curve.get_data())
-    if kind == 'pr' and (x < FULL_RECALL).any():
-        return float(y[x < FULL_RECALL].min())
+    before_end = y[x < FULL_RECALL]
+    if kind == 'pr' and len(before_end):
+        return float(before_end.min())
     return float(np.quantile(y, .04))
 
 
 def legend_columns(names: Collection[str]) -> int:
     """Returns how many names fit side by side below the curves, at most three."""
-    longest = max(len(name) for name in names)
+    lengths = [len(name) for name in names]
+    longest = max(lengths)
     fitting = LEGEND_WIDTH // (longest + 8)
-    return max(1, min(len(names), 3, fitting))
+    columns = min(len(names), 3, fitting)
+    return max(1, columns)
 
 
 def _svg(figure: Figure) -> bytes:

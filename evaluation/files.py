@@ -7,7 +7,14 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from evaluation.archives import archive_stem, list_images, read_member
+from evaluation.archives import (
+    FOREIGN_SUFFIXES,
+    Nest,
+    Step,
+    archive_stem,
+    list_contents,
+    read_member,
+)
 from utils import IMAGE_SUFFIXES
 
 DEEPEST = 8  # folders below the root that are looked into
@@ -19,11 +26,13 @@ class Folder(NamedTuple):
 
     Attributes:
         path: On the disk; or the archive's.
-        inner: In the archive; None for a folder on the disk.
+        inner: In the archive; None for a folder on the disk. An archive in it is a part of this.
+        nest: The way to the archive in the archive that directly holds it, if any.
     """
 
     path: Path
     inner: PurePosixPath | None = None
+    nest: Nest = ()
 
     def __str__(self) -> str:
         if self.inner is None or self.inner == ROOT:
@@ -80,7 +89,7 @@ class File(NamedTuple):
         try:
             if self.folder.inner is None:
                 return Path(self.folder.path, self.name).read_bytes()
-            return read_member(self.folder.path, self.place, self.size)
+            return read_member(self.folder.path, self.place, self.size, self.folder.nest)
         except OSError as error:
             error.filename = error.filename or str(self)  # which an error in reading lacks
             raise
@@ -138,7 +147,7 @@ def read_tree(root: Path) -> Tree:
     """
     tree = Tree(root, [], [], [])
     if root.is_file():
-        _add_archive(tree, root, (archive_stem(root.name) or root.name,))
+        _add_archive(tree, Folder(root, ROOT), (archive_stem(root.name) or root.name,))
     else:
         _add_folder(tree, root, (), frozenset())
     return tree
@@ -171,27 +180,63 @@ def _add_folder(
         elif stem in folders:
             tree.notes.append(f'{path}: left out, as the folder {stem} is beside it')
         elif stem is not None:
-            _add_archive(tree, path, (*parts, stem))
+            _add_archive(tree, Folder(path, ROOT), (*parts, stem))
 
 
-def _add_archive(tree: Tree, path: Path, parts: tuple[str, ...]) -> None:
+def _add_archive(
+    tree: Tree, archive: Folder, parts: tuple[str, ...], above: tuple[str, ...] = (),
+) -> None:
+    """Adds the folders of an archive, and those of the archives in it.
+
+    Args:
+        tree: What is added to.
+        archive: The archive, as the folder that it is.
+        parts: Of its listings.
+        above: Folders that hold all images of the archive around it.
+    """
+    assert archive.inner is not None
     try:
-        members = list_images(path)
-    except (ValueError, OSError) as error:
+        if str(archive).lower().endswith(FOREIGN_SUFFIXES):
+            raise ValueError('no zip or tar; unpack it')
+        contents = list_contents(archive.path, archive.nest)
+    except ValueError as error:
+        tree.problems.append(f'{archive}: {error}')
+        return
+    except OSError as error:
         tree.problems.append(str(error))
         return
+
+    # Images by the folders that they are in.
     by_folder: dict[PurePosixPath, list[File]] = defaultdict(list)
     folders: dict[PurePosixPath, Folder] = {}
-    for member in members:
+    for member in contents.images:
         where = PurePosixPath(member.name)
-        folder = folders.setdefault(where.parent, Folder(path, where.parent))
+        place = Folder(archive.path, archive.inner / where.parent, archive.nest)
+        folder = folders.setdefault(where.parent, place)
         file = File(folder, where.name, member.size, member.stamp, member.place)
         by_folder[where.parent].append(file)
 
-    top = _common_start([inner.parts for inner in by_folder])
+    # Archives in it, but those beside which the folder unpacked from them lies.
+    nested = {}
+    unpacked = {parent for inner in by_folder for parent in (inner, *inner.parents)}
+    for member in contents.archives:
+        where = PurePosixPath(member.name)
+        named = where.with_name(archive_stem(where.name) or where.name)
+        step = Step(member.place, member.size)
+        folder = Folder(archive.path, archive.inner / where, (*archive.nest, step))
+        if named in unpacked:
+            tree.notes.append(f'{folder}: left out, as the folder {named.name} is beside it')
+        else:
+            nested[named] = folder
+
+    common = _common_start([inner.parts for inner in (*by_folder, *nested)])
+    top = (*above, *common)
     for inner, files in by_folder.items():
-        own = inner.parts[len(top):]
+        own = inner.parts[len(common):]
         tree.listings.append(Listing(folders[inner], files, (*parts, *own), top))
+    for named, folder in nested.items():
+        own = named.parts[len(common):]
+        _add_archive(tree, folder, (*parts, *own), top)
 
 
 def _common_start(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
@@ -210,6 +255,7 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    suffix = os.path.splitext(entry.name)[1]
+    _, suffix = os.path.splitext(entry.name)
+    is_named_so = suffix.lower() in IMAGE_SUFFIXES
     is_hidden = entry.name.startswith('.')
-    return suffix.lower() in IMAGE_SUFFIXES and not is_hidden and entry.is_file()
+    return is_named_so and not is_hidden and entry.is_file()

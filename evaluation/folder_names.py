@@ -95,5 +95,7 @@ def _with_part(parts: Sequence[str], index: int, part: str) -> list[str]:
 def _pattern(dataset: str) -> re.Pattern[str]:
     """Finds a set's name as whole words, with any separators."""
     words = re.split(f'[{SEPARATORS}]+', dataset)
-    name = f'[{SEPARATORS}]?'.join(map(re.escape, words))
-    return re.compile(rf'(?<![^\W_]){name}(?![^\W_])', re.IGNORECASE)
+    escaped = [re.escape(word) for word in words]
+    name = f'[{SEPARATORS}]?'.join(escaped)
+    whole = rf'(?<![^\W_]){name}(?![^\W_])'
+    return re.compile(whole, re.IGNORECASE)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from utils import printable
+
 ARROWS = {True: '↑', False: '↓'}
 LATEX_ARROWS = {True: r'$\uparrow$', False: r'$\downarrow$'}
 MISSING = '-'
@@ -85,9 +87,15 @@ class Table(NamedTuple):
     rows: list[list[Cell]]
 
 
+def clean_name(text: str) -> str:
+    """Makes one line that every file takes of a name on disk."""
+    return re.sub(r'[\x00-\x1f\x7f-\x9f\s]+', ' ', printable(text)).strip()
+
+
 def label(text: str, ours: bool = False) -> Cell:
-    """A cell of text."""
-    return Cell(text, text, ours=ours)
+    """A cell of text, in one line whatever is in it."""
+    name = clean_name(text)
+    return Cell(name, name, ours=ours)
 
 
 def places(texts: Sequence[str], higher: bool) -> list[int | None]:
@@ -96,9 +104,11 @@ def places(texts: Sequence[str], higher: bool) -> list[int | None]:
     Numbers that print alike have the same place. Those behind the third, and missing ones, have
     none.
     """
-    present = {text for text in texts if text != MISSING}
+    present = set(texts) - {MISSING}
     ranked = sorted(present, key=float, reverse=higher)
-    best = {text: place for place, text in enumerate(ranked[:3])}
+    best = {}
+    for place, text in enumerate(ranked[:3]):
+        best[text] = place
     return [best.get(text) for text in texts]
 
 
@@ -113,7 +123,7 @@ def _mark(cell: Cell, text: str, marks: Sequence[str]) -> str:
 
 def escape_latex(text: str) -> str:
     """Makes LaTeX print a text as it is, in any place of a table."""
-    characters = [LATEX_CHARACTERS.get(character, character) for character in _one_line(text)]
+    characters = [LATEX_CHARACTERS.get(character, character) for character in clean_name(text)]
     escaped = ''.join(characters)
     # Two of these in a row would become a dash or a quotation mark.
     return re.sub(r'([-,])(?=\1)', r'\1{}', escaped)
@@ -181,14 +191,18 @@ def _latex_cell(cell: Cell) -> str:
 
 def escape_markdown(text: str) -> str:
     """Makes Markdown show a text as it is: no emphasis, link, formula, tag, or end of a cell."""
-    return re.sub(r'([\\`*_\[\]<>|$~&#])', r'\\\1', _one_line(text))
+    return re.sub(r'([\\`*_\[\]<>|$~&#])', r'\\\1', clean_name(text))
 
 
 def to_markdown(table: Table) -> str:
     """Writes a GitHub table, below its title if it has one."""
-    heads = [_flat_head(column, with_arrow=True) for column in table.columns]
-    alignment = ['---' if column.is_label else '---:' for column in table.columns]
-    lines = [_markdown_row([escape_markdown(head) for head in heads]), _markdown_row(alignment)]
+    heads = []
+    alignment = []
+    for column in table.columns:
+        head = flat_head(column, with_arrow=True)
+        heads.append(escape_markdown(head))
+        alignment.append('---' if column.is_label else '---:')
+    lines = [_markdown_row(heads), _markdown_row(alignment)]
     for row in table.rows:
         cells = [_mark(cell, escape_markdown(cell.text), MARKDOWN_MARKS) for cell in row]
         lines.append(_markdown_row(cells))
@@ -205,7 +219,7 @@ def to_csv(table: Table) -> str:
     """Writes comma-separated values, numbers in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow([_flat_head(column) for column in table.columns])
+    writer.writerow([flat_head(column) for column in table.columns])
     for row in table.rows:
         writer.writerow([cell.value for cell in row])
     return text.getvalue()
@@ -229,7 +243,8 @@ def to_json(table: Table) -> str:
             'ours': any(cell.ours for cell in row),
         })
     content = {'title': table.title, 'columns': columns, 'rows': rows}
-    return json.dumps(content, indent=1, ensure_ascii=False) + '\n'
+    # JSON reads the escapes of what is not UTF-8.
+    return printable(json.dumps(content, indent=1, ensure_ascii=False)) + '\n'
 
 
 def _json_value(value: str | float | int) -> str | float | int | None:
@@ -237,16 +252,12 @@ def _json_value(value: str | float | int) -> str | float | int | None:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _flat_head(column: Column, with_arrow: bool = False) -> str:
+def flat_head(column: Column, with_arrow: bool = False) -> str:
     """The heading of a column where there is one row of headings only."""
     words = [column.group, column.head]
     if with_arrow and column.higher is not None:
         words.append(ARROWS[column.higher])
-    return ' '.join(word for word in words if word)
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r'\s+', ' ', text)
+    return clean_name(' '.join(words))
 
 
 # --- XLSX -----------------------------------------------------------------------------------------
@@ -308,7 +319,7 @@ def _fill_sheet(sheet: Any, table: Table) -> None:
 
     fill = PatternFill('solid', start_color=OURS_COLOR)
     for number, column in enumerate(table.columns, 1):
-        head = _flat_head(column, with_arrow=True)
+        head = flat_head(column, with_arrow=True)
         _write_text(sheet.cell(1, number), head).font = Font(bold=True)
         texts = [row[number - 1].text for row in table.rows]
         widest = max(len(text) for text in (head, *texts))
@@ -322,6 +333,7 @@ def _fill_sheet(sheet: Any, table: Table) -> None:
                 written.font = Font(**XLSX_MARKS[place])
             if is_ours:
                 written.fill = fill
+    # Headings and labels stay in view.
     labels = sum(column.is_label for column in table.columns)
     sheet.freeze_panes = sheet.cell(2, labels + 1)
 

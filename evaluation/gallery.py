@@ -37,6 +37,7 @@ class ImageSet(NamedTuple):
         number: The set's place in the report, for names that contain nothing foreign.
         found: The set's JSON, as eval_existingOnes.py writes it.
         methods: Scores of single images by method, the best method first.
+        titles: The methods' names for people.
         score: The score that ranks the images.
         shown: All scores that the cards list.
         categories: Categories by name of an image, where it has any.
@@ -46,6 +47,7 @@ class ImageSet(NamedTuple):
     number: int
     found: Mapping[str, Any]
     methods: Mapping[str, MethodScores]
+    titles: Mapping[str, str]
     score: str
     shown: Sequence[str]
     categories: Mapping[str, Sequence[str]]
@@ -117,8 +119,11 @@ def thinned(order: Sequence[int], most: int) -> list[int]:
     if len(order) <= most:
         return list(order)
     worst = min(WORST, most)
-    places = np.linspace(worst, len(order) - 1, most - worst).round().astype(int)
-    return [*order[:worst], *(order[place] for place in places.tolist())]
+    last = len(order) - 1
+    evenly = np.linspace(worst, last, most - worst)
+    places = evenly.round().astype(int).tolist()
+    others = [order[place] for place in places]
+    return [*order[:worst], *others]
 
 
 # --- Panels ---------------------------------------------------------------------------------------
@@ -129,6 +134,8 @@ class Panels:
 
     def __init__(self, images: ImageSet) -> None:
         self.methods = list(images.methods)
+        names = [images.titles[method] for method in self.methods]
+        self._titles = panel_titles(names)
         self._files = ScoredFiles(images.found, images.dataset)
 
     def strip(self, name: str, budget: int) -> str:
@@ -144,7 +151,7 @@ class Panels:
             return '<p class="note">Its files are no longer as they were scored.</p>'
 
         # The image itself may never have been there.
-        titles = panel_titles(self.methods)
+        titles = dict(self._titles)
         if len(thumbnails) < len(titles):
             del titles['image']
         figures = map(_figure, titles, titles.values(), thumbnails)
@@ -164,7 +171,7 @@ class Panels:
 
 
 def panel_titles(methods: Sequence[str]) -> dict[str, str]:
-    """Titles of an image's panels by their kind, in order."""
+    """Titles of an image's panels by their kind, in order, from the methods' names."""
     titles = {'image': 'image', 'truth': 'ground truth'}
     for number, method in enumerate(methods):
         titles[f'mask-{number}'] = method
@@ -203,10 +210,14 @@ def overview(images: ImageSet, budget: int) -> Iterator[str]:
         name = images.names[index]
         scores = []
         for method, scored in images.methods.items():
-            text = tables.format_score(images.score, scored.values[images.score][index])
-            scores.append(f'{escape(method)} {text}')
-        caption = f'<p class="note"><b>{kind}</b>: {escape(name)} ({", ".join(scores)})</p>'
-        yield f'<div class="pick">{caption}{panels.strip(name, budget)}</div>'
+            value = scored.values[images.score][index]
+            text = tables.format_score(images.score, value)
+            title = escape(images.titles[method])
+            scores.append(f'{title} {text}')
+        listed = ', '.join(scores)
+        caption = f'<p class="note"><b>{kind}</b>: {escape(name)} ({listed})</p>'
+        strip = panels.strip(name, budget)
+        yield f'<div class="pick">{caption}{strip}</div>'
 
 
 def worst_links(images: ImageSet, drawn: Sequence[int]) -> str:
@@ -246,23 +257,31 @@ def cards(images: ImageSet, drawn: Sequence[int], budget: int) -> Iterator[str]:
 def _card(images: ImageSet, index: int, strip: str) -> str:
     """Writes a card: the image's name and categories, its panels, and a table of its scores."""
     name = images.names[index]
-    categories = images.categories.get(name, ())
-    tags = ' '.join(f'<span class="tag">{escape(category)}</span>' for category in categories)
-    heads = [f'<th data-score="{score}">{COLUMNS[score]}</th>' for score in images.shown]
+    tags = []
+    for category in images.categories.get(name, ()):
+        tags.append(f'<span class="tag">{escape(category)}</span>')
+
+    # The table of scores.
+    heads = []
+    for score in images.shown:
+        heads.append(f'<th data-score="{score}">{COLUMNS[score]}</th>')
     rows = []
     for method, scored in images.methods.items():
         cells = [_cell(score, scored.values[score][index]) for score in images.shown]
-        rows.append(f'<tr><td>{escape(method)}</td>{"".join(cells)}</tr>')
+        title = escape(images.titles[method])
+        rows.append(f'<tr><td>{title}</td>{"".join(cells)}</tr>')
     return (
         f'<article class="card" id="{images.anchor(index)}" tabindex="-1">'
-        f'<h4>{escape(name)}</h4>{tags}{strip}'
+        f'<h4>{escape(name)}</h4>{" ".join(tags)}{strip}'
         f'<div class="wide"><table><thead><tr><th>Method</th>{"".join(heads)}</tr></thead>'
         f'<tbody>{"".join(rows)}</tbody></table></div></article>\n')
 
 
 def _cell(score: str, value: float) -> str:
+    # The exact value is for sorting.
     exact = '' if math.isnan(value) else repr(float(value))
-    return f'<td data-value="{exact}">{tables.format_score(score, value)}</td>'
+    text = tables.format_score(score, value)
+    return f'<td data-value="{exact}">{text}</td>'
 
 
 def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -174,9 +174,11 @@ def _doubts(predictions: Predictions, methods: Sequence[str]) -> list[str]:
 
 def _problem_report(problems: Sequence[str]) -> str:
     number = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
-    lines = [f'{number} in the input; nothing was computed:', *problems[:LISTED_PROBLEMS]]
-    if len(problems) > LISTED_PROBLEMS:
-        lines.append(f'... and {len(problems) - LISTED_PROBLEMS} more')
+    listed = problems[:LISTED_PROBLEMS]
+    lines = [f'{number} in the input; nothing was computed:', *listed]
+    more = len(problems) - len(listed)
+    if more:
+        lines.append(f'... and {more} more')
     return '\n'.join(lines)
 
 
@@ -396,11 +398,13 @@ def by_stem(listing: Listing, problems: list[str]) -> dict[str, File]:
         # macOS may have stored a name decomposed. Masks are paired as in training.
         stem = unicodedata.normalize('NFC', file.stem)
         files[stem].append(file)
+    by_name = {}
     for stem, same in files.items():
+        by_name[stem] = same[-1]
         if len(same) > 1:
             names = ', '.join(file.name for file in same)
             problems.append(f'{listing.folder}: {len(same)} files named {stem}: {names}')
-    return {stem: same[-1] for stem, same in files.items()}
+    return by_name
 
 
 def header_of(file: File, problems: list[str]) -> Header | None:

@@ -89,7 +89,11 @@ def known_sets(gt_root: str | os.PathLike) -> list[str]:
     root = Path(gt_root)
     folders = root.iterdir() if root.is_dir() else ()
     words = OTHERS | GENERIC
-    return [path.name for path in folders if path.is_dir() and plain(path.name) not in words]
+    names = []
+    for path in folders:
+        if path.is_dir() and plain(path.name) not in words:
+            names.append(path.name)
+    return names
 
 
 def _masks_in(folder: Path, dataset: str) -> Masks | None:
@@ -97,14 +101,22 @@ def _masks_in(folder: Path, dataset: str) -> Masks | None:
     files = list_folder(folder) if folder.is_dir() else []
     if not files:
         return None
-    beside = {path.name: path for path in sorted(folder.parent.iterdir()) if path.is_dir()}
+    masks = Listing(Folder(folder), files, ())
+
+    # What lies beside them.
+    around = sorted(folder.parent.iterdir())
+    beside = {path.name: path for path in around if path.is_dir()}
     trimaps = _listing(beside.get('trimap'))
-    images = _listing(next((beside[name] for name in beside if means(name, IMAGES)), None))
-    return Masks(dataset, Listing(Folder(folder), files, ()), trimaps, images)
+    named = [path for name, path in beside.items() if means(name, IMAGES)]
+    images = _listing(named[0] if named else None)
+    return Masks(dataset, masks, trimaps, images)
 
 
 def _listing(folder: Path | None) -> Listing | None:
-    return None if folder is None else Listing(Folder(folder), list_folder(folder), ())
+    if folder is None:
+        return None
+    files = list_folder(folder)
+    return Listing(Folder(folder), files, ())
 
 
 def _masks_on(tree: Tree, dataset: str, datasets: Sequence[str]) -> Masks | None:
@@ -146,13 +158,17 @@ def _folders_of(tree: Tree, dataset: str, datasets: Sequence[str]) -> Iterator[L
 
 def _is_other(listing: Listing) -> bool:
     """Whether a folder holds what lies beside masks: images, edges and so on."""
+    if means_masks(last_name(listing)):
+        return False
     names = path_names(listing)
-    return any(means(name, OTHERS) for name in names) and not means_masks(last_name(listing))
+    return any(means(name, OTHERS) for name in names)
 
 
 def _set_name(listing: Listing, root: Path) -> str:
     """Names a set by the folder above its masks."""
     real = root.resolve()
-    names = [real.parent.name, real.name, *(listing.parts or listing.top)]
-    own = [name for name in names if not means_masks(name)] or names
-    return SET_SUFFIX.sub('', own[-1])
+    below = listing.parts or listing.top
+    names = [real.parent.name, real.name, *below]
+    own = [name for name in names if not means_masks(name)]
+    innermost = (own or names)[-1]
+    return SET_SUFFIX.sub('', innermost)

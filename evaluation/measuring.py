@@ -245,11 +245,16 @@ def _mean_of_targets(points: np.ndarray) -> np.ndarray:
     """Averages curves (targets, 258) without those that are NaN; a curve (258,) stays."""
     if points.ndim == 1:
         return points
-    present = points[~np.isnan(points[:, 0])]
-    return present.mean(axis=0) if len(present) else points[0]
+    is_missing = np.isnan(points[:, 0])
+    present = points[~is_missing]
+    if len(present) == 0:
+        return points[0]
+    return present.mean(axis=0)
 
 
 def mean_of_present(values: np.ndarray) -> float:
     """Averages values (images,) without NaN; NaN if there is none."""
     present = values[~np.isnan(values)]
-    return float(present.mean()) if len(present) else float('nan')
+    if len(present) == 0:
+        return math.nan
+    return float(present.mean())

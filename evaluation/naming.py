@@ -106,8 +106,10 @@ def _may_join(naming: Naming, core: str) -> bool:
     """Whether the affixes leave the name's numbers whole: 12 is no 2 with the prefix 1."""
     if not core:
         return False
-    splits_first = naming.prefix[-1:].isdigit() and core[:1].isdigit()
-    splits_last = naming.suffix[:1].isdigit() and core[-1:].isdigit()
+    before = naming.prefix[-1:]
+    behind = naming.suffix[:1]
+    splits_first = before.isdigit() and core[:1].isdigit()
+    splits_last = behind.isdigit() and core[-1:].isdigit()
     return not splits_first and not splits_last
 
 
@@ -121,12 +123,20 @@ def _candidates(masks: Collection[str], names: Collection[str], mask_suffix: str
     cores = [mask.removesuffix(mask_suffix) for mask in masks]
     unpaired = [core for core in cores if core and (mask_suffix or core not in names)]
     longest = sorted(unpaired, key=lambda core: (-len(core), core))
+
+    # Each name votes for what surrounds a mask's name in it.
     votes: Counter[Naming] = Counter()
     for core in longest[:ASKED_MASKS]:
         for name in names:
             for prefix, suffix in _around(core, name):
-                votes[Naming(prefix, suffix, mask_suffix)] += 1
-    ordered = sorted(votes, key=lambda naming: (-votes[naming], len(''.join(naming)), naming))
+                naming = Naming(prefix, suffix, mask_suffix)
+                votes[naming] += 1
+
+    def order(naming: Naming) -> tuple[int, int, Naming]:
+        letters = len(''.join(naming))
+        return -votes[naming], letters, naming
+
+    ordered = sorted(votes, key=order)
     return ordered[:CANDIDATES]
 
 
@@ -143,12 +153,15 @@ def _common_suffix(masks: Collection[str]) -> str:
     if len(masks) < 2:
         return ''
     reversed_names = [mask[::-1] for mask in masks]
-    first, last = min(reversed_names), max(reversed_names)
+    # What the first and the last of the sorted names share, all share.
+    first = min(reversed_names)
+    last = max(reversed_names)
+    shorter = min(len(first), len(last))
     length = 0
-    while length < min(len(first), len(last)) and first[length] == last[length]:
+    while length < shorter and first[length] == last[length]:
         length += 1
-    common = first[:length][::-1]
-    found = MASK_SUFFIX.search(common)
+    reversed_common = first[:length]
+    found = MASK_SUFFIX.search(reversed_common[::-1])
     return found.group() if found else ''
 
 

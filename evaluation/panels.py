@@ -29,6 +29,21 @@ IMAGES_DPI = 300
 Box = tuple[int, int, int, int]  # x, y, width and height in pixels
 
 
+class Corner(NamedTuple):
+    """A corner of a panel."""
+
+    is_right: bool
+    is_lower: bool
+
+    def place(self, inset: tuple[int, int], panel: tuple[int, int]) -> tuple[int, int]:
+        """The left and upper border of an inset in it; sizes are (width, height)."""
+        panel_width, panel_height = panel
+        width, height = inset
+        left = panel_width - width if self.is_right else 0
+        top = panel_height - height if self.is_lower else 0
+        return left, top
+
+
 class Request(NamedTuple):
     """An image to draw, and the part of it to enlarge: None for where methods differ most."""
 
@@ -139,15 +154,20 @@ def most_different(mask: np.ndarray, predictions: Sequence[np.ndarray]) -> Box:
     Returns:
         A square.
     """
-    height, width = mask.shape
-    side = max(1, round(ZOOM * min(height, width)))
     errors = np.zeros(mask.shape, np.float32)
     for prediction in predictions:
         errors += cv2.absdiff(prediction, mask)
 
-    # The sums over each square, by its upper left corner.
-    sums = cv2.boxFilter(errors, -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    inside = sums[:height - side + 1, :width - side + 1]
+    # The mean over each square, by its upper left corner.
+    height, width = mask.shape
+    side = max(1, round(ZOOM * min(height, width)))
+    square = (side, side)
+    means = cv2.boxFilter(errors, -1, square, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+
+    # Of the squares that lie in the image.
+    last_row = height - side
+    last_column = width - side
+    inside = means[:last_row + 1, :last_column + 1]
     y, x = np.unravel_index(inside.argmax(), inside.shape)
     return int(x), int(y), side, side
 
@@ -179,12 +199,15 @@ def panel_figure(
         top = total
         for strip, height in zip(strips, heights, strict=True):
             top -= height
+            corner = free_corner(strip.mask, strip.zoom) if strip.zoom else None
             for column, panel in enumerate(_panels(strip, shown, has_images)):
+                # Its place in shares of the figure.
                 left = column * (width + GAP)
                 place = (left / size.page, top / total, width / size.page, height / total)
                 axes = figure.add_axes(place)
                 axes.set_axis_off()
-                axes.imshow(enlarged(panel, strip.zoom, width, height), aspect='auto')
+                picture = enlarged(panel, strip.zoom, corner, width, height)
+                axes.imshow(picture, aspect='auto')
             top -= GAP
         ours = {method.name for method in shown if method.ours}
         _write_heads(figure, heads, ours, width, size)
@@ -219,62 +242,122 @@ def _panel_height(strip: Strip, width: float) -> float:
 
 def _panels(strip: Strip, shown: Sequence[Shown], has_images: bool) -> list[np.ndarray]:
     """The strip's panels in their order, RGB."""
-    greys = [strip.mask, *(strip.predictions[method.folder] for method in shown)]
-    panels = [np.dstack([grey] * 3) for grey in greys]
+    panels = []
     if has_images and strip.image is not None:
-        panels.insert(0, strip.image)
+        panels.append(strip.image)
+    predictions = [strip.predictions[method.folder] for method in shown]
+    for grey in (strip.mask, *predictions):
+        panels.append(np.dstack([grey, grey, grey]))
     return panels
 
 
-def enlarged(panel: np.ndarray, zoom: Box | None, width: float, height: float) -> np.ndarray:
-    """Fits a panel into a place, with an enlarged part of it in the corner that is far from it.
+def free_corner(mask: np.ndarray, zoom: Box) -> Corner:
+    """Chooses the corner where an inset hides nothing of its part, and least of the object.
+
+    Of equal ones it is the one on the other side of the centre.
+
+    Args:
+        mask: uint8 (H, W).
+        zoom: The part that the inset enlarges.
+    """
+    height, width = mask.shape
+    x, y, zoom_width, zoom_height = zoom
+    enlarged_part = np.zeros_like(mask)
+    enlarged_part[y:y + zoom_height, x:x + zoom_width] = 255
+
+    # The corners, the one across from the part first.
+    is_left = x + zoom_width / 2 < width / 2
+    is_upper = y + zoom_height / 2 < height / 2
+    across = Corner(is_right=is_left, is_lower=is_upper)
+    beside = Corner(across.is_right, not across.is_lower)
+    below = Corner(not across.is_right, across.is_lower)
+    near = Corner(not across.is_right, not across.is_lower)
+
+    # What an inset hides in each.
+    inset_width, inset_height = _inset_size(zoom, width, height)
+    hidden = {}
+    for corner in (across, beside, below, near):
+        left, top = corner.place((inset_width, inset_height), (width, height))
+        rows = slice(top, top + inset_height)
+        columns = slice(left, left + inset_width)
+        of_part = enlarged_part[rows, columns].sum(dtype=np.int64)
+        of_object = mask[rows, columns].sum(dtype=np.int64)
+        hidden[corner] = (int(of_part), int(of_object))
+    return min(hidden, key=hidden.__getitem__)
+
+
+def _inset_size(zoom: Box, width: int, height: int) -> tuple[int, int]:
+    """Width and height of the inset in a panel of this size."""
+    _, _, zoom_width, zoom_height = zoom
+    longer = INSET * min(height, width)
+    factor = longer / max(zoom_width, zoom_height)
+    inset_width = max(1, round(zoom_width * factor))
+    inset_height = max(1, round(zoom_height * factor))
+    return inset_width, inset_height
+
+
+def enlarged(
+    panel: np.ndarray,
+    zoom: Box | None,
+    corner: Corner | None,
+    width: float,
+    height: float,
+) -> np.ndarray:
+    """Fits a panel into a place, with an enlarged part of it in a corner.
 
     Args:
         panel: RGB, uint8 (H, W, 3).
         zoom: The part; None for none.
+        corner: Where the inset lies.
         width: Of the place in mm.
         height: Of the place in mm; what a tall panel leaves free at its sides is white.
 
     Returns:
         RGB, uint8.
     """
+    # The panel, as large as the place permits.
     dots = IMAGES_DPI * MM
     place_height = round(height * dots)
     place_width = round(width * dots)
-    scale = min(place_height / panel.shape[0], place_width / panel.shape[1])
-    drawn = _resize(panel, round(panel.shape[1] * scale), round(panel.shape[0] * scale))
-    if zoom is not None:
-        _add_inset(drawn, panel, zoom, scale)
+    panel_height, panel_width, _ = panel.shape
+    scale = min(place_height / panel_height, place_width / panel_width)
+    drawn = _resize(panel, round(panel_width * scale), round(panel_height * scale))
+    if zoom is not None and corner is not None:
+        _add_inset(drawn, panel, zoom, corner, scale)
 
+    # In the middle of the place.
     canvas = np.full((place_height, place_width, 3), 255, np.uint8)
-    left = (place_width - drawn.shape[1]) // 2
-    canvas[:drawn.shape[0], left:left + drawn.shape[1]] = drawn[:place_height]
+    drawn_height, drawn_width, _ = drawn.shape
+    left = (place_width - drawn_width) // 2
+    canvas[:drawn_height, left:left + drawn_width] = drawn[:place_height]
     return canvas
 
 
 def _resize(panel: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resizes a panel; to at least one pixel."""
+    size = max(1, width), max(1, height)
     shrinks = width < panel.shape[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return cv2.resize(panel, (max(1, width), max(1, height)), interpolation=interpolation)
+    return cv2.resize(panel, size, interpolation=interpolation)
 
 
-def _add_inset(drawn: np.ndarray, panel: np.ndarray, zoom: Box, scale: float) -> None:
+def _add_inset(
+    drawn: np.ndarray, panel: np.ndarray, zoom: Box, corner: Corner, scale: float,
+) -> None:
     """Frames the part in a panel that was scaled, and puts it there again, enlarged."""
+    # The part, enlarged.
     x, y, zoom_width, zoom_height = zoom
-    height, width = drawn.shape[:2]
-    factor = INSET * min(height, width) / max(zoom_width, zoom_height)
+    height, width, _ = drawn.shape
     part = panel[y:y + zoom_height, x:x + zoom_width]
-    inset = _resize(part, round(zoom_width * factor), round(zoom_height * factor))
+    inset_width, inset_height = _inset_size(zoom, width, height)
+    inset = _resize(part, inset_width, inset_height)
 
-    # The corner on the other side of the centre.
-    is_left = x + zoom_width / 2 < panel.shape[1] / 2
-    is_upper = y + zoom_height / 2 < panel.shape[0] / 2
-    left = width - inset.shape[1] if is_left else 0
-    top = height - inset.shape[0] if is_upper else 0
-    drawn[top:top + inset.shape[0], left:left + inset.shape[1]] = inset
+    # In its corner.
+    left, top = corner.place((inset_width, inset_height), (width, height))
+    drawn[top:top + inset_height, left:left + inset_width] = inset
 
     # A frame around the inset, and around what it enlarges.
-    _frame(drawn, (left, top, inset.shape[1], inset.shape[0]))
+    _frame(drawn, (left, top, inset_width, inset_height))
     x, y, zoom_width, zoom_height = (round(value * scale) for value in zoom)
     _frame(drawn, (x, y, zoom_width, zoom_height))
 
@@ -282,6 +365,9 @@ def _add_inset(drawn: np.ndarray, panel: np.ndarray, zoom: Box, scale: float) ->
 def _frame(drawn: np.ndarray, box: Box) -> None:
     """Draws a frame inside a box."""
     x, y, width, height = box
-    right = min(x + width, drawn.shape[1]) - FRAME
-    bottom = min(y + height, drawn.shape[0]) - FRAME
-    cv2.rectangle(drawn, (x + 1, y + 1), (right, bottom), FRAME_COLOR, FRAME)
+    drawn_height, drawn_width, _ = drawn.shape
+    right = min(x + width, drawn_width) - FRAME
+    bottom = min(y + height, drawn_height) - FRAME
+    first = (x + 1, y + 1)
+    last = (right, bottom)
+    cv2.rectangle(drawn, first, last, FRAME_COLOR, FRAME)

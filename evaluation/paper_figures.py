@@ -23,14 +23,17 @@ from evaluation.figures import (
     mean_over_sets,
     name_legend,
 )
+from evaluation.lines import COLORS
 from evaluation.metrics import COLUMNS, higher_is_better
 from evaluation.results import Results
-from evaluation.style import COLORS, drawing
+from evaluation.style import drawing
 
 MM = 1 / 25.4  # inches
+POINT = 25.4 / 72  # mm
 PNG_DPI = 300
 CURVES = ('pr', 'f', 'e')
 LEGEND_INSIDE = 6  # more names would hide the curves
+LEGEND_LINE = 4  # what a legend needs beside a name, in sizes of its font
 RADAR_CATEGORIES = range(3, 13)
 BAR_HEIGHT = 2.6  # mm
 ROW_HEIGHT = 4.5  # mm of a row of dots
@@ -58,7 +61,7 @@ class Size(NamedTuple):
     @property
     def line(self) -> float:
         """Height of a line of text in mm."""
-        return self.font * LINE_HEIGHT * 25.4 / 72
+        return self.font * LINE_HEIGHT * POINT
 
     @property
     def style(self) -> dict[str, float]:
@@ -122,22 +125,39 @@ def _column_figure(
 ) -> tuple[Figure, Axes, Callable[[Sequence[Line2D]], None]]:
     """Makes a figure of one column, and what adds its legend: inside, or of many names below."""
     if len(names) <= LEGEND_INSIDE:
-        figure = Figure((size.column * MM, size.height * MM), layout='constrained')
+        figure = _figure(size.column, size.height)
         axes = figure.subplots()
         return figure, axes, lambda handles: name_legend(axes, handles, names)
+
+    # The legend must not make the curves smaller.
     columns = _legend_columns(names, size, size.column)
-    height = size.height + _legend_height(names, columns, size)
-    figure = Figure((size.column * MM, height * MM), layout='constrained')
+    legend_height = _legend_height(names, columns, size)
+    figure = _figure(size.column, size.height + legend_height)
     axes = figure.subplots()
-    return figure, axes, lambda handles: name_legend(
-        figure, handles, names, loc='outside lower center', ncols=columns)
+    return figure, axes, lambda handles: _legend_below(figure, handles, names, columns)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of some mm."""
+    inches = (width * MM, height * MM)
+    return Figure(inches, layout='constrained')
+
+
+def _legend_below(
+    figure: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int,
+) -> None:
+    """Adds a legend of some columns below a figure."""
+    name_legend(figure, handles, names, loc='outside lower center', ncols=columns)
 
 
 def _legend_columns(names: Sequence[str], size: Size, width: float) -> int:
     """How many names of the longest one's length fit side by side."""
-    widest = max(_text_width(name) for name in names)
-    column = (widest + 4) * (size.font - 1) * 25.4 / 72
-    return max(1, min(len(names), int(width / column)))
+    widths = map(_text_width, names)
+    widest = max(widths)
+    font = (size.font - 1) * POINT
+    column = (widest + LEGEND_LINE) * font
+    fitting = int(width / column)
+    return max(1, min(len(names), fitting))
 
 
 def _text_width(text: str) -> float:
@@ -147,7 +167,8 @@ def _text_width(text: str) -> float:
 
 
 def _legend_height(names: Sequence[str], columns: int, size: Size) -> float:
-    return (math.ceil(len(names) / columns) + 1) * size.line
+    rows = math.ceil(len(names) / columns)
+    return (rows + 1) * size.line
 
 
 def epochs(
@@ -169,13 +190,15 @@ def epochs(
     with drawing(names, size.style):
         figure, axes, place_legend = _column_figure(names, size)
         for run in shown:
-            x, y = zip(*mean_over_sets(runs[run.folder]), strict=True)
-            line = run.line
+            points = mean_over_sets(runs[run.folder])
+            x, y = zip(*points, strict=True)
+            color, dashes, width = run.line
             marker = '.' if len(x) <= MAX_MARKED_EPOCHS else ''
-            axes.plot(x, y, line.dashes, marker=marker, color=line.color, lw=line.width)
+            axes.plot(x, y, dashes, marker=marker, color=color, lw=width)
+
             # The best epoch.
-            best = int(np.argmax(y) if higher else np.argmin(y))
-            axes.plot(x[best], y[best], 'o', color=line.color, ms=5, mec='white')
+            best = np.argmax(y) if higher else np.argmin(y)
+            axes.plot(x[best], y[best], 'o', color=color, ms=5, mec='white')
         axes.set(xlabel='Epoch', ylabel=_score_label(score))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         place_legend([_handle(run) for run in shown])
@@ -216,18 +239,21 @@ def _radar(score: str, results: Results, shown: Sequence[Shown], size: Size) -> 
     """A closed line of each method around the centre."""
     names = [method.name for method in shown]
     columns = _legend_columns(names, size, size.column)
-    height = size.column * .92 + _legend_height(names, columns, size)
-    figure = Figure((size.column * MM, height * MM), layout='constrained')
+    legend_height = _legend_height(names, columns, size)
+    figure = _figure(size.column, size.column * .92 + legend_height)
     axes = figure.add_subplot(projection='polar')
     assert isinstance(axes, PolarAxes)
+
+    # A line of each method; ours lies above the others.
     angles = np.linspace(0, 2 * np.pi, len(results), endpoint=False)
     closed = np.append(angles, 0)
     for method in sorted(shown, key=lambda method: method.ours):
-        values = [found[method.folder].get(score, math.nan) for found in results.values()]
-        line = method.line
-        axes.plot(closed, [*values, values[0]], line.dashes, color=line.color, lw=line.width)
+        values = _values_of(method, score, results)
+        closed_values = np.append(values, values[0])
+        color, dashes, width = method.line
+        axes.plot(closed, closed_values, dashes, color=color, lw=width)
         if method.ours:
-            axes.fill(angles, values, color=line.color, alpha=.1)
+            axes.fill(angles, values, color=color, alpha=.1)
 
     # The first category on top, then clockwise; the best outside. The centre is not 0.
     axes.set_theta_offset(np.pi / 2)
@@ -244,19 +270,34 @@ def _radar(score: str, results: Results, shown: Sequence[Shown], size: Size) -> 
     axes.spines['polar'].set_visible(False)
     axes.set_title(_score_label(score), fontsize=size.font)
     handles = [_handle(method) for method in shown]
-    name_legend(figure, handles, names, loc='outside lower center', ncols=columns)
+    _legend_below(figure, handles, names, columns)
     return figure
+
+
+def _values_of(method: Shown, score: str, results: Results) -> np.ndarray:
+    """A method's score in each category; NaN where there is none."""
+    values = []
+    for found in results.values():
+        scores = found[method.folder]
+        values.append(scores.get(score, math.nan))
+    return np.array(values)
 
 
 def _limit_radius(axes: Axes, higher: bool) -> None:
     """Uses the circle for the range of the values."""
-    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
-    low, high = np.nanmin(values), np.nanmax(values)
+    drawn = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+    values = np.concatenate(drawn)
+    low = np.nanmin(values)
+    high = np.nanmax(values)
+
+    # The worst lies a little off the centre, the best at the circle.
     spread = max(high - low, 1e-3)
+    inner = .35 * spread
+    outer = .05 * spread
     if higher:
-        axes.set_ylim(low - .35 * spread, high + .05 * spread)
+        axes.set_ylim(low - inner, high + outer)
     else:
-        axes.set_ylim(high + .35 * spread, low - .05 * spread)
+        axes.set_ylim(high + inner, low - outer)
 
 
 def _align_around(axes: Axes, angles: np.ndarray) -> None:
@@ -278,22 +319,20 @@ def _bars(score: str, results: Results, shown: Sequence[Shown], size: Size) -> F
         draw = _draw_dots
     names = [method.name for method in shown]
     columns = _legend_columns(names, size, size.column)
-    height += 3 * size.line + _legend_height(names, columns, size)
-    figure = Figure((size.column * MM, height * MM), layout='constrained')
+    legend_height = _legend_height(names, columns, size)
+    axis_height = 3 * size.line
+    figure = _figure(size.column, height + axis_height + legend_height)
     axes = figure.subplots()
 
     # A row for each category, the first on top.
-    by_method = []
-    for method in shown:
-        values = [found[method.folder].get(score, math.nan) for found in results.values()]
-        by_method.append(np.array(values))
+    by_method = [_values_of(method, score, results) for method in shown]
     handles = draw(axes, by_method, shown)
     axes.set_yticks(np.arange(len(results)), list(results))
     axes.set_ylim(len(results) - .5, -.5)
     axes.tick_params(axis='y', length=0)
     axes.set_axisbelow(True)
     axes.set_xlabel(_score_label(score))
-    name_legend(figure, handles, names, loc='outside lower center', ncols=columns)
+    _legend_below(figure, handles, names, columns)
     return figure
 
 
@@ -301,13 +340,16 @@ def _draw_bars(
     axes: Axes, by_method: Sequence[np.ndarray], shown: Sequence[Shown],
 ) -> list[Artist]:
     """Draws each method's values (categories,) as bars; returns the legend's handles."""
+    # Bars lie about the middle of their row, which has room for one more.
     thickness = 1 / (len(shown) + 1)
+    middle = (len(shown) - 1) / 2
     handles: list[Artist] = []
     for index, (values, method) in enumerate(zip(by_method, shown, strict=True)):
-        offset = (index - (len(shown) - 1) / 2) * thickness
+        color = method.line.color
+        offset = (index - middle) * thickness
         rows = np.arange(len(values)) + offset
-        axes.barh(rows, values, thickness * .86, color=method.line.color)
-        handles.append(Patch(color=method.line.color))
+        axes.barh(rows, values, thickness * .86, color=color)
+        handles.append(Patch(color=color))
     axes.grid(axis='y', visible=False)
     return handles
 

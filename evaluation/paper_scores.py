@@ -113,9 +113,11 @@ def _score_images(
     """Aggregates some images, by method."""
     rows = {}
     for method in shown:
-        rows[method.folder] = {
-            f'{dataset}/{name}': scored.rows[dataset][method.folder][name]
-            for dataset, name in images}
+        of_method = {}
+        for dataset, name in images:
+            found = scored.rows[dataset][method.folder]
+            of_method[f'{dataset}/{name}'] = found[name]
+        rows[method.folder] = of_method
     aggregated = scores_of(rows, scored.scores)
     return {method: found.scores for method, found in aggregated.items()}
 
@@ -132,11 +134,32 @@ def compare_all_pairs(
     if len(places) > 1:
         places[ALL_SETS] = list(by_set)
     for place, datasets in places.items():
-        values = {}
-        for method in scored.methods_of(*datasets):
-            of_sets = [by_set[dataset][method.folder] for dataset in datasets]
-            if all(score in found.values and score not in found.pooled for found in of_sets):
-                values[method.folder] = of_sets
-        if len(values) > 1:
-            tests[place] = compare_pairs(values, score)
+        of_place = {dataset: by_set[dataset] for dataset in datasets}
+        methods = [method.folder for method in scored.methods_of(*datasets)]
+        found = compare_sets(of_place, methods, score)
+        if found:
+            tests[place] = found
     return tests
+
+
+def compare_sets(
+    by_set: ScoresBySet, methods: Sequence[str], score: str, against: str | None = None,
+) -> list[PairTest]:
+    """Tests pairs of methods by a score over some sets; none of a score over pooled pixels.
+
+    Args:
+        by_set: Scores of single images, by set and method.
+        methods: The methods, which have all sets.
+        score: Name of the score.
+        against: The method that is in every pair; None for all pairs.
+    """
+    values = {}
+    for method in methods:
+        of_sets = [found[method] for found in by_set.values()]
+        is_of_images = all(
+            score in found.values and score not in found.pooled for found in of_sets)
+        if is_of_images:
+            values[method] = of_sets
+    if len(values) < 2:
+        return []
+    return compare_pairs(values, score, against)

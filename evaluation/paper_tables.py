@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from evaluation.display import Shown
-from evaluation.formats import Cell, Column, Table, label, places
+from evaluation.formats import MISSING, Cell, Column, Table, label, places
 from evaluation.metrics import COLUMNS, higher_is_better
 from evaluation.results import Results
 from evaluation.significance import PairTest
@@ -23,12 +23,16 @@ def comparison(results: Results, shown: Sequence[Shown], scores: Sequence[str]) 
         scores: Names of the scores, in order.
     """
     columns = [Column('Method', is_label=True)]
-    rows = [[label(method.name, method.ours)] for method in shown]
+    rows = [[method.label] for method in shown]
     for dataset, found in results.items():
         for score in scores:
             columns.append(_score_column(score, dataset))
-            values = [found.get(method.folder, {}).get(score, math.nan) for method in shown]
-            for row, cell in zip(rows, marked_cells(score, values), strict=True):
+            values = []
+            for method in shown:
+                of_method = found.get(method.folder, {})
+                values.append(of_method.get(score, math.nan))
+            cells = marked_cells(score, values)
+            for row, cell in zip(rows, cells, strict=True):
                 row.append(cell)
     return Table('Methods by test sets', columns, rows)
 
@@ -40,8 +44,11 @@ def _score_column(score: str, group: str = '') -> Column:
 def marked_cells(score: str, values: Sequence[float]) -> list[Cell]:
     """Makes cells of a score's values, the best three marked."""
     texts = [format_score(score, value) for value in values]
-    found = places(texts, higher_is_better(score))
-    return [Cell(*parts) for parts in zip(texts, values, found, strict=True)]
+    ranks = places(texts, higher_is_better(score))
+    cells = []
+    for text, value, place in zip(texts, values, ranks, strict=True):
+        cells.append(Cell(text, value, place))
+    return cells
 
 
 def by_image(
@@ -58,9 +65,11 @@ def by_image(
     for index, name in enumerate(names):
         for method in shown:
             values = scored[method.folder].values
-            cells = [label(name), label(method.name, method.ours)]
+            cells = [label(name), method.label]
             for score in scores:
-                value = float(values[score][index]) if score in values else math.nan
+                value = math.nan
+                if score in values:
+                    value = float(values[score][index])
                 cells.append(Cell(format_score(score, value), value))
             rows.append(cells)
     return Table(f'Images of {dataset}', columns, rows)
@@ -84,16 +93,25 @@ def by_category(
         images: Number of images of each category.
         shown: The methods, in order.
     """
+    # The headings.
+    capitalised = heading[:1].upper() + heading[1:]
+    columns = [Column(capitalised, is_label=True), Column('Images')]
     direction = higher_is_better(score)
-    columns = [Column(heading[:1].upper() + heading[1:], is_label=True), Column('Images')]
     for method in shown:
-        columns.append(Column(method.name, COLUMNS[score], direction, ours=method.ours))
+        column = Column(method.name, COLUMNS[score], direction, ours=method.ours)
+        columns.append(column)
+
+    # A row for each category.
     rows = []
     for category, found in results.items():
-        values = [found[method.folder].get(score, math.nan) for method in shown]
+        values = []
+        for method in shown:
+            scores = found[method.folder]
+            values.append(scores.get(score, math.nan))
         number = images[category]
         cells = [label(category), Cell(str(number), number)]
-        rows.append(cells + marked_cells(score, values))
+        cells += marked_cells(score, values)
+        rows.append(cells)
     return Table(title, columns, rows)
 
 
@@ -120,21 +138,29 @@ def pair_tests(
     rows = []
     for dataset, pairs in tests.items():
         for pair in pairs:
-            names = [methods[folder] for folder in (pair.better, pair.worse)]
-            labels = [label(method.name, method.ours) for method in names]
-            differences = [_difference(score, value) for value in (pair.lead, pair.low, pair.high)]
-            probabilities = [Cell(_p_text(p), p) for p in (pair.p, pair.corrected)]
-            effect = Cell(f'{pair.effect:.2f}', pair.effect)
-            rows.append([label(dataset), *labels, *differences, *probabilities, effect])
+            rows.append([
+                label(dataset),
+                methods[pair.better].label,
+                methods[pair.worse].label,
+                _difference(score, pair.lead),
+                _difference(score, pair.low),
+                _difference(score, pair.high),
+                Cell(write_p(pair.p), pair.p),
+                Cell(write_p(pair.corrected), pair.corrected),
+                Cell(f'{pair.effect:.2f}', pair.effect),
+            ])
     return Table(f'Pairs of methods by {COLUMNS[score]}', columns, rows)
 
 
 def _difference(score: str, value: float) -> Cell:
-    text = '-' if math.isnan(value) else format_difference(score, value)
+    if math.isnan(value):
+        return Cell(MISSING, value)
+    text = format_difference(score, value)
     return Cell(text, value)
 
 
-def _p_text(p: float) -> str:
+def write_p(p: float) -> str:
+    """Writes a p-value; the smallest ones as a bound."""
     if p < SMALLEST_P:
         return f'< {SMALLEST_P:.3f}'.replace('0.', '.')
     text = f'{p:.3f}'

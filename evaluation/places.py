@@ -49,21 +49,27 @@ class ScoredFiles:
     def prediction(self, method: str, name: str) -> File | None:
         """Returns a method's prediction of the image."""
         if method not in self._methods:
-            self._methods[method] = _files(self._folder(method))
+            folder = self._folder(method)
+            self._methods[method] = _files(folder)
+
+        # Its name, with what the method adds to it.
         place = self._places['methods'].get(method, {})
         affixes = [place.get(field, '') for field in Naming._fields]
-        expected = Naming(*affixes).prediction_of(name)
+        naming = Naming(*affixes)
+        expected = naming.prediction_of(name)
         return self._methods[method].get(expected)
 
     def is_zero_one(self, method: str) -> bool:
         """Whether the method's predictions hold but 0 and 1, for `read_prediction`."""
-        return self._places['methods'].get(method, {}).get('zero_one', False)
+        place = self._places['methods'].get(method, {})
+        return place.get('zero_one', False)
 
     @cached_property
     def _mask_folder(self) -> Folder:
         if 'masks' in self._places:
             return _folder(self._places['masks'])
-        return Folder(mask_folder(self._found['gt_root'], self._dataset))
+        path = mask_folder(self._found['gt_root'], self._dataset)
+        return Folder(path)
 
     @cached_property
     def _masks(self) -> dict[str, File]:
@@ -80,7 +86,8 @@ class ScoredFiles:
         place = self._places['methods'].get(method)
         if place:
             return _folder(place)
-        return Folder(Path(self._found['pred_root'], method, self._dataset))
+        path = Path(self._found['pred_root'], method, self._dataset)
+        return Folder(path)
 
 
 def _describe(folder: Folder) -> dict[str, str | None]:
@@ -89,8 +96,11 @@ def _describe(folder: Folder) -> dict[str, str | None]:
 
 
 def _folder(place: Mapping[str, Any]) -> Folder:
+    path = Path(place['folder'])
     inner = place['inner']
-    return Folder(Path(place['folder']), None if inner is None else PurePosixPath(inner))
+    if inner is None:
+        return Folder(path)
+    return Folder(path, PurePosixPath(inner))
 
 
 def _beside(folder: Folder) -> list[Folder]:
@@ -100,9 +110,14 @@ def _beside(folder: Folder) -> list[Folder]:
         if not around.is_dir():
             return []
         return [Folder(path) for path in sorted(around.iterdir()) if path.is_dir()]
-    listings = read_tree(folder.path).listings
-    inside = [listing.folder for listing in listings if listing.folder.inner is not None]
-    return [one for one in inside if one.inner and one.inner.parent == folder.inner.parent]
+
+    # In an archive: the folders of the same folder.
+    beside = []
+    for listing in read_tree(folder.path).listings:
+        inner = listing.folder.inner
+        if inner is not None and inner.parent == folder.inner.parent:
+            beside.append(listing.folder)
+    return beside
 
 
 def _files(folder: Folder) -> dict[str, File]:
@@ -111,7 +126,8 @@ def _files(folder: Folder) -> dict[str, File]:
         if folder.inner is None:
             listing = Listing(folder, list_folder(folder.path), ())
             return by_stem(listing, [])
-        found = [one for one in read_tree(folder.path).listings if one.folder == folder]
+        listings = read_tree(folder.path).listings
+        found = [one for one in listings if one.folder[:2] == folder[:2]]
     except OSError:
         return {}
     return by_stem(found[0], []) if found else {}

@@ -6,6 +6,7 @@ Each intermediate is computed on first use. Those of a mask serve all its predic
 import os
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from evaluation.kernels import (
     boundary,
     camouflage,
     context,
+    hce,
     histograms,
     multiscale,
     skeleton,
@@ -84,10 +86,13 @@ class PreparedMask:
             distance = np.abs(as_grey(trimap, 'trimap') - 128.0)
             self.unknown = distance < 64
 
-        if image is not None and (image.shape != (*grey.shape, 3) or image.dtype != np.uint8):
-            raise ValueError(
-                f'image: expected RGB, uint8, of the mask\'s size {grey.shape} (height, width), '
-                f'got {image.dtype} of shape {image.shape}')
+        # The image, in the mask's size.
+        if image is not None:
+            is_rgb = image.shape == (*grey.shape, 3) and image.dtype == np.uint8
+            if not is_rgb:
+                raise ValueError(
+                    f'image: expected RGB, uint8, of the mask\'s size {grey.shape} '
+                    f'(height, width), got {image.dtype} of shape {image.shape}')
         self.image = image
 
         # What nearly every metric needs; the rest is computed on first use.
@@ -97,10 +102,15 @@ class PreparedMask:
         self.packed_mask = bits.pack(is_foreground)
         self.foreground_count = bits.count(self.packed_mask)
         self._skeleton_cache = skeleton_cache
+        self._computed: dict[tuple, Any] = {}
 
     def has(self, need: str | None) -> bool:
         """Whether there is what a metric needs beside the mask: 'trimap', 'image', or nothing."""
-        there = {None: True, 'trimap': self.unknown is not None, 'image': self.image is not None}
+        there = {
+            None: True,
+            'trimap': self.unknown is not None,
+            'image': self.image is not None,
+        }
         return there[need]
 
     @cached_property
@@ -121,7 +131,8 @@ class PreparedMask:
 
     def _centre_of(self, counts: np.ndarray) -> int:
         """The mean index, rounded half to even, plus 1, of pixels counted along one axis."""
-        mean = counts @ np.arange(len(counts)) / self.foreground_count
+        indices = np.arange(len(counts))
+        mean = counts @ indices / self.foreground_count
         return round(float(mean)) + 1
 
     @cached_property
@@ -145,21 +156,28 @@ class PreparedMask:
         """Bands about the boundary, packed, for mBA."""
         return boundary.accuracy_bands(self.packed_mask, self.shape)
 
-    @cached_property
-    def context(self) -> context.Context:
-        """The mask's shape as a filter, for the context measure."""
-        return context.prepare(self.mask)
+    def context_of(self, alpha: float) -> context.Context:
+        """The mask's shape as a filter of some size, for the context measure."""
+        return self._once(('context', alpha), lambda: context.prepare(self.mask, alpha))
 
-    @cached_property
-    def camouflage(self) -> np.ndarray:
+    def camouflage_of(self, gamma: float, spatial_weight: float) -> np.ndarray:
         """How well the mask's pixels are camouflaged in the image, (pixels of the mask,)."""
-        assert self.image is not None
-        return camouflage.weights(self.image, self.mask > 0)
+        image = self.image
+        assert image is not None
+        return self._once(
+            ('camouflage', gamma, spatial_weight),
+            lambda: camouflage.weights(image, self.mask > 0, gamma, spatial_weight))
 
     @cached_property
     def edges(self) -> multiscale.TrueEdges:
         """The mask's edges, for multi-scale IoU."""
         return multiscale.true_edges(self.mask)
+
+    def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
+        """What is computed for some options, on first use."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        return self._computed[key]
 
     @cached_property
     def targets(self) -> targets.Targets:
@@ -249,12 +267,41 @@ class PreparedPrediction:
     @cached_property
     def target_counts(self) -> np.ndarray:
         """Counts (targets, 2, 258) as `pixel_counts`, in the target's box."""
-        return targets.target_counts(self.box_histograms, self.levels, self.truth.size)
+        means = self._target_means()
+        return targets.target_counts(self.box_histograms, self.levels, means, self.truth.size)
+
+    def _target_means(self) -> np.ndarray:
+        """Means of the prediction with zeros outside each target's box, (targets,)."""
+        p = self.levels.p
+        totals = self.box_histograms.sum(axis=1)
+        means = totals @ p / self.truth.size
+        # As of `_adaptive_threshold`: where a level lies at the threshold, rounding decides.
+        distances = np.abs(p - 2 * means[:, None])
+        is_near = distances < 1e-9
+        is_used = (totals > 0) & (p > 0) & (p < 1)
+        is_decided_by_rounding = (is_used & is_near).any(axis=1)
+        for target in np.flatnonzero(is_decided_by_rounding):
+            box = self.truth.targets.boxes[target]
+            means[target] = self._mean_in(box, p[self.pred])
+        return means
+
+    @staticmethod
+    def _mean_in(box: tuple[slice, slice], values: np.ndarray) -> float:
+        """The mean of values (H, W) with zeros outside a box, as NumPy rounds it."""
+        boxed = np.zeros_like(values)
+        boxed[box] = values[box]
+        return float(boxed.mean())
 
     @cached_property
     def packed_binary(self) -> np.ndarray:
         """The prediction above 128, not normalised, packed."""
         return bits.pack(self.pred > THRESHOLD)
+
+    @cached_property
+    def packed_above_half(self) -> np.ndarray:
+        """The prediction above .5, packed."""
+        above_half = self.levels.p > 0.5
+        return bits.pack(above_half[self.pred])
 
     def _adaptive_threshold(self) -> float:
         p = self.levels.p
@@ -286,9 +333,20 @@ class PreparedPrediction:
         return targets.absolute_error(
             self.pred, self.truth.targets, self.box_histograms, self.levels)
 
-    def multiscale_iou(self) -> np.ndarray:
+    def correction_effort(self, relax: int, epsilon: float) -> float:
+        """HCE of the normalised prediction above .5, as PySODMetrics has it."""
+        truth = self.truth
+        return hce.correction_effort(
+            self.packed_above_half,
+            truth.packed_mask,
+            truth.skeleton,
+            truth.shape,
+            relax,
+            epsilon)
+
+    def multiscale_iou(self, step: int = 1) -> np.ndarray:
         """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
-        by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges)
+        by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges, step)
         q = self.levels.q
         p = self.levels.p
         # The lowest grey value that is found; one beyond the last finds none.
@@ -299,19 +357,27 @@ class PreparedPrediction:
         found = np.append(lowest, (adaptive, half))
         return by_grey[found]
 
-    def context_measure(self) -> float:
+    def context_measure(self, beta2: float = 1, alpha: float = context.ALPHA) -> float:
         """Context measure; 0 for an empty mask."""
         if self.truth.foreground_count == 0:
             return 0.0
-        return context.context_measure(self.pred, self.levels.p, self.truth.context)
+        around = self.truth.context_of(alpha)
+        return context.context_measure(self.pred, self.levels.p, around, beta2=beta2)
 
-    def camouflage_context_measure(self) -> float:
+    def camouflage_context_measure(
+        self,
+        beta2: float = camouflage.BETA2,
+        alpha: float = context.ALPHA,
+        gamma: float = camouflage.GAMMA,
+        spatial_weight: float = camouflage.SPATIAL_WEIGHT,
+    ) -> float:
         """Context measure that weighs camouflaged pixels more; 0 for an empty mask."""
         truth = self.truth
         if truth.foreground_count == 0:
             return 0.0
-        return context.context_measure(
-            self.pred, self.levels.p, truth.context, truth.camouflage, camouflage.BETA2)
+        weights = truth.camouflage_of(gamma, spatial_weight)
+        around = truth.context_of(alpha)
+        return context.context_measure(self.pred, self.levels.p, around, weights, beta2)
 
     def matte_error(self, error: Callable[..., float], in_unknown: bool) -> float:
         """Computes an error of kernels/matting.py, whole or in the trimap's unknown part."""

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from evaluation import figures, gallery, tables
 from evaluation.controls import controls
+from evaluation.display import Shown
+from evaluation.formats import Cell, Table, flat_head
 from evaluation.gallery import (
     ImageSet,
     data_url,
@@ -23,10 +25,11 @@ from evaluation.gallery import (
     worst_links,
 )
 from evaluation.metrics import COLUMNS, higher_is_better, metric_of
+from evaluation.paper_tables import comparison
 from evaluation.results import (
-    Results,
     Sets,
     mean_over_sets,
+    of_methods,
     run_label,
     scores_by_method,
     scores_by_run,
@@ -62,12 +65,21 @@ PAGE_END = """
 
 
 class Choice(NamedTuple):
-    """The best method by one criterion, remarks on it, and the scores that the criterion weighs."""
+    """The best method by one criterion.
+
+    Attributes:
+        criterion: Its name.
+        best: The method, by its name on disk.
+        remarks: On its lead.
+        scores: The scores that the criterion weighs.
+        tests: Tables of the tests of pairs of methods by these scores.
+    """
 
     criterion: str
     best: str
     remarks: list[str]
     scores: list[str]
+    tests: Sequence[Table] = ()
 
 
 class Evaluation(NamedTuple):
@@ -79,6 +91,8 @@ class Evaluation(NamedTuple):
         sets: The JSON of each set.
         choices: The best method by each criterion.
         details: Per-image scores and curves of the methods to draw, by set, the best method first.
+        shown: The methods, in the order of tables.
+        runs: The runs of several epochs, in the order of legends.
         categories: Categories by name of an image, by set; may lack sets and images.
     """
 
@@ -87,6 +101,8 @@ class Evaluation(NamedTuple):
     sets: Sets
     choices: Sequence[Choice]
     details: Mapping[str, Mapping[str, MethodScores]]
+    shown: Sequence[Shown]
+    runs: Sequence[Shown]
     categories: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
 
 
@@ -130,34 +146,41 @@ def _content_policy(script: str) -> str:
 
 
 def _text(evaluation: Evaluation) -> Iterator[str]:
-    """Yields all but the images: the choice, scores over epochs, tables, curves."""
-    task, columns, sets, choices, details, _ = evaluation
-    scores = scores_by_method(sets)
+    """Yields all but the images: the choice, scores over epochs, tables, tests, curves."""
+    choices = evaluation.choices
+    sets = evaluation.sets
 
     # How much was scored, and how much of it is drawn.
     first_set = next(iter(sets.values()))
     images = first_set['methods'][0]['images']
     extent = f'{images} images' if len(sets) == 1 else f'{len(sets)} test sets'
-    methods = {method for found in scores.values() for method in found}
-    drawn = next(iter(details.values()))
+    drawn = next(iter(evaluation.details.values()))
+    methods = len(evaluation.shown)
 
-    yield f'<h1>Evaluation: {escape(task)}</h1>'
-    yield f'<p class="note">{extent}, {len(drawn)} of {len(methods)} methods drawn below.</p>'
-    yield from map(_choice, choices)
-    yield _epochs(sets, choices)
+    yield f'<h1>Evaluation: {escape(evaluation.task)}</h1>'
+    yield f'<p class="note">{extent}, {len(drawn)} of {methods} methods drawn below.</p>'
+    names = {method.folder: method.name for method in evaluation.shown}
+    for choice in choices:
+        yield _choice(choice, names[choice.best])
+    yield _epochs(sets, choices, evaluation.runs)
     yield '<h2>Scores</h2>'
     yield '<p class="note">The best of each column is blue; the chosen method is shaded.</p>'
-    yield from _tables(columns, scores, choices[0].best)
-    yield from _curves(details)
+    yield from _scores(evaluation)
+    yield from _tests(choices)
+    yield from _curves(evaluation.details, evaluation.shown)
 
 
-def _choice(choice: Choice) -> str:
-    remarks = ''.join(f'<div>{escape(remark)}</div>' for remark in choice.remarks)
-    heading = f'Best by {escape(choice.criterion)}: <b>{escape(choice.best)}</b>'
+def _choice(choice: Choice, best: str) -> str:
+    """Writes what is best, and the remarks on it."""
+    lines = []
+    for remark in choice.remarks:
+        lines.append(f'<div>{escape(remark)}</div>')
+    remarks = ''.join(lines)
+    heading = f'Best by {escape(choice.criterion)}: <b>{escape(best)}</b>'
     return f'<div class="choice">{heading}{remarks}</div>'
 
 
-def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
+def _epochs(sets: Sets, choices: Sequence[Choice], shown: Sequence[Shown]) -> str:
     """Plots each chosen score over the epochs of the runs that have several."""
     methods = {}
     for found in sets.values():
@@ -171,62 +194,85 @@ def _epochs(sets: Sets, choices: Sequence[Choice]) -> str:
         label = run_label(best)
         for score in choice.scores:
             runs = scores_by_run(sets, score)
-            if score in plots or not runs:
+            drawn = [run for run in shown if run.folder in runs]
+            if score in plots or not drawn:
                 continue
             mark = (label, best['epoch']) if label in runs else None
-            svg = figures.scores_over_epochs(score, runs, mark)
+            svg = figures.scores_over_epochs(score, runs, drawn, mark)
             plots[score] = _plot(svg, f'{COLUMNS[score]} over epochs')
     if not plots:
         return ''
-    drawn = ''.join(plots.values())
-    return f'<h2>Scores over epochs</h2><div class="pair">{drawn}</div>'
+    drawn_plots = ''.join(plots.values())
+    return f'<h2>Scores over epochs</h2><div class="pair">{drawn_plots}</div>'
 
 
-def _tables(columns: Sequence[str], scores: Results, best: str) -> Iterable[str]:
+def _scores(evaluation: Evaluation) -> Iterator[str]:
+    """Yields the table of each set, below that of their means if there are several."""
+    methods = [method.folder for method in evaluation.shown]
+    scores = of_methods(scores_by_method(evaluation.sets), methods)
+    found = dict(scores)
     if len(scores) > 1:
-        means = mean_over_sets(scores)
-        yield f'<h3>Mean of the {len(scores)} sets</h3>' + _table(columns, means, best)
-    for dataset, methods in scores.items():
-        yield f'<h3>{escape(dataset)}</h3>' + _table(columns, methods, best)
+        title = f'Mean of the {len(scores)} sets'
+        found = {title: mean_over_sets(scores), **scores}
+    for title, by_method in found.items():
+        yield f'<h3>{escape(title)}</h3>'
+        yield _score_table(evaluation, by_method)
 
 
-def _table(columns: Sequence[str], methods: Mapping[str, Mapping[str, float]], best: str) -> str:
-    """Writes a table of methods (rows) by scores (columns), the best of each column marked."""
-    # Column by column, because the best is that of a column.
-    available = tables.all_scores(methods.values())
-    shown = tables.shown_scores(columns, available)
-    head = ['<th>Method</th>']
-    cells = {method: [f'<td>{escape(method)}</td>'] for method in methods}
-    for score in shown:
-        higher = higher_is_better(score)
-        arrow = '↑' if higher else '↓'
-        head.append(f'<th>{COLUMNS[score]} {arrow}</th>')
-        texts = {}
-        for method, scores in methods.items():
-            texts[method] = tables.format_score(score, scores.get(score, math.nan))
-        winner = _best_text(texts.values(), higher)
-        for method, text in texts.items():
-            mark = ' class=first' if text == winner else ''
-            cells[method].append(f'<td{mark}>{text}</td>')
+def _score_table(evaluation: Evaluation, scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Writes a table of methods by scores; the row of the chosen method is shaded."""
+    available = tables.all_scores(scores.values())
+    columns = tables.shown_scores(evaluation.columns, available)
+    methods = [method for method in evaluation.shown if method.folder in scores]
+    table = comparison({'': scores}, methods, columns)
+    best = evaluation.choices[0].best
+    shaded = [method.folder == best for method in methods]
+    return _html(table, shaded)
 
-    # Then row by row.
+
+def _html(table: Table, shaded: Sequence[bool]) -> str:
+    """Writes a table, some rows of it shaded."""
+    heads = []
+    for column in table.columns:
+        mark = ' class=text' if column.is_label else ''
+        head = escape(flat_head(column, with_arrow=True))
+        heads.append(f'<th{mark}>{head}</th>')
     rows = []
-    for method, row in cells.items():
-        mark = ' class=best' if method == best else ''
-        rows.append(f'<tr{mark}>{"".join(row)}</tr>')
+    for row, is_shaded in zip(table.rows, shaded, strict=True):
+        mark = ' class=best' if is_shaded else ''
+        cells = ''.join(map(_cell, row))
+        rows.append(f'<tr{mark}>{cells}</tr>')
     return (
-        f'<div class="wide"><table><thead><tr>{"".join(head)}</tr></thead>'
+        f'<div class="wide"><table><thead><tr>{"".join(heads)}</tr></thead>'
         f'<tbody>{"".join(rows)}</tbody></table></div>')
 
 
-def _best_text(texts: Iterable[str], higher: bool) -> str | None:
-    """Returns the best of formatted scores; None if all are missing."""
-    present = [text for text in texts if text != tables.MISSING]
-    ranked = sorted(present, key=float, reverse=higher)
-    return ranked[0] if ranked else None
+def _cell(cell: Cell) -> str:
+    """Writes a cell. The best of a column is marked, and so is the authors' own method."""
+    text = escape(cell.text)
+    if cell.ours:
+        text = f'<b>{text}</b>'
+    if isinstance(cell.value, str):
+        return f'<td class=text>{text}</td>'
+    mark = ' class=first' if cell.place == 0 else ''
+    return f'<td{mark}>{text}</td>'
 
 
-def _curves(details: Mapping[str, Mapping[str, MethodScores]]) -> Iterable[str]:
+def _tests(choices: Sequence[Choice]) -> Iterator[str]:
+    """Yields the tests of pairs of methods, a table for each score."""
+    found = {table.title: table for choice in choices for table in choice.tests}
+    if not found:
+        return
+    yield '<h2>Pairs of methods</h2>'
+    for title, table in found.items():
+        nothing = [False] * len(table.rows)
+        yield f'<h3>{escape(title)}</h3>{_html(table, nothing)}'
+
+
+def _curves(
+    details: Mapping[str, Mapping[str, MethodScores]], shown: Sequence[Shown],
+) -> Iterator[str]:
+    """Yields the curves of each set by the methods that have them."""
     heading = '<h2>Curves</h2>'
     for dataset, methods in details.items():
         curves = {}
@@ -235,7 +281,8 @@ def _curves(details: Mapping[str, Mapping[str, MethodScores]]) -> Iterable[str]:
                 curves[name] = scored.curves
         if not curves:
             continue
-        plot = _plot(figures.curve_panels(curves), f'curves of {dataset}')
+        drawn = [method for method in shown if method.folder in curves]
+        plot = _plot(figures.curve_panels(curves, drawn), f'curves of {dataset}')
         yield f'{heading}<h3>{escape(dataset)}</h3>{plot}'
         heading = ''
 
@@ -295,12 +342,14 @@ def _image_sets(evaluation: Evaluation) -> list[ImageSet]:
     others = tables.shown_scores(evaluation.columns, available)
     shown = list(dict.fromkeys((score, *others)))
 
+    titles = {method.folder: method.name for method in evaluation.shown}
     images = []
     for number, (dataset, methods) in enumerate(evaluation.details.items()):
         drawn = dict(list(methods.items())[:DRAWN_MASKS])
         categories = evaluation.categories.get(dataset, {})
         found = evaluation.sets[dataset]
-        images.append(ImageSet(dataset, number, found, drawn, score, shown, categories))
+        images.append(ImageSet(
+            dataset, number, found, drawn, titles, score, shown, categories))
     return images
 
 

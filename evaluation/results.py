@@ -1,13 +1,14 @@
 """The files of an evaluation: tables and JSON for each test set and over all sets."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaluation import tables
+from evaluation.formats import Cell, label
 from evaluation.summary import Method, MethodScores
 from utils import atomic_write, read_json, write_json
 
@@ -17,6 +18,8 @@ SUFFIX = '_eval.json'
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 # The JSON of each set as eval_existingOnes.py writes it.
 Sets = Mapping[str, Mapping[str, Any]]
+# Makes the cell of a table that shows a method, from its name on disk.
+Show = Callable[[str], Cell]
 
 
 def store_path(save_dir: str | Path, dataset: str) -> Path:
@@ -32,6 +35,7 @@ def write_set(
     roots: tuple[str, str],
     results: Sequence[tuple[Method, MethodScores]],
     places: Mapping[str, Any] | None = None,
+    show: Show = label,
 ) -> str:
     """Writes `<dataset>_eval.{txt,tex,md,csv,json}`.
 
@@ -43,6 +47,7 @@ def write_set(
         roots: Folders of the masks and of the predictions.
         results: Methods with their scores, in order.
         places: Where the files are, as of `evaluation.places`.
+        show: How tables show a method. The JSON has the names on disk.
 
     Returns:
         The table as text.
@@ -51,7 +56,7 @@ def write_set(
     entries = []
     methods = []
     for method, scored in results:
-        entries.append((dataset, method.name, scored.scores))
+        entries.append((dataset, show(method.name), scored.scores))
         methods.append({
             'method': method.name,
             'run': method.run,
@@ -77,9 +82,20 @@ def write_set(
 
 
 def write_overall(
-    save_dir: str | Path, task: str, columns: Sequence[str], results: Results,
+    save_dir: str | Path,
+    task: str,
+    columns: Sequence[str],
+    results: Results,
+    show: Show = label,
 ) -> str:
     """Writes `overall_eval.{txt,tex,md,csv,json}`: means over the sets, of methods that have all.
+
+    Args:
+        save_dir: Folder of the results.
+        task: Name of the task.
+        columns: Columns of the task's tables.
+        results: Scores by set and method.
+        show: How tables show a method. The JSON has the names on disk.
 
     Returns:
         The table as text; empty if no method has all sets.
@@ -94,7 +110,7 @@ def write_overall(
     if not means:
         return ''
     title = f'mean of {len(results)} sets'
-    entries = [(title, method, scores) for method, scores in means.items()]
+    entries = [(title, show(method), scores) for method, scores in means.items()]
     return _write_tables(Path(save_dir, 'overall_eval'), columns, entries)
 
 
@@ -147,9 +163,12 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
 
 def _scored_sets(save_dir: str | Path) -> list[str]:
     """Lists the sets that have scores."""
-    files = Path(save_dir).glob('*' + SUFFIX)
-    names = [path.name.removesuffix(SUFFIX) for path in files]
-    return sorted(name for name in names if name != 'overall')
+    names = []
+    for path in Path(save_dir).glob('*' + SUFFIX):
+        name = path.name.removesuffix(SUFFIX)
+        if name != 'overall':
+            names.append(name)
+    return sorted(names)
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -166,6 +185,14 @@ def scores_by_method(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
     for dataset, content in sets.items():
         scores[dataset] = {method['method']: method['scores'] for method in content['methods']}
     return scores
+
+
+def of_methods(results: Results, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Leaves some methods, in this order, of scores by set and method."""
+    left = {}
+    for dataset, found in results.items():
+        left[dataset] = {method: found[method] for method in methods if method in found}
+    return left
 
 
 def run_label(method: Mapping[str, Any]) -> str:
@@ -210,7 +237,9 @@ def with_task(overrides: Sequence[str], save_dir: str | Path) -> list[str]:
     """Adds the task of all results to `key=value` overrides that name none."""
     is_named = any(text.startswith('task=') for text in overrides)
     task = None if is_named else only_task(save_dir)
-    return [*overrides, f'task={task}'] if task else list(overrides)
+    if task is None:
+        return list(overrides)
+    return [*overrides, f'task={task}']
 
 
 def write_text(path: str | Path, text: str) -> None:

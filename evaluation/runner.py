@@ -43,8 +43,11 @@ class ScoringJob(NamedTuple):
     @property
     def needs_image(self) -> bool:
         """Whether a request has a metric that reads the image."""
-        metrics = {name for request in self.requests for name in request.metrics}
-        return any(METRICS[name].needs == 'image' for name in metrics)
+        for request in self.requests:
+            for name in request.metrics:
+                if METRICS[name].needs == 'image':
+                    return True
+        return False
 
 
 class Shard(NamedTuple):
@@ -177,10 +180,12 @@ def _lock(locks: ExitStack, paths: Sequence[Path]) -> None:
 
 def _stores_of_shards(path: Path) -> list[Path]:
     """The files of the parts that were scored by themselves, beside that of all."""
-    pattern = re.escape(path.stem) + r'\.\d+of\d+' + re.escape(path.suffix)
     if not path.parent.is_dir():
         return []
-    return sorted(file for file in path.parent.iterdir() if re.fullmatch(pattern, file.name))
+    stem = re.escape(path.stem)
+    suffix = re.escape(path.suffix)
+    pattern = re.compile(rf'{stem}\.\d+of\d+{suffix}')
+    return sorted(file for file in path.parent.iterdir() if pattern.fullmatch(file.name))
 
 
 def _score(

@@ -71,6 +71,8 @@ __all__ = [
 
 # How far float32 values of k / 255 may be from it.
 ROUNDING = 2.0 ** -24
+# Every which scale of MSIoU counts, by the number of scales.
+MSIOU_STEPS = {10: 1, 4: 3, 2: 9}
 
 
 def prepare(
@@ -103,7 +105,8 @@ def prepare(
 
 def is_eight_bit(pred: np.ndarray) -> bool:
     """Whether all values in 0..1 are k / 255, but for their rounding."""
-    nearest = np.rint(pred * 255) / 255
+    levels = np.rint(pred * 255)
+    nearest = levels / 255
     distance = np.abs(pred - nearest)
     return bool(np.all(distance <= ROUNDING))
 
@@ -238,15 +241,17 @@ class WeightedFmeasure(Accumulator):
 class HumanCorrectionEffortMeasure(Accumulator):
     """Human correction effort (Qin et al., ECCV 2022): `{'hce'}`.
 
-    Raises:
-        ValueError: For other values than the published ones.
+    As in PySODMetrics, of the normalised prediction above .5; that of the tables is of the
+    prediction above 128 as it is, as in the publication.
+
+    Args:
+        relax: How many pixels deep errors are forgiven.
+        epsilon: How far in pixels a border may be from its polygon.
     """
 
     def __init__(self, relax: int = 5, epsilon: float = 2.0) -> None:
-        if (relax, epsilon) != (5, 2.0):
-            raise ValueError(
-                f'HCE: relax {relax}, epsilon {epsilon}; only 5 and 2, as published, are computed')
-        super().__init__('hce')
+        measure = methodcaller('correction_effort', relax, epsilon)
+        super().__init__(replace(METRICS['hce'], measure=measure))
 
 
 class MeanBoundaryAccuracy(Accumulator):
@@ -277,22 +282,24 @@ class SizeInvarianceMAE(Accumulator):
 class ContextMeasure(Accumulator):
     """Context measure (Wang et al., 2025): `{'cm'}`.
 
-    Raises:
-        ValueError: For other values than the published ones.
+    Args:
+        beta2: Weight of the mask's share that lies in the prediction's context.
+        alpha: Size of the context.
     """
 
     def __init__(self, beta2: float = 1.0, alpha: float = 6.0) -> None:
-        if (beta2, alpha) != (1, 6):
-            raise ValueError(
-                f'ContextMeasure: beta2 {beta2}, alpha {alpha}; only 1 and 6 are computed')
-        super().__init__('cm')
+        measure = methodcaller('context_measure', beta2, alpha)
+        super().__init__(replace(METRICS['cm'], measure=measure))
 
 
 class CamouflageContextMeasure(Accumulator):
     """Camouflage context measure (Wang et al., 2025): `{'ccm'}`.
 
-    Raises:
-        ValueError: For other values than the published ones.
+    Args:
+        beta2: Weight of the mask's share that lies in the prediction's context.
+        alpha: Size of the context.
+        gamma: How soon a difference in colour is seen.
+        lambda_spatial: Weight of places against colours, when similar patches are looked for.
     """
 
     def __init__(
@@ -302,11 +309,9 @@ class CamouflageContextMeasure(Accumulator):
         gamma: int = 8,
         lambda_spatial: float = 20,
     ) -> None:
-        if (beta2, alpha, gamma, lambda_spatial) != (1.2, 6, 8, 20):
-            raise ValueError(
-                f'CamouflageContextMeasure: beta2 {beta2}, alpha {alpha}, gamma {gamma}, '
-                f'lambda_spatial {lambda_spatial}; only 1.2, 6, 8 and 20 are computed')
-        super().__init__('ccm')
+        measure = methodcaller(
+            'camouflage_context_measure', beta2, alpha, gamma, lambda_spatial)
+        super().__init__(replace(METRICS['ccm'], measure=measure))
 
     def step(  # type: ignore[override]
         self,
@@ -340,7 +345,10 @@ class MSIoU(Accumulator):
         with_dynamic: The curve over rising thresholds.
         with_adaptive: At each image's adaptive threshold.
         with_binary: Where p > .5.
-        num_levels: Scales; 10 only.
+        num_levels: Scales, from cells of 1 to those of 512 pixels a side: 10, 4 or 2.
+
+    Raises:
+        ValueError: For other numbers of scales, whose cells would not be whole pixels.
     """
 
     def __init__(
@@ -351,14 +359,16 @@ class MSIoU(Accumulator):
         with_binary: bool = False,
         num_levels: int = 10,
     ) -> None:
-        if num_levels != 10:
-            raise ValueError(f'MSIoU: num_levels {num_levels}; only 10 are computed')
+        if num_levels not in MSIOU_STEPS:
+            raise ValueError(
+                f'MSIoU: num_levels {num_levels}; 10, 4 and 2 have cells of whole pixels')
         self.wanted = {
             'dynamic': with_dynamic,
             'adaptive': with_adaptive,
             'binary': with_binary,
         }
-        super().__init__('msiou')
+        measure = methodcaller('multiscale_iou', MSIOU_STEPS[num_levels])
+        super().__init__(replace(METRICS['msiou'], measure_curve=measure))
 
     def get_results(self) -> dict:
         """Averages over all pairs."""
@@ -542,7 +552,8 @@ class FmeasureV2:
             above_half = [curve[..., BINARY].mean() for curve in curves]
             result['binary'] = np.mean(above_half)
         elif handler.with_binary:
-            result['binary'] = handler.of(self._pooled())[BINARY]
+            pooled = handler.of(self._pooled())
+            result['binary'] = pooled[BINARY]
         return result
 
     def _dynamic(

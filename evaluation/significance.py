@@ -1,4 +1,4 @@
-"""Tests each pair of methods on the images of the test sets, corrected for the number of pairs.
+"""Tests pairs of methods on the images of the test sets, corrected for the number of pairs.
 
 The difference of the means has a 95% interval by the paired bootstrap over images (Efron and
 Tibshirani 1993). The p-value is that of Wilcoxon's signed-rank test (1945; scipy.stats.wilcoxon,
@@ -16,10 +16,11 @@ import numpy as np
 from scipy import stats
 
 from evaluation.metrics import higher_is_better
-from evaluation.selection import FEWEST_IMAGES, RESAMPLES
 from evaluation.summary import MethodScores
 
+RESAMPLES = 2000
 INTERVAL = (0.025, 0.975)
+FEWEST_IMAGES = 5  # a bootstrap over fewer gives no meaningful interval
 DIGITS = 12  # what differs less does so by rounding
 
 
@@ -48,14 +49,18 @@ class PairTest(NamedTuple):
 
 
 def compare_pairs(
-    scored: Mapping[str, Sequence[MethodScores]], score: str, seed: int = 7,
+    scored: Mapping[str, Sequence[MethodScores]],
+    score: str,
+    against: str | None = None,
+    seed: int = 7,
 ) -> list[PairTest]:
-    """Tests all pairs of methods.
+    """Tests all pairs of methods, or one method against every other.
 
     Args:
         scored: Scores of each method in each set, the sets in the same order. Means are averaged
             over the sets; p-values and effects are of the images of all sets.
         score: Name of the score.
+        against: The method that is in every pair; None for all pairs.
         seed: Of the bootstrap, which draws the same images for all methods.
 
     Returns:
@@ -65,25 +70,45 @@ def compare_pairs(
         ValueError: If two methods were scored on different images.
     """
     values = _values_by_set(scored, score)
-    means = sum(found.mean(axis=1) for found in values) / len(values)
+    means = np.mean([of_set.mean(axis=1) for of_set in values], axis=0)
     resampled = _resampled_means(values, np.random.default_rng(seed))
     images = np.hstack(values)
-    fewest = min(found.shape[1] for found in values)
+    fewest = min(of_set.shape[1] for of_set in values)
 
-    found = []
+    tests = []
     methods = list(scored)
     for first, second in combinations(range(len(methods)), 2):
-        better, worse = (first, second) if means[first] >= means[second] else (second, first)
+        if against is not None and against not in (methods[first], methods[second]):
+            continue
+        better, worse = first, second
+        if means[second] > means[first]:
+            better, worse = second, first
+
+        # The lead, with its interval if there are images enough.
+        lead = float(means[better] - means[worse])
         low, high = math.nan, math.nan
         if fewest >= FEWEST_IMAGES:
-            low, high = np.quantile(resampled[better] - resampled[worse], INTERVAL)
+            leads = resampled[better] - resampled[worse]
+            low, high = np.quantile(leads, INTERVAL).tolist()
+
+        # The test, which is corrected when all pairs are known.
         p, effect = signed_rank(images[better] - images[worse])
-        lead = means[better] - means[worse]
-        pair = PairTest(
-            methods[better], methods[worse], float(lead), float(low), float(high), p, p, effect)
-        found.append(pair)
-    corrected = holm([pair.p for pair in found])
-    return [pair._replace(corrected=p) for pair, p in zip(found, corrected, strict=True)]
+        test = PairTest(
+            better=methods[better],
+            worse=methods[worse],
+            lead=lead,
+            low=low,
+            high=high,
+            p=p,
+            corrected=p,
+            effect=effect)
+        tests.append(test)
+
+    corrected = holm([test.p for test in tests])
+    final = []
+    for test, p in zip(tests, corrected, strict=True):
+        final.append(test._replace(corrected=p))
+    return final
 
 
 def _values_by_set(
@@ -93,14 +118,19 @@ def _values_by_set(
     sign = 1 if higher_is_better(score) else -1
     by_set = []
     for of_methods in zip(*scored.values(), strict=True):
+        # Only the same images can be compared.
         names = of_methods[0].names
-        differing = [
-            method for method, found in zip(scored, of_methods, strict=True)
-            if found.names != names]
+        differing = []
+        for method, found in zip(scored, of_methods, strict=True):
+            if found.names != names:
+                differing.append(method)
         if differing:
+            first = next(iter(scored))
             raise ValueError(
-                f'{", ".join(differing)}: not scored on the images of {next(iter(scored))}; '
+                f'{", ".join(differing)}: not scored on the images of {first}; '
                 'run eval_existingOnes.py again')
+
+        # Images that have the score.
         values = sign * np.array([found.values[score] for found in of_methods])
         present = ~np.isnan(values).any(axis=0)
         if not present.any():
@@ -117,7 +147,8 @@ def _resampled_means(values: Sequence[np.ndarray], rng: np.random.Generator) -> 
     means = np.zeros((len(values[0]), RESAMPLES))
     for found in values:
         size = found.shape[1]
-        times_drawn = rng.multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
+        equal_chances = np.full(size, 1 / size)
+        times_drawn = rng.multinomial(size, equal_chances, size=RESAMPLES)
         means += found @ times_drawn.T / size
     return means / len(values)
 
@@ -137,7 +168,8 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
         return 1., 0.
     p = float(stats.wilcoxon(unequal).pvalue)
     ranks = stats.rankdata(np.abs(unequal))
-    effect = float((np.sign(unequal) * ranks).sum() / ranks.sum())
+    signed_ranks = np.sign(unequal) * ranks
+    effect = float(signed_ranks.sum() / ranks.sum())
     return p, effect
 
 

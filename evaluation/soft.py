@@ -9,8 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from evaluation.definitions import context, masks, multiscale, targets
-from evaluation.kernels import camouflage, histograms
+from evaluation.kernels import bits, camouflage, histograms
+from evaluation.kernels.context import ALPHA
 from evaluation.kernels.histograms import Levels
+from evaluation.kernels.targets import OUTSIDE
 from evaluation.prepared import PreparedMask, PreparedPrediction
 
 
@@ -46,12 +48,18 @@ class SoftPrediction(PreparedPrediction):
     def target_counts(self) -> np.ndarray:
         """Counts (targets, 2, 258) as of the base class, with the targets' own thresholds."""
         counts = super().target_counts.copy()
-        # The mean is that of the whole image, which is 0 outside the box.
         for index, box in enumerate(self.truth.targets.boxes):
             p = self.p[box]
-            mask = self._mask[box]
             mean = p.sum() / self.truth.size
-            counts[index, :, histograms.LEVELS:] = _found(p, mask, mean)
+            # As of the base class: where a value lies at the threshold, rounding decides.
+            distances = np.abs(p - 2 * mean)
+            if mean > 0 and distances.min() < 1e-9:
+                mean = self._mean_in(box, self.p)
+            found = _found(p, self._mask[box], mean)
+            # At a threshold of 0 all around the box is found too.
+            if mean == 0:
+                found[OUTSIDE, 0] += self.truth.size - p.size
+            counts[index, :, histograms.LEVELS:] = found
         return counts
 
     def _binary_counts(self) -> np.ndarray:
@@ -73,25 +81,38 @@ class SoftPrediction(PreparedPrediction):
         """MAE of the targets."""
         return targets.absolute_error(self.p, self._mask)
 
-    def multiscale_iou(self) -> np.ndarray:
+    @cached_property
+    def packed_above_half(self) -> np.ndarray:
+        """The prediction above .5, packed."""
+        return bits.pack(self.p > 0.5)
+
+    def multiscale_iou(self, step: int = 1) -> np.ndarray:
         """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
-        adaptive = self.p >= min(2 * self.p.mean(), 1)
+        threshold = min(2 * self.p.mean(), 1)
+        adaptive = self.p >= threshold
         binary = self.p > 0.5
-        curve = super().multiscale_iou()
-        curve[-2] = multiscale.msiou(adaptive, self._mask)
-        curve[-1] = multiscale.msiou(binary, self._mask)
+        curve = super().multiscale_iou(step)
+        curve[-2] = multiscale.msiou(adaptive, self._mask, step)
+        curve[-1] = multiscale.msiou(binary, self._mask, step)
         return curve
 
-    def context_measure(self) -> float:
+    def context_measure(self, beta2: float = 1, alpha: float = ALPHA) -> float:
         """Context measure."""
-        return context.context_measure(self.p, self._mask)
+        return context.context_measure(self.p, self._mask, beta2=beta2, alpha=alpha)
 
-    def camouflage_context_measure(self) -> float:
+    def camouflage_context_measure(
+        self,
+        beta2: float = camouflage.BETA2,
+        alpha: float = ALPHA,
+        gamma: float = camouflage.GAMMA,
+        spatial_weight: float = camouflage.SPATIAL_WEIGHT,
+    ) -> float:
         """Camouflage context measure."""
         truth = self.truth
         if truth.foreground_count == 0:
             return 0.0
-        return context.context_measure(self.p, self._mask, truth.camouflage, camouflage.BETA2)
+        weights = truth.camouflage_of(gamma, spatial_weight)
+        return context.context_measure(self.p, self._mask, weights, beta2, alpha)
 
     def weighted_f(self, beta: float = 1) -> float:
         """Weighted F-measure."""
@@ -100,7 +121,8 @@ class SoftPrediction(PreparedPrediction):
 
 def _found(p: np.ndarray, g: np.ndarray, mean: float) -> np.ndarray:
     """Counts (2, 2) found inside and outside g: at the adaptive threshold, and above .5."""
-    adaptive = p >= min(2 * mean, 1)
+    threshold = min(2 * mean, 1)
+    adaptive = p >= threshold
     binary = p > 0.5
     counts = []
     for side in (g, ~g):

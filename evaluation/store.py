@@ -152,11 +152,14 @@ class Rows(Mapping[tuple[str, str], dict[str, Any]]):
 
     def add(self, path: Path, offset: int, row: dict[str, Any], length: int) -> None:
         """Notes that a row is in a file."""
-        groups = tuple(row['groups'])
-        groups = self._groups.setdefault(groups, groups)
-        key = sys.intern(row['method']), row['name']
-        self.places[key] = _Place(
-            path, offset, length, row['version'], _hash(row['files']), groups)
+        # Equal names and groups are kept once.
+        named = tuple(row['groups'])
+        groups = self._groups.setdefault(named, named)
+        method = sys.intern(row['method'])
+
+        files = _hash(row['files'])
+        place = _Place(path, offset, length, row['version'], files, groups)
+        self.places[method, row['name']] = place
 
 
 class MethodRows(Mapping[str, dict[str, Any]]):
@@ -188,7 +191,8 @@ class ScoreStore:
     def __init__(self, path: str | os.PathLike, files: Sequence[Path] = ()) -> None:
         self.path = Path(path)
         self.rows = Rows()
-        for file in files or (self.path,):
+        read_from = files or (self.path,)
+        for file in read_from:
             if file.exists():
                 self.rows.read(file)
 
@@ -202,8 +206,10 @@ class ScoreStore:
         """
         place = self.rows.places.get((method, name))
         wanted = set(metrics)
-        if place and place.version == VERSION and place.files == _hash(files):
-            if with_derived(place.groups) >= wanted:
+        is_current = place and place.version == VERSION and place.files == _hash(files)
+        if place and is_current:
+            measured = with_derived(place.groups)
+            if measured >= wanted:
                 return []
             wanted.update(place.groups)
         return [metric for metric in METRICS if metric in wanted]
@@ -213,13 +219,15 @@ class ScoreStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # The line break in front ends a line that a crash may have cut off.
         lines = [_line(row) for row in rows]
-        data = b'\n' + b'\n'.join(lines) + b'\n'
+        joined = b'\n'.join(lines)
+        data = b'\n' + joined + b'\n'
         with errors_naming(self.path), open(self.path, 'ab') as file:
             offset = file.seek(0, os.SEEK_END) + 1
             file.write(data)
         for row, line in zip(rows, lines, strict=True):
-            self.rows.add(self.path, offset, row, len(line))
-            offset += len(line) + 1
+            length = len(line)
+            self.rows.add(self.path, offset, row, length)
+            offset += length + 1
 
     def drop_others(self, methods: Collection[str], names: Collection[str]) -> None:
         """Drops the rows of these methods for images that the set no longer has."""
@@ -235,7 +243,9 @@ class ScoreStore:
             return
         with atomic_write(self.path) as file:
             for key in keys:
-                file.write(self.rows.line(key).rstrip(b'\n') + b'\n')
+                line = self.rows.line(key)
+                row = line.rstrip(b'\n')
+                file.write(row + b'\n')
         self.rows = Rows()
         self.rows.read(self.path)
 

@@ -1,24 +1,20 @@
-"""The look of all figures: colours, lines, and fonts that have the characters of every name."""
+"""The look of all figures: colours, axes, and fonts that have the characters of every name."""
 
 import logging
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import cycle, islice, product
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from matplotlib.rcsetup import cycler
 
-from utils import printable
+from evaluation.formats import clean_name
+from evaluation.lines import COLORS
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-DASHES = ('-', '--', ':', '-.')
 STYLE: dict[Any, Any] = {  # matplotlib's type of its keys is newer than the oldest that we take
     'font.size': 9,
     'axes.spines.top': False,
@@ -33,25 +29,6 @@ STYLE: dict[Any, Any] = {  # matplotlib's type of its keys is newer than the old
 }
 FONT = 'DejaVu Sans'  # comes with matplotlib
 SANS_SERIF = ('sans', 'hei', 'gothic')
-
-
-class Line(NamedTuple):
-    """How a method's curve is drawn: its colour, its dashes, and its width in points."""
-
-    color: str
-    dashes: str = '-'
-    width: float = 1.3
-
-
-def distinct_lines(number: int) -> list[Line]:
-    """Returns lines that differ, as far as there are colours and dashes."""
-    looks = cycle(product(DASHES, COLORS))
-    return [Line(color, dashes) for dashes, color in islice(looks, number)]
-
-
-def clean_name(text: str) -> str:
-    """Makes one line that every file takes of a name on disk."""
-    return re.sub(r'[\x00-\x1f\x7f\s]+', ' ', printable(text)).strip()
 
 
 @contextmanager
@@ -83,9 +60,12 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 def _further_fonts(text: str) -> tuple[str, ...]:
     """Finds installed fonts for the characters that matplotlib's font lacks."""
-    own = FT2Font(font_manager.findfont(FONT)).get_charmap()
+    path = font_manager.findfont(FONT)
+    own = FT2Font(path).get_charmap()
     missing = frozenset(character for character in text if ord(character) not in own)
-    return _fonts_with(missing) if missing else ()
+    if not missing:
+        return ()
+    return _fonts_with(missing)
 
 
 @lru_cache

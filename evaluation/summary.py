@@ -82,7 +82,8 @@ def sort_methods(methods: Collection[Method]) -> list[Method]:
     """Sorts methods as tables show them: by run, resolution and epoch."""
     def order(method: Method) -> tuple[str, str, int, str]:
         epoch = -1 if method.epoch is None else method.epoch
-        return method.run, method.resolution or '', epoch, method.name
+        resolution = method.resolution or ''
+        return method.run, resolution, epoch, method.name
 
     return sorted(methods, key=order)
 

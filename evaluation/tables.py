@@ -8,6 +8,7 @@ from evaluation.formats import (
     Cell,
     Column,
     Table,
+    flat_head,
     label,
     to_csv,
     to_latex,
@@ -17,7 +18,8 @@ from evaluation.metrics import COLUMNS, higher_is_better, metric_of
 
 LABELS = ('Dataset', 'Method')
 
-Entry = tuple[str, str, Mapping[str, float]]
+# A row: the test set, the method as it is shown, and its scores.
+Entry = tuple[str, Cell, Mapping[str, float]]
 
 
 def shown_scores(columns: Sequence[str], available: Collection[str]) -> list[str]:
@@ -66,9 +68,12 @@ def format_difference(score: str, value: float) -> str:
 
 
 def aligned(table: Table) -> str:
-    """Aligns columns, joined by ' & ', with a rule below the headings; names are as they are."""
-    header = [column.head for column in table.columns]
-    rows = [[cell.text for cell in row] for row in table.rows]
+    """Aligns columns, joined by ' & ', with a rule below the headings.
+
+    A name with `&` in it would look like two cells, and is written with a backslash.
+    """
+    header = [flat_head(column) for column in table.columns]
+    rows = [[cell.text.replace('&', r'\&') for cell in row] for row in table.rows]
     widths = []
     for column in zip(header, *rows, strict=True):
         widest = max(len(cell) for cell in column)
@@ -95,16 +100,25 @@ def score_table(columns: Sequence[str], entries: Sequence[Entry]) -> dict[str, s
     """
     available = all_scores([scores for _, _, scores in entries])
     shown = shown_scores(columns, available)
+    # The headings.
     heads = [Column(head, is_label=True) for head in LABELS]
-    heads += [Column(COLUMNS[score], higher=higher_is_better(score)) for score in shown]
+    for score in shown:
+        direction = higher_is_better(score)
+        heads.append(Column(COLUMNS[score], higher=direction))
+
+    # A row for each entry.
     rows = []
     for dataset, method, scores in entries:
-        cells = [label(dataset), label(method)]
+        cells = [label(dataset), method]
         for score in shown:
             value = scores.get(score, math.nan)
             cells.append(Cell(format_score(score, value), value))
         rows.append(cells)
-    table = Table('', heads, rows)
+    return in_text_formats(Table('', heads, rows))
+
+
+def in_text_formats(table: Table) -> dict[str, str]:
+    """Formats a table as text, LaTeX, Markdown and CSV, by file suffix."""
     return {
         'txt': aligned(table),
         'tex': to_latex(table),

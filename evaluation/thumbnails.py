@@ -58,13 +58,18 @@ def draw(
     Raises:
         ValueError, OSError: If a file cannot be read.
     """
+    # The size that probably keeps to the budget.
     truth = read_mask(mask)
-    side = math.sqrt(budget / BYTES_PER_SQUARE)
-    side = max(SMALLEST_SIDE, min(LARGEST_SIDE, int(side)))
+    expected_side = int(math.sqrt(budget / BYTES_PER_SQUARE))
+    side = max(SMALLEST_SIDE, min(LARGEST_SIDE, expected_side))
     size = _fit(truth, side)
-    panels = [_shrink(truth, size)]
+
+    # The panels in their order.
+    panels = []
     if image:
-        panels.insert(0, _shrink(read_image(image), size))
+        pixels = read_image(image)
+        panels.append(_shrink(pixels, size))
+    panels.append(_shrink(truth, size))
     for file, is_zero_one in predictions:
         prediction = read_prediction(file, truth.shape, is_zero_one)
         panels.append(_shrink(prediction, size))
@@ -86,24 +91,32 @@ def error_map(prediction: np.ndarray, truth: np.ndarray, size: tuple[int, int]) 
         RGB, uint8 (height, width, 3).
     """
     # Shares of each small pixel's area; the differences of uint8 saturate at 0.
-    excess = _share(cv2.subtract(prediction, truth), size)
-    missing = _share(cv2.subtract(truth, prediction), size)
+    too_much = cv2.subtract(prediction, truth)
+    too_little = cv2.subtract(truth, prediction)
+    excess = _share(too_much, size)
+    missing = _share(too_little, size)
     inside = _share(truth, size)
     found = inside - missing
     empty = 1 - inside - excess
-    colors = INSIDE * found + OUTSIDE * empty + RED * excess + BLUE * missing
+
+    # The mean colour of what each pixel stands for.
+    right = INSIDE * found + OUTSIDE * empty
+    wrong = RED * excess + BLUE * missing
+    colors = right + wrong
     return colors.round().astype(np.uint8)
 
 
 def _share(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Means of uint8 values over the pixels of a smaller picture, as 0..1, (height, width, 1)."""
-    return _shrink(values, size).astype(np.float32)[..., None] / 255
+    means = _shrink(values, size).astype(np.float32)
+    return means[..., None] / 255
 
 
 def _fit(picture: np.ndarray, side: int) -> tuple[int, int]:
     """The size (width, height) at which the longer side is at most `side`."""
     height, width = picture.shape[:2]
-    scale = min(1.0, side / max(height, width))
+    longer = max(height, width)
+    scale = min(1.0, side / longer)
     fitted_width = max(1, round(width * scale))
     fitted_height = max(1, round(height * scale))
     return fitted_width, fitted_height
@@ -118,10 +131,15 @@ def _encode_within(panels: Sequence[np.ndarray], budget: int) -> list[Thumbnail]
     side = max(panels[0].shape[:2])
     while True:
         size = _fit(panels[0], side)
-        files = [_jpeg(_shrink(panel, size)) for panel in panels]
-        total = sum(len(file.data) for file in files)
+        files = []
+        total = 0
+        for panel in panels:
+            file = _jpeg(_shrink(panel, size))
+            files.append(file)
+            total += len(file.data)
         if total <= budget or side <= SMALLEST_SIDE:
             return files
+
         # Small pictures need more bytes for a pixel, hence a little less than the ratio says.
         ratio = math.sqrt(budget / total)
         side = max(SMALLEST_SIDE, int(side * ratio * 0.95))

@@ -1,5 +1,6 @@
 """The commands eval_existingOnes.py and gen_best_ep.py, from folders to tables and the report."""
 
+import base64
 import json
 import re
 import subprocess
@@ -55,7 +56,7 @@ def test_report_is_complete_in_itself(scored):
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert page.count('image/svg+xml') == 4  # two scores over epochs, curves of two sets
     assert page.count('image/jpeg') == 2 * (3 + 5) * 6  # of 2 sets 3 at a glance, and 5 cards
-    assert page.count('<table>') == page.count('<thead>') == 3 + 2 * 5
+    assert page.count('<table>') == page.count('<thead>') == 3 + 2 + 2 * 5
     assert 'Best by Smeasure: <b>run--epoch_10</b>' in page
     assert 'Smeasure: ahead of run--epoch_5 by' in page
 
@@ -99,6 +100,65 @@ def test_published_flags(root):
     assert not (root / 'out/overall_eval.txt').exists()
     gen_best_ep.main(['task=Toy', '--save_dir', 'out', '--metric', 'mae'])
     assert 'run--epoch_10' in (root / 'out/eval-Toy_best_on_mae.txt').read_text()
+
+
+METHODS_FILE = """
+[[method]]
+folder = "run--epoch_10"
+name = "Ours & <us>"
+color = "#123456"
+ours = true
+[[method]]
+folder = "run--epoch_5"
+name = "Old|er"
+[[run]]
+run = "run"
+name = "A run"
+"""
+
+
+def test_methods_file(root, capsys):
+    """Names and order of one small file, in tables, remarks, tests of pairs and the report."""
+    (root / 'methods.toml').write_text(METHODS_FILE)
+    options = ['task=Toy', '--methods', 'methods.toml']
+    eval_existingOnes.main([*options, '--metrics', 'S+F+E', '--workers', '1', '--all-methods'])
+    gen_best_ep.main([*options, '--metrics', 'sm'])
+    results = root / 'e_results'
+    lines = (results / 'TE-A_eval.txt').read_text().splitlines()
+    assert [line.split(' & ')[1].strip() for line in lines[2:]] == [r'Ours \& <us>', 'Old|er']
+    exact = json.loads((results / 'TE-A_eval.json').read_text())
+    assert [method['method'] for method in exact['methods']] == ['run--epoch_10', 'run--epoch_5']
+    assert r'\textbf{Ours \& \textless{}us\textgreater{}} &' in (
+        results / 'comparison.tex').read_text()
+    assert r'| **Ours \& \<us\>** | Old\|er |' in (results / 'eval-Toy_pairs_on_sm.md').read_text()
+    assert 'Smeasure: ahead of Old|er by' in capsys.readouterr().out
+
+    page = (results / 'report.html').read_text()
+    assert 'run--epoch' not in page
+    assert page.count('<b>Ours &amp; &lt;us&gt;</b>') == 1 + 3 + 1  # choice, tables, tests
+    assert page.count('<option value="mask-1">Old|er') == 2
+    plots = re.findall('svg.xml;base64,([^"]+)', page)
+    assert b'#123456' in base64.b64decode(plots[-1])
+
+    # What is not there, or not listed, is named.
+    for text, words in (
+            (METHODS_FILE + '[[method]]\nfolder = "x"\n', 'no method x; there are run--epoch_10'),
+            ('[[method]]\nfolder = "run--epoch_5"\n', 'not listed: run--epoch_10')):
+        (root / 'methods.toml').write_text(text)
+        for main in (eval_existingOnes.main, gen_best_ep.main):
+            with pytest.raises(ValueError, match=words):
+                main(options)
+
+
+def test_many_checkpoints_are_tested_against_the_best(root, monkeypatch):
+    monkeypatch.setattr(gen_best_ep, 'ALL_PAIRS', 1)
+    eval_existingOnes.main(['task=Toy', '--metrics', 'S', '--workers', '1'])
+    gen_best_ep.main(['--metrics', 'sm'])
+    rows = (root / 'e_results/eval-Toy_pairs_on_sm.csv').read_text().splitlines()
+    assert rows[1].startswith('all-sets,run--epoch_10,run--epoch_5,')
+    assert len(rows) == 2
+    page = (root / 'e_results/report.html').read_text()
+    assert '<h3>run--epoch_10 and every other method by Smeasure</h3>' in page
 
 
 def test_task_of_the_manifests(root):

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import re
-import shutil
-import zipfile
 
 import pytest
 
@@ -134,25 +132,10 @@ def test_a_workbook_of_all_tables(root):
         'Methods by test sets', 'Pairs of methods by Smeasure', 'Images of TE-A', 'Images of TE-B']
 
 
-def test_panels_from_an_archive(tmp_path, monkeypatch):
-    """As downloaded, with a method's suffix in the names."""
-    monkeypatch.chdir(make_folders(tmp_path, sets=('TE-A',), images=2, epochs=(5, 10)))
-    folder = tmp_path / 'e_preds/run--epoch_5'
-    with zipfile.ZipFile(tmp_path / 'e_preds/Net.zip', 'w') as archive:
-        for path in folder.glob('TE-A/*.png'):
-            archive.write(path, f'Net/TE-A/{path.stem}_pred.png')
-    shutil.rmtree(folder)
-    eval_existingOnes.main(['task=Toy', '--metrics', 'S', '--workers', '1'])
-    paper.main(['--panels', 'im 0.é', '--scores', 'sm', '--formats', 'csv'])
-    assert (tmp_path / 'e_results/paper/figures/panels.png').stat().st_size > 1000
-    rows = rows_of(tmp_path / 'e_results/paper/tables/comparison.csv')
-    assert 'Net' in [row[0] for row in rows]
-
-
 def test_odd_names_in_tables_and_report(tmp_path, monkeypatch):
     """Names that LaTeX, matplotlib, Markdown and HTML would read as commands."""
     monkeypatch.chdir(make_folders(tmp_path, sets=('TE-A',), images=1, epochs=(5,)))
-    names = ['_a_', '$x$ $y$', 'n%1&2#', 'b\\s^t~u{v', '对比方法', '<b>']
+    names = ['_a_', '$x$ $y$', 'n%1&2#', 'b\\s^t~u{v', '对比方法', '<b>', 'a\nb\tc & d|e,f', '=1']
     for name in names:
         os.symlink(tmp_path / 'e_preds/run--epoch_5/TE-A', tmp_path / 'TE-A')
         (tmp_path / 'e_preds' / name).mkdir()
@@ -163,6 +146,19 @@ def test_odd_names_in_tables_and_report(tmp_path, monkeypatch):
                     r'b\textbackslash{}s\textasciicircum{}t\textasciitilde{}u\{v &'):
         assert escaped in text
     gen_best_ep.main(['task=Toy', '--metrics', 'sm', '--methods', '+'.join(names)])
+    paper.main(['task=Toy', '--scores', 'sm', '--no-figures'])
+
+    # A row for each method, with as many cells.
+    number = len(names) + 1
+    for suffix, cells in (('txt', r'(?<!\\) & '), ('tex', r'(?<!\\) & '), ('md', r'(?<!\\)\|')):
+        text = (tmp_path / f'e_results/TE-A_eval.{suffix}').read_text(encoding='utf-8')
+        rows = [line for line in text.splitlines() if 'TE-A' in line]
+        assert len(rows) == number
+        assert len({len(re.split(cells, row)) for row in rows}) == 1
+    for path in ('TE-A_eval.csv', 'paper/tables/comparison.csv'):
+        lines = (tmp_path / 'e_results' / path).read_text(encoding='utf-8').splitlines()
+        assert len(lines) == 1 + number
+        assert len({len(row) for row in csv.reader(lines)}) == 1
     page = (tmp_path / 'e_results/report.html').read_text(encoding='utf-8')
-    assert '<td>&lt;b&gt;</td>' in page
-    assert '<td>$x$ $y$</td>' in page
+    assert '>&lt;b&gt;</td>' in page
+    assert '>$x$ $y$</td>' in page

@@ -87,8 +87,11 @@ def _beyond_chance(b: Binary, g: Binary, negatives: int) -> float:
     found = int(b.sum())
     foreground = int(g.sum())
     right = int((b == g).sum())
-    chance = found * foreground + (size - found) * int(negatives)
-    return _quotient(size * right - chance, size ** 2 - chance)
+    rejected = size - found
+    chance = found * foreground + rejected * int(negatives)
+    beyond = size * right - chance
+    possible = size ** 2 - chance
+    return _quotient(beyond, possible)
 
 
 def average_precision(q: np.ndarray, g: Binary) -> float:
@@ -121,6 +124,7 @@ def roc_auc(q: np.ndarray, g: Binary) -> float:
     background = q[~g]
     wins = []
     for value in q[g]:
+        # The share of the background that is darker, and half of what is equal.
         darker = (background < value).mean()
         equal = (background == value).mean()
         wins.append(darker + equal / 2)
@@ -147,7 +151,8 @@ LOWER_IS_BETTER = ('FPR', 'BER')
 def threshold_scores(p: np.ndarray, q: np.ndarray, g: Binary) -> dict[str, float]:
     """Computes all threshold scores of one image: p in 0..1, and q the same in 0..255."""
     # The binary predictions: at the adaptive threshold, above .5, and at the 256 thresholds.
-    adaptive = p >= min(2 * p.mean(), 1)
+    threshold = min(2 * p.mean(), 1)
+    adaptive = p >= threshold
     above_half = p > 0.5
     binaries = [q >= threshold for threshold in range(255, -1, -1)]
 

@@ -7,7 +7,11 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 
 def context_measure(
-    p: np.ndarray, g: np.ndarray, weights: np.ndarray | None = None, beta2: float = 1,
+    p: np.ndarray,
+    g: np.ndarray,
+    weights: np.ndarray | None = None,
+    beta2: float = 1,
+    alpha: float = 6,
 ) -> float:
     """F-measure of how much of the prediction lies in the mask's context, and the reverse.
 
@@ -15,7 +19,7 @@ def context_measure(
     """
     if not g.any() or p.sum() == 0:
         return 0.0
-    kernel = _kernel(g)
+    kernel = _kernel(g, alpha)
     # How much of the prediction lies in the mask's context.
     mask_context = correlate(g.astype(float), kernel, mode='mirror')
     forward = (p * mask_context).sum() / p.sum()
@@ -23,20 +27,24 @@ def context_measure(
     around = correlate(p, kernel, mode='mirror')[g]
     inclusion = (1 - np.exp(-around)) / (1 - np.exp(-1))
     reverse = np.average(inclusion, weights=weights)
+
+    # Their F-measure.
     if forward + reverse == 0:
         return 0.0
-    return (1 + beta2) * forward * reverse / (beta2 * forward + reverse)
+    numerator = (1 + beta2) * forward * reverse
+    denominator = beta2 * forward + reverse
+    return numerator / denominator
 
 
-def _kernel(g: np.ndarray) -> np.ndarray:
-    """A Gaussian with the covariance of the mask's pixels, scaled to a trace of 6^2."""
+def _kernel(g: np.ndarray, alpha: float) -> np.ndarray:
+    """A Gaussian with the covariance of the mask's pixels, scaled to a trace of alpha^2."""
     rows, columns = np.nonzero(g)
     if len(rows) == 1:
         covariance = np.eye(2) / 4
         reach = np.array([1, 1])
     else:
         covariance = np.cov(rows, columns) + 2.0 ** -52 * np.eye(2)
-        covariance *= 36 / np.trace(covariance)
+        covariance *= alpha ** 2 / np.trace(covariance)
         deviations = np.sqrt(np.diag(covariance))
         reach = np.round(3 * deviations).astype(int)
 
@@ -45,7 +53,8 @@ def _kernel(g: np.ndarray) -> np.ndarray:
     y, x = np.mgrid[-down:down + 1, -right:right + 1]
 
     # A line of pixels along a diagonal has a singular covariance.
-    inverse = np.linalg.inv(covariance + 1e-12 * np.eye(2))
+    regular = covariance + 1e-12 * np.eye(2)
+    inverse = np.linalg.inv(regular)
     (a, b), (_, c) = inverse
     squared_distance = a * y * y + 2 * b * x * y + c * x * x
     kernel = np.exp(-0.5 * squared_distance)
@@ -79,16 +88,21 @@ def _camouflage(image: np.ndarray, g: np.ndarray) -> np.ndarray:
         for other in others:
             colour = _patch(colours, corner) - _patch(colours, other)
             place = 20 * (np.array(corner) - other) / spread
-            distances.append((colour ** 2).sum() + (place ** 2).sum())
+            squared_colour = (colour ** 2).sum()
+            squared_place = (place ** 2).sum()
+            distances.append(squared_colour + squared_place)
         nearest = others[np.argmin(distances)]
         _patch(total, corner)[:] += _patch(image, nearest)
         _patch(count, corner)[:] += 1
     composed = np.round(total / np.maximum(count, 1)).astype(np.uint8)
 
     # The less it differs to the eye, the better it is camouflaged.
-    difference = deltaE_ciede2000(rgb2lab(image), rgb2lab(composed))[g] / 100
+    before = rgb2lab(image)
+    after = rgb2lab(composed)
+    difference = deltaE_ciede2000(before, after)[g] / 100
     similarity = np.exp(-8 * np.minimum(difference, 1))
-    return 1 + (similarity - np.exp(-8)) / (1 - np.exp(-8))
+    lowest = np.exp(-8)
+    return 1 + (similarity - lowest) / (1 - lowest)
 
 
 def _patches(region: np.ndarray) -> list[tuple[int, int]]:

@@ -66,13 +66,15 @@ def s_measure(p: np.ndarray, g: np.ndarray, alpha: float = 0.5) -> float:
     for quadrant in quadrants:
         area = g[quadrant].size / g.size
         region_term += area * _ssim(p[quadrant], g[quadrant])
-    return max(0, alpha * object_term + (1 - alpha) * region_term)
+    weighted = alpha * object_term + (1 - alpha) * region_term
+    return max(0, weighted)
 
 
 def _object_score(x: np.ndarray) -> float:
     mean = x.mean()
     deviation = x.std(ddof=1) if x.size > 1 else 0
-    return 2 * mean / (mean ** 2 + 1 + deviation + EPS)
+    denominator = mean ** 2 + 1 + deviation
+    return 2 * mean / (denominator + EPS)
 
 
 def _ssim(p: np.ndarray, g: np.ndarray) -> float:
@@ -216,8 +218,10 @@ def _split(points: list[Pixel], touching: np.ndarray, seen: set[Pixel]) -> list[
 
 
 def _are_neighbours(first: Pixel, second: Pixel) -> bool:
-    across = abs(first[0] - second[0])
-    down = abs(first[1] - second[1])
+    x1, y1 = first
+    x2, y2 = second
+    across = abs(x1 - x2)
+    down = abs(y1 - y2)
     return max(across, down) <= 1
 
 

@@ -45,9 +45,11 @@ def connectivity(p: np.ndarray, a: np.ndarray, region: np.ndarray) -> float:
     # The level of each pixel: the last threshold before it leaves the largest component.
     level = np.full(p.shape, -1.0)
     for step in range(1, 11):
-        both = (p >= step / 10) & (a >= step / 10)
+        threshold = step / 10
+        both = (p >= threshold) & (a >= threshold)
         is_open = level == -1
-        level[is_open & ~_largest(both)] = (step - 1) / 10
+        leaves = is_open & ~_largest(both)
+        level[leaves] = (step - 1) / 10
     level[level == -1] = 1
 
     # Where the mattes are connected differently.

@@ -25,12 +25,15 @@ def _cells(edges: np.ndarray, size: int) -> np.ndarray:
     return np.any(cells, axis=(1, 3))
 
 
-def msiou(b: np.ndarray, g: np.ndarray) -> float:
-    """Area under the ratios over ten scales. The denominators are in half precision."""
+def msiou(b: np.ndarray, g: np.ndarray, step: int = 1) -> float:
+    """Area under the ratios over every scale, or every third or ninth of the ten.
+
+    The denominators are in half precision.
+    """
     edges = _edges(b)
     true_edges = _edges(g)
     ratios = []
-    for scale in range(10):
+    for scale in range(0, 10, step):
         # The share of the cells with a true edge that have a found one too.
         size = 2 ** scale
         found = _cells(edges, size)

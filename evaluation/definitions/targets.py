@@ -50,7 +50,8 @@ def scores(p: np.ndarray, q: np.ndarray, g: np.ndarray) -> dict[str, float]:
         grey = np.where(in_box, q, 0)
 
         # The metrics of its binary predictions.
-        adaptive = soft >= min(2 * soft.mean(), 1)
+        threshold = min(2 * soft.mean(), 1)
+        adaptive = soft >= threshold
         above_half = soft > 0.5
         binaries = [grey >= threshold for threshold in range(255, -1, -1)]
         for name, metric in confusion.METRICS.items():

@@ -7,6 +7,7 @@ it looks like before, the better it is camouflaged.
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 PATCH = 7
 STRIDE = 3
@@ -25,41 +26,61 @@ TO_XYZ = np.array([
 WHITE = np.array([0.95047, 1.0, 1.08883])
 
 
-def weights(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def weights(
+    image: np.ndarray,
+    inside: np.ndarray,
+    gamma: float = GAMMA,
+    spatial_weight: float = SPATIAL_WEIGHT,
+) -> np.ndarray:
     """Computes the weights of an object's pixels: 2 if they are camouflaged, 1 if they stand out.
 
     Args:
         image: RGB, uint8 (H, W, 3).
         inside: The object, boolean (H, W).
+        gamma: How soon a difference in colour is seen.
+        spatial_weight: Weight of places against colours, when similar patches are looked for.
 
     Returns:
         float64 (pixels of the object,), in their order. They are equal where the object or its
         surroundings are too small for a patch.
     """
-    near = cv2.dilate(inside.astype(np.uint8), np.ones((REACH, REACH), np.uint8)) > 0
+    # Patches of the object, and of what is near it.
+    reach = np.ones((REACH, REACH), np.uint8)
+    near = cv2.dilate(inside.astype(np.uint8), reach) > 0
     own = _whole_patches(inside)
     others = _whole_patches(near & ~inside)
     if len(own) == 0 or len(others) == 0:
         return np.ones(np.count_nonzero(inside))
-    similar = others[_most_similar(image, own, others)]
-    composed = _compose(image, own, similar)
+
+    # The object, composed of its surroundings.
+    nearest = _most_similar(image, own, others, spatial_weight)
+    composed = _compose(image, own, others[nearest])
+
+    # How much it differs from before.
     before = lab(image[inside])
     after = lab(composed[inside])
-    distance = np.minimum(ciede2000(before, after) / 100, 1)
-    lowest = np.exp(-GAMMA)
-    return 1 + (np.exp(-GAMMA * distance) - lowest) / (1 - lowest)
+    difference = ciede2000(before, after)
+    distance = np.minimum(difference / 100, 1)
+
+    # Falls from 1 to 0.
+    lowest = np.exp(-gamma)
+    likeness = (np.exp(-gamma * distance) - lowest) / (1 - lowest)
+    return 1 + likeness
 
 
 def _whole_patches(region: np.ndarray) -> np.ndarray:
     """Upper left corners (patches, 2) of the patches of the grid that lie in a region."""
     if min(region.shape) < PATCH:
         return np.empty((0, 2), int)
-    windows = np.lib.stride_tricks.sliding_window_view(region, (PATCH, PATCH))
-    whole = windows[::STRIDE, ::STRIDE].all(axis=(2, 3))
+    windows = sliding_window_view(region, (PATCH, PATCH))
+    on_grid = windows[::STRIDE, ::STRIDE]
+    whole = on_grid.all(axis=(2, 3))
     return np.argwhere(whole) * STRIDE
 
 
-def _most_similar(image: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _most_similar(
+    image: np.ndarray, own: np.ndarray, others: np.ndarray, spatial_weight: float,
+) -> np.ndarray:
     """Finds for each of the object's patches the nearest other one, in colour and in place."""
     # Colours are in 8 bits; their sums of products are below 2^24, so exact in float32.
     colours = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
@@ -67,10 +88,11 @@ def _most_similar(image: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.
     other_colours = _read(colours, others)
 
     # Places in standard deviations of all patches.
-    places = np.concatenate((own, others)).astype(float)
-    deviations = places.std(axis=0)
+    corners = np.concatenate((own, others)).astype(float)
+    deviations = corners.std(axis=0)
     deviations[deviations == 0] = 1
-    places = SPATIAL_WEIGHT * (places - places.mean(axis=0)) / deviations
+    centred = corners - corners.mean(axis=0)
+    places = spatial_weight * centred / deviations
     own_places, other_places = np.split(places, [len(own)])
 
     # Of |a - b|^2 = |a|^2 - 2 (ab - |b|^2 / 2) the brackets are largest where b is nearest.
@@ -88,9 +110,10 @@ def _most_similar(image: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.
 
 def _read(picture: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """The values of patches, (patches, 7 * 7 * channels)."""
-    windows = np.lib.stride_tricks.sliding_window_view(picture, (PATCH, PATCH), axis=(0, 1))
+    windows = sliding_window_view(picture, (PATCH, PATCH), axis=(0, 1))
     rows, columns = corners.T
-    return windows[rows, columns].reshape(len(corners), -1)
+    patches = windows[rows, columns]
+    return patches.reshape(len(corners), -1)
 
 
 def _squares(vectors: np.ndarray) -> np.ndarray:
@@ -110,9 +133,12 @@ def _compose(image: np.ndarray, own: np.ndarray, similar: np.ndarray) -> np.ndar
             offset = np.array((down, right))
             rows, columns = (own + offset).T
             from_rows, from_columns = (similar + offset).T
-            total[rows, columns] += image[from_rows, from_columns]
+            pixels = image[from_rows, from_columns]
+            total[rows, columns] += pixels
             count[rows, columns] += 1
-    return np.rint(total / np.maximum(count, 1)).astype(np.uint8)
+    divisor = np.maximum(count, 1)
+    means = total / divisor
+    return np.rint(means).astype(np.uint8)
 
 
 # --- Colours --------------------------------------------------------------------------------------
@@ -121,7 +147,9 @@ def _compose(image: np.ndarray, own: np.ndarray, similar: np.ndarray) -> np.ndar
 def _linear_levels() -> np.ndarray:
     """sRGB's 256 levels as linear light, (256,)."""
     level = np.arange(256) / 255
-    return np.where(level > 0.04045, ((level + 0.055) / 1.055) ** 2.4, level / 12.92)
+    bright = ((level + 0.055) / 1.055) ** 2.4
+    dark = level / 12.92
+    return np.where(level > 0.04045, bright, dark)
 
 
 LINEAR = _linear_levels()
@@ -129,7 +157,10 @@ LINEAR = _linear_levels()
 
 def lab(colours: np.ndarray) -> np.ndarray:
     """Converts sRGB, uint8 (N, 3), to CIELAB, float64 (N, 3)."""
-    xyz = LINEAR[colours] @ TO_XYZ.T / WHITE
+    linear = LINEAR[colours]
+    xyz = linear @ TO_XYZ.T / WHITE
+
+    # About as the eye sees them: a cube root, but a line near black.
     dark = 7.787 * xyz + 16 / 116
     f = np.where(xyz > 0.008856, np.cbrt(xyz), dark)
     x, y, z = f.T
@@ -145,10 +176,14 @@ def ciede2000(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     lightness2, a2, b2 = second.T
 
     # Neutral colours are spread out.
-    chroma7 = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
-    g = 0.5 * (1 - np.sqrt(chroma7 / (chroma7 + 25.0 ** 7)))
-    chroma1, hue1 = np.hypot(a1 * (1 + g), b1), _hue(a1 * (1 + g), b1)
-    chroma2, hue2 = np.hypot(a2 * (1 + g), b2), _hue(a2 * (1 + g), b2)
+    plain_chroma = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    spread = 1 + 0.5 * (1 - _saturation(plain_chroma))
+    a1 = a1 * spread
+    a2 = a2 * spread
+    chroma1 = np.hypot(a1, b1)
+    chroma2 = np.hypot(a2, b2)
+    hue1 = _hue(a1, b1)
+    hue2 = _hue(a2, b2)
 
     # Hues are angles, and a grey has none.
     turn = hue2 - hue1
@@ -162,17 +197,26 @@ def ciede2000(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     mean_lightness = (lightness1 + lightness2) / 2
     mean_chroma = (chroma1 + chroma2) / 2
     far = (mean_lightness - 50) ** 2
-    lightness = (lightness2 - lightness1) / (1 + 0.015 * far / np.sqrt(20 + far))
-    chroma = (chroma2 - chroma1) / (1 + 0.045 * mean_chroma)
+    lightness = lightness2 - lightness1
+    lightness /= 1 + 0.015 * far / np.sqrt(20 + far)
+    chroma = chroma2 - chroma1
+    chroma /= 1 + 0.045 * mean_chroma
     hue = 2 * np.sqrt(chroma1 * chroma2) * _sine(turn / 2)
     hue /= 1 + 0.015 * mean_chroma * _hue_factor(mean_hue)
 
     # Blues are turned.
-    chroma7 = mean_chroma ** 7
-    rotation = -2 * np.sqrt(chroma7 / (chroma7 + 25.0 ** 7))
-    rotation *= _sine(60 * np.exp(-(((mean_hue % 360 - 275) / 25) ** 2)))
-    square = lightness ** 2 + chroma ** 2 + hue ** 2 + rotation * chroma * hue
+    from_blue = (mean_hue % 360 - 275) / 25
+    angle = 60 * np.exp(-(from_blue ** 2))
+    rotation = -2 * _saturation(mean_chroma) * _sine(angle)
+    square = lightness ** 2 + chroma ** 2 + hue ** 2
+    square += rotation * chroma * hue
     return np.sqrt(np.maximum(square, 0))
+
+
+def _saturation(chroma: np.ndarray) -> np.ndarray:
+    """Rises from 0 of greys to 1 of strong colours."""
+    power = chroma ** 7
+    return np.sqrt(power / (power + 25.0 ** 7))
 
 
 def _hue(a: np.ndarray, b: np.ndarray) -> np.ndarray:

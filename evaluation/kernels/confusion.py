@@ -86,10 +86,12 @@ def _beyond_chance(counts: ThresholdCounts, negatives: np.ndarray | int) -> np.n
     """
     size = 1.0 * counts.size
     found = 1.0 * counts.found
-    chance = found * counts.foreground + (size - found) * negatives
+    rejected = size - found
+    chance = found * counts.foreground + rejected * negatives
     denominator = size * size - chance
     numerator = size * _right(counts) - chance
-    return numerator / np.where(denominator == 0, 1, denominator)
+    divisor = np.where(denominator == 0, 1, denominator)
+    return numerator / divisor
 
 
 def precision_recall_area(counts: ThresholdCounts) -> np.ndarray:

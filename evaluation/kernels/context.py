@@ -1,7 +1,7 @@
 """Context measure: Wang et al., "Context-measure: contextualizing metric for camouflage", 2025.
 
-arXiv 2512.07076, as PySODMetrics computes it with alpha 6. Images are filtered in
-float32; sums are in float64.
+arXiv 2512.07076, as PySODMetrics computes it. Images are filtered in float32; sums are in
+float64.
 """
 
 from typing import NamedTuple
@@ -29,22 +29,26 @@ class Context(NamedTuple):
     inside: np.ndarray
 
 
-def prepare(mask: np.ndarray) -> Context:
-    """Prepares a mask, uint8 (H, W) of 0 and 255, with at least one pixel set."""
+def prepare(mask: np.ndarray, alpha: float = ALPHA) -> Context:
+    """Prepares a mask, uint8 (H, W) of 0 and 255, with at least one pixel set.
+
+    `alpha` is the size of the kernel: the root of its covariance's trace.
+    """
     inside = mask > 0
-    covariance, row_radius, column_radius = shape_of(inside)
+    covariance, row_radius, column_radius = shape_of(inside, alpha)
     kernel = gaussian(covariance, row_radius, column_radius).astype(np.float32)
     forward = _filter(inside.astype(np.float32), kernel)
     return Context(kernel, forward, inside)
 
 
-def shape_of(inside: np.ndarray) -> tuple[np.ndarray, int, int]:
+def shape_of(inside: np.ndarray, alpha: float) -> tuple[np.ndarray, int, int]:
     """Covariance of a mask's rows and columns, of trace alpha^2, and the kernel's radii."""
     rows, columns = np.nonzero(inside)
     if len(rows) == 1:
         return np.eye(2) / 4, 1, 1
     covariance = np.cov(rows, columns) + EPS * np.eye(2)
-    covariance *= ALPHA ** 2 / np.trace(covariance)
+    trace = np.trace(covariance)
+    covariance *= alpha ** 2 / trace
     deviations = np.sqrt(np.diag(covariance))
     radii = np.round(3 * deviations).astype(int)
     row_radius, column_radius = radii.tolist()
@@ -53,6 +57,7 @@ def shape_of(inside: np.ndarray) -> tuple[np.ndarray, int, int]:
 
 def gaussian(covariance: np.ndarray, row_radius: int, column_radius: int) -> np.ndarray:
     """A Gaussian with sum 1. A degenerate one, of a diagonal line of pixels, is that line."""
+    # Offsets from the middle.
     row_range = np.arange(-row_radius, row_radius + 1)
     column_range = np.arange(-column_radius, column_radius + 1)
     rows, columns = np.meshgrid(row_range, column_range, indexing='ij')
@@ -93,9 +98,13 @@ def context_measure(
     around = _filter(values, context.kernel)[context.inside]
     inclusion = SCALE * -np.expm1(-around)
     reverse = float(np.average(inclusion.astype(np.float64), weights=weights))
+
+    # Their F-measure.
     if forward + reverse == 0:
         return 0.0
-    return (1 + beta2) * forward * reverse / (beta2 * forward + reverse)
+    numerator = (1 + beta2) * forward * reverse
+    denominator = beta2 * forward + reverse
+    return numerator / denominator
 
 
 def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

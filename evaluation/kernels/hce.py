@@ -41,7 +41,12 @@ def warn_of_old_opencv() -> None:
 
 
 def correction_effort(
-    prediction: np.ndarray, packed_mask: np.ndarray, skeleton: np.ndarray, shape: tuple[int, int],
+    prediction: np.ndarray,
+    packed_mask: np.ndarray,
+    skeleton: np.ndarray,
+    shape: tuple[int, int],
+    relax: int = RELAX,
+    epsilon: float = EPSILON,
 ) -> int:
     """Computes HCE.
 
@@ -50,6 +55,8 @@ def correction_effort(
         packed_mask: Mask, packed.
         skeleton: The mask's skeleton, packed.
         shape: (H, W) of the unpacked masks.
+        relax: How many pixels deep errors are forgiven.
+        epsilon: How far in pixels a border may be from its polygon.
     """
     warn_of_old_opencv()
 
@@ -59,12 +66,12 @@ def correction_effort(
     excess = prediction & ~packed_mask
     missing = packed_mask & ~prediction
 
-    # Wrong regions survive an erosion of the union by RELAX crosses, and grow back within
+    # Wrong regions survive an erosion of the union by crosses, and grow back within
     # themselves. Pixels outside the image do not erode it.
     neither = ~(packed_mask | prediction) & inside
-    core = ~bits.dilate_cross(neither, inside, RELAX)
-    grown_excess = bits.dilate_cross(excess & core, ~packed_mask & inside, RELAX)
-    grown_missing = bits.dilate_cross(missing & core, ~prediction & inside, RELAX)
+    core = ~bits.dilate_cross(neither, inside, relax)
+    grown_excess = bits.dilate_cross(excess & core, ~packed_mask & inside, relax)
+    grown_missing = bits.dilate_cross(missing & core, ~prediction & inside, relax)
     false_positives = grown_excess & excess
     # A missed part of the skeleton is never forgiven.
     missed_skeleton = skeleton & ~correct
@@ -76,12 +83,14 @@ def correction_effort(
     near_foreground = bits.dilate_cross(foreground, inside)
     near_background = bits.dilate_cross(background, inside)
     columns = shape[1]
-    excess_points = _count_points(false_positives, near_foreground, columns)
-    missing_points = _count_points(false_negatives, near_background, columns)
+    excess_points = _count_points(false_positives, near_foreground, columns, epsilon)
+    missing_points = _count_points(false_negatives, near_background, columns, epsilon)
     return excess_points + missing_points
 
 
-def _count_points(region: np.ndarray, condition: np.ndarray, columns: int) -> int:
+def _count_points(
+    region: np.ndarray, condition: np.ndarray, columns: int, epsilon: float,
+) -> int:
     """Counts the points to correct a packed region: vertices of its border within `condition`."""
     contours, hierarchy = cv2.findContours(
         bits.unpack(region, columns), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
@@ -98,7 +107,7 @@ def _count_points(region: np.ndarray, condition: np.ndarray, columns: int) -> in
     touched = np.zeros(len(contours), bool)
     touched[owner[counted]] = True
     parents = hierarchy[0, :, 3]
-    vertices = _count_vertices(points, owner, counted)
+    vertices = _count_vertices(points, owner, counted, epsilon)
     untouched = _count_untouched(touched, parents)
     return vertices + untouched
 
@@ -120,13 +129,16 @@ def _first_within(points: np.ndarray, condition: np.ndarray, columns: int) -> np
     return is_first & is_within
 
 
-def _count_vertices(points: np.ndarray, owner: np.ndarray, counted: np.ndarray) -> int:
+def _count_vertices(
+    points: np.ndarray, owner: np.ndarray, counted: np.ndarray, epsilon: float,
+) -> int:
     """Counts the vertices of the polylines of consecutive counted points after simplification.
 
     Args:
         points: Points of all contours one after another, (K, 2).
         owner: The contour of each point.
         counted: Which points count.
+        epsilon: How far in pixels a polyline may be from its points.
     """
     # Runs of counted points of one contour: starts, and ends one past the last point.
     labels = np.where(counted, owner, -1)
@@ -138,29 +150,33 @@ def _count_vertices(points: np.ndarray, owner: np.ndarray, counted: np.ndarray) 
     ends = changes[before >= 0]
 
     # Contours are closed: their first and last runs may be one.
-    joined, total = _join(points, owner[starts], starts, ends)
+    joined, total = _join(points, owner[starts], starts, ends, epsilon)
     starts = starts[~joined]
     ends = ends[~joined]
 
     # Short runs are counted at once, long ones simplified one by one.
     lengths = ends - starts
-    is_short = lengths <= SHORT
+    is_short = lengths <= (SHORT if epsilon >= EPSILON else 2)
     short_vertices = np.minimum(lengths[is_short], 2)
     total += int(short_vertices.sum())
     long_starts = starts[~is_short]
     long_ends = ends[~is_short]
     for start, end in zip(long_starts, long_ends, strict=True):
-        total += _vertices(points[start:end])
+        total += _vertices(points[start:end], epsilon)
     return total
 
 
-def _vertices(polyline: np.ndarray) -> int:
+def _vertices(polyline: np.ndarray, epsilon: float) -> int:
     """Counts the vertices of a simplified polyline (K, 2)."""
-    return len(cv2.approxPolyDP(polyline, EPSILON, False))
+    return len(cv2.approxPolyDP(polyline, epsilon, False))
 
 
 def _join(
-    points: np.ndarray, owner: np.ndarray, starts: np.ndarray, ends: np.ndarray,
+    points: np.ndarray,
+    owner: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    epsilon: float,
 ) -> tuple[np.ndarray, int]:
     """Joins the first and last polyline of a contour where they touch.
 
@@ -189,7 +205,7 @@ def _join(
         front = points[starts[last]:ends[last]]
         back = points[starts[first]:ends[first]]
         polyline = np.concatenate([front, back[::-1]])
-        total += _vertices(polyline)
+        total += _vertices(polyline, epsilon)
         joined[[first, last]] = True
     return joined, total
 

@@ -89,9 +89,11 @@ def normalise(histogram: np.ndarray) -> Levels:
     high = int(used[-1])
     if low == high:
         return unnormalised()
+    # In the published order: rounding decides on q.
     x = np.arange(LEVELS) / 255
     span = x[high] - x[low]
-    p = np.clip((x - x[low]) / span, 0, 1)
+    stretched = (x - x[low]) / span
+    p = np.clip(stretched, 0, 1)
     q = (255 * p).astype(np.uint8)
     return Levels(p, q, low, high)
 
@@ -168,9 +170,10 @@ def sum_targets(counts: ThresholdCounts) -> ThresholdCounts:
 
 def absolute_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:
     """MAE: mean |p - g|."""
-    total = inside @ (1 - p) + outside @ p
+    inside_total = inside @ (1 - p)
+    outside_total = outside @ p
     size = inside.sum() + outside.sum()
-    return float(total / size)
+    return float((inside_total + outside_total) / size)
 
 
 def squared_error(inside: np.ndarray, outside: np.ndarray, p: np.ndarray) -> float:
@@ -282,7 +285,8 @@ def e_measure(counts: ThresholdCounts) -> np.ndarray:
     )
     total = np.zeros(np.shape(true))
     for pixels, x, y in kinds:
-        alignment = 2 * x * y / (x ** 2 + y ** 2 + EPS)
+        squares = x ** 2 + y ** 2
+        alignment = 2 * x * y / (squares + EPS)
         enhanced = (alignment + 1) ** 2 / 4
         total = total + enhanced * pixels
     return total / divisor

@@ -44,13 +44,19 @@ def squared_mean(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
 def _differences(pred: np.ndarray, alpha: np.ndarray, region: Region) -> np.ndarray:
     """Counts the absolute differences, int64 (256,)."""
     difference = cv2.absdiff(pred, alpha)
-    values = difference.reshape(-1) if region is None else difference[region]
+    if region is None:
+        values = difference.reshape(-1)
+    else:
+        values = difference[region]
     return np.bincount(values, minlength=256)
 
 
 def _mean(counts: np.ndarray, values: np.ndarray) -> float:
     size = counts.sum()
-    return float(counts @ values / size) if size else float('nan')
+    if size == 0:
+        return float('nan')
+    total = counts @ values
+    return float(total / size)
 
 
 def gradient(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
@@ -77,7 +83,9 @@ def _differing_strips(pred: np.ndarray, alpha: np.ndarray) -> Iterator[tuple[sli
     for start in range(0, height, STRIP_ROWS):
         stop = min(start + STRIP_ROWS, height)
         rows = slice(start, stop)
-        padded = slice(max(start - RADIUS, 0), min(stop + RADIUS, height))
+        first = max(start - RADIUS, 0)
+        last = min(stop + RADIUS, height)
+        padded = slice(first, last)
         if not np.array_equal(pred[padded], alpha[padded]):
             yield rows, padded
 
@@ -85,8 +93,9 @@ def _differing_strips(pred: np.ndarray, alpha: np.ndarray) -> Iterator[tuple[sli
 def _magnitude(matte: np.ndarray) -> np.ndarray:
     """The gradient's magnitude, float64."""
     # The Gaussian and its derivative, which also divides the values by 255.
-    x = np.arange(-RADIUS, RADIUS + 1, dtype=np.float64)
-    gauss = np.exp(-x ** 2 / (2 * SIGMA ** 2))
+    x = np.arange(-RADIUS, RADIUS + 1, dtype=float)
+    variance = SIGMA ** 2
+    gauss = np.exp(-x ** 2 / (2 * variance))
     slope = x * gauss
     gauss /= np.linalg.norm(gauss)
     slope /= np.linalg.norm(slope) * 255
@@ -125,8 +134,10 @@ def connectivity(pred: np.ndarray, alpha: np.ndarray, region: Region) -> float:
 
 def _connectivity_losses() -> np.ndarray:
     """1 less the connectivity, by level and value, (11, 256)."""
-    levels = np.arange(STEPS + 1)[:, None] / STEPS
-    distance = np.arange(256) / 255 - levels
+    steps = np.arange(STEPS + 1)
+    levels = steps[:, None] / STEPS
+    values = np.arange(256) / 255
+    distance = values - levels
     return np.where(distance >= FAR, distance, 0)
 
 
@@ -137,7 +148,8 @@ def _largest_component(binary: np.ndarray) -> np.ndarray:
     areas = stats[1:, cv2.CC_STAT_AREA]
     if len(areas) == 0:
         return np.zeros(binary.shape, bool)
-    return labels == 1 + areas.argmax()
+    largest = 1 + areas.argmax()
+    return labels == largest
 
 
 def _lost(
@@ -145,7 +157,8 @@ def _lost(
 ) -> float:
     """Adds the differences of connectivity of pixels of one level."""
     if region is not None:
-        pixels = pixels[region.reshape(-1).take(pixels)]
+        is_inside = region.reshape(-1).take(pixels)
+        pixels = pixels[is_inside]
     predicted = loss.take(pred.take(pixels))
     true = loss.take(alpha.take(pixels))
     difference = predicted - true

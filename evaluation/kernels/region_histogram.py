@@ -49,7 +49,8 @@ def histogram_by_label(
         part = slice(start, start + chunk)
         # Little-endian pairs of bytes read as one 16-bit code: 256 label + value.
         pairs = cv2.merge([values[part], labels[part]])
-        codes = pairs.view(np.uint16).reshape(1, -1)
+        words = pairs.view(np.uint16)
+        codes = words.reshape(1, -1)
         bins = counts.size
         found = cv2.calcHist([codes], [0], None, [bins], [0, bins])
         by_label = found.reshape(counts.shape)
@@ -109,7 +110,8 @@ class RegionHistogram:
         by_label = histogram_by_label(values, labels, self._sizes.size)
         counts = by_label.reshape(4, 2, LEVELS)
         # All other pixels equal the mask: 255 inside, 0 outside.
-        equal = self._sizes - counts.sum(axis=-1)
+        differing = counts.sum(axis=-1)
+        equal = self._sizes - differing
         counts[:, INSIDE, -1] += equal[:, INSIDE]
         counts[:, OUTSIDE, 0] += equal[:, OUTSIDE]
         return counts

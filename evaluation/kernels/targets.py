@@ -74,18 +74,18 @@ def box_histograms(
     return np.stack(histograms)
 
 
-def target_counts(histograms: np.ndarray, levels: Levels, size: int) -> np.ndarray:
+def target_counts(
+    histograms: np.ndarray, levels: Levels, means: np.ndarray, size: int,
+) -> np.ndarray:
     """Counts (targets, 2, 258) in the boxes; the last two found by a target's own thresholds.
 
     Args:
         histograms: As of `box_histograms`.
         levels: The prediction's normalisation.
-        size: Pixels of the image. Those outside the box count as 0 in the mean that gives the
-            adaptive threshold, and are found only if that is 0.
+        means: Means of the prediction, (targets,), whose pixels outside the box count as 0.
+        size: Pixels of the image. Those outside the box are found only at a threshold of 0.
     """
     # Each target's adaptive threshold.
-    totals = histograms.sum(axis=1)
-    means = totals @ levels.p / size
     thresholds = np.minimum(2 * means, 1)
 
     # What is found at it in the box, and at a threshold of 0 all around the box too.

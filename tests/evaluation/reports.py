@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.display import show_all
 from evaluation.report import Choice, Evaluation, write_report
 from evaluation.summary import MethodScores
 from tests.evaluation.folders import blob, spoil
@@ -43,7 +44,8 @@ def make_evaluation(
         categories[dataset] = {
             stem: [('Bird', 'Chair')[index % 2]] for index, stem in enumerate(stems)}
     choice = Choice('Smeasure', methods[0], [], [score])
-    return Evaluation('Toy', COLUMNS, results, [choice], details, categories)
+    return Evaluation(
+        'Toy', COLUMNS, results, [choice], details, show_all(methods), [], categories)
 
 
 def write(root: Path, evaluation: Evaluation, **options) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 
 import eval_existingOnes
 import gen_best_ep
+import paper
 from evaluation import archives, inputs, mask_folders, prediction_folders, runner
 from evaluation.naming import Naming, find_naming, pair_names
 from evaluation.places import ScoredFiles
@@ -219,6 +220,46 @@ class TestArchives:
             pack(root / 'pred/Prediction_Maps', root / 'pred' / method, suffix)
         assert values(find(root)) == expected
 
+    @pytest.mark.parametrize('name', ['{method}_{set}', '{set}-{method}', '{method}-results_{set}'])
+    def test_a_method_over_several(self, root, expected, name):
+        make_predictions(root / 'pred')
+        for method in METHODS:
+            for dataset in SETS:
+                folder = root / 'pred' / method / dataset
+                pack(folder, root / 'pred' / name.format(method=method, set=dataset), '.zip')
+            (root / 'pred' / method).rmdir()
+        found = values(find(root))
+        assert {(key[0].split('-')[0], *key[1:]): value for key, value in found.items()} == expected
+
+    @pytest.mark.parametrize(('inner', 'outer'), [
+        ('.zip', '.zip'), ('.zip', '.tar'), ('.zip', '.tar.gz'), ('.tar.gz', '.zip'),
+        ('.tar', '.tar')])
+    def test_archives_in_an_archive(self, root, expected, inner, outer):
+        """As of a page that packs the archive of each set again."""
+        make_predictions(root / 'pred')
+        for method in METHODS:
+            folder = root / 'pred' / method
+            for dataset in SETS:
+                pack(folder / dataset, folder / dataset, inner)
+            pack(folder, folder, outer)
+        before = sorted(root.rglob('*'))
+        assert values(find(root)) == expected
+        assert sorted(root.rglob('*')) == before, 'something was unpacked'
+        if inner == outer == '.zip':  # once more around all of them
+            pack(root / 'pred', root / 'all', '.zip')
+            assert values(find(root, pred='all.zip')) == expected
+
+    def test_an_archive_in_an_archive_beside_its_folder(self, root, expected):
+        make_predictions(root / 'pred')
+        folder = root / 'pred/SINet/CAMO'
+        shutil.copytree(folder, root / 'copy')
+        pack(folder, folder, '.zip')
+        shutil.move(root / 'copy', folder)
+        pack(root / 'pred/SINet', root / 'pred/SINet', '.zip')
+        plans = find(root)
+        assert values(plans) == expected
+        assert any('left out, as the folder CAMO is beside it' in note for note in plans[0].notes)
+
     def test_everything_in_one_and_masks_too(self, root, expected):
         make_predictions(root / 'pred')
         pack(root / 'pred', root / 'all', '.zip')
@@ -261,9 +302,9 @@ class TestArchives:
         seen = []
         original = archives.read_member
 
-        def spy(path, place, size):
+        def spy(path, place, size, nest):
             seen.append(place)
-            return original(path, place, size)
+            return original(path, place, size, nest)
 
         monkeypatch.setattr('evaluation.files.read_member', spy)
         plans = find(root, methods=['SINet'])
@@ -284,7 +325,7 @@ class TestArchives:
         for start in (data.index(b'PK\3\4') + 7, data.index(b'PK\1\2') + 9):
             data[start] &= ~8
         path.write_bytes(data)
-        assert [member.name for member in archives.list_images(path)] == ['é/ü.png']
+        assert [member.name for member in archives.list_contents(path).images] == ['é/ü.png']
 
 
 class TestBadArchives:
@@ -333,7 +374,7 @@ class TestBadArchives:
                 data[place] = rng.integers(256)
             path.write_bytes(data)
             try:
-                for member in archives.list_images(path):
+                for member in archives.list_contents(path).images:
                     archives.read_member(path, member.place, member.size)
             except ValueError as error:
                 problems.append(str(error))
@@ -345,6 +386,27 @@ class TestBadArchives:
     def test_names_that_lead_out(self, broken, packed, suffix, name):
         data = packed(suffix, name)
         assert 'leads out of the archive' in broken(f'new{suffix}', data)
+
+    @pytest.mark.parametrize(('name', 'content', 'words'), [
+        ('a.zip', b'half of a download', 'damaged archive'),
+        ('a.tar.gz', b'half of a download', 'damaged archive'),
+        ('a.rar', b'Rar!', 'no zip or tar; unpack it'),
+        ('../a.zip', b'', 'leads out of the archive'),
+        ('a.zip', b'\0' * 20_000_000, 'as decompression bombs do'),
+    ])
+    def test_bad_archives_in_an_archive(self, broken, packed, name, content, words):
+        assert words in broken('new.zip', packed('.zip', name, content))
+
+    def test_names_that_lead_out_of_an_archive_in_an_archive(self, broken, packed):
+        inner = packed('.tar.gz', '../a.png')
+        line = broken('new.zip', packed('.zip', 'x/inner.tar.gz', inner))
+        assert "/x/inner.tar.gz: its member '../a.png' leads out of the archive" in line
+
+    def test_archives_without_end(self, broken, packed):
+        data = packed('.zip')
+        for _ in range(archives.DEEPEST + 1):
+            data = packed('.zip', 'again.zip', data)
+        assert 'more than 3 archives in archives' in broken('new.zip', data)
 
     def test_those_of_methods_that_are_not_chosen_are_no_problem(self, root, broken):
         line = broken('new.zip', b'half of a download')
@@ -368,7 +430,7 @@ class TestBadArchives:
         for start in (data.index(b'PK\3\4') + 22, data.index(b'PK\1\2') + 24):
             data[start:start + 4] = (10).to_bytes(4, 'little')
         path.write_bytes(data)
-        [member] = archives.list_images(path)
+        [member] = archives.list_contents(path).images
         with pytest.raises(ValueError, match='damaged archive'):
             archives.read_member(path, member.place, member.size)
 
@@ -394,7 +456,7 @@ class TestBadArchives:
             link = tarfile.TarInfo('a.png')
             link.type, link.linkname = tarfile.SYMTYPE, '/etc/passwd'
             archive.addfile(link)
-        assert archives.list_images(path) == []
+        assert archives.list_contents(path) == ([], [])
 
     def test_a_damaged_member_is_named(self, root):
         make_predictions(root / 'pred')
@@ -536,6 +598,30 @@ def test_files_are_found_again_for_drawing(root, tmp_path, monkeypatch):
         assert inputs.read_prediction(prediction, SHAPE).shape == SHAPE
     assert files.prediction('SINet', 'CAMO-9') is None
     assert not files.is_zero_one('SINet')
+
+
+def test_archives_from_the_command_to_the_report_and_panels(root, tmp_path, monkeypatch):
+    """Names with a suffix, in archives in an archive and in one of several of a method."""
+    monkeypatch.chdir(tmp_path)
+    make_predictions(root / 'pred', name='pred-{}_sal_fuse.png')
+    for dataset in SETS:
+        folder = root / 'pred/SINet' / dataset
+        pack(folder, folder, '.zip')
+        folder = root / 'pred/PFNet' / dataset
+        pack(folder, root / f'pred/PFNet_{dataset}', '.tar.gz')
+    (root / 'pred/PFNet').rmdir()
+    pack(root / 'pred/SINet', root / 'pred/SINet', '.zip')
+    before = sorted(root.rglob('*'))
+    arguments = ['--gt_root', str(root / 'gt'), '--pred_root', str(root / 'pred')]
+    eval_existingOnes.main([*arguments, '--metrics', 'S', '--workers', '1'])
+    gen_best_ep.main(['--data_lst', 'CAMO+COD10K', '--metrics', 'sm'])
+    page = Path('e_results/report.html').read_text(encoding='utf-8')
+    assert page.count('<article') == len(SETS) * IMAGES
+    assert page.count('image/jpeg') == len(SETS) * (IMAGES + 3) * 5
+    paper.main([
+        '--data_lst', 'CAMO+COD10K', '--scores', 'sm', '--panels', 'CAMO-1', '--formats', 'csv'])
+    assert Path('e_results/paper/figures/panels.png').stat().st_size > 1000
+    assert sorted(root.rglob('*')) == before, 'something was unpacked'
 
 
 def test_files_of_earlier_results_are_where_they_were(root):

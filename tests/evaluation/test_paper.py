@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation import figures, panels, paper_figures, style
+from evaluation import figures, lines, panels, paper_figures, style
 from evaluation.categories import read_grouping
 from evaluation.display import (
     choose_methods,
@@ -16,10 +16,10 @@ from evaluation.display import (
     show_all,
     show_listed,
 )
+from evaluation.formats import clean_name
 from evaluation.paper_figures import Size
 from evaluation.paper_tables import by_category, pair_tests
 from evaluation.significance import PairTest
-from evaluation.style import clean_name
 
 METHODS_FILE = """
 [[method]]
@@ -61,12 +61,12 @@ class TestMethodsFile:
 
     def test_colours_of_the_file_are_taken_once(self, methods_file):
         entries = [f'[[method]]\nfolder = "m{i}"\n' for i in range(40)]
-        entries[3] += f'color = "{style.COLORS[0]}"\n'
+        entries[3] += f'color = "{lines.COLORS[0]}"\n'
         file = read_methods_file(methods_file('\n'.join(entries)))
         shown = show_listed(file, [f'm{i}' for i in range(40)])
         colors = [method.line.color for method in shown]
-        assert colors.count(style.COLORS[0]) == 1
-        assert colors[:3] == list(style.COLORS[1:4])
+        assert colors.count(lines.COLORS[0]) == 1
+        assert colors[:3] == list(lines.COLORS[1:4])
 
     def test_every_problem_is_named(self, methods_file):
         text = (
@@ -89,7 +89,7 @@ class TestMethodsFile:
 
     def test_missing_and_unlisted_methods(self, methods_file):
         file = read_methods_file(methods_file(METHODS_FILE))
-        with pytest.raises(ValueError, match=r'no scores of _U-Net\$; there are run--epoch_10, z'):
+        with pytest.raises(ValueError, match=r'no method _U-Net\$; there are run--epoch_10, z'):
             show_listed(file, ['run--epoch_10', 'z'])
         with pytest.raises(ValueError, match=r'not listed: y, z; add .* only_listed = true'):
             show_listed(file, ['run--epoch_10', '_U-Net$', 'y', 'z'])
@@ -220,13 +220,13 @@ def test_curves_show_every_name(drawn, number):
     assert not any(text.get_parse_math() for text in legend.get_texts())
     looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
     assert len(axes.lines) == number
-    assert len(looks) == min(number, len(style.COLORS) * len(style.DASHES))
+    assert len(looks) == min(number, len(lines.COLORS) * len(lines.DASHES))
 
 
 def test_curves_of_the_report_show_every_name():
     """More methods than there are colours and dashes too."""
     names = [*ODD, 'x\udcff', 'a\nb', *(f'm{i}' for i in range(40))]
-    svg = figures.curve_panels(curves_of(names)).decode()
+    svg = figures.curve_panels(curves_of(names), show_all(names)).decode()
     assert svg.count('id="line2d_') > 3 * len(names)
 
 
@@ -340,12 +340,27 @@ def test_inset_lies_in_the_other_corner(zoom, corner):
     panel = np.full((100, 100, 3), 50, np.uint8)
     x, y, width, height = zoom
     panel[y:y + height, x:x + width] = 200
-    drawn = panels.enlarged(panel, zoom, width=20, height=20)
+    free = panels.free_corner(np.zeros((100, 100), np.uint8), zoom)
+    drawn = panels.enlarged(panel, zoom, free, width=20, height=20)
     assert drawn.shape == (236, 236, 3)  # 20 mm at 300 dots an inch
     row, column = (2 * value for value in corner)
     assert (drawn[row, column] == 200).all()
-    plain = panels.enlarged(panel, None, width=20, height=20)
+    plain = panels.enlarged(panel, None, None, width=20, height=20)
     assert (plain[row, column] == 50).all()
+
+
+@pytest.mark.parametrize(('objects', 'free'), [
+    ([(50, 50)], (True, False)),  # across from the part lies the object
+    ([(50, 50), (50, 0)], (False, True)),
+    ([(50, 50), (50, 0), (0, 50)], (False, True)),  # never over the part itself
+])
+def test_inset_hides_least_of_the_object(objects, free):
+    mask = np.zeros((100, 100), np.uint8)
+    for x, y in objects:
+        mask[y:y + 40, x:x + 40] = 255
+    mask[0:50, 55:60] //= 2
+    mask[55:60, 0:50] //= 4
+    assert panels.free_corner(mask, (10, 10, 30, 30)) == free
 
 
 def test_panels_of_files(tmp_path, drawn):

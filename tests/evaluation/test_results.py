@@ -8,7 +8,7 @@ import pytest
 from config import task_record
 from evaluation import figures, results, selection, tables
 from evaluation.display import show_all
-from evaluation.formats import to_latex
+from evaluation.formats import label, to_latex
 from evaluation.gallery import picked
 from evaluation.metrics import (
     GROUPS,
@@ -19,7 +19,7 @@ from evaluation.metrics import (
     table_columns,
 )
 from evaluation.paper_tables import comparison
-from evaluation.summary import Method, MethodScores, describe_method, sort_methods
+from evaluation.summary import Method, describe_method, sort_methods
 
 COLUMNS = ('Smeasure', 'wFmeasure', 'MAE')
 
@@ -57,7 +57,9 @@ def test_columns_of_a_subset():
 
 
 def test_table():
-    rows = [('CAMO', 'ours', {'sm': .5, 'mae': .25}), ('CAMO', 'a|b', {'sm': 1 / 3})]
+    rows = [
+        ('CAMO', label('ours'), {'sm': .5, 'mae': .25}),
+        ('CAMO', label('a|b'), {'sm': 1 / 3})]
     formats = tables.score_table(COLUMNS, rows)
     lines = formats['txt'].splitlines()
     heading = [cell.strip() for cell in lines[0].split(' & ')]
@@ -156,46 +158,6 @@ class TestRank:
             selection.rank({'A': {'x': {'sm': 1}}, 'B': {'y': {'sm': 1}}}, {'sm': 1})
         with pytest.raises(ValueError, match='x has no wfm'):
             selection.rank(self.scores, {'wfm': 1})
-
-
-class TestBootstrap:
-    @staticmethod
-    def scored(values, score='sm'):
-        return MethodScores([str(i) for i in range(len(values))], {score: np.asarray(values)}, {})
-
-    def test_clear_lead(self):
-        base = np.random.default_rng(0).random(80)
-        lead = selection.compare([self.scored(base + .1)], [self.scored(base)], 'sm')
-        assert lead == pytest.approx((.1, .1, .1))
-
-    def test_chance(self):
-        rng = np.random.default_rng(0)
-        lead = selection.compare([self.scored(rng.random(60))], [self.scored(rng.random(60))], 'sm')
-        assert lead.low < 0 < lead.high
-
-    def test_lower_is_better_and_nan(self):
-        few, many = [1, 2, 3, 4, 5, math.nan], [3, 4, 5, 6, 7, math.nan]
-        lead = selection.compare([self.scored(few, 'hce')], [self.scored(many, 'hce')], 'hce')
-        assert lead == (2, 2, 2)
-
-    def test_too_few_images_for_an_interval(self):
-        enough = self.scored(np.linspace(0, 1, selection.FEWEST_IMAGES))
-        few = self.scored(np.linspace(0, 1, selection.FEWEST_IMAGES - 1))
-        lead = selection.compare([enough, few], [enough, few], 'sm')
-        assert math.isnan(lead.low)
-        assert math.isnan(lead.high)
-        assert lead.lead == 0
-
-    def test_coverage(self):
-        """The interval holds the true difference about 95 times of 100."""
-        rng = np.random.default_rng(1)
-        held = 0
-        for _ in range(100):
-            better = self.scored(rng.normal(.3, 1, 60))
-            worse = self.scored(rng.normal(0, 1, 60))
-            lead = selection.compare([better], [worse], 'sm')
-            held += lead.low <= .3 <= lead.high
-        assert 88 <= held <= 100
 
 
 @pytest.mark.parametrize(('name', 'run', 'epoch'), [

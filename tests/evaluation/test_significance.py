@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation import selection
-from evaluation.significance import compare_pairs, holm, signed_rank
+from evaluation.significance import FEWEST_IMAGES, compare_pairs, holm, signed_rank
 from evaluation.summary import MethodScores
 
 
@@ -69,16 +68,31 @@ def test_images_without_the_score_are_left_out():
     assert pair[2:5] == pytest.approx((.1, .1, .1))
 
 
-def test_interval_is_that_of_the_best_two():
-    """The one bootstrap of gen_best_ep.py, and this one, which draws otherwise."""
-    rng = np.random.default_rng(3)
-    first, second = rng.random(200) + .02, rng.random(200)
-    [pair] = compare_pairs({'a': [scored(first)], 'b': [scored(second)]}, 'sm')
-    lead = selection.compare([scored(first)], [scored(second)], 'sm')
-    assert pair.lead == pytest.approx(abs(lead.lead))
-    # Bounds of 2000 samples scatter by about .04 of the interval's width.
-    bounds = (lead.low, lead.high) if pair.better == 'a' else (-lead.high, -lead.low)
-    assert (pair.low, pair.high) == pytest.approx(bounds, abs=.15 * (pair.high - pair.low))
+def test_one_against_every_other():
+    rng = np.random.default_rng(2)
+    methods = {name: [scored(rng.random(30) + lead)] for lead, name in enumerate('abcd')}
+    pairs = compare_pairs(methods, 'sm', against='d')
+    assert [pair[:2] for pair in pairs] == [('d', 'a'), ('d', 'b'), ('d', 'c')]
+    assert pairs[0].corrected == pytest.approx(3 * pairs[0].p)  # for three pairs, not for six
+
+
+def test_too_few_images_for_an_interval():
+    enough = scored(np.linspace(0, 1, FEWEST_IMAGES))
+    few = scored(np.linspace(0, 1, FEWEST_IMAGES - 1))
+    [pair] = compare_pairs({'a': [enough, few], 'b': [enough, few]}, 'sm')
+    assert (pair.lead, pair.p) == (0, 1)
+    assert np.isnan([pair.low, pair.high]).all()
+
+
+def test_coverage():
+    """The interval holds the true difference about 95 times of 100."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        better, worse = rng.normal(1.3, 1, 60), rng.normal(0, 1, 60)
+        [pair] = compare_pairs({'a': [scored(better)], 'b': [scored(worse)]}, 'sm')
+        held += pair.low <= 1.3 <= pair.high
+    assert 88 <= held <= 100
 
 
 def test_errors():

@@ -90,6 +90,18 @@ def calls(sample):
         'MAE()': peer.MAE,
         'Emeasure()': peer.Emeasure,
         'SizeInvarianceMAE()': peer.SizeInvarianceMAE,
+        'HumanCorrectionEffortMeasure()': peer.HumanCorrectionEffortMeasure,
+        'HumanCorrectionEffortMeasure(relax=2)':
+            lambda: peer.HumanCorrectionEffortMeasure(relax=2),
+        'HumanCorrectionEffortMeasure(epsilon=1.5)':
+            lambda: peer.HumanCorrectionEffortMeasure(epsilon=1.5),
+        'MSIoU(num_levels=4)': lambda: peer.MSIoU(True, True, with_binary=True, num_levels=4),
+        'ContextMeasure(beta2=.3)': lambda: peer.ContextMeasure(beta2=0.3),
+        'ContextMeasure(alpha=3)': lambda: peer.ContextMeasure(alpha=3),
+        'CamouflageContextMeasure(alpha=4, gamma=3)':
+            lambda: peer.CamouflageContextMeasure(alpha=4, gamma=3),
+        'CamouflageContextMeasure(beta2=2, lambda_spatial=0)':
+            lambda: peer.CamouflageContextMeasure(beta2=2, lambda_spatial=0),
     }.items():
         for kind, arguments in {
             'uint8': (sample.pred, sample.mask, True),
@@ -98,7 +110,8 @@ def calls(sample):
         }.items():
             pred, gt, normalize = arguments
             metric = make()
-            metric.step(pred=pred, gt=gt, normalize=normalize)
+            further = {'img': sample.image} if name.startswith('Camouflage') else {}
+            metric.step(pred=pred, gt=gt, normalize=normalize, **further)
             found[f'{name} {kind}'] = summary(metric.get_results())
     for name, make in {
         'FmeasureV2': peer.FmeasureV2, 'SizeInvarianceFmeasureV2': peer.SizeInvarianceFmeasureV2,
