@@ -109,14 +109,8 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
 
 def _read_shards(index: Path) -> State:
     """The tensors of all files that an index lists, which lie beside it."""
-    try:
-        listed = read_json(index).get('weight_map')
-    except FileNotFoundError:
-        raise ValueError(f'{index}: there is no such checkpoint') from None
-    names = listed.values() if isinstance(listed, dict) else ()
-    if not names or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
-        raise ValueError(f'{index}: lists no files of weights beside it')
-    shards = sorted(set(names))
+    place_of = _read_index(index)
+    shards = sorted(set(place_of.values()))
     missing = [name for name in shards if not (index.parent / name).is_file()]
     if missing:
         raise ValueError(f'{index}: {len(missing)} of its {len(shards)} files are not beside it: '
@@ -125,13 +119,30 @@ def _read_shards(index: Path) -> State:
     state: State = {}
     for name in shards:
         content = read_content(index.parent / name)
-        expected = [key for key, place in listed.items() if place == name]
+        expected = [key for key, place in place_of.items() if place == name]
         lacking = [key for key in expected if key not in content]
         if lacking:
             raise ValueError(f'{index.parent / name}: lacks {len(lacking)} of the keys that '
                              f'{index.name} lists: {shorten(lacking)}')
         state.update(content)
     return state
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """The file of each key. Raises ValueError if names are missing, or lead out of the folder."""
+    try:
+        content = read_json(index)
+    except FileNotFoundError:
+        raise ValueError(f'{index}: there is no such checkpoint') from None
+    place_of = content.get('weight_map') if isinstance(content, dict) else None
+    is_listed = isinstance(place_of, dict) and all(map(_is_shard, place_of.values()))
+    if not place_of or not is_listed:
+        raise ValueError(f'{index}: lists no files of weights beside it')
+    return place_of
+
+
+def _is_shard(name: Any) -> bool:
+    return isinstance(name, str) and SHARD.fullmatch(name) is not None
 
 
 def find_in_folder(folder: Path, names: Iterable[str] = IN_FOLDERS) -> Path | None:
