@@ -320,7 +320,7 @@ def explained(cls: type[T]) -> type[T]:
             f'{name}: fields are set where a {title} is made: {title}({name}=...), or '
             f'dataclasses.replace(config, {name}=...)')
 
-    cls.__init__ = __init__  # type: ignore[method-assign]
+    cls.__init__ = __init__  # type: ignore[assignment, method-assign]
     cls.__setattr__ = __setattr__  # type: ignore[method-assign, assignment]
     return cls
 

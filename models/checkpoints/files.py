@@ -113,7 +113,9 @@ def _read_shards(index: Path) -> State:
         listed = read_json(index).get('weight_map')
     except FileNotFoundError:
         raise ValueError(f'{index}: there is no such checkpoint') from None
-    names = listed.values() if isinstance(listed, dict) else ()
+    if not isinstance(listed, dict):
+        listed = {}
+    names = listed.values()
     if not names or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
         raise ValueError(f'{index}: lists no files of weights beside it')
     shards = sorted(set(names))
