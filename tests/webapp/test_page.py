@@ -24,7 +24,6 @@ from playwright.sync_api import Page, expect  # noqa: E402
 import predict  # noqa: E402
 from tests.browser import chromium  # noqa: E402
 from tests.webapp.server import picture, serving  # noqa: E402
-from webapp.page import _film_shown  # noqa: E402
 
 expect.set_options(timeout=60_000)  # the machine may be busy
 
@@ -239,11 +238,6 @@ def wait_until(holds, seconds: float = 60) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(.1)
-
-
-def test_what_a_video_lacks_is_shown():
-    shown = _film_shown(Path('a.webm'), ['a.mp4: the sound is <left> out'], time.perf_counter())
-    assert shown.status.endswith(' s.\n\na.mp4: the sound is &lt;left&gt; out')
 
 
 def test_video(api, tmp_path):
