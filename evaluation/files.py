@@ -258,4 +258,9 @@ def _is_image(entry: os.DirEntry) -> bool:
     _, suffix = os.path.splitext(entry.name)
     is_named_so = suffix.lower() in IMAGE_SUFFIXES
     is_hidden = entry.name.startswith('.')
-    return is_named_so and not is_hidden and entry.is_file()
+    if not is_named_so or is_hidden:
+        return False
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False

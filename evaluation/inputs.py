@@ -248,6 +248,8 @@ class _Check:
         for one in sets:
             for stem in one.images:
                 owners[stem].append(one)
+        if dataset and not owners:
+            return  # one problem, that there are no masks, is enough
         files = by_stem(listing, self.problems)
         pairing = pair_names(list(owners), list(files))
         if not dataset and not pairing.pairs:

@@ -10,7 +10,7 @@ import numpy as np
 from evaluation import tables
 from evaluation.formats import Cell, label
 from evaluation.summary import Method, MethodScores
-from utils import atomic_write, read_json, write_json
+from utils import atomic_write, printable, read_json, write_json
 
 SUFFIX = '_eval.json'
 
@@ -245,7 +245,7 @@ def with_task(overrides: Sequence[str], save_dir: str | Path) -> list[str]:
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, atomically."""
     with atomic_write(path, 'w') as file:
-        file.write(text)
+        file.write(printable(text))  # names of methods may be no UTF-8
 
 
 def _write_tables(

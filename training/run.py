@@ -21,7 +21,7 @@ from training.sharding import gather_whole
 from training.state import RunState
 from training.trainer import Trainer
 from training.validation import Best, Validator
-from utils import write_json
+from utils import epoch_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,7 @@ class Run:
             raise ValueError(f'{self.folder}: not all processes found the same state there; '
                              'it must lie on a file system that all nodes share')
         if state is None:
+            self._check_no_later_checkpoint()
             if self.resume:
                 logger.info('no state in %s yet: starting from the first epoch', self.folder)
             return 0
@@ -135,6 +136,17 @@ class Run:
         self.saved = epoch, batch = state.position
         logger.info('resuming in epoch %d after %d batches', epoch, batch)
         return state.log_position
+
+    def _check_no_later_checkpoint(self) -> None:
+        """Raises ValueError if epochs are there that a run without a state would write again.
+
+        That of the first epoch may be there: a run that was killed then has no state yet.
+        """
+        for file in sorted(self.folder.glob('epoch_*.pth')):
+            if (epoch_of(file) or 0) > self.plan.first_epoch:
+                raise ValueError(
+                    f'{self.folder}: holds {file.name} of a run whose state, last.pt, is gone; '
+                    'choose another name, or train on from it with weights=FILE')
 
     # --- Epochs -----------------------------------------------------------------------------------
 

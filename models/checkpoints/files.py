@@ -16,10 +16,13 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from models.backbones.registry import State
+from readers.reasons import UNKNOWN, stranger
 from utils import atomic_write, check_state_dict, read_json, system_error
 
 logger = logging.getLogger(__name__)
 
+START_BYTES = 512  # that show what a file is
+ZIP_START = b'PK\3\4'
 MOST_DICTS = 1000  # that are searched in a file
 # Of a folder in Hugging Face's layout, in the order in which they are looked for. The list of
 # weights in several files ends in INDEX.
@@ -79,7 +82,8 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         with safe_open(path, 'pt') as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f'{path}: not a safetensors file ({error})') from error
+        reason = _what_it_is(path) or error
+        raise ValueError(f'{path}: not a safetensors file ({reason})') from error
 
 
 def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
@@ -98,13 +102,24 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
     except FileNotFoundError:
         raise ValueError(f'{path}: there is no such checkpoint') from None
     except SafetensorError as error:
-        raise ValueError(f'{path}: not a safetensors file ({error})') from error
+        reason = _what_it_is(path) or error
+        raise ValueError(f'{path}: not a safetensors file ({reason})') from error
     except Exception as error:  # torch's unpickler raises many kinds on foreign or damaged files
         if cause := system_error(error):
             raise ValueError(f'{path}: not read ({cause.strerror or cause})') from error
-        reason = str(error)[:200]
-        raise ValueError(f'{path}: not loaded: damaged, or holding more than tensors '
-                         f'({reason})') from error
+        # torch's own words advise against weights_only=True, which keeps foreign code out.
+        reason = _what_it_is(path) or 'damaged, or holding more than tensors'
+        raise ValueError(f'{path}: not loaded: {reason}') from error
+
+
+def _what_it_is(path: str | os.PathLike) -> str:
+    """What a file is by its first bytes if it is no checkpoint; '' if they do not tell."""
+    with open(path, 'rb') as file:
+        start = file.read(START_BYTES)
+    if start.startswith(ZIP_START):  # as torch's files are, with their list at the end
+        return '' if zipfile.is_zipfile(path) else 'the file is cut off'
+    what = stranger(start)
+    return '' if what == UNKNOWN else what
 
 
 def _read_shards(index: Path) -> State:

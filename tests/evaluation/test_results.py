@@ -31,6 +31,11 @@ def test_formats(score, value, text):
     assert tables.format_score(score, value) == text
 
 
+def test_names_that_are_no_utf8_are_written(tmp_path):
+    results.write_text(tmp_path / 'table.txt', 'a\udcff & .9')
+    assert (tmp_path / 'table.txt').read_text(encoding='utf-8').endswith(' & .9')
+
+
 @pytest.mark.parametrize(('score', 'value', 'text'), [
     ('sm', .02971, '.0297'), ('sm', -.0012, '-.0012'), ('sm', 0, '.0000'), ('hce', 28.48, '28.5'),
     ('hce', -3, '-3.0')])

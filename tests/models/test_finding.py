@@ -258,6 +258,33 @@ def test_what_keys_begin_with_is_named(tmp_path):
         load_model(tmp_path / 'a.pth')
 
 
+STRANGERS = {
+    'a.pth': (b'<!DOCTYPE html><p>Sign in', 'a web page'),
+    'b.pth': (b'version https://git-lfs.github.com/spec/v1', 'git lfs pull'),
+    'c.pth': (b'', 'the file is empty'),
+    'd.safetensors': (b'<html><body>', 'a web page'),
+    'e.safetensors': (b'', 'the file is empty'),
+}
+
+
+@pytest.mark.parametrize('name', STRANGERS)
+def test_what_is_no_checkpoint_is_named(tmp_path, name):
+    content, words = STRANGERS[name]
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as raised:
+        load_model(file)
+    assert str(file) in str(raised.value)
+
+
+def test_a_checkpoint_that_is_cut_off_is_named(tmp_path, model):
+    save_checkpoint(model, tmp_path / 'a.pth')
+    file = tmp_path / 'b.pth'
+    file.write_bytes((tmp_path / 'a.pth').read_bytes()[:5000])
+    with pytest.raises(ValueError, match=f'{file}: not loaded: the file is cut off'):
+        load_model(file)
+
+
 def test_a_dict_that_holds_itself_ends(tmp_path):
     content: dict = {}
     content['a'] = content['b'] = content

@@ -119,6 +119,16 @@ def test_a_run_is_not_overwritten(whole, data):
     assert outcome(whole) == before
 
 
+def test_checkpoints_without_a_state_are_not_overwritten(whole, data, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / 'run')
+    for state in folder.glob('last*'):
+        state.unlink()
+    codes, output = run(data, folder)
+    assert codes == [1]
+    assert 'holds epoch_2.pth of a run whose state, last.pt, is gone' in output
+    assert outcome(folder) == outcome(whole)
+
+
 def test_a_run_counts_on_from_other_weights(whole, data, tmp_path):
     codes, output = run(data, tmp_path / 'more', '--resume', str(whole / 'epoch_3.pth'),
                         '--epochs', '5')
