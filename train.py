@@ -315,15 +315,17 @@ def build_trainer(
 
 def prepare_model(cfg: Config, model: BiRefNet, world: World) -> BiRefNet:
     """Sets up checkpointing, compiling and synchronised BatchNorm, as `cfg` asks for them."""
-    if cfg.compile:
+    # On a CPU the compiled backward pass in bf16 has given gradients that are not finite.
+    compiles = cfg.compile and (world.device.type != 'cpu' or cfg.mixed_precision == 'no')
+    if compiles:
         run_uncompiled_what_fails()
-        if world.device.type == 'cpu':
-            logger.info('torch.compile: on a CPU the first steps take minutes; compile=false '
-                        'begins at once, and is about as fast')
+    elif cfg.compile:
+        logger.warning('compile: on a CPU nothing is compiled in %s, because gradients may '
+                       'become infinite', cfg.mixed_precision)
     for part in (model.encoder.backbone, model.decoder):
         if cfg.grad_checkpointing:
             part.set_grad_checkpointing()
-        if cfg.compile:
+        if compiles:
             part.compile()
     if cfg.sync_bn and world.size > 1:
         return synchronise(model, world)
