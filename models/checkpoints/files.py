@@ -1,5 +1,6 @@
 """Checkpoint files: read without running code from them, written atomically."""
 
+import errno
 import logging
 import os
 import re
@@ -105,7 +106,8 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
         reason = _what_it_is(path) or error
         raise ValueError(f'{path}: not a safetensors file ({reason})') from error
     except Exception as error:  # torch's unpickler raises many kinds on foreign or damaged files
-        if cause := system_error(error):
+        cause = system_error(error)
+        if cause and cause.errno != errno.EINVAL:  # in a file cut off, torch looks before its start
             raise ValueError(f'{path}: not read ({cause.strerror or cause})') from error
         # torch's own words advise against weights_only=True, which keeps foreign code out.
         reason = _what_it_is(path) or 'damaged, or holding more than tensors'
