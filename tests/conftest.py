@@ -1,11 +1,13 @@
 """What several test modules share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+from utils import printable
 
 # Whether a change is good does not depend on luck: the examples are the same in each run. Searching
 # on purpose draws others (tests/test_fuzz.py).
@@ -15,6 +17,14 @@ if 'FUZZ_EXAMPLES' not in os.environ:
 
 # For the processes that tests start: torch in this one has read it by now.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Makes captured names that are no UTF-8 printable: xdist sends reports as UTF-8."""
+    report = yield
+    report.sections = [(title, printable(text)) for title, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope='module')
