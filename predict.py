@@ -69,7 +69,7 @@ from readers import MAX_PIXELS, TooManyPixels
 from runtime.command import run_command
 from runtime.device import choose_device, prepare_device
 from runtime.log import print_messages
-from utils import IMAGE_SUFFIXES, print_error, read_lines
+from utils import IMAGE_SUFFIXES, fitting_name, print_error, read_lines
 
 MOST_OFFSET = 1000  # pixels: the time and memory that it takes grow with its square
 WATCH_SECONDS = 1.
@@ -374,9 +374,9 @@ def _file_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
 def _file_target(path: Path, output: str | None, suffix: str) -> Path:
     """Names the result of one file: OUTPUT, a file in the folder OUTPUT, or one beside `path`."""
     if output is None:
-        return path.with_name(f'{path.stem}.out{suffix}')
+        return path.with_name(fitting_name(path.stem, f'.out{suffix}'))
     if _is_folder(output):
-        return Path(output, f'{path.stem}{suffix}')
+        return Path(output, fitting_name(path.stem, suffix))
     return Path(output)
 
 
@@ -397,7 +397,10 @@ def _tree_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
 
 
 def _tree_target(folder: Path, output: str | None) -> Path:
-    return Path(output or f'{folder.resolve()}_out')
+    if output:
+        return Path(output)
+    named = folder.resolve()
+    return Path(named.parent, fitting_name(named.name, '_out'))
 
 
 def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
@@ -510,12 +513,15 @@ def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> li
 
     Where two names would be equal, the new suffix comes after the old one.
     """
-    names = [file.relative_to(root).with_suffix(suffix) for file in files]
+    names = []
+    for file in files:
+        name = fitting_name(file.stem, suffix)
+        names.append(file.relative_to(root).with_name(name))
     counts = Counter(names)
     jobs = []
     for file, name in zip(files, names, strict=True):
         if counts[name] > 1:
-            name = name.with_name(file.name + suffix)
+            name = name.with_name(fitting_name(file.name, suffix))
         jobs.append(Job(file, output / name))
     return jobs
 
@@ -877,7 +883,8 @@ def run_video(
 def comparison_target(source: str, output: str | None) -> Path:
     """Names the page. Raises ValueError if it is to be no HTML."""
     path = _absolute(Path(source))
-    name = f'{path.name if path.is_dir() else path.stem}.compare.html'
+    stem = path.name if path.is_dir() else path.stem
+    name = fitting_name(stem, '.compare.html')
     if output is None and source == '-':
         raise ValueError('--compare: name the page, such as comparison.html')
     if output is None and glob.has_magic(source) and not path.exists():

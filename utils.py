@@ -3,6 +3,7 @@
 import codecs
 import errno
 import functools
+import hashlib
 import json
 import os
 import re
@@ -36,6 +37,8 @@ IMAGENET_STD = (.229, .224, .225)
 IMAGE_SUFFIXES = frozenset(
     '.jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .jp2 .avif .heic .heif'
     .split())
+
+LONGEST_NAME = 255  # bytes, on most file systems
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -148,6 +151,21 @@ def system_error(error: BaseException | None) -> OSError | None:
 def _temporary_beside(path: Path) -> Path:
     """A new hidden name in the folder of `path`; short, because names end at 255 bytes."""
     return path.with_name(f'.{secrets.token_hex(8)}.tmp')
+
+
+def fitting_name(stem: str, ending: str) -> str:
+    """Joins a file's name, shortened where it is longer than file systems take.
+
+    Names that differ stay different: a digest takes the place of what is left out.
+    """
+    name = stem + ending
+    if len(os.fsencode(name)) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    ending = f'~{digest}{ending}'
+    while len(os.fsencode(stem + ending)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + ending
 
 
 def sync_file(handle: int) -> None:

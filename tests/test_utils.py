@@ -16,7 +16,15 @@ from PIL import Image
 
 import utils
 from config import Config
-from utils import atomic_write, find_images, read_json, read_lines, write_json, write_png
+from utils import (
+    atomic_write,
+    find_images,
+    fitting_name,
+    read_json,
+    read_lines,
+    write_json,
+    write_png,
+)
 
 # --- Finding --------------------------------------------------------------------------------------
 
@@ -143,6 +151,16 @@ def test_names_as_long_as_the_file_system_takes(tmp_path):
     assert len(os.fsencode(path.name)) == 255
     write_json(path, 1)
     assert json.loads(path.read_text()) == 1
+
+
+def test_longer_names_are_shortened_and_stay_different():
+    assert fitting_name('a', '.out.png') == 'a.out.png'
+    names = {fitting_name('ä' * 125 + letter, '.out.png') for letter in 'ab'}
+    assert len(names) == 2
+    for name in names:
+        assert 253 <= len(os.fsencode(name)) <= 255
+        assert name.startswith('ää')
+        assert name.endswith('.out.png')
 
 
 def test_names_that_are_not_utf8_in_json(tmp_path):
