@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 START_BYTES = 512  # that show what a file is
 ZIP_START = b'PK\3\4'
+COMPRESSED = 'compressed, as no checkpoint is'
 MOST_DICTS = 1000  # that are searched in a file
 # Of a folder in Hugging Face's layout, in the order in which they are looked for. The list of
 # weights in several files ends in INDEX.
@@ -98,7 +99,8 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
     try:
         if _is_safetensors(path):
             return load_safetensors(path)
-        _refuse_compressed(path)
+        if _is_compressed(path):
+            raise ValueError(COMPRESSED)
         return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise ValueError(f'{path}: there is no such checkpoint') from None
@@ -119,7 +121,9 @@ def _what_it_is(path: str | os.PathLike) -> str:
     with open(path, 'rb') as file:
         start = file.read(START_BYTES)
     if start.startswith(ZIP_START):  # as torch's files are, with their list at the end
-        return '' if zipfile.is_zipfile(path) else 'the file is cut off'
+        if not zipfile.is_zipfile(path):
+            return 'the file is cut off'
+        return COMPRESSED if _is_compressed(path) else ''
     what = stranger(start)
     return '' if what == UNKNOWN else what
 
@@ -171,14 +175,16 @@ def _is_safetensors(path: str | os.PathLike) -> bool:
     return Path(path).suffix.lower() == '.safetensors'
 
 
-def _refuse_compressed(path: str | os.PathLike) -> None:
-    """Raises ValueError if a torch file is compressed, as torch's own never are."""
+def _is_compressed(path: str | os.PathLike) -> bool:
+    """Whether a torch file is compressed, as torch's own never are."""
     if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > os.path.getsize(path):
-        raise ValueError('compressed, as no checkpoint is')
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile:  # torch will refuse it
+        return False
+    return size > os.path.getsize(path)
 
 
 def _find_groups(content: Any) -> dict[str, State]:
