@@ -515,8 +515,8 @@ def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> li
     """
     names = []
     for file in files:
-        name = fitting_name(file.stem, suffix)
-        names.append(file.relative_to(root).with_name(name))
+        result = fitting_name(file.stem, suffix)
+        names.append(file.relative_to(root).with_name(result))
     counts = Counter(names)
     jobs = []
     for file, name in zip(files, names, strict=True):
