@@ -246,7 +246,7 @@ def table_entries(
     return entries
 
 
-def test_tables(selection: Selection) -> dict[str, Table]:
+def pair_tables(selection: Selection) -> dict[str, Table]:
     """Makes a table of the tests of pairs by each score, the best lead first."""
     place = ALL_SETS if len(selection.images) > 1 else next(iter(selection.images))
     shown = list(selection.shown.values())
@@ -282,7 +282,7 @@ def write_choice(
     print(formats['txt'], *lines, sep='\n', end='\n\n')
 
     # The tests of pairs.
-    found = test_tables(selection)
+    found = pair_tables(selection)
     for score, table in found.items():
         formats = tables.in_text_formats(table)
         for suffix, text in formats.items():

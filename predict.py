@@ -16,6 +16,7 @@ if __name__ == '__main__':  # before the imports, which take seconds
 
 import argparse
 import glob
+import math
 import os
 import re
 import sys
@@ -246,7 +247,7 @@ class _Number:
         except ValueError as error:
             noun = 'number' if self.kind is float else 'whole number'
             raise argparse.ArgumentTypeError(f'invalid {noun} value: {text!r}') from error
-        if self.low <= value <= self.high and value != float('inf'):
+        if self.low <= value <= self.high and math.isfinite(value):
             return value
         if self.high == float('inf'):
             raise argparse.ArgumentTypeError(f'{text} is not {self.low} or more')

@@ -153,12 +153,13 @@ class Target:
     def of(cls, checkpoint: Path, cfg: Config, resolution: str) -> 'Target':
         """Names the folder after run, epoch and resolution, which is a value of --resolution."""
         resolution = parse_resolution(resolution, cfg)
-        epoch = epoch_of(checkpoint)
-        name = run_of(checkpoint)
-        if epoch is not None:
-            name += f'--epoch_{epoch}'
-        folder = Path(cfg.pred_root, f'{name}-reso_{resolution}')
+        folder = Path(cfg.pred_root, f'{name_of(checkpoint)}-reso_{resolution}')
         return cls(checkpoint, cfg.task, resolution, folder)
+
+    @property
+    def earlier_folder(self) -> Path:
+        """The folder that an earlier version wrote, whose name says no resolution."""
+        return self.folder.with_name(name_of(self.checkpoint))
 
     def manifest(self, cfg: Config, architecture: dict[str, Any]) -> dict[str, Any]:
         """What is written beside the masks: all that all of them depend on.
@@ -183,6 +184,13 @@ class Target:
             # As it is read back from JSON, which has lists in place of tuples.
             'architecture': json.loads(json.dumps(architecture)),
         }
+
+
+def name_of(checkpoint: Path) -> str:
+    """The run and the epoch of a checkpoint, as folders of masks are called."""
+    epoch = epoch_of(checkpoint)
+    run = run_of(checkpoint)
+    return run if epoch is None else f'{run}--epoch_{epoch}'
 
 
 def run_of(path: Path) -> str:
@@ -250,12 +258,12 @@ def prepare_folder(
     write_json(folder / FINGERPRINTS, known)
 
 
-def report_earlier_folder(folder: Path) -> None:
-    """Warns of a folder that an earlier version wrote, whose name says no resolution."""
-    earlier = folder.with_name(folder.name.rpartition('-reso_')[0])
-    if _read_own(earlier / MANIFEST) is not None:
+def report_earlier_folder(target: Target) -> None:
+    """Warns of the masks of an earlier version."""
+    if _read_own(target.earlier_folder / MANIFEST) is not None:
         logger.warning('%s: holds masks of an earlier version, which are scored as another '
-                       'method; delete the folder, as %s takes its place', earlier, folder.name)
+                       'method; delete the folder, as %s takes its place',
+                       target.earlier_folder, target.folder.name)
 
 
 def _read_own(file: Path) -> dict[str, Any] | None:
@@ -383,7 +391,7 @@ def write_masks(source: Source, options: argparse.Namespace, world: World) -> No
         lock = hold_lock(target.folder / LOCK, busy) if world.is_main else contextlib.nullcontext()
         with lock:
             if world.is_main:
-                report_earlier_folder(target.folder)
+                report_earlier_folder(target)
                 prepare_folder(target.folder, target.manifest(cfg, architecture), images)
             # No rank writes before the folder is ready.
             gather(None, world)

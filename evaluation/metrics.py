@@ -429,6 +429,7 @@ def _size_invariant(metric: Metric) -> Metric:
         scores=scores,
         headline=headline,
         higher_is_better=metric.higher_is_better,
+        unit_interval=metric.unit_interval,
         curve=metric.curve,
         counts='boxes' if is_area else 'targets',
     )

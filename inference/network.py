@@ -69,9 +69,12 @@ class Predictor:
         Works on whole rows: an inner loop over three channels would take seven times as long.
         """
         batch, height, width, _ = images.shape
-        rows = torch.from_numpy(images).to(self.device).view(batch, height, width * 3).float()
-        rows.sub_(self.mean.repeat(width)).div_(self.std.repeat(width))
-        return rows.view(batch, height, width, 3).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(images).to(self.device)
+        rows = pixels.view(batch, height, width * 3).float()
+        rows.sub_(self.mean.repeat(width))
+        rows.div_(self.std.repeat(width))
+        normalized = rows.view(batch, height, width, 3)
+        return normalized.permute(0, 3, 1, 2)
 
 
 def check_memory(

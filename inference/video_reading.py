@@ -16,7 +16,7 @@ from PIL import Image
 
 from inference.color import to_srgb
 from readers import TooManyPixels
-from readers.reasons import UNKNOWN, VIDEO_BOX, stranger
+from readers.reasons import UNKNOWN, VIDEO_BOX, first_bytes, stranger
 from utils import IMAGE_SUFFIXES
 
 try:
@@ -31,7 +31,6 @@ CONTAINERS = 'mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg'
 ANIMATED = ('GIF', 'WEBP', 'PNG', 'AVIF')  # image formats that may have several frames
 DEFAULT_FRAME_MS = 100  # duration of a frame of an animated image that has none
 DEFAULT_FRAME_RATE = Fraction(25)
-START_BYTES = 512  # that show what a file is which is no video
 HIGH_DEFINITION = 720  # rows from which unmarked videos have BT.709's colours, below BT.601's
 ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own ones ignore transparency
 
@@ -214,8 +213,7 @@ def _reason(error: Any, path: str | os.PathLike) -> str:
     """Why FFmpeg does not open a file: what it is instead, or that its index is missing."""
     if not isinstance(error, av.error.InvalidDataError):
         return error.strerror or str(error)
-    with open(path, 'rb') as file:
-        start = file.read(START_BYTES)
+    start = first_bytes(path)
     is_mp4 = start[4:8] == VIDEO_BOX
     other = UNKNOWN if is_mp4 else stranger(start)
     return 'damaged or cut off' if other == UNKNOWN else other

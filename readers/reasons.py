@@ -1,5 +1,6 @@
 """Why a file is no image, in words that tell its owner what it is instead."""
 
+import os
 import struct
 
 from readers.tiff import TIFF_STARTS
@@ -25,6 +26,12 @@ FEW_BYTES = 8  # that tell nothing
 TEXT_BYTES = 256  # by which texts are recognised
 SHOWN_LETTERS = 40
 NO_LETTER = '\ufffd'  # what bytes become that are no UTF-8
+
+
+def first_bytes(path: str | os.PathLike) -> bytes:
+    """Reads as much of a file as `stranger` looks at."""
+    with open(path, 'rb') as file:
+        return file.read(TEXT_BYTES)
 
 
 def text_of(error: Exception) -> str:

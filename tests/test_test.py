@@ -270,11 +270,12 @@ def test_masks_of_another_checkpoint_are_neither_taken_nor_deleted(case, tmp_pat
 
 
 def test_a_folder_of_an_earlier_version_is_reported(tmp_path, caplog):
-    folder = tmp_path / 'tiny--epoch_12-reso_64x32'
-    script.report_earlier_folder(folder)
+    cfg = Config(task='Tiny', pred_root=str(tmp_path))
+    target = script.Target.of(Path('ckpts/tiny/epoch_12.pth'), cfg, '64x32')
+    script.report_earlier_folder(target)
     assert not caplog.records
     write_json(tmp_path / 'tiny--epoch_12' / 'manifest.json', {'run': 'tiny'})
-    script.report_earlier_folder(folder)
+    script.report_earlier_folder(target)
     assert 'tiny--epoch_12: holds masks of an earlier version' in caplog.text
 
 

@@ -17,14 +17,11 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from models.backbones.registry import State
-from readers.reasons import UNKNOWN, stranger
 from utils import atomic_write, check_state_dict, read_json, system_error
 
 logger = logging.getLogger(__name__)
 
-START_BYTES = 512  # that show what a file is
 ZIP_START = b'PK\3\4'
-COMPRESSED = 'compressed, as no checkpoint is'
 MOST_DICTS = 1000  # that are searched in a file
 # Of a folder in Hugging Face's layout, in the order in which they are looked for. The list of
 # weights in several files ends in INDEX.
@@ -99,9 +96,8 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
     try:
         if _is_safetensors(path):
             return load_safetensors(path)
-        if _is_compressed(path):
-            raise ValueError(COMPRESSED)
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+        if not _is_compressed(path):
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise ValueError(f'{path}: there is no such checkpoint') from None
     except SafetensorError as error:
@@ -114,16 +110,17 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
         # torch's own words advise against weights_only=True, which keeps foreign code out.
         reason = _what_it_is(path) or 'damaged, or holding more than tensors'
         raise ValueError(f'{path}: not loaded: {reason}') from error
+    raise ValueError(f'{path}: not loaded: compressed, as no checkpoint is')
 
 
 def _what_it_is(path: str | os.PathLike) -> str:
     """What a file is by its first bytes if it is no checkpoint; '' if they do not tell."""
-    with open(path, 'rb') as file:
-        start = file.read(START_BYTES)
-    if start.startswith(ZIP_START):  # as torch's files are, with their list at the end
-        if not zipfile.is_zipfile(path):
-            return 'the file is cut off'
-        return COMPRESSED if _is_compressed(path) else ''
+    # Only where loading has failed: the package imports all decoders of images.
+    from readers.reasons import CUT_OFF, UNKNOWN, first_bytes, stranger
+
+    start = first_bytes(path)
+    if start.startswith(ZIP_START):  # as torch's files do, which end with their list
+        return '' if zipfile.is_zipfile(path) else CUT_OFF
     what = stranger(start)
     return '' if what == UNKNOWN else what
 

@@ -9,6 +9,7 @@ import pytest
 from evaluation import GroundTruth, scoring
 from evaluation.kernels import hce
 from evaluation.metrics import METRICS, SCORES
+from tests.evaluation.golden.calls import CALLS, KINDS, arguments, further_arguments, summary
 from tests.evaluation.golden.pairs import samples
 
 RECORDED = json.loads(Path(__file__).with_name('golden').joinpath('pysodmetrics.json').read_text())
@@ -44,50 +45,12 @@ def test_pooled():
     assert_equal(scoring.pool(measurements, metrics), expected)
 
 
-CLASSES = {
-    'Smeasure(alpha=.3)': lambda: scoring.Smeasure(alpha=.3),
-    'Fmeasure(beta=1)': lambda: scoring.Fmeasure(beta=1),
-    'WeightedFmeasure(beta=.3)': lambda: scoring.WeightedFmeasure(beta=.3),
-    'MAE()': scoring.MAE,
-    'Emeasure()': scoring.Emeasure,
-    'SizeInvarianceMAE()': scoring.SizeInvarianceMAE,
-    'HumanCorrectionEffortMeasure()': scoring.HumanCorrectionEffortMeasure,
-    'HumanCorrectionEffortMeasure(relax=2)':
-        lambda: scoring.HumanCorrectionEffortMeasure(relax=2),
-    'HumanCorrectionEffortMeasure(epsilon=1.5)':
-        lambda: scoring.HumanCorrectionEffortMeasure(epsilon=1.5),
-    'MSIoU(num_levels=4)': lambda: scoring.MSIoU(True, True, with_binary=True, num_levels=4),
-    'ContextMeasure(beta2=.3)': lambda: scoring.ContextMeasure(beta2=.3),
-    'ContextMeasure(alpha=3)': lambda: scoring.ContextMeasure(alpha=3),
-    'CamouflageContextMeasure(alpha=4, gamma=3)':
-        lambda: scoring.CamouflageContextMeasure(alpha=4, gamma=3),
-    'CamouflageContextMeasure(beta2=2, lambda_spatial=0)':
-        lambda: scoring.CamouflageContextMeasure(beta2=2, lambda_spatial=0),
-}
 # The peer filters in half or single precision.
 LOOSE_CLASSES = ('MSIoU', 'ContextMeasure', 'CamouflageContextMeasure')
 HANDLED = {
     'FmeasureV2': scoring.FmeasureV2,
     'SizeInvarianceFmeasureV2': scoring.SizeInvarianceFmeasureV2,
 }
-
-
-def arguments(kind):
-    """Prediction, mask and normalize as record.py passes them."""
-    sample = samples()['blobs']
-    if kind == 'uint8':
-        return {'pred': sample.pred, 'gt': sample.mask, 'normalize': True}
-    soft = np.sqrt(sample.pred / 255).astype({'float': np.float64, 'float32': np.float32}[kind])
-    return {'pred': soft, 'gt': sample.mask > 128, 'normalize': False}
-
-
-def summarised(result):
-    """Mean and maximum in the place of curves, as record.py has them."""
-    if isinstance(result, dict):
-        return {key: summarised(value) for key, value in result.items()}
-    parts = result if isinstance(result, list) else [result]
-    values = np.concatenate([np.ravel(part) for part in parts])
-    return float(values[0]) if values.size == 1 else [values.mean(), values.max()]
 
 
 def assert_nested_equal(found, expected, tolerance):
@@ -98,19 +61,19 @@ def assert_nested_equal(found, expected, tolerance):
             assert found[key] == pytest.approx(value, abs=tolerance), key
 
 
-@pytest.mark.parametrize('kind', ['uint8', 'float', 'float32'])
-@pytest.mark.parametrize('call', CLASSES)
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('call', CALLS)
 def test_calls(call, kind):
     if call.startswith('Human') and not hce.counts_as_published():
         pytest.skip('this OpenCV simplifies borders otherwise')
-    metric = CLASSES[call]()
-    further = {'img': samples()['blobs'].image} if call.startswith('Camouflage') else {}
-    metric.step(**arguments(kind), **further)
+    sample = samples()['blobs']
+    metric = CALLS[call].make(scoring)
+    metric.step(**arguments(sample, kind), **further_arguments(call, sample))
     # The peer adds float32 in float32, which has 24 bits.
     is_loose = kind == 'float32' or call.startswith(LOOSE_CLASSES)
     rounding = 1e-6 if is_loose else 1e-9
     assert_nested_equal(
-        summarised(metric.get_results()), RECORDED['calls'][f'{call} {kind}'], rounding)
+        summary(metric.get_results()), RECORDED['calls'][f'{call} {kind}'], rounding)
 
 
 @pytest.mark.parametrize('call', HANDLED)
@@ -119,9 +82,9 @@ def test_handlers(call):
         'f1': scoring.FmeasureHandler(True, True, with_binary=True, beta=1),
         'iou': scoring.IOUHandler(with_dynamic=True, with_adaptive=True, with_binary=True)}
     metric = HANDLED[call](metric_handlers=handlers)
-    metric.step(**arguments('float'))
+    metric.step(**arguments(samples()['blobs'], 'float'))
     assert_nested_equal(
-        summarised(metric.get_results()), RECORDED['calls'][f'{call} float'], 1e-9)
+        summary(metric.get_results()), RECORDED['calls'][f'{call} float'], 1e-9)
 
 
 @pytest.mark.parametrize('kind', ['uint8', 'floating point'])

@@ -18,9 +18,8 @@ from runtime.distributed import World
 from utils import STOP_SIGNALS
 
 # Imported once, before the first process is forked.
-PRELOADED = ['train', 'test', 'predict', 'eval_existingOnes', 'gen_best_ep',
-             'torch.utils.tensorboard', 'training.curves']
 PICTURES = ['torch.utils.tensorboard', 'training.curves']
+PRELOADED = ['train', 'test', 'predict', 'eval_existingOnes', 'gen_best_ep', *PICTURES]
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(PRELOADED)
 HANGS = 600  # seconds after which something waits for what will not come, on any machine

@@ -8,6 +8,13 @@ import json
 import numpy as np
 import py_sod_metrics as peer
 
+from tests.evaluation.golden.calls import (
+    CALLS,
+    KINDS,
+    arguments,
+    further_arguments,
+    summary,
+)
 from tests.evaluation.golden.pairs import samples
 
 HANDLERS = {
@@ -80,38 +87,11 @@ def single_scores(sample):
 
 def calls(sample):
     """Results of their calls with arguments, for 8 bits and for floating point."""
-    soft = np.sqrt(sample.pred / 255)
-    mask = sample.mask > 128
     found = {}
-    for name, make in {
-        'Smeasure(alpha=.3)': lambda: peer.Smeasure(alpha=0.3),
-        'Fmeasure(beta=1)': lambda: peer.Fmeasure(beta=1),
-        'WeightedFmeasure(beta=.3)': lambda: peer.WeightedFmeasure(beta=0.3),
-        'MAE()': peer.MAE,
-        'Emeasure()': peer.Emeasure,
-        'SizeInvarianceMAE()': peer.SizeInvarianceMAE,
-        'HumanCorrectionEffortMeasure()': peer.HumanCorrectionEffortMeasure,
-        'HumanCorrectionEffortMeasure(relax=2)':
-            lambda: peer.HumanCorrectionEffortMeasure(relax=2),
-        'HumanCorrectionEffortMeasure(epsilon=1.5)':
-            lambda: peer.HumanCorrectionEffortMeasure(epsilon=1.5),
-        'MSIoU(num_levels=4)': lambda: peer.MSIoU(True, True, with_binary=True, num_levels=4),
-        'ContextMeasure(beta2=.3)': lambda: peer.ContextMeasure(beta2=0.3),
-        'ContextMeasure(alpha=3)': lambda: peer.ContextMeasure(alpha=3),
-        'CamouflageContextMeasure(alpha=4, gamma=3)':
-            lambda: peer.CamouflageContextMeasure(alpha=4, gamma=3),
-        'CamouflageContextMeasure(beta2=2, lambda_spatial=0)':
-            lambda: peer.CamouflageContextMeasure(beta2=2, lambda_spatial=0),
-    }.items():
-        for kind, arguments in {
-            'uint8': (sample.pred, sample.mask, True),
-            'float': (soft, mask, False),
-            'float32': (soft.astype(np.float32), mask, False),
-        }.items():
-            pred, gt, normalize = arguments
-            metric = make()
-            further = {'img': sample.image} if name.startswith('Camouflage') else {}
-            metric.step(pred=pred, gt=gt, normalize=normalize, **further)
+    for name, call in CALLS.items():
+        for kind in KINDS:
+            metric = call.make(peer)
+            metric.step(**arguments(sample, kind), **further_arguments(name, sample))
             found[f'{name} {kind}'] = summary(metric.get_results())
     for name, make in {
         'FmeasureV2': peer.FmeasureV2, 'SizeInvarianceFmeasureV2': peer.SizeInvarianceFmeasureV2,
@@ -121,20 +101,9 @@ def calls(sample):
             'f1': peer.FmeasureHandler(True, True, with_binary=True, beta=1),
             'iou': peer.IOUHandler(with_dynamic=True, with_adaptive=True, with_binary=True)}
         metric = make(metric_handlers=handlers)
-        metric.step(pred=soft, gt=mask, normalize=False)
+        metric.step(**arguments(sample, 'float'))
         found[f'{name} float'] = summary(metric.get_results())
     return found
-
-
-def summary(result):
-    """A result with the mean and the maximum in the place of each curve."""
-    if isinstance(result, dict):
-        return {key: summary(value) for key, value in result.items()}
-    values = np.concatenate([np.ravel(value) for value in result]) \
-        if isinstance(result, list) else np.ravel(result)
-    if values.size == 1:
-        return float(values[0])
-    return [float(values.mean()), float(values.max())]
 
 
 def main():
