@@ -1,6 +1,7 @@
 """What several test modules share."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -17,6 +18,10 @@ if 'FUZZ_EXAMPLES' not in os.environ:
 
 # For the processes that tests start: torch in this one has read it by now.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+# Under nohup SIGHUP is ignored, here and in all that is started from here.
+if hasattr(signal, 'SIGHUP'):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
