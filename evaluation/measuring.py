@@ -13,17 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.kernels.histograms import (
-    BINARY,
-    LEVELS,
-    ThresholdCounts,
-    pool_counts,
-    sum_targets,
-    threshold_counts,
-)
-from evaluation.kernels.targets import in_image
-from evaluation.metrics import METRICS, Curve, Metric, select_metrics
+from evaluation.kernels.histograms import LEVELS
+from evaluation.metrics import METRICS, Metric, select_metrics
 from evaluation.prepared import PreparedMask, PreparedPrediction
+from evaluation.set_counts import SetCounts, set_counts
 
 
 class Measurement(NamedTuple):
@@ -169,8 +162,7 @@ def average_records(measurements: Sequence[Measurement], records: Sequence[Metri
     for metric in records:
         # Curves that follow from counts, and those that were measured.
         for name, curve in metric.curves.items():
-            image_curves = [_mean_of_targets(curve(found)) for found in counts[metric.counts]]
-            curves[name] = np.array(image_curves)
+            curves[name] = counts[metric.counts].image_curves(curve)
         if metric.measure_curve:
             measured = [m.values[metric.name] for m in measurements]
             curves[metric.name] = np.array(measured)
@@ -191,65 +183,27 @@ def pool(measurements: Sequence[Measurement], metrics: Collection[str]) -> dict[
     """Computes the scores over the pooled pixels of several images."""
     records = [METRICS[name] for name in metrics]
 
-    # The counts of the whole set.
-    counts = _counts_by_kind(measurements, records)
-    pooled = {kind: pool_counts(found) for kind, found in counts.items()}
-
     # The scores are read off one curve of each metric.
+    counts = _counts_by_kind(measurements, records)
     scores = {}
     for metric in records:
         wanted = [score for score in metric.scores if score.pooled_from]
         if metric.curve is None or not wanted:
             continue
-        curve = _pooled_curve(metric.curve, pooled[metric.counts])[None]
+        curve = counts[metric.counts].pooled_curve(metric.curve)[None]
         for score in wanted:
             assert score.reduce is not None, score.name
             scores[score.name] = float(score.reduce(curve)[0])
     return scores
 
 
-def _pooled_curve(curve: Curve, counts: ThresholdCounts) -> np.ndarray:
-    """The curve of all pixels, or the mean curve of all targets, (258,).
-
-    As in PySODMetrics, the binary prediction is scored by the sum over all targets instead.
-    """
-    points = _mean_of_targets(curve(counts))
-    if counts.true_positives.ndim > 1:
-        points[BINARY] = curve(sum_targets(counts))[BINARY]
-    return points
-
-
 def _counts_by_kind(
     measurements: Sequence[Measurement], records: Sequence[Metric],
-) -> dict[str, list[ThresholdCounts]]:
-    """Accumulates the counts that the metrics' curves read, of each image."""
+) -> dict[str, SetCounts]:
+    """Accumulates the counts that the metrics' curves read."""
+    images = [measured.counts for measured in measurements]
     kinds = {metric.counts for metric in records if metric.curve}
-    counts: dict[str, list[ThresholdCounts]] = {}
-    for kind in kinds:
-        counts[kind] = [_accumulated(measured, kind) for measured in measurements]
-    return counts
-
-
-def _accumulated(measured: Measurement, kind: str) -> ThresholdCounts:
-    if kind == 'boxes':
-        return threshold_counts(measured.counts['targets'])
-    if kind == 'targets':
-        by_value = measured.counts['pixels'][:, :LEVELS]
-        size = int(by_value.sum())
-        whole = in_image(measured.counts['targets'], size)
-        return threshold_counts(whole)
-    return threshold_counts(measured.counts[kind])
-
-
-def _mean_of_targets(points: np.ndarray) -> np.ndarray:
-    """Averages curves (targets, 258) without those that are NaN; a curve (258,) stays."""
-    if points.ndim == 1:
-        return points
-    is_missing = np.isnan(points[:, 0])
-    present = points[~is_missing]
-    if len(present) == 0:
-        return points[0]
-    return present.mean(axis=0)
+    return {kind: set_counts(images, kind) for kind in kinds}
 
 
 def mean_of_present(values: np.ndarray) -> float:

@@ -20,13 +20,13 @@ import numpy as np
 
 import published
 from evaluation.kernels import boundary, confusion, hce, histograms, matting
-from evaluation.kernels.histograms import ADAPTIVE, BINARY, LEVELS, ThresholdCounts
+from evaluation.kernels.histograms import ADAPTIVE, BINARY, LEVELS
 from evaluation.prepared import PreparedPrediction
+from evaluation.set_counts import Curve
 
 if not TYPE_CHECKING:  # which would take every name for one of this module
     __getattr__ = functools.partial(published.look_up, __name__)
 
-Curve = Callable[[ThresholdCounts], np.ndarray]
 Reduction = Callable[[np.ndarray], np.ndarray]
 
 

@@ -15,8 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.kernels import confusion, histograms
-from evaluation.kernels.histograms import BINARY, LEVELS, ThresholdCounts, threshold_counts
+from evaluation.kernels import confusion
+from evaluation.kernels.histograms import (
+    ADAPTIVE,
+    BINARY,
+    LEVELS,
+    ThresholdCounts,
+    concatenate,
+)
 from evaluation.kernels.targets import in_image
 from evaluation.measuring import (
     Averages,
@@ -31,6 +37,7 @@ from evaluation.measuring import (
 )
 from evaluation.metrics import METRICS, Metric, at_adaptive, at_half, select_metrics, total
 from evaluation.prepared import PreparedPrediction
+from evaluation.set_counts import SetCounts, TargetCounts, of_images, of_targets
 
 __all__ = [
     'MAE',
@@ -513,7 +520,7 @@ class FmeasureV2:
 
     def __init__(self, metric_handlers: Mapping[str, Handler] | None = None) -> None:
         self.handlers: dict[str, Handler] = dict(metric_handlers or {})
-        self.counts: list[ThresholdCounts] = []
+        self.histograms: list[np.ndarray] = []
 
     def add_handler(self, handler_name: str, metric_handler: Handler) -> None:
         """Adds a metric."""
@@ -525,7 +532,8 @@ class FmeasureV2:
         """Adds a pair; see `prepare` for the arguments. Raises ValueError without a handler."""
         if not self.handlers:
             raise ValueError('FmeasureV2: no handler; pass metric_handlers or call add_handler')
-        self.counts.append(self._count(prepare(pred, gt, normalize)))
+        pair = prepare(pred, gt, normalize)
+        self.histograms.append(self._histogram(pair))
 
     def get_results(self) -> dict[str, dict]:
         """Returns 'dynamic', 'adaptive' and 'binary', as the handlers want them, by metric.
@@ -533,36 +541,33 @@ class FmeasureV2:
         Raises:
             ValueError: Without a pair.
         """
-        if not self.counts:
+        if not self.histograms:
             raise ValueError('FmeasureV2: no pair yet; call step first')
-        return {name: self._result(handler) for name, handler in self.handlers.items()}
+        counts = self._counts()
+        return {name: self._result(handler, counts) for name, handler in self.handlers.items()}
 
-    def _count(self, pair: PreparedPrediction) -> ThresholdCounts:
-        return threshold_counts(pair.pixel_counts)
-
-    def _result(self, handler: Handler) -> dict:
-        curves = [handler.of(counts) for counts in self.counts]
+    def _result(self, handler: Handler, counts: SetCounts) -> dict:
+        curves = counts.image_curves(handler.of)
         result = {}
         if handler.with_dynamic:
-            result['dynamic'] = self._dynamic(curves, handler.sample_based)
+            result['dynamic'] = self._dynamic(handler, counts)
         if handler.with_adaptive and handler.sample_based:
-            at_adaptive_threshold = [curve[..., -2].mean() for curve in curves]
-            result['adaptive'] = np.mean(at_adaptive_threshold)
+            result['adaptive'] = curves[:, ADAPTIVE].mean()
         if handler.with_binary and handler.sample_based:
-            above_half = [curve[..., BINARY].mean() for curve in curves]
-            result['binary'] = np.mean(above_half)
+            result['binary'] = curves[:, BINARY].mean()
         elif handler.with_binary:
-            pooled = handler.of(self._pooled())
-            result['binary'] = pooled[BINARY]
+            result['binary'] = counts.pooled_curve(handler.of)[BINARY]
         return result
 
-    def _dynamic(
-        self, curves: list[np.ndarray], sample_based: bool,
-    ) -> np.ndarray | list[np.ndarray]:
-        return np.mean(curves, axis=0)[:LEVELS]
+    def _histogram(self, pair: PreparedPrediction) -> np.ndarray:
+        return pair.pixel_counts
 
-    def _pooled(self) -> ThresholdCounts:
-        return histograms.pool_counts(self.counts)
+    def _counts(self) -> SetCounts:
+        return of_images(self.histograms)
+
+    def _dynamic(self, handler: Handler, counts: SetCounts) -> np.ndarray | list[np.ndarray]:
+        curves = counts.image_curves(handler.of)
+        return curves[:, :LEVELS].mean(axis=0)
 
 
 class SizeInvarianceFmeasureV2(FmeasureV2):
@@ -572,17 +577,15 @@ class SizeInvarianceFmeasureV2(FmeasureV2):
     over all targets.
     """
 
-    def _count(self, pair: PreparedPrediction) -> ThresholdCounts:
-        whole = in_image(pair.target_counts, pair.truth.size)
-        return threshold_counts(whole)
+    def _histogram(self, pair: PreparedPrediction) -> np.ndarray:
+        return in_image(pair.target_counts, pair.truth.size)
 
-    def _dynamic(
-        self, curves: list[np.ndarray], sample_based: bool,
-    ) -> np.ndarray | list[np.ndarray]:
-        if sample_based:
-            return [curve[:, :LEVELS] for curve in curves]
-        of_all_targets = np.concatenate(curves)
+    def _counts(self) -> SetCounts:
+        return of_targets(self.histograms)
+
+    def _dynamic(self, handler: Handler, counts: SetCounts) -> np.ndarray | list[np.ndarray]:
+        assert isinstance(counts, TargetCounts)
+        if handler.sample_based:
+            return [handler.of(targets)[:, :LEVELS] for targets in counts.by_image]
+        of_all_targets = handler.of(concatenate(counts.by_image))
         return of_all_targets.mean(axis=0)[:LEVELS]
-
-    def _pooled(self) -> ThresholdCounts:
-        return histograms.sum_targets(super()._pooled())

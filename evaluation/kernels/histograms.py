@@ -42,10 +42,10 @@ class ThresholdCounts:
 
     Attributes:
         true_positives: int64, (), (256,), or (258,) with the adaptive and the binary prediction;
-            (targets, 258) for several masks in one image.
+            (images, 258) for several images, or several masks in one image.
         false_positives: Of the same shape.
-        foreground: Pixels of the mask; (targets, 1) for several.
-        size: Pixels of the image.
+        foreground: Pixels of the mask; (images, 1) for several.
+        size: Pixels of the image; (images, 1) for several.
     """
 
     true_positives: np.ndarray
@@ -117,7 +117,7 @@ def threshold_counts(histogram: np.ndarray) -> ThresholdCounts:
 
     Args:
         histogram: int64 (2, 256), or (2, 258) with true and false positives of the adaptive and
-            the binary prediction behind it; (targets, 2, ...) for several masks.
+            the binary prediction behind it; (images, 2, ...) for several images or masks.
     """
     # What is found at each threshold, from the highest down; at the lowest it is everything.
     by_value = histogram[..., LEVELS - 1::-1]
@@ -138,29 +138,17 @@ def threshold_counts(histogram: np.ndarray) -> ThresholdCounts:
     return ThresholdCounts(counts[:, 0], counts[:, 1], foreground, size)
 
 
-def pool_counts(images: Sequence[ThresholdCounts]) -> ThresholdCounts:
-    """Pools several images: adds their counts at each threshold, or lists all their targets."""
-    true_positives = [counts.true_positives for counts in images]
-    false_positives = [counts.false_positives for counts in images]
-    foregrounds = [np.asarray(counts.foreground) for counts in images]
-    sizes = [np.asarray(counts.size) for counts in images]
-
-    # Targets are listed; images are added up.
-    if true_positives[0].ndim > 1:
-        return ThresholdCounts(
-            np.concatenate(true_positives),
-            np.concatenate(false_positives),
-            np.concatenate(foregrounds),
-            np.concatenate(sizes))
+def concatenate(several: Sequence[ThresholdCounts]) -> ThresholdCounts:
+    """Lists the rows of several, as those of the targets of several images."""
     return ThresholdCounts(
-        np.sum(true_positives, axis=0),
-        np.sum(false_positives, axis=0),
-        np.sum(foregrounds, axis=0),
-        np.sum(sizes, axis=0))
+        np.concatenate([counts.true_positives for counts in several]),
+        np.concatenate([counts.false_positives for counts in several]),
+        np.concatenate([counts.foreground for counts in several]),
+        np.concatenate([counts.size for counts in several]))
 
 
-def sum_targets(counts: ThresholdCounts) -> ThresholdCounts:
-    """Adds the counts of several targets."""
+def add_up(counts: ThresholdCounts) -> ThresholdCounts:
+    """Adds the rows, one for each image or target, at each threshold."""
     return ThresholdCounts(
         counts.true_positives.sum(axis=0),
         counts.false_positives.sum(axis=0),
@@ -268,12 +256,6 @@ def e_measure(counts: ThresholdCounts) -> np.ndarray:
     size = counts.size
     divisor = size - 1 + EPS
 
-    # An empty or a full mask: the share of the pixels that are right.
-    if foreground == 0:
-        return (size - false) / divisor
-    if foreground == size:
-        return true / divisor
-
     # Four kinds of pixels: found or not, inside the mask or not, each less its mean.
     mean = (true + false) / size
     share = foreground / size
@@ -289,4 +271,8 @@ def e_measure(counts: ThresholdCounts) -> np.ndarray:
         alignment = 2 * x * y / (squares + EPS)
         enhanced = (alignment + 1) ** 2 / 4
         total = total + enhanced * pixels
+
+    # An empty or a full mask: the pixels that are right.
+    total = np.where(foreground == 0, size - false, total)
+    total = np.where(foreground == size, true, total)
     return total / divisor

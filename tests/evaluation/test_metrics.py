@@ -161,6 +161,20 @@ def test_pooled_pixels_agree_with_the_definitions(several):
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.lists(pairs(largest=12), min_size=1, max_size=4))
+@example([(np.zeros((4, 4), np.uint8), np.full((4, 4), mask, np.uint8)) for mask in (0, 255)])
+def test_curves_of_a_set_are_those_of_its_images(several):
+    """Those of images are computed at once, those of targets image by image."""
+    names = [metric.name for metric in RECORDS if metric.curve]
+    measurements = [GroundTruth(gt).measure(pred, names) for pred, gt in several]
+    found = scoring.average(measurements, names)
+    for index, measured in enumerate(measurements):
+        alone = scoring.average([measured], names)
+        for name, [curve] in alone.image_curves.items():
+            np.testing.assert_array_equal(found.image_curves[name][index], curve)
+
+
 @settings(max_examples=60, deadline=None)
 @given(pairs(), st.sampled_from([metric for metric in RECORDS if not metric.needs]))
 def test_a_metric_alone_is_the_same_as_all(pair, metric):
