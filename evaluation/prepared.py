@@ -4,7 +4,7 @@ Each intermediate is computed on first use. Those of a mask serve all its predic
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -344,9 +344,9 @@ class PreparedPrediction:
             relax,
             epsilon)
 
-    def multiscale_iou(self, step: int = 1) -> np.ndarray:
+    def multiscale_iou(self, scales: Sequence[int] = range(multiscale.SCALES)) -> np.ndarray:
         """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
-        by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges, step)
+        by_grey = multiscale.multiscale_iou(self.pred, self.truth.edges, scales)
         q = self.levels.q
         p = self.levels.p
         # The lowest grey value that is found; one beyond the last finds none.

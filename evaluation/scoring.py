@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.kernels import confusion
+from evaluation.kernels import confusion, multiscale
 from evaluation.kernels.histograms import (
     ADAPTIVE,
     BINARY,
@@ -78,8 +78,6 @@ __all__ = [
 
 # How far float32 values of k / 255 may be from it.
 ROUNDING = 2.0 ** -24
-# Every which scale of MSIoU counts, by the number of scales.
-MSIOU_STEPS = {10: 1, 4: 3, 2: 9}
 
 
 def prepare(
@@ -352,10 +350,11 @@ class MSIoU(Accumulator):
         with_dynamic: The curve over rising thresholds.
         with_adaptive: At each image's adaptive threshold.
         with_binary: Where p > .5.
-        num_levels: Scales, from cells of 1 to those of 512 pixels a side: 10, 4 or 2.
+        num_levels: Scales, evenly from cells of 1 to those of 512 pixels a side, 2 or more. Their
+            exponents are rounded down: 3 have cells of 1, 16 and 512 pixels.
 
     Raises:
-        ValueError: For other numbers of scales, whose cells would not be whole pixels.
+        ValueError: For fewer scales, which have no area under them.
     """
 
     def __init__(
@@ -366,15 +365,15 @@ class MSIoU(Accumulator):
         with_binary: bool = False,
         num_levels: int = 10,
     ) -> None:
-        if num_levels not in MSIOU_STEPS:
-            raise ValueError(
-                f'MSIoU: num_levels {num_levels}; 10, 4 and 2 have cells of whole pixels')
+        if num_levels < 2:
+            raise ValueError(f'MSIoU: num_levels {num_levels}; expected 2 or more')
         self.wanted = {
             'dynamic': with_dynamic,
             'adaptive': with_adaptive,
             'binary': with_binary,
         }
-        measure = methodcaller('multiscale_iou', MSIOU_STEPS[num_levels])
+        scales = np.linspace(0, multiscale.SCALES - 1, num_levels, dtype=int)
+        measure = methodcaller('multiscale_iou', scales)
         super().__init__(replace(METRICS['msiou'], measure_curve=measure))
 
     def get_results(self) -> dict:

@@ -4,6 +4,7 @@ Counts are taken at the same 256 thresholds as those of 8 bits; what reads the v
 is computed from them by the plain definitions, which need scipy and scikit-image.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +13,7 @@ from evaluation.definitions import context, masks, multiscale, targets
 from evaluation.kernels import bits, camouflage, histograms
 from evaluation.kernels.context import ALPHA
 from evaluation.kernels.histograms import Levels
+from evaluation.kernels.multiscale import SCALES
 from evaluation.kernels.targets import OUTSIDE
 from evaluation.prepared import PreparedMask, PreparedPrediction
 
@@ -86,14 +88,14 @@ class SoftPrediction(PreparedPrediction):
         """The prediction above .5, packed."""
         return bits.pack(self.p > 0.5)
 
-    def multiscale_iou(self, step: int = 1) -> np.ndarray:
+    def multiscale_iou(self, scales: Sequence[int] = range(SCALES)) -> np.ndarray:
         """MSIoU at the thresholds 256 to 0 of q, at the adaptive one, and above .5; (259,)."""
         threshold = min(2 * self.p.mean(), 1)
         adaptive = self.p >= threshold
         binary = self.p > 0.5
-        curve = super().multiscale_iou(step)
-        curve[-2] = multiscale.msiou(adaptive, self._mask, step)
-        curve[-1] = multiscale.msiou(binary, self._mask, step)
+        curve = super().multiscale_iou(scales)
+        curve[-2] = multiscale.msiou(adaptive, self._mask, scales)
+        curve[-1] = multiscale.msiou(binary, self._mask, scales)
         return curve
 
     def context_measure(self, beta2: float = 1, alpha: float = ALPHA) -> float:

@@ -1,5 +1,6 @@
 """Multi-scale IoU: Ahmadzadeh et al., "Multiscale IOU", ICIP 2021, as PySODMetrics computes it."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -25,15 +26,15 @@ def _cells(edges: np.ndarray, size: int) -> np.ndarray:
     return np.any(cells, axis=(1, 3))
 
 
-def msiou(b: np.ndarray, g: np.ndarray, step: int = 1) -> float:
-    """Area under the ratios over every scale, or every third or ninth of the ten.
+def msiou(b: np.ndarray, g: np.ndarray, scales: Sequence[int] = range(10)) -> float:
+    """Area under the ratios over the scales; cells of scale s have 2^s pixels a side.
 
     The denominators are in half precision.
     """
     edges = _edges(b)
     true_edges = _edges(g)
     ratios = []
-    for scale in range(0, 10, step):
+    for scale in scales:
         # The share of the cells with a true edge that have a found one too.
         size = 2 ** scale
         found = _cells(edges, size)

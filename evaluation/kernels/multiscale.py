@@ -48,13 +48,15 @@ def true_edges(mask: np.ndarray) -> TrueEdges:
     return TrueEdges(edges, cells)
 
 
-def multiscale_iou(prediction: np.ndarray, truth: TrueEdges, step: int = 1) -> np.ndarray:
+def multiscale_iou(
+    prediction: np.ndarray, truth: TrueEdges, scales: Sequence[int] = range(SCALES),
+) -> np.ndarray:
     """Computes MSIoU of the pixels from each grey value upwards, float64 (257,); last of none.
 
     Args:
         prediction: uint8 (H, W).
         truth: The mask's edges.
-        step: Every which of the scales counts; it divides 9, so that the largest one does.
+        scales: The scales that count, rising, of 0 (cells of 1 pixel) to 9 (of 512 a side).
     """
     height, width = prediction.shape
     padded = np.full((height + 2, width + 2), OUTSIDE, np.uint16)
@@ -83,7 +85,7 @@ def multiscale_iou(prediction: np.ndarray, truth: TrueEdges, step: int = 1) -> n
     # The area under the ratios over the scales, by trapezoids: the outer two count half.
     denominators = _denominators(truth.cells)
     ratios = (hits + 1) / denominators[:, None]
-    counted = ratios[::step]
+    counted = ratios[list(scales)]
     outer = (counted[0] + counted[-1]) / 2
     area = counted.sum(axis=0) - outer
     return area / (len(counted) - 1)

@@ -29,6 +29,8 @@ CALLS = {
         Call('HumanCorrectionEffortMeasure', {'epsilon': 1.5}),
     'MSIoU(num_levels=4)': Call('MSIoU', {
         'with_dynamic': True, 'with_adaptive': True, 'with_binary': True, 'num_levels': 4}),
+    'MSIoU(num_levels=12)': Call('MSIoU', {
+        'with_dynamic': True, 'with_adaptive': True, 'with_binary': True, 'num_levels': 12}),
     'ContextMeasure(beta2=.3)': Call('ContextMeasure', {'beta2': 0.3}),
     'ContextMeasure(alpha=3)': Call('ContextMeasure', {'alpha': 3}),
     'CamouflageContextMeasure(alpha=4, gamma=3)':
