@@ -69,6 +69,7 @@ from models.loading import resolve
 from readers import MAX_PIXELS, TooManyPixels
 from runtime.command import run_command
 from runtime.device import choose_device, prepare_device
+from runtime.full_memory import full_memory_reason
 from runtime.log import print_messages
 from utils import IMAGE_SUFFIXES, fitting_name, print_error, read_lines
 
@@ -687,7 +688,7 @@ def _failure(name: str, error: Exception) -> str:
     """One line that names the image and says why it failed."""
     if isinstance(error, TooManyPixels):
         return f'{error}; --max-pixels raises it'
-    reason = str(error) or type(error).__name__
+    reason = full_memory_reason(error) or str(error) or type(error).__name__
     if isinstance(error, OSError):
         reason = error.strerror or reason
         if error.filename not in (None, name):

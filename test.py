@@ -41,6 +41,7 @@ from readers import read_image
 from runtime.command import explain_interrupt, run_command
 from runtime.device import AUTOCAST, prepare_device
 from runtime.distributed import World, gather, join_world, refuse_separate_tasks
+from runtime.full_memory import full_memory_reason
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
 from utils import STRIDE, Progress, epoch_of, read_json, write_json
@@ -371,7 +372,8 @@ def predict_set(
                   say=logger.info) as bar:
         for outcome in run_pipeline(remaining, load, predictor, save):
             if outcome.error is not None:
-                problems.append(f'{outcome.item}: {outcome.error}')
+                reason = full_memory_reason(outcome.error) or outcome.error
+                problems.append(f'{outcome.item}: {reason}')
             bar.update()
     if problems:
         raise ValueError(f'{len(problems)} image(s) failed:\n  ' + '\n  '.join(problems))
@@ -476,4 +478,4 @@ def check_data(cfg: Config) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(run_command('test', main, (torch.cuda.OutOfMemoryError,)))
+    sys.exit(run_command('test', main))

@@ -485,4 +485,4 @@ def train(cfg: Config, folder: Path) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(run_command('train', main, (NonFiniteLossError, torch.cuda.OutOfMemoryError)))
+    sys.exit(run_command('train', main, (NonFiniteLossError,)))

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 
+from runtime.full_memory import full_memory_reason
 from runtime.processes import heeded_signals
 from utils import errors_naming, print_error
 
@@ -52,13 +53,16 @@ def run_command(
         if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
             print_error(f'{name}: {str(interrupt) or text}')
         return 128 + number
-    except MemoryError as error:
-        print_error(f'{name}: the memory is full ({error}); use a smaller size or batch')
-        return 1
-    except expected as error:
-        if isinstance(error, BrokenPipeError) and _has_lost_reader():
+    except BrokenPipeError as error:
+        if _has_lost_reader():
             return NO_READER  # as behind `| head`, which has read enough
         print_error(f'{name}: {error}')
+        return 1
+    except Exception as error:
+        full_memory = full_memory_reason(error)
+        if full_memory is None and not isinstance(error, expected):
+            raise
+        print_error(f'{name}: {full_memory or error}')
         return 1
     finally:
         _ignore_signals()  # all is done but for Python's own end

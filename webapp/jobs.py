@@ -20,6 +20,7 @@ from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from inference.video import VIDEO_SUFFIXES, check_video_target, convert_video, is_animated
 from readers import read_soft_mask
+from runtime.full_memory import full_memory_reason
 from utils import STRIDE
 
 PREVIEW_SIDE = 1400  # long side, in pixels, of what the page shows
@@ -207,6 +208,8 @@ def refusal(file: Path, error: Exception) -> str:
     """Says to a visitor why a file was refused, without a path of this machine."""
     if isinstance(error, OSError):
         return f'{file.name}: the file is no longer here. Please give it again.'
+    if full_memory_reason(error):
+        return f'{file.name}: the memory is full. A smaller size needs less.'
     reason = str(error).removeprefix('image data: ').removeprefix(f'{file}: ')
     if reason.startswith('unreadable image'):
         reason = NO_IMAGE

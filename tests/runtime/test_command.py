@@ -1,6 +1,7 @@
 """How commands end, and what importing the library leaves as it was."""
 
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -8,7 +9,10 @@ import threading
 import warnings
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 from runtime import command
 from runtime.command import explain_interrupt, run_command
@@ -44,6 +48,27 @@ def test_what_a_user_can_cause_is_one_line(capsys, error, code, line):
 
     assert run_command('train', fail, (ZeroDivisionError,)) == code
     assert capsys.readouterr().err == line
+
+
+def fill_opencv():
+    cv2.copyMakeBorder(np.zeros((1, 1)), 0, 1 << 24, 0, 1 << 22, cv2.BORDER_CONSTANT)
+
+
+def fill_gpu():
+    raise torch.OutOfMemoryError(
+        'CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 8 GiB')
+
+
+@pytest.mark.parametrize(('fill', 'reason'), [
+    (lambda: torch.empty(1 << 48, dtype=torch.uint8),
+     r'the memory is full \(allocating 281474976710656 bytes failed\)'),
+    (fill_opencv, r'the memory is full \(allocating \d+ bytes failed\)'),
+    (fill_gpu, r"the GPU's memory is full \(allocating 20.00 MiB failed\)"),
+], ids=['PyTorch', 'OpenCV', 'GPU'])
+def test_a_full_memory_is_one_line(capsys, fill, reason):
+    assert run_command('train', fill) == 1
+    line = capsys.readouterr().err
+    assert re.fullmatch(f'train: {reason}; use a smaller size or batch\n', line)
 
 
 def test_ctrl_c_says_what_was_kept(capsys):
