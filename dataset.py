@@ -323,12 +323,28 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
+class Loader(DataLoader):
+    """A DataLoader whose workers' errors of files read as if this process had met them.
+
+    PyTorch puts the worker's traceback into the message.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except ValueError as error:
+            _, is_of_worker, message = str(error).rpartition('\nValueError: ')
+            if not is_of_worker:
+                raise
+            raise ValueError(message.rstrip()) from None
+
+
 def build_loader(
     dataset: TrainSet,
     batches: Iterable[list[SampleKey] | list[int]],
     workers: int,
     pin_memory: bool = False,
-) -> DataLoader:
+) -> Loader:
     """Builds a loader of `Batch`es, whose contents do not depend on the number of workers.
 
     Args:
@@ -337,7 +353,7 @@ def build_loader(
         workers: number of processes; 0: this process does the work.
         pin_memory: whether batches lie in pinned memory, for faster copies to a GPU.
     """
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,

@@ -24,6 +24,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+use_python
 # shellcheck disable=SC2206 # resolutions are words on purpose
 sizes=($resolutions)
 (launch "$gpus" test.py "${overrides[@]}" "pred_root=$pred_root" "${folder[@]}" --resolution "${sizes[@]}")

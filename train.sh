@@ -11,4 +11,5 @@ if [ $# -lt 2 ] || [ -z "$1" ] || ! gpus "$2"; then
 fi
 run=$1 gpus=$2
 shift 2
+use_python
 launch "$gpus" train.py --ckpt_dir "ckpts/$run" "$@"

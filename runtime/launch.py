@@ -10,22 +10,20 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import (
-    ChildFailedError,
-    ProcessFailure,
-    record,
-)
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import get_args_parser, parse_args, run
 
 from runtime.distributed import PREEMPTED
 from runtime.processes import SAVING_SIGNALS, heeded_signals
 from runtime.starting import INTERRUPTED
+from utils import print_error
 
 PROC_TASKS = Path('/proc/self/task')
 TORCHRUNS_OWN_SIGNALS = ('SIGINT', 'SIGQUIT')
@@ -66,16 +64,12 @@ def _run_with_signals(arguments: list[str]) -> None:
         running.result()
 
 
-@record
 def main(arguments: list[str] | None = None) -> int:
     """Runs the processes.
 
     Returns:
-        PREEMPTED if the processes saved their state and ended, INTERRUPTED after Ctrl-C, 0 if all
-        went well.
-
-    Raises:
-        ChildFailedError: torchrun's; it names the first process that failed, with its traceback.
+        PREEMPTED if the processes saved their state and ended, INTERRUPTED after Ctrl-C, 1 if one
+        of them failed, 0 if all went well.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -93,17 +87,22 @@ def main(arguments: list[str] | None = None) -> int:
         for code in (PREEMPTED, INTERRUPTED):
             if code in exit_codes:
                 return code
-        raise _with_first_cause(error) from None
+        print_error(f'{error.name}: {first_failure(error.failures)}')
+        return 1
     return 0
 
 
-def _with_first_cause(error: ChildFailedError) -> ChildFailedError:
-    """Returns the error with the failures in their order, of which the first is the root cause.
+def first_failure(failures: Mapping[int, ProcessFailure]) -> str:
+    """Says which rank failed first, and why: the others mostly fail because that one has gone.
 
-    torchrun compares whole seconds, and most ranks fail within the second that the first one did.
+    Its traceback, if it is a fault of the program, is in its own output. torchrun itself compares
+    whole seconds, and would name the lowest rank of those that failed within the same one.
     """
-    in_order = sorted(error.failures.items(), key=lambda failure: _failed_at(failure[1]))
-    return ChildFailedError(error.name, dict(in_order))
+    rank, failure = min(failures.items(), key=lambda entry: _failed_at(entry[1]))
+    reason = failure.message
+    if isinstance(reason, dict):  # of a Python process, with its traceback
+        reason = reason['message']
+    return f'of {len(failures)} that failed, rank {rank} was the first: {reason}'
 
 
 def _failed_at(failure: ProcessFailure) -> float:

@@ -6,6 +6,16 @@ gpus() {
     [[ $1 =~ ^(cpu|$one(,$one)*)$ ]]
 }
 
+# use_python lets `python` be one that has PyTorch: the active one, or that of .venv, which make has installed.
+use_python() {
+    local has_torch='import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'
+    python -c "$has_torch" 2>/dev/null && return
+    PATH=$PWD/.venv/bin:$PATH
+    python -c "$has_torch" 2>/dev/null && return
+    echo "python has no PyTorch: activate its environment, or install it (pip install -r requirements.txt)" >&2
+    exit 1
+}
+
 # launch GPUS SCRIPT [ARGUMENT ...] runs SCRIPT on these GPUs, or on the CPU.
 launch() {
     local gpus=$1 device=cuda processes
@@ -30,6 +40,8 @@ launch() {
                         --master-addr "${MASTER_ADDR:?set MASTER_ADDR to the first node}"
                         --master-port "${MASTER_PORT:-29500}")
         fi
+        # torchrun would set the same, with a warning.
+        export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
         exec python -m runtime.launch "${rendezvous[@]}" --nproc-per-node "$processes" "$@" "device=$device"
     fi
     exec python "$@" "device=$device"

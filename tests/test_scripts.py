@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RECORDER = """#!/usr/bin/env bash
+[ "$1" != -c ] || exit "${NO_TORCH:-0}"  # asked whether it has PyTorch
 echo "$(basename "$0") CUDA=${CUDA_VISIBLE_DEVICES:-} $*" >>"$RECORD"
 case "$*" in *"$FAIL"*) [ -z "$FAIL" ] || exit "$CODE" ;; esac
 """
@@ -63,6 +64,22 @@ def test_sub_trains_tests_and_evaluates(shell):
         '--resolution config device=cuda',
         'python CUDA= eval_existingOnes.py --pred_root e_preds --ckpt_folder ckpts/my run task=COD',
     ]
+
+
+@pytest.mark.parametrize('command', [['train.sh', 'run', 'cpu'], ['test.sh', 'cpu']])
+def test_a_python_without_pytorch_gives_way_to_that_of_the_checkout(shell, tmp_path, command):
+    code, calls, said = shell(*command, NO_TORCH='1')
+    assert (code, calls) == (1, [])
+    assert said == ('python has no PyTorch: activate its environment, or install it '
+                    '(pip install -r requirements.txt)\n')
+
+    own = tmp_path / '.venv/bin/python'
+    own.parent.mkdir(parents=True)
+    own.write_text(RECORDER.replace('${NO_TORCH:-0}', '0').replace('$(basename "$0")', 'own'))
+    own.chmod(0o755)
+    code, calls, _ = shell(*command, NO_TORCH='1')
+    assert code == 0
+    assert all(call.startswith('own ') for call in calls)
 
 
 def test_several_gpus_use_torchrun(shell):
