@@ -318,6 +318,8 @@ def prepare_model(cfg: Config, model: BiRefNet, world: World) -> BiRefNet:
     # On a CPU the compiled backward pass in bf16 has given gradients that are not finite.
     compiles = cfg.compile and (world.device.type != 'cpu' or cfg.mixed_precision == 'no')
     if compiles:
+        logger.info('compile: the first step and the first of a new size compile, which takes '
+                    'minutes')
         run_uncompiled_what_fails()
     elif cfg.compile:
         logger.warning('compile: on a CPU nothing is compiled in %s, because gradients may '

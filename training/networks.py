@@ -1,5 +1,6 @@
 """A network in training: wrapped for its ranks, with its optimizer."""
 
+import warnings
 from inspect import signature
 from typing import Any
 
@@ -82,6 +83,8 @@ def distribute(model: nn.Module, world: World, **options: Any) -> nn.Module:
     is_trained = any(p.requires_grad for p in model.parameters())
     if world.size == 1 or is_sharded(model) or not is_trained:
         return model
+    # Of the small filters of depthwise convolutions, whose gradients come in another layout.
+    warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
     on_gpu = world.device.type == 'cuda'
     device_ids = [world.device] if on_gpu else None
     return DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True, **options)
