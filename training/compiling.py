@@ -18,16 +18,28 @@ def run_uncompiled_what_fails() -> None:
     """
     torch._dynamo.config.suppress_errors = True
     reports = logging.getLogger('torch._dynamo.convert_frame')
-    reports.addFilter(shorten_report)  # which is added once, however often
+    reports.addFilter(ShortReports())
 
 
-def shorten_report(record: logging.LogRecord) -> bool:
-    """Filter of torch's reports: logs the reason of a failure in its place."""
-    text = record.getMessage()
-    if not text.startswith(FAILED):
-        return True
-    found = REASON.search(text)
-    reason = found[0] if found else text.partition('\n')[0]
-    logger.warning('torch.compile: a part of the network runs as it is, more slowly (%s)',
-                   reason[:200])
-    return False
+class ShortReports(logging.Filter):
+    """Filter of torch's reports: logs the reason of a failure in its place, each reason once.
+
+    Without a compiler every part of the network fails of the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether torch's record is logged; it is not if it reports a failure."""
+        text = record.getMessage()
+        if not text.startswith(FAILED):
+            return True
+        found = REASON.search(text)
+        reason = found[0] if found else text.partition('\n')[0]
+        if reason not in self._said:
+            self._said.add(reason)
+            logger.warning('torch.compile: parts of the network run as they are, more slowly (%s)',
+                           reason[:200])
+        return False

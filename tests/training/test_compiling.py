@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from training.compiling import shorten_report
+from training.compiling import ShortReports
 
 REPORT = """WON'T CONVERT forward /a/base.py line 42
 due to:
@@ -26,12 +26,14 @@ def record(text: str) -> logging.LogRecord:
     (REPORT, 'torch._inductor.exc.InductorError: CppCompileError: C++ compile error'),
     ("WON'T CONVERT forward a.py line 3\ndue to: ?", "WON'T CONVERT forward a.py line 3"),
 ])
-def test_a_failure_is_one_line(caplog, text, reason):
-    assert not shorten_report(record(text))
+def test_a_failure_is_one_line_for_all_parts(caplog, text, reason):
+    reports = ShortReports()
+    assert not reports.filter(record(text))
+    assert not reports.filter(record(text))
     (entry,) = caplog.records
     assert entry.getMessage().endswith(f'more slowly ({reason})')
 
 
 def test_other_reports_stay(caplog):
-    assert shorten_report(record('recompiles too often'))
+    assert ShortReports().filter(record('recompiles too often'))
     assert not caplog.records
