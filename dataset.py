@@ -329,7 +329,7 @@ class Loader(DataLoader):
     PyTorch puts the worker's traceback into the message.
     """
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # torch names no public class
         try:
             yield from super().__iter__()
         except ValueError as error:
