@@ -338,7 +338,7 @@ def test_what_cannot_be_compiled_runs_and_says_so(monkeypatch, caplog, capfd):
         part.compile()
         x = torch.ones(3)
         assert torch.equal(part(x), 2 * x)
-    assert 'runs as it is, more slowly (RuntimeError: no compiler here)' in caplog.text
+    assert 'run as they are, more slowly (RuntimeError: no compiler here)' in caplog.text
     assert 'Traceback' not in capfd.readouterr().err
 
 
