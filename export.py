@@ -70,7 +70,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                 '--external', action='store_true',
                 help='write the weights beside the file, to <name>.data')
     listing = commands.add_parser('zoo', help='lists the published weights')
-    listing.add_argument('names', nargs='*', metavar='NAME', help='show all facts of these')
+    listing.add_argument('names', nargs='*', metavar='NAME',
+        help='show all facts of these: what -m takes, or the name of a release file')
     listing.add_argument('--json', action='store_true', help='print all facts as JSON')
     return parser.parse_args(arguments)
 
@@ -203,10 +204,11 @@ def list_weights(names: list[str], with_json: bool) -> None:
     Raises ValueError that names all unknown ones.
     """
     known = zoo.zoo()
-    if unknown := [name for name in names if name not in known]:
+    found = {name: zoo.find(name) or zoo.identify(Path(name)) for name in names or known}
+    if unknown := [name for name, entry in found.items() if entry is None]:
         raise ValueError(f'{", ".join(unknown)}: no published weights; take of '
                          f'{", ".join(known)}')
-    entries = [known[name] for name in names or known]
+    entries = [entry for entry in found.values() if entry]
     if with_json:
         print(catalogue.as_json(entries))
     elif names:

@@ -149,6 +149,7 @@ def test_published_names_of_fields_in_python():
     assert (cfg.rand_seed, cfg.finetune_last_epochs, cfg.lambdas_cls) == (3, -10, {'ce': 4.})
     assert (cfg.data_root_dir, cfg.val_last, cfg.step) == ('datasets', 50, 5)
     assert (cfg.SDPA_enabled, cfg.progressive_ref, cfg.model) == (True, False, 'BiRefNet')
+    assert (cfg.batch_size_valid, cfg.refine, cfg.prompt4loc) == (1, '', False)
     assert pickle.loads(pickle.dumps(cfg)) == copy.deepcopy(cfg) == cfg
     with pytest.raises(AttributeError, match=r'^weights_root_dir: give the file itself'):
         cfg.weights_root_dir  # noqa: B018

@@ -20,7 +20,7 @@ def describe(name: str) -> str:
     if foreign.field:
         return f'`{foreign.field}`: {note}' if note else f'`{foreign.field}`'
     if foreign.only is not None:
-        value = foreign.only or "''"
+        value = str(foreign.only) or "''"
         return f'always `{value}`: {note}'
     return f'none: {note}'
 
