@@ -84,6 +84,7 @@ class ForeignName:
         restore: from the value here to the value there.
         only: without a field, the value there that says what always holds here; None: no value.
             It may be written as text.
+        ignored: without a field, whether any value is taken, as it makes no difference here.
     """
 
     field: str = ''
@@ -91,6 +92,7 @@ class ForeignName:
     convert: Callable[[Any], Any] = _unchanged
     restore: Callable[[Any], Any] = _unchanged
     only: Any = None
+    ignored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +237,8 @@ class Settings:
         foreign = cls._find_foreign(name)
         if foreign is None:
             return {name: value}
-        if foreign.only is not None and str(foreign.only).lower() == str(value).lower():
+        holds = foreign.only is not None and str(foreign.only).lower() == str(value).lower()
+        if holds or foreign.ignored:
             return {}
         if not foreign.field:
             raise ConfigError(f'{name}: {foreign.note}')

@@ -108,14 +108,23 @@ FIELDS: dict[str, ForeignName] = {
     'display_eval_metrics': ForeignName(note='eval_existingOnes.py --metrics S+MAE sets them'),
     'lambdas_pix_last_activated': ForeignName(
         note='lambdas_pix_last holds those losses alone that are on'),
-    'use_accelerate': ForeignName(note='torchrun, which train.sh starts, says how many ranks'),
-    'dist': ForeignName(note='torchrun, which train.sh starts, says how many ranks'),
+
+    # Without effect.
+    'use_accelerate': ForeignName(
+        ignored=True, note='torchrun, which train.sh starts, says how many ranks'),
+    'dist': ForeignName(
+        ignored=True, note='torchrun, which train.sh starts, says how many ranks'),
 }
 
 # Arguments of `from_pretrained` besides.
 ARGUMENTS: dict[str, ForeignName] = {
-    'trust_remote_code': ForeignName(
-        only=True, note='no code of a repository is run; leave it out'),
+    'trust_remote_code': ForeignName(ignored=True, note='no code of a repository is run'),
+    'low_cpu_mem_usage': ForeignName(ignored=True, note='weights are in memory once'),
+    'use_safetensors': ForeignName(ignored=True, note='the file says what it is'),
+    'resume_download': ForeignName(ignored=True, note='downloads always go on'),
+    'strict': ForeignName(only=True, note='weights have to fit; leave it out'),
+    'map_location': ForeignName(note='load_model(FILE, device) puts the network there'),
+    'device_map': ForeignName(note='load_model(FILE, device) puts the network there'),
     'bb_pretrained': ForeignName(
         only=False, note='a checkpoint has the weights of its backbone; leave it out'),
     'torch_dtype': ForeignName(note='load_model(...).to(dtype) converts a network'),

@@ -199,8 +199,11 @@ def test_path_to_image_and_save_tensor_img(tmp_path):
 def test_folders_as_the_mixin_writes_them(tmp_path):
     model = build(dec_att='', mul_scl_ipt='')
     model.save_pretrained(tmp_path / 'a')
-    again = BiRefNet.from_pretrained(tmp_path / 'a', trust_remote_code=True, bb_pretrained=False)
+    options = {'trust_remote_code': False, 'bb_pretrained': False, 'low_cpu_mem_usage': True}
+    again = BiRefNet.from_pretrained(tmp_path / 'a', **options)
     assert torch.equal(output(again), output(model))
+    with pytest.raises(ConfigError, match=r'map_location: load_model\(FILE, device\)'):
+        BiRefNet.from_pretrained(tmp_path / 'a', map_location='cpu')
     with pytest.raises(ConfigError, match=r'torch_dtype: load_model.*\.to\(dtype\)'):
         BiRefNet.from_pretrained(tmp_path / 'a', torch_dtype=torch.float16)
 

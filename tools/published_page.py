@@ -22,7 +22,7 @@ def describe(name: str) -> str:
     if foreign.only is not None:
         value = str(foreign.only) or "''"
         return f'always `{value}`: {note}'
-    return f'none: {note}'
+    return f'{"ignored" if foreign.ignored else "none"}: {note}'
 
 
 def table_of_fields() -> str:
