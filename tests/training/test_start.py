@@ -41,7 +41,7 @@ def test_a_random_backbone_is_reported_once(fields, count, caplog, home):
     ('swin_v1_t', ['swin_tiny_patch4_window7_224_22kto1k_finetune.pth']),
     ('pvt_v2_b2', ['pvt_v2_b2.pth', 'bb_weights=hub']),
     ('vgg16bn', ['vgg16_bn-*.pth', 'bb_weights=hub']),
-    ('dino_v3_b', ['dinov3_vitb16_pretrain_lvd*.pth', 'bb_weights=hub']),
+    ('dino_v3_b', ['dinov3_vitb16_pretrain_lvd*.pth', 'bb_weights=hub', 'keeps them']),
     ('timm/resnet18', ['bb_weights=hub']),
 ])
 def test_the_warning_names_the_file_and_its_place(bb, words, caplog, home):
