@@ -186,10 +186,13 @@ def convert_tile_order(state: Mapping[str, Tensor], to: str) -> State:
     The network that a tool builds in that order then computes what it computed in the other. This
     moves channels and changes no value; back and forth gives the same bits.
 
-    Raises ValueError for an order that is not one of these.
+    Raises ValueError for an order that is not one of these, and for what is no state dict.
     """
     if to not in ORDERS:
         raise ValueError(f'tile order {to!r}: give one of {", ".join(ORDERS)}')
+    if not any(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError('convert_tile_order: no tensors by name; of a checkpoint that holds more '
+                         f'than weights, give the part with the weights: {list(state)[:4]}')
     converted = dict(state)
     for key, weight in tile_weights(state).items():
         side = _grid(weight.shape[1])

@@ -98,6 +98,8 @@ def test_back_and_forth_gives_the_same_bits(trained, dtype):
     assert changed == [f'decoder.levels.{i}.reference.conv_in.weight' for i in range(4)]
     with pytest.raises(ValueError, match=r"'diagonal'.*row, column"):
         convert_tile_order(state, 'diagonal')
+    with pytest.raises(ValueError, match=r"part with the weights: \['epoch', 'model'\]"):
+        convert_tile_order({'epoch': 3, 'model': state}, 'column')
 
 
 def test_a_file_for_old_tools_and_back(tmp_path, trained):
