@@ -28,6 +28,9 @@ TINY = torch.finfo(torch.float32).tiny  # for a division by what may be 0
 # Standard deviations from which an order has left a trace. By chance, one untrained network in
 # 12,000 goes beyond (Student's t of 64 filters, one-sided).
 CLEAR = 4.
+# From which the other order has, too, beside one that is clear: by chance in one of 500. A network
+# that is fine-tuned in the wrong order works better in it from about here on (benchmarks/LOG.md).
+TRACE = 3.
 # Share of the stronger evidence from which the weaker counts besides it. Long training brings out
 # small differences between places of the image, which are no trace of an order.
 SHARE = .2
@@ -51,7 +54,7 @@ class TileEvidence(NamedTuple):
     def is_mixed(self) -> bool:
         """Whether the weights show both orders: trained in one, fine-tuned in the other."""
         strong, weak = max(self), min(self)
-        return weak >= max(CLEAR, SHARE * strong)
+        return strong >= CLEAR and weak >= max(TRACE, SHARE * strong)
 
     def __str__(self) -> str:
         if self.order:

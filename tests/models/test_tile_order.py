@@ -146,7 +146,7 @@ def test_both_orders(grown):
 
 @pytest.mark.parametrize(('row', 'column', 'order'), [
     (3.9, 0, ''), (4.1, 0, 'row'), (-2, 4.1, 'column'), (4.1, 4.1, ''), (50, 9, 'row'),
-    (50, 11, '')])
+    (50, 11, ''), (2.9, 12, 'column'), (3.1, 12, ''), (3.9, 3.5, '')])
 def test_what_counts_as_evidence(row, column, order):
     assert TileEvidence(row, column).order == order
 
