@@ -65,7 +65,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--metrics', metavar='S+MAE',
         help=f'metrics or scores of docs/metrics.md, or {groups}, usual, all (default: usual '
              "and the task's)")
-    add('--methods', metavar='A+B',
+    add('--methods', '--model_lst', metavar='A+B',
         help='folders of pred_root, or a .toml file with names (default: all)')
     add('--ckpt_folder', metavar='DIR',
         help='a run: scores only its masks, with its config')

@@ -34,6 +34,7 @@ from exporting import catalogue
 from exporting.hub import save_pretrained
 from inference.images import Size, network_size
 from models import BiRefNet, load_model, save_checkpoint, zoo
+from models.checkpoints.files import read_state
 from models.checkpoints.tile_order import ORDERS
 from models.loading import resolve
 from runtime.command import run_command
@@ -53,13 +54,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ('onnx', 'pt2', 'hf', 'weights'):
         command = commands.add_parser(name, help='see %(prog)s --help')
         _add_common(command)
-        if name != 'pt2':
+        if name in ('onnx', 'hf'):
             command.add_argument(
                 '--dtype', choices=DTYPES, default='float32',
                 help='type of the weights and, in ONNX, of the maps inside')
         if name == 'hf':
             _add_card(command)
         elif name == 'weights':
+            command.add_argument(
+                '--dtype', choices=DTYPES,
+                help='type of the weights (default: that of the checkpoint)')
             command.add_argument(
                 '--tile-order', choices=ORDERS, default='row',
                 help='order of the tiles in the file (default: %(default)s)')
@@ -70,7 +74,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                 '--external', action='store_true',
                 help='write the weights beside the file, to <name>.data')
     listing = commands.add_parser('zoo', help='lists the published weights')
-    listing.add_argument('names', nargs='*', metavar='NAME', help='show all facts of these')
+    listing.add_argument('names', nargs='*', metavar='NAME',
+        help='show all facts of these: what -m takes, or the name of a release file')
     listing.add_argument('--json', action='store_true', help='print all facts as JSON')
     return parser.parse_args(arguments)
 
@@ -192,9 +197,17 @@ def export_folder(args: argparse.Namespace, model: BiRefNet) -> None:
 
 def export_weights(args: argparse.Namespace, model: BiRefNet) -> None:
     """Writes the weights alone."""
-    save_checkpoint(model, args.output, dtype=DTYPES[args.dtype], tile_order=args.tile_order)
+    dtype = DTYPES[args.dtype] if args.dtype else _stored_dtype(args.model)
+    save_checkpoint(model, args.output, dtype=dtype, tile_order=args.tile_order)
     megabytes = args.output.stat().st_size / 1e6
     print(f'{args.output}: tile order {args.tile_order}, {megabytes:.1f} MB')
+
+
+def _stored_dtype(name: str) -> torch.dtype:
+    """The type of a checkpoint's weights, or float32, which holds the values of several types."""
+    state = read_state(resolve(name).file)
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def list_weights(names: list[str], with_json: bool) -> None:
@@ -203,10 +216,11 @@ def list_weights(names: list[str], with_json: bool) -> None:
     Raises ValueError that names all unknown ones.
     """
     known = zoo.zoo()
-    if unknown := [name for name in names if name not in known]:
+    found = {name: zoo.find(name) or zoo.identify(Path(name)) for name in names or known}
+    if unknown := [name for name, entry in found.items() if entry is None]:
         raise ValueError(f'{", ".join(unknown)}: no published weights; take of '
                          f'{", ".join(known)}')
-    entries = [known[name] for name in names or known]
+    entries = [entry for entry in found.values() if entry]
     if with_json:
         print(catalogue.as_json(entries))
     elif names:

@@ -83,13 +83,16 @@ class ForeignName:
         convert: from a value there to the value here; raises ConfigError or one of `UNREADABLE`.
         restore: from the value here to the value there.
         only: without a field, the value there that says what always holds here; None: no value.
+            It may be written as text.
+        ignored: without a field, whether any value is taken, as it makes no difference here.
     """
 
     field: str = ''
     note: str = ''
     convert: Callable[[Any], Any] = _unchanged
     restore: Callable[[Any], Any] = _unchanged
-    only: str | None = None
+    only: Any = None
+    ignored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,7 @@ class Settings:
                 return foreign.restore(getattr(self, foreign.field))
             if foreign.only is None:
                 raise AttributeError(f'{name}: {foreign.note}')
-            return BOOLEANS.get(foreign.only.lower(), foreign.only)
+            return foreign.only
 
     @classmethod
     def translate(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +237,8 @@ class Settings:
         foreign = cls._find_foreign(name)
         if foreign is None:
             return {name: value}
-        if foreign.only is not None and foreign.only.lower() == str(value).lower():
+        holds = foreign.only is not None and str(foreign.only).lower() == str(value).lower()
+        if holds or foreign.ignored:
             return {}
         if not foreign.field:
             raise ConfigError(f'{name}: {foreign.note}')

@@ -79,11 +79,23 @@ FIELDS: dict[str, ForeignName] = {
     'model': ForeignName(
         only='BiRefNet', note='there is one network; its parts are fields: bb, dec_blk, dec_att'),
     'lat_blk': ForeignName(only='BasicLatBlk', note='lateral blocks are 1x1 convolutions'),
-    'SDPA_enabled': ForeignName(only='True', note='attention is always the fused one of PyTorch'),
+    'SDPA_enabled': ForeignName(only=True, note='attention is always the fused one of PyTorch'),
     'precisionHigh': ForeignName(
-        only='True', note='on GPUs, products of float32 matrices always use TF32'),
+        only=True, note='on GPUs, products of float32 matrices always use TF32'),
     'refine': ForeignName(only='', note='no further network refines the map'),
-    'progressive_ref': ForeignName(only='False', note='no further network refines the map'),
+    'progressive_ref': ForeignName(only=False, note='no further network refines the map'),
+    'ender': ForeignName(only=False, note='no further network refines the map'),
+    'scale': ForeignName(only=False, note='no further network refines the map'),
+    'refine_iteration': ForeignName(only=1, note='the map is computed once'),
+    'batch_size_valid': ForeignName(
+        only=1,
+        note='images are validated and tested one by one; accumulate and batch_size are of '
+             'training'),
+    'prompt4loc': ForeignName(
+        only=False, note='prompts for objects are not supported; predict.py has --box'),
+    'only_S_MAE': ForeignName(
+        only=False, note='eval_existingOnes.py --metrics S+MAE computes these alone'),
+    'verbose_eval': ForeignName(only=True, note='the evaluation always shows its progress'),
 
     # Gone.
     'sys_home_dir': ForeignName(
@@ -91,26 +103,30 @@ FIELDS: dict[str, ForeignName] = {
              'bb_weights=<sys_home_dir>/weights/cv/<file>'),
     'weights_root_dir': ForeignName(note='give the file itself: bb_weights=<folder>/<file>'),
     'weights.*': ForeignName(note=ONE_CHECKPOINT),
-    'batch_size_valid': ForeignName(
-        note='images are validated and tested one by one; accumulate and batch_size are of '
-             'training'),
     'cxt': ForeignName(note='it follows from cxt_num and bb'),
     'lateral_channels_in_collection': ForeignName(note='they follow from bb and mul_scl_ipt'),
-    'prompt4loc': ForeignName(note='prompts for objects are not supported; predict.py has --box'),
-    'only_S_MAE': ForeignName(note='eval_existingOnes.py --metrics S+MAE computes these alone'),
+    'display_eval_metrics': ForeignName(note='eval_existingOnes.py --metrics S+MAE sets them'),
     'lambdas_pix_last_activated': ForeignName(
         note='lambdas_pix_last holds those losses alone that are on'),
-    'verbose_eval': ForeignName(note='the evaluation always shows its progress'),
-    'use_accelerate': ForeignName(note='torchrun, which train.sh starts, says how many ranks'),
-    'dist': ForeignName(note='torchrun, which train.sh starts, says how many ranks'),
+
+    # Without effect.
+    'use_accelerate': ForeignName(
+        ignored=True, note='torchrun, which train.sh starts, says how many ranks'),
+    'dist': ForeignName(
+        ignored=True, note='torchrun, which train.sh starts, says how many ranks'),
 }
 
 # Arguments of `from_pretrained` besides.
 ARGUMENTS: dict[str, ForeignName] = {
-    'trust_remote_code': ForeignName(
-        only='True', note='no code of a repository is run; leave it out'),
+    'trust_remote_code': ForeignName(ignored=True, note='no code of a repository is run'),
+    'low_cpu_mem_usage': ForeignName(ignored=True, note='weights are in memory once'),
+    'use_safetensors': ForeignName(ignored=True, note='the file says what it is'),
+    'resume_download': ForeignName(ignored=True, note='downloads always go on'),
+    'strict': ForeignName(only=True, note='weights have to fit; leave it out'),
+    'map_location': ForeignName(note='load_model(FILE, device) puts the network there'),
+    'device_map': ForeignName(note='load_model(FILE, device) puts the network there'),
     'bb_pretrained': ForeignName(
-        only='False', note='a checkpoint has the weights of its backbone; leave it out'),
+        only=False, note='a checkpoint has the weights of its backbone; leave it out'),
     'torch_dtype': ForeignName(note='load_model(...).to(dtype) converts a network'),
     'dtype': ForeignName(note='load_model(...).to(dtype) converts a network'),
 }
@@ -147,9 +163,15 @@ REPLACED: dict[str, str] = {
     'utils.save_checkpoint': 'models.save_checkpoint(model, path) writes the weights',
     'dataset.MyData': 'dataset.TrainSet(find_pairs(data_root, task, sets), size) gives samples, '
                       'and dataset.build_loader batches of them',
+    'dataset.custom_collate_fn': 'dataset.EpochSampler draws a size for each batch, and '
+                                 'dataset.build_loader joins its samples',
     'dataset.class_labels_TR_sorted': 'dataset.class_names(pairs) lists the classes',
     'evaluation.metrics.evaluator': f'{_SCORES}, evaluation.runner.evaluate those of folders',
-    'image_proc.preproc': 'data.transforms.augment(image, mask, methods, rng) augments a pair',
+    'models.birefnet.image2patches':
+        'models.modules.reference.image_to_tiles(image, height, width) gives tiles of this size',
+    'models.birefnet.SimpleConvs': 'models.modules.reference.InwardReference is this block',
+    'models.birefnet.BiRefNetC2F': 'there is one network, models.BiRefNet',
+    'loss.Discriminator': 'models.discriminator.Discriminator(size) takes images times masks',
     'image_proc.FB_blur_fusion_foreground_estimator_1':
         'inference.edges.estimate_foreground(image, mask) does both of its steps',
     'image_proc.FB_blur_fusion_foreground_estimator_2':
@@ -158,6 +180,9 @@ REPLACED: dict[str, str] = {
 for _name in ('FMeasure', 'MAEMeasure', 'MSEMeasure', 'SMeasure', 'EMeasure', 'WeightedFMeasure',
               'HCEMeasure', 'MBAMeasure', 'BIoUMeasure'):
     REPLACED[f'evaluation.metrics.{_name}'] = _SCORES
+for _name in ('preproc', 'cv_flip', 'randomCrop', 'randomRotation', 'colorEnhance', 'randomPeper'):
+    REPLACED[f'image_proc.{_name}'] = (
+        'data.transforms.augment(image, mask, methods, rng) augments a pair')
 for _name in ('PixLoss', 'ClsLoss', 'SSIMLoss', 'IoULoss', 'PatchIoULoss', 'StructureLoss',
               'ContourLoss', 'ThrReg_loss', 'MAELoss'):
     REPLACED[f'loss.{_name}'] = _LOSSES

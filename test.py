@@ -74,7 +74,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--ckpt', action='append', default=[], metavar='FILE',
         help='a checkpoint, or the name of published weights (may be repeated)')
     add('--ckpt_folder', metavar='RUN',
-        help='folder of a run, for all its epoch_<N>.pth (default: the newest run in ckpts)')
+        help='folder of a run, for all its epoch_<N>.pth (default: the newest run in ckpts), or of '
+             'published files')
     add('--pred_root', metavar='FOLDER', help='the same as pred_root=FOLDER')
     add('--resolution', nargs='*', default=['config'], metavar='WxH',
         help="input sizes: WxH, 'native' (each image's own), 'config' (the run's; default)")
@@ -100,7 +101,10 @@ def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Source
     if options.ckpt:
         return [resolve(name) for name in options.ckpt]
     folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
-    found = sorted(folder.glob('epoch_*.pth'), key=lambda path: epoch_of(path) or 0)
+    found = list(folder.glob('epoch_*.pth'))
+    if not found:  # published files, perhaps, whose names have an epoch, too
+        found = [path for path in folder.glob('*.pth') if epoch_of(path) is not None]
+    found.sort(key=lambda path: epoch_of(path) or 0)
     if not found:
         raise ValueError(f'{folder}: holds no epoch_<N>.pth; '
                          'train the run first, or name a file or folder with --ckpt')

@@ -147,9 +147,12 @@ def warn_of_random_backbone(cfg: Config) -> None:
     """Reports a backbone that starts from random weights, which is seldom meant."""
     if cfg.weights or cfg.bb_weights:
         return
-    logger.warning('the backbone %s starts from random weights and needs far more images than a '
-                   'pretrained one: %s, or give bb_weights=FILE or weights=CHECKPOINT; '
-                   'bb_weights=none if random weights are meant', cfg.bb, where_to_get(cfg.bb))
+    problem = 'needs far more images than a pretrained one'
+    if cfg.freeze_bb:
+        problem = 'keeps them, as freeze_bb=True'
+    logger.warning('the backbone %s starts from random weights and %s: %s, or give bb_weights=FILE '
+                   'or weights=CHECKPOINT; bb_weights=none if random weights are meant',
+                   cfg.bb, problem, where_to_get(cfg.bb))
 
 
 def find_first_epoch(cfg: Config, is_main: bool) -> int:

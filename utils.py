@@ -11,7 +11,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -72,13 +72,16 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
     return sorted(found)
 
 
-def check_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops `module.` and `_orig_mod.`, repeated and in any order, wherever wrappers put them.
+def check_state_dict(
+    state: Mapping[str, Any], unwanted_prefixes: Sequence[str] = ('module.', '_orig_mod.'),
+) -> dict[str, Any]:
+    """Drops prefixes, repeated and in any order, wherever wrappers put them.
 
-    With them goes the counter that torch's AveragedModel puts beside a network. The name is the
+    With them goes the counter that torch's AveragedModel puts beside a network. The names are the
     publication's.
     """
-    wrappers = re.compile(r'(?<![^.])(module\.|_orig_mod\.)+')
+    prefixes = '|'.join(map(re.escape, unwanted_prefixes))
+    wrappers = re.compile(f'(?<![^.])({prefixes})+')
     stripped = {}
     for key, value in state.items():
         if key != 'n_averaged':

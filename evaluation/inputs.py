@@ -22,6 +22,7 @@ from readers import (
     interpret,
     open_header,
     open_image,
+    read_image,
     read_mask,
     read_soft_mask,
     survey_masks,
@@ -93,9 +94,18 @@ def read_prediction(
         is_zero_one: Whether 1 is white, as all predictions of the method hold but 0 and 1.
     """
     prediction = read_mask(file) if is_zero_one else read_soft_mask(file)
-    if prediction.shape == shape:
-        return prediction
-    return cv2.resize(prediction, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return _resized(prediction, shape)
+
+
+def read_image_for(file: Path | File, shape: tuple[int, int]) -> np.ndarray:
+    """Reads an image as RGB, uint8, resized likewise to the `shape` of its mask."""
+    return _resized(read_image(file), shape)
+
+
+def _resized(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if pixels.shape[:2] == shape:
+        return pixels
+    return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def plan(

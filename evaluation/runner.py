@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from evaluation import pool
 from evaluation.files import File
-from evaluation.inputs import ImageFiles, SetPlan, read_prediction
+from evaluation.inputs import ImageFiles, SetPlan, read_image_for, read_prediction
 from evaluation.kernels import hce
 from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
 from evaluation.store import MethodRows, ScoreStore, make_row
-from readers import read_image, read_mask
+from readers import read_mask
 from runtime.locks import hold_lock
 from utils import Progress
 
@@ -93,10 +93,13 @@ def available_cores() -> int:
 
 def score_image(job: ScoringJob, skeleton_cache: str | os.PathLike | None) -> list[dict]:
     """Scores the predictions of one image; returns their rows."""
+    mask = read_mask(job.mask)
     trimap = read_mask(job.trimap) if job.trimap else None
-    image = read_image(job.image) if job.image and job.needs_image else None
+    image = None
+    if job.image and job.needs_image:
+        image = read_image_for(job.image, mask.shape)
     try:
-        truth = GroundTruth(read_mask(job.mask), skeleton_cache, trimap, image)
+        truth = GroundTruth(mask, skeleton_cache, trimap, image)
     except ValueError as error:
         raise ValueError(f'{job.trimap or job.mask}: {error}') from None
     rows = []

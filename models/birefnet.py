@@ -3,11 +3,13 @@
 Zheng et al., arXiv 2401.03407.
 """
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+import published
 from models.architecture import Architecture
 from models.backbones import Backbone, build_backbone
 from models.checkpoints.infer import differences, infer_backbone
@@ -21,6 +23,9 @@ from models.decoder import Decoder, build_block
 from models.encoder import Context, Encoder, PyramidNeck
 from models.modules.tracing import has_symbolic_size, mark_divisible
 from utils import STRIDE, round_up
+
+if not TYPE_CHECKING:  # which would take every name for one of this module
+    __getattr__ = functools.partial(published.look_up, __name__)
 
 PUBLISHED_BACKBONE = 'swin_v1_l'
 NECK_CHANNELS = (192, 384, 768, 1536)  # Swin-L's

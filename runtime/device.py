@@ -40,7 +40,7 @@ def choose_device(name: str) -> torch.device:
     index = int(number or 0)
     if index >= _count_devices(kind):
         raise ValueError(f'device {kind}:{index}: there is none here; '
-                         f'take --device cpu, or install PyTorch for {kind}')
+                         f'give cpu as the device, or install PyTorch for {kind}')
     return torch.device(kind, index) if number else torch.device(kind)
 
 

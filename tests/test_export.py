@@ -1,6 +1,8 @@
 """The command line of export.py."""
 
 import json
+import shutil
+from pathlib import Path
 
 import onnx
 import pytest
@@ -84,6 +86,19 @@ def test_weights_for_tools_of_the_old_order(weights, tmp_path, capsys):
     again = convert_tile_order(column, 'row')
     assert all(torch.equal(again[key], value) for key, value in row.items())
     assert not all(torch.equal(column[key], value) for key, value in row.items())
+
+    # Without --dtype the type is that of the source.
+    shutil.copy(Path(file).with_name('config.json'), tmp_path)
+    for dtype in (torch.float16, torch.bfloat16):
+        save_checkpoint(model, tmp_path / 'half.safetensors', dtype=dtype)
+        for source, to in (('half', 'column'), ('column', 'row')):
+            arguments = ['weights', '-m', str(tmp_path / f'{source}.safetensors'), '-o',
+                         str(tmp_path / f'{to}.safetensors'), '--tile-order', to]
+            assert export.main(arguments) == 0
+        half, again = (read_state(tmp_path / f'{name}.safetensors') for name in ('half', 'row'))
+        assert {key: value.dtype for key, value in again.items()} == {
+            key: value.dtype for key, value in half.items()}
+        assert all(torch.equal(again[key], value) for key, value in half.items())
 
 
 

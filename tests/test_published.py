@@ -149,6 +149,7 @@ def test_published_names_of_fields_in_python():
     assert (cfg.rand_seed, cfg.finetune_last_epochs, cfg.lambdas_cls) == (3, -10, {'ce': 4.})
     assert (cfg.data_root_dir, cfg.val_last, cfg.step) == ('datasets', 50, 5)
     assert (cfg.SDPA_enabled, cfg.progressive_ref, cfg.model) == (True, False, 'BiRefNet')
+    assert (cfg.batch_size_valid, cfg.refine, cfg.prompt4loc) == (1, '', False)
     assert pickle.loads(pickle.dumps(cfg)) == copy.deepcopy(cfg) == cfg
     with pytest.raises(AttributeError, match=r'^weights_root_dir: give the file itself'):
         cfg.weights_root_dir  # noqa: B018
@@ -198,8 +199,11 @@ def test_path_to_image_and_save_tensor_img(tmp_path):
 def test_folders_as_the_mixin_writes_them(tmp_path):
     model = build(dec_att='', mul_scl_ipt='')
     model.save_pretrained(tmp_path / 'a')
-    again = BiRefNet.from_pretrained(tmp_path / 'a', trust_remote_code=True, bb_pretrained=False)
+    options = {'trust_remote_code': False, 'bb_pretrained': False, 'low_cpu_mem_usage': True}
+    again = BiRefNet.from_pretrained(tmp_path / 'a', **options)
     assert torch.equal(output(again), output(model))
+    with pytest.raises(ConfigError, match=r'map_location: load_model\(FILE, device\)'):
+        BiRefNet.from_pretrained(tmp_path / 'a', map_location='cpu')
     with pytest.raises(ConfigError, match=r'torch_dtype: load_model.*\.to\(dtype\)'):
         BiRefNet.from_pretrained(tmp_path / 'a', torch_dtype=torch.float16)
 

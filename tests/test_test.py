@@ -157,6 +157,20 @@ def test_bad_requests_are_refused_before_the_first_mask(setting, tmp_path):
     assert not list(tmp_path.glob('*/*'))
 
 
+def test_a_folder_of_published_files(tmp_path):
+    names = ['BiRefNet-DIS-epoch_590.pth', 'BiRefNet_COD_ep125.pth']
+    for name in [*names, 'swin_large.pth']:
+        (tmp_path / name).touch()
+    assert found_in(tmp_path) == names[::-1]
+    (tmp_path / 'epoch_3.pth').touch()
+    assert found_in(tmp_path) == ['epoch_3.pth'], 'a run has its own'
+
+
+def found_in(folder: Path) -> list[str]:
+    options = script.parse_arguments(['--ckpt_folder', str(folder)])
+    return [source.file.name for source in script.find_checkpoints(options, '')]
+
+
 # --- Which weights, and at which size -------------------------------------------------------------
 
 

@@ -20,9 +20,9 @@ def describe(name: str) -> str:
     if foreign.field:
         return f'`{foreign.field}`: {note}' if note else f'`{foreign.field}`'
     if foreign.only is not None:
-        value = foreign.only or "''"
+        value = str(foreign.only) or "''"
         return f'always `{value}`: {note}'
-    return f'none: {note}'
+    return f'{"ignored" if foreign.ignored else "none"}: {note}'
 
 
 def table_of_fields() -> str:

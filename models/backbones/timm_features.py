@@ -257,9 +257,9 @@ def _report_lost_biases(state: State, net: nn.Module) -> None:
     frozen=True,
     for_transformers=False,
     pretrained_files={
-        name: f'dinov3_{dino.official_name}_pretrain*.pth' for name, dino in DINOS.items()},
+        name: f'dinov3_{dino.official_name}_pretrain_lvd*.pth' for name, dino in DINOS.items()},
     pretrained_folders={
-        name: f'dinov3-{dino.official_name}-pretrain*' for name, dino in DINOS.items()},
+        name: f'dinov3-{dino.official_name}-pretrain-lvd*' for name, dino in DINOS.items()},
 )
 def build_dino(name: str, pretrained: bool = False, sizes: Sequence[Size] = ()) -> Backbone:
     """DINOv3: the features of four blocks, all at stride 16, without a further norm."""

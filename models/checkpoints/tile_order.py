@@ -28,6 +28,9 @@ TINY = torch.finfo(torch.float32).tiny  # for a division by what may be 0
 # Standard deviations from which an order has left a trace. By chance, one untrained network in
 # 12,000 goes beyond (Student's t of 64 filters, one-sided).
 CLEAR = 4.
+# From which the other order has, too, beside one that is clear: by chance in one of 500. A network
+# that is fine-tuned in the wrong order works better in it from about here on (benchmarks/LOG.md).
+TRACE = 3.
 # Share of the stronger evidence from which the weaker counts besides it. Long training brings out
 # small differences between places of the image, which are no trace of an order.
 SHARE = .2
@@ -51,7 +54,7 @@ class TileEvidence(NamedTuple):
     def is_mixed(self) -> bool:
         """Whether the weights show both orders: trained in one, fine-tuned in the other."""
         strong, weak = max(self), min(self)
-        return weak >= max(CLEAR, SHARE * strong)
+        return strong >= CLEAR and weak >= max(TRACE, SHARE * strong)
 
     def __str__(self) -> str:
         if self.order:
@@ -186,10 +189,13 @@ def convert_tile_order(state: Mapping[str, Tensor], to: str) -> State:
     The network that a tool builds in that order then computes what it computed in the other. This
     moves channels and changes no value; back and forth gives the same bits.
 
-    Raises ValueError for an order that is not one of these.
+    Raises ValueError for an order that is not one of these, and for what is no state dict.
     """
     if to not in ORDERS:
         raise ValueError(f'tile order {to!r}: give one of {", ".join(ORDERS)}')
+    if not any(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError('convert_tile_order: no tensors by name; of a checkpoint that holds more '
+                         f'than weights, give the part with the weights: {list(state)[:4]}')
     converted = dict(state)
     for key, weight in tile_weights(state).items():
         side = _grid(weight.shape[1])

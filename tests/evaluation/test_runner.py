@@ -193,9 +193,14 @@ class TestEvaluation:
         rows = evaluate(root, metrics=['cm', 'ccm'])
         assert rows['run--epoch_5']['im 0.é']['values']['ccm'] != values['ccm']
         assert len(computed) == 2
+        # Of another size than its mask, as 77 of NC4K.
+        write_png(folder / 'im/im 0.é.png', np.zeros((30, 39, 3), np.uint8))
+        rows = evaluate(root, metrics=['cm', 'ccm'])
+        assert 0 < rows['run--epoch_5']['im 0.é']['values']['ccm'] < 1
+        assert len(computed) == 4
         (folder / 'im').rename(folder / 'Images')
         evaluate(root, metrics=['cm', 'ccm'])
-        assert len(computed) == 2
+        assert len(computed) == 4
         (folder / 'Images').rename(folder / 'not here')
         rows = evaluate(root, metrics=['cm', 'ccm'])
         assert 'ccm' not in rows['run--epoch_5']['im 0.é']['values']

@@ -59,6 +59,11 @@ def test_the_command(capsys):
     assert 'BiRefNet_HR-general-epoch_130.pth' in out
     assert 'ZhengPeng7/BiRefNet_lite' in out
 
+    # By all names under which commands know them.
+    assert export.main(['zoo', 'zhengpeng7/BiRefNet_HR', 'a/BiRefNet-DIS-epoch_590.pth']) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line and line[0] != ' '] == ['hr', 'dis5k-590']
+
     assert export.main(['zoo', '--json']) == 0
     entries = json.loads(capsys.readouterr().out)
     assert [entry['name'] for entry in entries] == list(zoo.zoo())

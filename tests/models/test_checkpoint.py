@@ -283,6 +283,9 @@ def test_prefixes_inside_and_names_that_look_like_them():
         '_orig_mod.squeeze_module.1.a': 'squeeze_module.1.a',
     }
     assert list(check_state_dict(dict.fromkeys(keys, torch.zeros(())))) == list(keys.values())
+    state = {'module.net.bb.x': 1, 'internet.x': 2}
+    assert check_state_dict(state, unwanted_prefixes=['module.', 'net.']) == {'bb.x': 1,
+                                                                              'internet.x': 2}
 
 
 @pytest.mark.parametrize('path', [

@@ -98,6 +98,8 @@ def test_back_and_forth_gives_the_same_bits(trained, dtype):
     assert changed == [f'decoder.levels.{i}.reference.conv_in.weight' for i in range(4)]
     with pytest.raises(ValueError, match=r"'diagonal'.*row, column"):
         convert_tile_order(state, 'diagonal')
+    with pytest.raises(ValueError, match=r"part with the weights: \['epoch', 'model'\]"):
+        convert_tile_order({'epoch': 3, 'model': state}, 'column')
 
 
 def test_a_file_for_old_tools_and_back(tmp_path, trained):
@@ -144,7 +146,7 @@ def test_both_orders(grown):
 
 @pytest.mark.parametrize(('row', 'column', 'order'), [
     (3.9, 0, ''), (4.1, 0, 'row'), (-2, 4.1, 'column'), (4.1, 4.1, ''), (50, 9, 'row'),
-    (50, 11, '')])
+    (50, 11, ''), (2.9, 12, 'column'), (3.1, 12, ''), (3.9, 3.5, '')])
 def test_what_counts_as_evidence(row, column, order):
     assert TileEvidence(row, column).order == order
 

@@ -41,7 +41,7 @@ def test_a_random_backbone_is_reported_once(fields, count, caplog, home):
     ('swin_v1_t', ['swin_tiny_patch4_window7_224_22kto1k_finetune.pth']),
     ('pvt_v2_b2', ['pvt_v2_b2.pth', 'bb_weights=hub']),
     ('vgg16bn', ['vgg16_bn-*.pth', 'bb_weights=hub']),
-    ('dino_v3_b', ['dinov3_vitb16_pretrain*.pth', 'bb_weights=hub']),
+    ('dino_v3_b', ['dinov3_vitb16_pretrain_lvd*.pth', 'bb_weights=hub', 'keeps them']),
     ('timm/resnet18', ['bb_weights=hub']),
 ])
 def test_the_warning_names_the_file_and_its_place(bb, words, caplog, home):
@@ -66,6 +66,15 @@ def test_pretrained_weights_are_found_by_their_name(place, tmp_path, home):
     found = model.encoder.backbone.net.state_dict()
     for name, value in pretrained.net.state_dict().items():
         assert torch.equal(found[name], value), name
+
+
+def test_a_dino_of_photographs_is_taken(home):
+    """Its authors have also trained one on satellite images."""
+    home.mkdir()
+    for images in ('lvd1689m-8aa4cbdd', 'sat493m-eadcf0ff'):
+        (home / f'dinov3_vitl16_pretrain_{images}.pth').touch()
+    cfg = train.with_backbone_weights(Config(bb='dino_v3_l'))
+    assert Path(cfg.bb_weights).name == 'dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth'
 
 
 @pytest.mark.parametrize('fields', [{'bb_weights': 'none'}, {'weights': 'a.pth'}])
