@@ -191,6 +191,15 @@ def make_tables(
     return tables
 
 
+def undefined_scores(scored: Scored, by_set: ScoresBySet) -> Iterator[str]:
+    """Says which scores have no tests on a set, as no image there has them."""
+    for score in scored.scores:
+        for dataset, methods in by_set.items():
+            is_of_images = all(score in found.values for found in methods.values())
+            if is_of_images and not any(found.has(score) for found in methods.values()):
+                yield f'{score} is not defined on {dataset}: no tests of it there and over all sets'
+
+
 def draw_figures(
     scored: Scored,
     by_set: ScoresBySet,
@@ -212,7 +221,7 @@ def draw_figures(
         if shown:
             yield f'epochs_{score}', paper_figures.epochs(score, runs, shown, size)
     for group in categories:
-        for score in scored.scores:
+        for score in filter(group.has, scored.scores):
             yield group.stem(score), paper_figures.categories(
                 score, group.results, group.shown, size, chart)
 
@@ -256,6 +265,8 @@ def main(arguments: list[str]) -> None:
 
     # The files.
     out = Path(options.out or Path(options.save_dir or cfg.save_dir, 'paper'))
+    for note in undefined_scores(scored, by_set):
+        print(f'note: {note}', file=sys.stderr)
     tables = make_tables(scored, by_set, categories)
     write_tables(out, formats, tables)
     figures = 0

@@ -11,8 +11,8 @@ from utils import IMAGE_SUFFIXES, read_lines
 # Fields of DIS5K's names, e.g. 1#Accessories#1#Bag#2339506821_83cf9f1d22_o.
 DIS5K_FIELDS = {'group': 1, 'class': 3}
 LISTED_PROBLEMS = 20
-TRUE = ('1', 'true', 'yes')
-FALSE = ('0', 'false', 'no', '')
+TRUE = ('1', '1.0', 'true', 'yes')
+FALSE = ('0', '0.0', 'false', 'no', '')
 
 Image = tuple[str, str]  # test set and name
 
@@ -64,7 +64,11 @@ def _by_name(field: str, images: Sequence[Image]) -> Grouping:
 
 
 def _by_csv(path: Path, images: Sequence[Image]) -> Grouping:
-    rows = list(csv.reader(read_lines(path)))
+    texts = list(read_lines(path))
+    # Spreadsheets write semicolons where the comma is the decimal point.
+    first = texts[0] if texts else ''
+    delimiter = max(',;\t', key=first.count)
+    rows = list(csv.reader(texts, delimiter=delimiter))
     head, *lines = rows or [[]]
     if len(head) < 2:
         raise ValueError(f'{path}: no columns name,category in its first line')

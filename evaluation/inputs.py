@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.files import File, Folder, Listing
+from evaluation.folder_names import find_set
 from evaluation.mask_folders import Masks
 from evaluation.naming import Naming, Pairing, pair_names
 from evaluation.prediction_folders import Predictions
@@ -253,6 +254,15 @@ class _Check:
 
     def add(self, method: str, dataset: str | None, listing: Listing) -> None:
         """Pairs a folder's predictions, with the masks of one set or, without it, of all."""
+        if not dataset:
+            parts = self._by_set_in_names(listing)
+            for named, part in parts.items():
+                self.add(method, named, part)
+            taken = {id(file) for part in parts.values() for file in part.files}
+            left = [file for file in listing.files if id(file) not in taken]
+            if parts and not left:
+                return
+            listing = listing._replace(files=left)
         sets = [self.sets[dataset]] if dataset else list(self.sets.values())
         owners: dict[str, list[_MaskSet]] = defaultdict(list)
         for one in sets:
@@ -288,6 +298,23 @@ class _Check:
                     f'{listing.folder}: names no set; its images have names of {one.dataset}')
             if found or dataset:
                 self._add_to(one, method, listing, pairing, found)
+
+    def _by_set_in_names(self, listing: Listing) -> dict[str, Listing]:
+        """Finds the predictions that have their set's name beside the mask's: CAMO_camo_7.png."""
+        files: dict[str, list[File]] = defaultdict(list)
+        for file in listing.files:
+            found = find_set([file.stem], list(self.sets))
+            if found:
+                files[found[0]].append(file)
+
+        # Of COD10K-CAM-1.png the set's name is a part of the mask's.
+        parts = {}
+        for dataset, some in files.items():
+            part = listing._replace(files=some)
+            naming = pair_names(self.sets[dataset].images, list(by_stem(part, []))).naming
+            if find_set([naming.prefix, naming.suffix], [dataset]):
+                parts[dataset] = part
+        return parts
 
     def _add_to(
         self,

@@ -1,5 +1,6 @@
 """What the tables and figures of a paper are made of: stored scores by set, category and pair."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +81,13 @@ class CategoryScores(NamedTuple):
     images: Mapping[str, int]
     shown: Sequence[Shown]
 
+    def has(self, score: str) -> bool:
+        """Whether any category has the score."""
+        values = []
+        for by_method in self.results.values():
+            values += [scores.get(score, math.nan) for scores in by_method.values()]
+        return not all(map(math.isnan, values))
+
     def stem(self, score: str) -> str:
         """The name of the files on a score."""
         return f'{self.place}_by_{self.heading}_{score}'
@@ -145,7 +153,9 @@ def compare_all_pairs(
 def compare_sets(
     by_set: ScoresBySet, methods: Sequence[str], score: str, against: str | None = None,
 ) -> list[PairTest]:
-    """Tests pairs of methods by a score over some sets; none of a score over pooled pixels.
+    """Tests pairs of methods by a score over some sets.
+
+    There are none of a score over pooled pixels, or of one that is not defined on a set.
 
     Args:
         by_set: Scores of single images, by set and method.
@@ -157,7 +167,7 @@ def compare_sets(
     for method in methods:
         of_sets = [found[method] for found in by_set.values()]
         is_of_images = all(
-            score in found.values and score not in found.pooled for found in of_sets)
+            found.has(score) and score not in found.pooled for found in of_sets)
         if is_of_images:
             values[method] = of_sets
     if len(values) < 2:

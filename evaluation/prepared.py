@@ -197,15 +197,23 @@ class PreparedPrediction:
         pred: uint8 (H, W) 0..255, or boolean.
         truth: The mask.
         normalize: Whether to min-max normalise the prediction.
+        values: What is normalised in place of `pred`: a value for each grey value, (256,).
 
     Raises:
         ValueError: For another size or type.
     """
 
-    def __init__(self, pred: np.ndarray, truth: PreparedMask, normalize: bool = True) -> None:
+    def __init__(
+        self,
+        pred: np.ndarray,
+        truth: PreparedMask,
+        normalize: bool = True,
+        values: np.ndarray = histograms.EIGHT_BIT,
+    ) -> None:
         self.pred = as_grey(pred, 'prediction')
         self.truth = truth
         self._normalize = normalize
+        self._values = values
         if self.pred.shape != truth.shape:
             raise ValueError(
                 f'prediction: size {self.pred.shape} (height, width), '
@@ -233,7 +241,7 @@ class PreparedPrediction:
         """The min-max normalisation, or the division by 255 alone."""
         if not self._normalize:
             return histograms.unnormalised()
-        return histograms.normalise(self.histogram.sum(axis=0))
+        return histograms.normalise(self.histogram.sum(axis=0), self._values)
 
     @cached_property
     def pixel_counts(self) -> np.ndarray:

@@ -19,6 +19,7 @@ from evaluation.kernels import confusion, multiscale
 from evaluation.kernels.histograms import (
     ADAPTIVE,
     BINARY,
+    EIGHT_BIT,
     LEVELS,
     ThresholdCounts,
     concatenate,
@@ -54,6 +55,7 @@ __all__ = [
     'FmeasureHandler',
     'FmeasureV2',
     'GroundTruth',
+    'Handler',
     'HumanCorrectionEffortMeasure',
     'IOUHandler',
     'KappaHandler',
@@ -76,44 +78,48 @@ __all__ = [
 ]
 
 
-# How far float32 values of k / 255 may be from it.
-ROUNDING = 2.0 ** -24
-
-
 def prepare(
     pred: np.ndarray, gt: np.ndarray | GroundTruth, normalize: bool = True,
 ) -> PreparedPrediction:
     """Prepares a pair as `step` takes it.
 
     Args:
-        pred: (H, W), uint8 0..255, boolean, or float 0..1.
-        gt: (H, W), uint8, foreground above 128, uint8 of 0 and 1, or boolean; or a `GroundTruth`,
-            which several predictions or metrics may share.
+        pred: (H, W), uint8 0..255, boolean, or float 0..1; what is normalised may also be of any
+            integer type or float in 0..255.
+        gt: (H, W), uint8, foreground above 128, uint8 of 0 and 1, or boolean, or these values in
+            another type; or a `GroundTruth`, which several predictions or metrics may share.
         normalize: Whether to min-max normalise the prediction.
 
     Raises:
         ValueError: For another type, size or range.
     """
-    truth = gt if isinstance(gt, GroundTruth) else GroundTruth(gt)
+    truth = gt if isinstance(gt, GroundTruth) else GroundTruth(as_eight_bit(gt))
     if pred.dtype.kind != 'f':
-        return PreparedPrediction(pred, truth, normalize)
-    if not (pred.min(initial=0) >= 0 and pred.max(initial=0) <= 1):
-        raise ValueError('prediction: floating point values must be in 0..1')
+        return PreparedPrediction(as_eight_bit(pred), truth, normalize)
+    is_grey = normalize and pred.max(initial=0) > 1
+    white = 255 if is_grey else 1
+    if not (pred.min(initial=0) >= 0 and pred.max(initial=0) <= white):
+        raise ValueError(
+            f'prediction: floating point values must be in 0..{white}, '
+            f'got {pred.min()}..{pred.max()}')
 
-    # Grey values divided by 255 are scored as such, which is faster.
-    if is_eight_bit(pred):
-        grey = np.rint(pred * 255).astype(np.uint8)
-        return PreparedPrediction(grey, truth, normalize)
+    # Grey values, or these divided by 255, are scored as such, which is faster.
+    grey = np.rint(pred * (255 / white)).astype(np.uint8)
+    values = (white * EIGHT_BIT).astype(pred.dtype)
+    if np.array_equal(values[grey], pred):
+        # PySODMetrics divides by 255 before it normalises: rounding decides on grey values.
+        return PreparedPrediction(grey, truth, normalize, values / 255)
     from evaluation.soft import SoftPrediction  # it needs scipy and scikit-image
     return SoftPrediction(pred, truth, normalize)
 
 
-def is_eight_bit(pred: np.ndarray) -> bool:
-    """Whether all values in 0..1 are k / 255, but for their rounding."""
-    levels = np.rint(pred * 255)
-    nearest = levels / 255
-    distance = np.abs(pred - nearest)
-    return bool(np.all(distance <= ROUNDING))
+def as_eight_bit(array: np.ndarray) -> np.ndarray:
+    """Whole numbers in 0..255 as uint8; other arrays, and those of 8 bits, as they are."""
+    is_in_range = array.min(initial=0) >= 0 and array.max(initial=0) <= 255
+    if array.dtype.kind not in 'iuf' or not is_in_range:
+        return array
+    grey = array.astype(np.uint8)
+    return grey if np.array_equal(grey, array) else array
 
 
 class Accumulator:
@@ -230,6 +236,7 @@ class Fmeasure(Accumulator):
     def get_results(self) -> dict:
         """Averages over all pairs, with the curves of precision and recall."""
         results = super().get_results()
+        del results['fm']['bin']
         curves = self._averages().curves
         results['pr'] = {'p': curves['precision'], 'r': curves['recall']}
         return results
@@ -395,12 +402,14 @@ class MSIoU(Accumulator):
 class Handler:
     """What `FmeasureV2` computes of a metric.
 
+    A metric of your own is a subclass whose `__call__` computes it from counts. It is called with
+    arrays (256,) for 'dynamic', and with numbers for 'adaptive' and 'binary'.
+
     Args:
         with_dynamic: Over 256 falling thresholds: 'dynamic'.
         with_adaptive: At each image's adaptive threshold: 'adaptive'.
         with_binary: Where p > .5: 'binary'.
-        sample_based: Average the images. Otherwise 'binary' is that of the pooled pixels, and
-            there is no 'adaptive'.
+        sample_based: Average the images. Otherwise 'binary' is that of the pooled pixels.
     """
 
     curve: Callable[[ThresholdCounts], np.ndarray]
@@ -424,11 +433,39 @@ class Handler:
         """Computes the metric from counts."""
         foreground = tp + fn
         size = tp + fp + tn + fn
-        return self.of(ThresholdCounts(tp, fp, foreground, size))
+        return self.curve(ThresholdCounts(tp, fp, foreground, size))
+
+    @staticmethod
+    def divide(numerator: Any, denominator: Any) -> np.ndarray:
+        """Divides counts; 0 where the denominator is 0."""
+        is_zero = np.equal(denominator, 0)
+        quotient = np.true_divide(numerator, np.where(is_zero, 1, denominator))
+        return np.where(is_zero, 0, quotient)
 
     def of(self, counts: ThresholdCounts) -> np.ndarray:
-        """Computes the metric from threshold counts."""
-        return self.curve(counts)
+        """Computes the metric from threshold counts (..., 258)."""
+        is_own = type(self).__call__ is not Handler.__call__
+        return self._of_own(counts) if is_own else self.curve(counts)
+
+    def _of_own(self, counts: ThresholdCounts) -> np.ndarray:
+        """Calls a subclass's metric one image or target after the other, for what is wanted."""
+        tp = counts.true_positives
+        fp = counts.false_positives
+        tn = counts.background - fp
+        fn = counts.foreground - tp
+
+        parts: list[tuple[bool, slice | int]] = [
+            (self.with_dynamic, slice(LEVELS)),
+            (self.with_adaptive, ADAPTIVE),
+            (self.with_binary, BINARY),
+        ]
+        values = np.zeros(tp.shape)
+        for row in np.ndindex(tp.shape[:-1]):
+            for is_wanted, part in parts:
+                if is_wanted:
+                    at = (*row, part)
+                    values[at] = self(tp=tp[at], fp=fp[at], tn=tn[at], fn=fn[at])
+        return values
 
 
 class FmeasureHandler(Handler):
@@ -445,11 +482,7 @@ class FmeasureHandler(Handler):
     ) -> None:
         super().__init__(
             with_dynamic, with_adaptive, with_binary=with_binary, sample_based=sample_based)
-        self.beta = beta
-
-    def of(self, counts: ThresholdCounts) -> np.ndarray:
-        """Computes the metric from threshold counts."""
-        return confusion.f_measure(counts, self.beta)
+        self.curve = partial(confusion.f_measure, beta2=beta)
 
 
 class PrecisionHandler(Handler):
@@ -518,11 +551,17 @@ class FmeasureV2:
     """
 
     def __init__(self, metric_handlers: Mapping[str, Handler] | None = None) -> None:
-        self.handlers: dict[str, Handler] = dict(metric_handlers or {})
+        self.handlers: dict[str, Handler] = {}
         self.histograms: list[np.ndarray] = []
+        for name, handler in (metric_handlers or {}).items():
+            self.add_handler(name, handler)
 
     def add_handler(self, handler_name: str, metric_handler: Handler) -> None:
-        """Adds a metric."""
+        """Adds a metric. Raises ValueError for what is not a handler."""
+        if not isinstance(metric_handler, Handler):
+            raise ValueError(
+                f'FmeasureV2: {handler_name}: expected a handler such as IOUHandler(...), '
+                f'or a subclass of one, got {type(metric_handler).__name__}')
         self.handlers[handler_name] = metric_handler
 
     def step(
@@ -550,7 +589,7 @@ class FmeasureV2:
         result = {}
         if handler.with_dynamic:
             result['dynamic'] = self._dynamic(handler, counts)
-        if handler.with_adaptive and handler.sample_based:
+        if handler.with_adaptive:
             result['adaptive'] = curves[:, ADAPTIVE].mean()
         if handler.with_binary and handler.sample_based:
             result['binary'] = curves[:, BINARY].mean()

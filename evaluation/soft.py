@@ -22,19 +22,18 @@ class SoftPrediction(PreparedPrediction):
     """A prediction, float (H, W) in 0..1, of a prepared mask.
 
     Args:
-        pred: The prediction.
+        pred: The prediction; what is normalised may be in 0..255.
         truth: The mask.
         normalize: Whether to min-max normalise the prediction.
     """
 
     def __init__(self, pred: np.ndarray, truth: PreparedMask, normalize: bool = True) -> None:
-        p = pred.astype(np.float64)
-        span = np.ptp(p)
-        if normalize and span > 0:
-            p = (p - p.min()) / span
+        # In the prediction's own precision, and in the order of PySODMetrics: rounding decides
+        # which threshold finds a pixel.
+        p = normalise(pred) if normalize else pred
         eight_bit = (255 * p).astype(np.uint8)
         super().__init__(eight_bit, truth, normalize=False)
-        self.p = p
+        self.p = p.astype(np.float64)
 
     @property
     def levels(self) -> Levels:
@@ -119,6 +118,15 @@ class SoftPrediction(PreparedPrediction):
     def weighted_f(self, beta: float = 1) -> float:
         """Weighted F-measure."""
         return masks.weighted_f(self.p, self._mask, beta)
+
+
+def normalise(pred: np.ndarray) -> np.ndarray:
+    """Min-max normalises a prediction; a constant one in 0..1 stays as it is."""
+    x = pred / 255
+    span = np.ptp(x)
+    if span == 0:
+        return pred if pred.max() <= 1 else x
+    return (x - x.min()) / span
 
 
 def _found(p: np.ndarray, g: np.ndarray, mean: float) -> np.ndarray:

@@ -40,6 +40,10 @@ class MethodScores(NamedTuple):
     curves: dict[str, np.ndarray]
     pooled: Mapping[str, float] = MappingProxyType({})
 
+    def has(self, score: str) -> bool:
+        """Whether any image has the score: those without a trimap have no SAD-U, for example."""
+        return score in self.values and not np.isnan(self.values[score]).all()
+
     @property
     def scores(self) -> dict[str, float]:
         """The mean of each score over the images that have it, or its pooled value; NaN if none."""

@@ -18,6 +18,8 @@ LEVELS = 256
 # Where the further binary predictions are.
 ADAPTIVE = LEVELS
 BINARY = LEVELS + 1
+# Values in 0..1 of the grey values.
+EIGHT_BIT = np.arange(LEVELS) / 255
 
 
 class Levels(NamedTuple):
@@ -79,10 +81,15 @@ class ThresholdCounts:
         return (self.background - self.false_positives) / np.maximum(self.background, 1)
 
 
-def normalise(histogram: np.ndarray) -> Levels:
+def normalise(histogram: np.ndarray, x: np.ndarray = EIGHT_BIT) -> Levels:
     """Min-max normalises a prediction with this histogram (256,), in the published order of steps.
 
     A constant prediction is only divided by 255.
+
+    Args:
+        histogram: Pixels by grey value, (256,).
+        x: The prediction's values by grey value before normalisation, float32 or float64 (256,).
+            They are normalised in their own precision.
     """
     used = np.flatnonzero(histogram)
     low = int(used[0])
@@ -90,19 +97,17 @@ def normalise(histogram: np.ndarray) -> Levels:
     if low == high:
         return unnormalised()
     # In the published order: rounding decides on q.
-    x = np.arange(LEVELS) / 255
     span = x[high] - x[low]
     stretched = (x - x[low]) / span
     p = np.clip(stretched, 0, 1)
     q = (255 * p).astype(np.uint8)
-    return Levels(p, q, low, high)
+    return Levels(p.astype(np.float64), q, low, high)
 
 
 def unnormalised() -> Levels:
     """The division by 255."""
-    p = np.arange(LEVELS) / 255
-    q = (255 * p).astype(np.uint8)
-    return Levels(p, q, 0, 255)
+    q = (255 * EIGHT_BIT).astype(np.uint8)
+    return Levels(EIGHT_BIT, q, 0, 255)
 
 
 def regroup(counts: np.ndarray, q: np.ndarray) -> np.ndarray:

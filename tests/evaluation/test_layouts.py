@@ -155,6 +155,21 @@ class TestTrees:
         assert values([planned]).items() <= expected.items()
         assert any('SINet: 3 of 6 images left out, as no mask' in note for note in planned.notes)
 
+    @pytest.mark.parametrize('name', ['{set}_{name}', 'PFNet-{name}-{set}'])
+    def test_one_folder_with_the_sets_in_its_names(self, root, expected, name):
+        """Names that several sets have are told apart."""
+        make_predictions(root / 'pred')
+        for dataset in SETS:
+            for path in [*(root / 'gt' / dataset / 'gt').iterdir(),
+                         *(root / 'pred').glob(f'*/{dataset}/*')]:
+                path.rename(path.with_name(path.name[-5:]))
+            for method in METHODS:
+                for path in (root / 'pred' / method / dataset).iterdir():
+                    changed = name.format(set=dataset, name=path.stem)
+                    path.rename(root / 'pred' / method / f'{changed}.png')
+        found = values(find(root))
+        assert {(*key[:2], f'{key[1]}-{key[2]}', key[3]): found[key] for key in found} == expected
+
     def test_a_name_in_several_sets_does_not_tell_whose_it_is(self, root):
         make_predictions(root / 'pred', '{method}')
         write_png(root / 'gt/CAMO/gt/COD10K-0.png', blob(0))

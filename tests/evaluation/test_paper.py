@@ -142,6 +142,13 @@ class TestCategories:
         assert list(found.members) == ['small', 'dark']
         assert found.members['dark'] == [('A', 'x'), ('B', 'x')]
 
+    def test_semicolons_and_numbers_of_a_spreadsheet(self, tmp_path):
+        """As spreadsheets write where the comma is decimal, and pandas where a cell was empty."""
+        found = self.grouped(tmp_path, 'name;small;dark\nim 1.é;1.0;0\nx;0.0;1\n')
+        assert found.members == {'small': [('A', 'im 1.é')], 'dark': [('A', 'x'), ('B', 'x')]}
+        found = self.grouped(tmp_path, 'name\tkind\nim 1.é\ta, b\nx\tc\n')
+        assert list(found.members) == ['a, b', 'c']
+
     @pytest.mark.parametrize(('text', 'words'), [
         ('name\nx\n', 'no columns name,category'),
         ('', 'no columns name,category'),

@@ -123,6 +123,76 @@ def test_a_handler_is_a_function_of_counts():
     assert handler(tp=3, fp=2, tn=4, fn=1) == pytest.approx(2 / 3)
 
 
+class SquaredIoU(scoring.IOUHandler):
+    def __call__(self, tp, fp, tn, fn):
+        return super().__call__(tp, fp, tn, fn) ** 2
+
+
+class Found(scoring.Handler):
+    """Of single numbers alone, as PySODMetrics calls it for 'adaptive' and 'binary'."""
+
+    def __call__(self, tp, fp, tn, fn):
+        return 0 if tp + fp == 0 else self.divide(tp, tp + fp)
+
+
+@pytest.mark.parametrize('make', HANDLED.values())
+def test_metrics_of_the_user(make):
+    numbers = {'with_adaptive': True, 'with_binary': True}
+    metric = make({
+        'iou': scoring.IOUHandler(True, **numbers),
+        'squared': SquaredIoU(True, **numbers),
+        'precision': scoring.PrecisionHandler(False, **numbers),
+        'found': Found(False, **numbers),
+        'pooled': SquaredIoU(False, sample_based=False, **numbers)})
+    metric.step(samples()['wide'].pred, samples()['wide'].mask)
+    results = metric.get_results()
+    assert results['found'] == pytest.approx(results['precision'])
+    squares = np.square(results['iou']['dynamic'])
+    assert np.asarray(results['squared']['dynamic']) == pytest.approx(squares)
+    if make is scoring.FmeasureV2:
+        for kind in ('adaptive', 'binary'):
+            assert results['pooled'][kind] == pytest.approx(results['iou'][kind] ** 2)
+
+
+def test_pooled_handlers_have_the_adaptive_mean():
+    results = []
+    for sample_based in (True, False):
+        metric = scoring.FmeasureV2()
+        handler = scoring.IOUHandler(False, True, sample_based=sample_based)
+        metric.add_handler('IoU', handler)
+        for sample in samples().values():
+            metric.step(sample.pred, sample.mask)
+        results.append(metric.get_results())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_floats_are_normalised_in_the_order_of_the_peer(dtype):
+    """It divides by 255 first and keeps the type; some pixels are at one threshold lower so."""
+    sample = samples()['narrow']
+    mask = sample.mask > 128
+    for pred in (sample.pred / 255, np.sqrt(sample.pred / 255), 255 * np.sqrt(sample.pred / 255)):
+        x = pred.astype(dtype) / 255
+        grey = (255 * ((x - x.min()) / (x.max() - x.min()))).astype(np.uint8)
+        hits = [np.count_nonzero(mask & (grey >= level)) for level in range(255, -1, -1)]
+        metric = scoring.Fmeasure()
+        metric.step(pred.astype(dtype), mask)
+        results = metric.get_results()
+        assert results['pr']['r'] * np.count_nonzero(mask) == pytest.approx(np.array(hits))
+        assert set(results['fm']) == {'adp', 'curve'}
+
+
+@pytest.mark.parametrize('dtype', [np.int32, np.int64, np.uint16, np.float32, np.float64])
+def test_grey_values_of_any_type(dtype):
+    sample = samples()['narrow']
+    results = []
+    for kind in (np.uint8, dtype):
+        metric = scoring.Smeasure()
+        metric.step(sample.pred.astype(kind), sample.mask.astype(kind))
+        results.append(metric.get_results()['sm'])
+    assert results[1] == pytest.approx(results[0], abs=1e-6 if dtype == np.float32 else 1e-12)
+
+
 @pytest.mark.parametrize('gt', ['boolean', 'of 0 and 1', 'of 0 and 255'])
 @pytest.mark.parametrize('normalize', [True, False])
 def test_masks_and_predictions_of_any_kind(gt, normalize):
@@ -142,8 +212,12 @@ def test_masks_and_predictions_of_any_kind(gt, normalize):
 
 def test_misuse():
     sample = samples()['odd']
-    with pytest.raises(ValueError, match=r'must be in 0\.\.1'):
-        scoring.MAE().step(np.full((4, 4), 1.5), np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match=r'must be in 0\.\.1, got 1\.5'):
+        scoring.MAE().step(np.full((4, 4), 1.5), np.zeros((4, 4), bool), normalize=False)
+    with pytest.raises(ValueError, match=r'must be in 0\.\.255'):
+        scoring.MAE().step(np.full((4, 4), 256.), np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match=r'iou: expected a handler .*got function'):
+        scoring.FmeasureV2({'iou': lambda tp, fp, tn, fn: tp})
     with pytest.raises(ValueError, match='no handler'):
         scoring.FmeasureV2().step(np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool))
     with pytest.raises(ValueError, match='it needs the image'):

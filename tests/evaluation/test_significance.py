@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluation.paper_scores import compare_sets
 from evaluation.significance import FEWEST_IMAGES, compare_pairs, holm, signed_rank
 from evaluation.summary import MethodScores
 
@@ -66,6 +67,15 @@ def test_images_without_the_score_are_left_out():
     [pair] = compare_pairs({'x': [scored(values)], 'y': [scored(np.add(values, .1))]}, 'sm')
     assert pair.better == 'y'
     assert pair[2:5] == pytest.approx((.1, .1, .1))
+
+
+def test_a_set_without_the_score_has_no_tests():
+    """A set without trimaps has no SAD-U; the others have their tests."""
+    there = {'x': scored([.1, .2]), 'y': scored([.2, .3])}
+    nowhere = {'x': scored([np.nan, np.nan]), 'y': scored([np.nan, np.nan])}
+    assert len(compare_sets({'A': there}, ['x', 'y'], 'sm')) == 1
+    assert compare_sets({'B': nowhere}, ['x', 'y'], 'sm') == []
+    assert compare_sets({'A': there, 'B': nowhere}, ['x', 'y'], 'sm') == []
 
 
 def test_one_against_every_other():
