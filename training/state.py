@@ -120,7 +120,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
         if (folder / LAST).exists():
             replace_file(folder / LAST, folder / PREVIOUS)
         replace_file(new, folder / LAST)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         with suppress(OSError):
             new.unlink()
         raise
