@@ -70,7 +70,7 @@ def test_state_survives_a_failed_renaming(tmp_path, monkeypatch, failing, error)
     with pytest.raises(type(error)):
         save_state(tmp_path, {'step': 3})
     assert load_state(tmp_path) == {'step': 2}
-    assert {path.name for path in tmp_path.iterdir()} <= {LAST, PREVIOUS}
+    assert {path.name for path in tmp_path.iterdir()} in ({LAST, PREVIOUS}, {LAST})
 
 
 def test_a_full_disk_is_an_error_that_leaves_what_was_there(tmp_path):
