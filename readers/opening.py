@@ -132,7 +132,8 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     if image.format == 'TIFF' and is_preview(image.tag_v2):  # type: ignore[attr-defined]
         raise ValueError(PREVIEW)
     image.load()
-    if image.format in UNFILLED_ALPHA and image.mode == 'RGBA' and not image.getchannel('A').getbbox():
+    has_alpha = image.format in UNFILLED_ALPHA and image.mode == 'RGBA'
+    if has_alpha and not image.getchannel('A').getbbox():
         image = image.convert('RGB')
     return upright_image(with_all_bits(image, data))
 
