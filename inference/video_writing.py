@@ -207,7 +207,7 @@ class _AnimationWriter:
         if not self.frames:
             return
         first, *others = self.frames
-        options = dict(ENCODER_OPTIONS.get(self.format, {}))
+        options: dict[str, Any] = dict(ENCODER_OPTIONS.get(self.format, {}))
         if first.mode == 'RGBA' and self.format != 'WEBP':
             options['disposal'] = 2  # each frame replaces the one before, also where it is clear
         loops = self.source.loops
