@@ -408,7 +408,8 @@ def _tree_target(folder: Path, output: str | None) -> Path:
 def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     """Reads a list of images, whose paths are relative to the list's folder."""
     names = [line.strip() for line in read_lines(path)]
-    files = [path.parent / name for name in names if name]
+    # Twice the same image is one.
+    files = list(dict.fromkeys(path.parent / name for name in names if name))
     if not files or not all(_absolute(file).name for file in files):
         raise ValueError(f'{path}: not a list of images')
     return _several_jobs(str(path), files, output, suffix)

@@ -17,7 +17,6 @@ from readers import (
     decode,
     decode_rgb,
     identify,
-    image_to_srgb,
     load,
     to_rgb,
 )
@@ -36,6 +35,12 @@ FORMATS = {
     '.tiff': 'TIFF',
 }
 LONGEST_SIDE = {'WEBP': 16_383, 'JPEG': 65_500}  # in pixels
+PROFILE_SPACE = slice(16, 20)  # where a profile names the space of its colours
+# Of TIFF, whose EXIF data lie among them: where and how that file holds its pixels.
+PIXEL_TAGS = (
+    *range(254, 260), 262, 263, 266, 273, *range(277, 282), 284, *range(288, 292), 292, 293, 297,
+    301, 317, *range(320, 326), 330, 332, 333, 334, 336, *range(338, 348), *range(512, 522),
+    529, 530, 531, 532, 700, 34675)
 LONGEST_JPEG_EXIF = 65_533  # bytes
 ENCODER_OPTIONS = {
     'PNG': {'compress_level': 1},
@@ -92,7 +97,7 @@ def decode_image(
 
     # A JPEG has no transparency, and this takes half of Pillow's time.
     pixels = decode_rgb(name, data, max_pixels)
-    profile = header.info.get('icc_profile')
+    profile = _rgb_profile(header)
     return DecodedImage(pixels, None, profile, _exif_without_orientation(header))
 
 
@@ -112,10 +117,18 @@ def _open_header(data: bytes) -> Image.Image | None:
         return None
 
 
+def _rgb_profile(image: Image.Image) -> bytes | None:
+    """The image's ICC profile, if it is one of RGB, as the results are, and not damaged."""
+    profile = image.info.get('icc_profile') or b''
+    return profile if profile[PROFILE_SPACE] == b'RGB ' else None
+
+
 def _exif_without_orientation(image: Image.Image) -> bytes | None:
     try:
         exif = image.getexif()
         exif.pop(ExifTags.Base.Orientation, None)  # it has been applied
+        for tag in PIXEL_TAGS:
+            exif.pop(tag, None)
         return exif.tobytes() if len(exif) else None
     except Exception:  # Pillow raises errors of many types on damaged EXIF data, which is dropped
         return None
@@ -127,6 +140,7 @@ def from_pil(image: Image.Image) -> DecodedImage:
     Colours of CMYK and Lab images become sRGB, by their profile. Other profiles are kept where
     they describe RGB.
     """
+    exif = _exif_without_orientation(image)
     alpha = None
     if image.has_transparency_data:
         if image.mode not in ('LA', 'PA'):
@@ -135,13 +149,8 @@ def from_pil(image: Image.Image) -> DecodedImage:
         is_opaque = values.min() == 255
         alpha = None if is_opaque else values
 
-    profile = image.info.get('icc_profile')
-    if image.mode in ('CMYK', 'LAB') and profile:
-        image = image_to_srgb(image, profile)
-        profile = None
-    elif image.mode not in ('RGB', 'RGBA', 'P'):
-        profile = None  # a profile for grey values does not describe the RGB written
-    return DecodedImage(to_rgb(image), alpha, profile, _exif_without_orientation(image))
+    profile = _rgb_profile(image) if image.mode in ('RGB', 'RGBA', 'P') else None
+    return DecodedImage(to_rgb(image), alpha, profile, exif)
 
 
 # --- Size of the network's input ------------------------------------------------------------------

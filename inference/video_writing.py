@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,9 @@ class _Codec:
 H264 = _Codec(
     'libx264',
     opaque_format='yuv420p',
-    options=(('crf', '18'), ('preset', 'veryfast')),
+    # Without B-frames: MP4 would compute its length by the order in which they are decoded, and
+    # players would not show the last frames of a video whose frames have different durations.
+    options=(('crf', '18'), ('preset', 'veryfast'), ('bf', '0')),
 )
 PRORES = _Codec('prores_ks', opaque_format='yuv422p10le', alpha_format='yuva444p10le')
 VP9 = _Codec(
@@ -204,21 +207,19 @@ class _AnimationWriter:
         if not self.frames:
             return
         first, *others = self.frames
-        options = dict(ENCODER_OPTIONS.get(self.format, {}))
+        options: dict[str, Any] = dict(ENCODER_OPTIONS.get(self.format, {}))
         if first.mode == 'RGBA' and self.format != 'WEBP':
             options['disposal'] = 2  # each frame replaces the one before, also where it is clear
         loops = self.source.loops
         if loops != 1 or self.format != 'GIF':
             options['loop'] = loops
-        with atomic_write(self.target) as file:
-            first.save(
-                file,
-                self.format,
-                save_all=True,
-                append_images=others,
-                duration=self._durations(),
-                **options,
-            )
+        options['duration'] = self._durations()
+        try:
+            with atomic_write(self.target) as file:
+                first.save(file, self.format, save_all=True, append_images=others, **options)
+        except struct.error as error:  # equal frames become a long one
+            reason = 'a frame of a GIF lasts 655 seconds at most; take .webp, .png or a video'
+            raise ValueError(f'{self.target}: {reason}') from error
 
     def _durations(self) -> list[int]:
         """Milliseconds of each frame, in the format's ticks. Rounding does not add up."""

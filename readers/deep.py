@@ -14,6 +14,8 @@ SOFT_DEPTHS = (8, 16, 32)
 FULL_VALUES = (1, 255, 65535)  # of floating point
 # Interpolation and rounding leave the range by a little.
 OVERSHOOT = 1.5
+# In photographs in which 1 is white, lamps and reflections are brighter.
+HIGHLIGHTS = 16
 
 UPPER_BYTE_OF_14_BITS = 1 << 6  # what fits into 14 bits is below
 
@@ -47,12 +49,12 @@ def to_8_bit(values: np.ndarray, is_soft: bool = False) -> np.ndarray:
     Args:
         values: of any shape.
         is_soft: whether they are a network's mask, which may be weak all over, so that integers are
-            of 8, 16 or 32 bits only.
+            of 8, 16 or 32 bits only, and floating point well above 1 is not of 0..1.
     """
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == 'f':
-        return _float_to_8_bit(values)
+        return _float_to_8_bit(values, is_soft)
     highest = int(values.max(initial=0))
     values = np.maximum(values, 0)
     if highest <= 1 and not is_soft:
@@ -71,17 +73,19 @@ def _depth(highest: int, is_soft: bool) -> int:
     return next(depth for depth in depths if bits <= depth)
 
 
-def full_value(values: np.ndarray) -> int:
+def full_value(values: np.ndarray, is_soft: bool = False) -> int:
     """Returns which value of a floating point image is white: 1, 255 or 65535."""
     highest = values.max(initial=0, where=np.isfinite(values))
+    if highest < HIGHLIGHTS and not is_soft:
+        return 1
     for full in FULL_VALUES:
         if highest < full * OVERSHOOT:
             return full
     return FULL_VALUES[-1]
 
 
-def _float_to_8_bit(values: np.ndarray) -> np.ndarray:
-    full = full_value(values)
+def _float_to_8_bit(values: np.ndarray, is_soft: bool) -> np.ndarray:
+    full = full_value(values, is_soft)
     finite = np.nan_to_num(values, nan=0, posinf=full, neginf=0)
     grey = np.clip(finite * (255 / full), 0, 255)
     return grey.astype(np.uint8)

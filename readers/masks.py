@@ -22,6 +22,7 @@ LABEL_STEP = 32  # the colours of DAVIS and VOC are multiples of it
 PLAIN_16_BITS = 1 << 15  # a largest value from here on is one of 16 bits or more
 VOID_INDEX = 255
 VOID_COLOUR = (224, 224, 192)  # of the borders between the objects of PASCAL VOC
+VOC_STEP = 64  # all colours of its labels are multiples of it
 # Masks that are drawn in grey hold little but black and white.
 DARK = 64
 BRIGHT = 191
@@ -34,6 +35,9 @@ WIDE = 'hold low values in 16 or 32 bits; the largest value tells which is white
 CLIPPED = 'are floating point and leave the range from 0 to 1 or 255; they are clipped'
 NOT_FINITE = 'hold NaN or infinity; NaN is taken as background'
 LABELS = 'are in label colours; all but the background colour is taken as foreground'
+NO_BLACK = (
+    'are in label colours without black; the colour of most of the border is taken as background')
+LOST = 'hold values that are all too low to be seen'
 COLOURED = 'are pictures in colour, not masks; their brightness is taken'
 ALPHA = 'are transparent; their alpha is taken as the mask'
 
@@ -118,7 +122,10 @@ def _stretched(found: Interpretation, smallest: int) -> Interpretation:
 
 def _from_picture(image: Image.Image) -> Interpretation:
     grey, notes = _from_colours(image)
-    if image.mode in ('LA', 'PA', 'RGBA') or (image.mode == 'P' and image.has_transparency_data):
+    has_alpha = image.mode in ('LA', 'PA', 'RGBA')
+    # One grey that is to be transparent changes nothing: it is the background, most likely.
+    has_clear_colour = image.mode in ('P', 'RGB') and image.has_transparency_data
+    if has_alpha or has_clear_colour:
         alpha = np.asarray(image.convert('RGBA').getchannel('A'))
         found = _from_alpha(grey, alpha, is_grey=not notes)
         if found is not None:
@@ -129,9 +136,9 @@ def _from_picture(image: Image.Image) -> Interpretation:
 def _from_values(values: np.ndarray, is_soft: bool) -> Interpretation:
     if values.dtype.kind != 'f':
         is_plain = values.max(initial=0) >= PLAIN_16_BITS or not values.any()
-        return Interpretation(to_8_bit(values, is_soft), [] if is_plain else [WIDE])
+        return _visible(values, to_8_bit(values, is_soft), [] if is_plain else [WIDE])
     finite = values[np.isfinite(values)]
-    full = full_value(values)
+    full = full_value(values, is_soft)
     lowest = finite.min(initial=0)
     highest = finite.max(initial=0)
     # Interpolation falls short of black by less.
@@ -145,7 +152,14 @@ def _from_values(values: np.ndarray, is_soft: bool) -> Interpretation:
         notes.append(CLIPPED)
     if finite.size < values.size:
         notes.append(NOT_FINITE)
-    return Interpretation(to_8_bit(values), notes)
+    return _visible(values, to_8_bit(values, is_soft), notes)
+
+
+def _visible(values: np.ndarray, grey: np.ndarray, notes: list[str]) -> Interpretation:
+    """Adds to the notes if nothing is left of a mask's values."""
+    if not grey.any() and np.nan_to_num(values).any():
+        notes = [*notes, LOST]
+    return Interpretation(grey, notes)
 
 
 # --- Colours --------------------------------------------------------------------------------------
@@ -158,24 +172,58 @@ def _from_colours(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     if image.mode in ('P', 'PA'):
         return _from_palette(image)
     rgb = np.asarray(image.convert('RGB'))
+    if rgb.max(initial=0) < COLOUR_SPREAD:  # numbers of labels, in one channel or in all
+        return rgb.max(axis=2), []
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     if not _is_coloured(rgb):
         return grey, []
     if _count_colours(rgb) > MOST_FLAT_COLOURS and not _is_noisy_label(rgb):
         return grey, [COLOURED]
-    # What is nearly black is the noise of JPEG.
-    is_labelled = (rgb >= COLOUR_SPREAD).any(axis=2) & (rgb != VOID_COLOUR).any(axis=2)
-    return is_labelled * np.uint8(255), [LABELS]
+    background, notes = _background_of(rgb)
+    # What is nearly of the background's colour is the noise of JPEG.
+    distances = cv2.absdiff(rgb, background)
+    is_labelled = (distances >= COLOUR_SPREAD).any(axis=2) & (rgb != VOID_COLOUR).any(axis=2)
+    return is_labelled * np.uint8(255), notes
+
+
+def _background_of(rgb: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The background among label colours, uint8 like `rgb`, and notes.
+
+    It is black. Masks that were drawn on white, or saved by Matplotlib in its own colours, have
+    none. Those of VOC need not either: objects may fill the image.
+    """
+    is_black = (rgb < COLOUR_SPREAD).all(axis=2)
+    is_label = (rgb % VOC_STEP == 0).all(axis=2) | (rgb == VOID_COLOUR).all(axis=2)
+    if is_black.any() or is_label.all():
+        return np.zeros_like(rgb), [LABELS]
+    return np.zeros_like(rgb) + _most_frequent(_border_of(rgb)), [NO_BLACK]
+
+
+def _border_of(pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+
+
+def _most_frequent(values: np.ndarray) -> np.ndarray:
+    found, counts = np.unique(values, axis=0, return_counts=True)
+    return found[counts.argmax()]
 
 
 def _from_palette(image: Image.Image) -> tuple[np.ndarray, list[str]]:
-    """A palette of greys is grey. In others the background is index 0, or else what is black."""
+    """A palette of greys is grey. In others the background is index 0 if it is black.
+
+    Else it is what is black, or, where nothing is, the colour of most of the border.
+    """
     indices = np.asarray(image.getchannel(0))
     colours = _palette(image)
     is_used = np.bincount(indices.ravel(), minlength=256) > 0
-    is_background = np.asarray(~colours.any(axis=1))
-    if is_background[0] or not is_background.any():
+    notes = [LABELS]
+    is_black = np.asarray(~colours.any(axis=1))
+    is_background = is_black & is_used
+    if is_black[0]:
         is_background = np.arange(256) == 0
+    elif not is_background.any():
+        is_background = np.arange(256) == _most_frequent(_border_of(indices))
+        notes = [NO_BLACK]
     if tuple(colours[VOID_INDEX]) == VOID_COLOUR:
         is_background[VOID_INDEX] = True
         is_used[VOID_INDEX] = False
@@ -190,7 +238,7 @@ def _from_palette(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         table[is_background & ~is_used] = 0
         return cv2.LUT(indices, table), []
     table = np.where(is_background, np.uint8(0), np.uint8(255))
-    return cv2.LUT(indices, table), [LABELS]
+    return cv2.LUT(indices, table), notes
 
 
 def _is_grey(colours: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from readers.deep import with_all_bits
 from readers.metadata import PNG_START, is_whole_png, png_chunks, without_metadata
 from readers.orientation import orientation_of, upright_image
 from readers.reasons import EMPTY, UNKNOWN, reason_of, text_of
-from readers.tiff import TIFF_STARTS, open_tiff
+from readers.tiff import PREVIEW, TIFF_STARTS, is_preview, open_tiff
 
 try:  # where the extra is installed
     from pillow_heif import HeifImageFile
@@ -34,6 +34,9 @@ END_OF_FILE: dict[str | None, bytes] = {
 }
 # In a PNG these may follow the pixels, where they are found by decoding only.
 ORIENTATION_CHUNKS = (b'eXIf', b'Raw profile type', b'XML:com.adobe.xmp')
+
+# Formats whose files may have room for an alpha that nobody has filled.
+UNFILLED_ALPHA = frozenset({'BMP', 'DIB', 'DDS', 'ICO', 'TGA'})
 
 # Formats that Pillow would have another program draw.
 PROGRAMS = frozenset({'EPS'})
@@ -126,7 +129,12 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     check_size(image.size, max_pixels)
     if image.format == 'PNG' and not is_whole_png(data):
         raise ValueError('PNG: the file is cut off')
+    if image.format == 'TIFF' and is_preview(image.tag_v2):  # type: ignore[attr-defined]
+        raise ValueError(PREVIEW)
     image.load()
+    has_alpha = image.format in UNFILLED_ALPHA and image.mode == 'RGBA'
+    if has_alpha and not image.getchannel('A').getbbox():
+        image = image.convert('RGB')
     return upright_image(with_all_bits(image, data))
 
 

@@ -10,6 +10,7 @@ CUT_OFF = 'the file is cut off'
 UNKNOWN = 'of no known format'
 # What Pillow's plugins raise where bytes are missing.
 CUT_OFF_ERRORS = (struct.error, IndexError, EOFError)
+RAW = 'a raw photograph; develop it first'
 # What else has the name of an image, by the first bytes.
 STRANGERS = {
     b'version https://git-lfs': 'a pointer of Git LFS; `git lfs pull` gets the file itself',
@@ -19,6 +20,12 @@ STRANGERS = {
     b'\x1f\x8b': 'packed by gzip',
     b'\x1aE\xdf\xa3': 'a video (WebM or MKV)',
     b'v/1\1': 'OpenEXR, which is not taken',
+    b'#?RADIANCE': 'Radiance HDR, which is not taken',
+    b'\xff\x0a': 'JPEG XL, which is not taken',
+    b'\0\0\0\x0cJXL ': 'JPEG XL, which is not taken',
+    b'FUJIFILMCCD-RAW': RAW,
+    b'IIRO': RAW,
+    b'IIU\0': RAW,
 }
 VIDEO_BOX = b'ftyp'  # of MP4 and MOV, behind four bytes
 PAGE_STARTS = ('<!doctype html', '<html')

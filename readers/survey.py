@@ -5,12 +5,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+
 from readers.masks import interpret
 from readers.opening import Readable
 
 FOREGROUND = 128  # values above this are foreground
 SAMPLE = 256  # masks that are looked at, spread over the set, if the set is larger
 
+# Numbers of labels, and the least share of pixels that have one.
+HIGHEST_LABEL = 40
+LABEL_SHARE = .005
+
+LABELS_AND_VOID = (
+    'hold 255 and low numbers only; 255 alone is taken as foreground. If these are labels, and 255 '
+    'is void, save them as 0 and 255')
 NO_FOREGROUND = 'are not black, but hold no foreground (no value above 128)'
 
 
@@ -85,4 +94,14 @@ def _look(path: Readable) -> _Look:
     highest = grey.max(initial=0)
     if 0 < highest <= FOREGROUND:
         notes = [*notes, NO_FOREGROUND]
+    elif highest == 255 and _has_labels(grey):
+        notes = [*notes, LABELS_AND_VOID]
     return _Look(notes, highest > FOREGROUND)
+
+
+def _has_labels(grey: np.ndarray) -> bool:
+    """Whether low numbers are all that there is beside 0 and 255."""
+    counts = np.bincount(grey.ravel(), minlength=256)
+    labelled = counts[1:HIGHEST_LABEL + 1].sum()
+    others = counts[HIGHEST_LABEL + 1:255].sum()
+    return bool(others == 0 and labelled > LABEL_SHARE * grey.size)

@@ -13,6 +13,10 @@ from readers.deep import image_of
 TIFF_STARTS = (b'II*\0', b'MM\0*')
 IMAGE_WIDTH = 256
 IMAGE_LENGTH = 257
+KIND = 254  # "NewSubfileType"
+REDUCED = 1  # bit of a kind: another image of the file has more pixels
+# Raw files of most cameras are TIFF that begin so. Further pages of others may be previews.
+PREVIEW = 'a raw photograph (DNG, NEF, ARW), whose preview alone could be read; develop it first'
 
 
 def open_tiff(data: bytes, check_size: Callable[[tuple[int, int]], None]) -> Image.Image | None:
@@ -26,6 +30,13 @@ def open_tiff(data: bytes, check_size: Callable[[tuple[int, int]], None]) -> Ima
     file = io.BytesIO(data)
     file.seek(directory.next)
     directory.load(file)
+    if is_preview(directory):
+        return None
     check_size((directory[IMAGE_WIDTH], directory[IMAGE_LENGTH]))
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return None if values is None else image_of(values)
+
+
+def is_preview(directory: ImageFileDirectory_v2) -> bool:
+    """Whether an image of a TIFF file is a small version of another one."""
+    return bool(directory.get(KIND, 0) & REDUCED)

@@ -21,6 +21,8 @@ class _BarHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            # Ctrl-C within `write` as that makes its lock would be hidden by another error.
+            tqdm.tqdm.get_lock()
             tqdm.tqdm.write(self.format(record), file=sys.stderr)
         except OSError:  # as of a full disk, which is no reason to stop working
             self.handleError(record)

@@ -135,7 +135,7 @@ def test_a_subfolder_that_may_not_be_listed_costs_itself_alone(run, monkeypatch,
 def test_list_and_pattern(run, tmp_path):
     write('in/a.png')
     write('in/x/b.png')
-    Path('list.txt').write_text('in/a.png\nin/x/b.png\n')
+    Path('list.txt').write_text('in/a.png\nin/x/b.png\n./in/a.png\n')
     assert run('list.txt', 'one') == 0
     assert run('in/**/*.png', 'two') == 0
     for folder in ('one', 'two'):

@@ -111,8 +111,7 @@ _RUN_KEYS = [spec.name for spec in fields(RunState) if spec.name != 'trainer']
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Replaces last.pt of a run; what was there becomes last.previous.pt.
 
-    Raises OSError, leaving what was there under one of these names, if the folder cannot be written
-    or the disk is full.
+    Raises OSError, leaving last.pt as it was, if the folder cannot be written or the disk is full.
     """
     new = folder / f'{LAST}.new'
     save_atomically(state, new)
@@ -120,9 +119,12 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
         if (folder / LAST).exists():
             replace_file(folder / LAST, folder / PREVIOUS)
         replace_file(new, folder / LAST)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         with suppress(OSError):
             new.unlink()
+        with suppress(OSError):
+            if not (folder / LAST).exists():
+                replace_file(folder / PREVIOUS, folder / LAST)
         raise
     _sync_folder(folder)
 

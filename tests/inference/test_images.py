@@ -49,6 +49,24 @@ def test_transparency_and_profile_are_kept(kind):
         assert opened(encode(rgba, suffix, decoded)).info['icc_profile'] == SRGB
 
 
+@pytest.mark.parametrize('suffix', ['.tif', '.png'])
+@pytest.mark.parametrize('mode', ['RGB', 'CMYK'])
+def test_metadata_of_a_tiff_are_kept_without_what_tells_of_its_pixels(mode, suffix):
+    image = Image.fromarray(RGB).convert(mode)
+    decoded = decode_image(saved(image, 'TIFF', tiffinfo={Base.Make: 'Maker'}))
+    for result in (RGB, RGB[..., 0]):
+        written = opened(encode(result, suffix, decoded, keep_exif=True))
+        assert np.array_equal(np.asarray(written), result)
+        assert written.getexif()[Base.Make] == 'Maker'
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG'])
+def test_a_profile_that_is_not_of_rgb_is_dropped(kind):
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile('LAB')).tobytes()
+    for profile in (lab, b'damaged'):
+        assert decode_image(saved(Image.fromarray(RGB), kind, icc_profile=profile)).profile is None
+
+
 def test_opaque_alpha_and_palettes():
     opaque = Image.fromarray(RGB).convert('RGBA')
     assert decode_image(saved(opaque, 'PNG')).alpha is None

@@ -146,6 +146,11 @@ def test_animated_pictures_keep_all_frames_their_times_and_transparency(tmp_path
     assert [round(1000 * float(p.pts * p.time_base)) for p in packets] == [0, 100, 350, 410]
     assert round(1000 * float(packets[-1].duration * packets[-1].time_base)) == 800
 
+    # MP4 states its own length, at which players stop.
+    convert_video(source, tmp_path / 'out.mp4', opaque)
+    with av.open(str(tmp_path / 'out.mp4')) as container:
+        assert container.duration == 1000 * sum(durations)
+
 
 def test_transparency_of_a_video_is_read(source, tmp_path):
     convert_video(source, tmp_path / 'alpha.mov', with_alpha)
@@ -533,6 +538,13 @@ def test_gif_is_clear_or_opaque(source, tmp_path):
     alpha = np.asarray(Image.open(tmp_path / 'out.gif').convert('RGBA'))[..., 3]
     assert set(alpha[:, :WIDTH // 2].flat) == {0}
     assert set(alpha[:, WIDTH // 2:].flat) == {255}
+
+
+def test_a_gif_whose_frames_last_too_long_is_named(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(video_writing._AnimationWriter, '_durations', lambda _: [660_000] * 6)
+    with pytest.raises(ValueError, match=r'out\.gif: a frame of a GIF lasts 655 seconds'):
+        convert_video(source, tmp_path / 'out.gif', unchanged)
+    assert [path.name for path in tmp_path.iterdir()] == ['in.mp4']
 
 
 def test_too_many_frames_for_an_animated_image(source, tmp_path, monkeypatch):

@@ -10,8 +10,11 @@ import numpy as np
 import PIL
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from inference.images import decode_image
 from readers import open_image, plain, read_image, read_mask
+from tests.readers.files import by_opencv, saved
 
 
 @pytest.fixture
@@ -161,6 +164,25 @@ def test_masks_of_every_filter(filters):
         damaged = data[:at] + bytes([data[at] ^ 85]) + data[at + 1:]
         pixels = plain.decompressobj and plain._decode_grey_png(damaged, 47, 31)
         assert pixels is None or np.array_equal(pixels, mask)
+
+
+def test_highlights_above_1_do_not_darken_a_photograph(pixels):
+    linear = pixels[..., ::-1].astype(np.float32) / 255
+    linear[:4] = 6  # a lamp
+    assert np.array_equal(read_image(by_opencv(linear, '.tif'))[4:], pixels[4:])
+
+
+def test_an_alpha_that_nobody_has_filled_is_none(pixels):
+    data = saved(np.dstack([pixels, 0 * pixels[..., :1]]), 'TGA')
+    assert decode_image(data).alpha is None
+    assert np.array_equal(read_image(data), pixels)
+
+
+def test_the_preview_of_a_raw_photograph_is_not_taken_for_it(pixels):
+    tags = ImageFileDirectory_v2()
+    tags[254] = 1
+    with pytest.raises(ValueError, match='raw photograph'):
+        read_image(saved(pixels, 'TIFF', tiffinfo=tags))
 
 
 @pytest.mark.parametrize('damage', [

@@ -10,6 +10,7 @@ from PIL import Image
 
 from readers import masks, read_mask, read_soft_mask, survey_masks
 from readers.metadata import PNG_START
+from readers.survey import LABELS_AND_VOID
 from tests.readers.files import by_opencv, chunk, disc, palette_image, saved
 
 DISC = disc()
@@ -29,6 +30,15 @@ def two_objects(border: int = 0) -> np.ndarray:
     indices[:, 28:] *= 2
     indices[0] = border
     return indices
+
+
+def coloured(background: tuple[int, int, int], foreground: tuple[int, int, int]) -> np.ndarray:
+    colours = np.array([background, foreground], np.uint8)
+    return colours[DISC]
+
+
+PURPLE, YELLOW = (68, 1, 84), (253, 231, 36)  # in which Matplotlib saves 0 and 1
+WHITE, RED_OBJECT = (255, 255, 255), (255, 0, 0)
 
 
 def floats(white: float) -> bytes:
@@ -54,6 +64,16 @@ FILES = {
     'DAVIS as RGB': saved(palette_image(DISC, RED).convert('RGB')),
     'VOC': saved(palette_image(two_objects(255), VOC)),
     'VOC, a grey label': saved(palette_image(DISC * 7, {**VOC, 7: (128, 128, 128)})),
+    'the colours of Matplotlib': saved(coloured(PURPLE, YELLOW)),
+    'the colours of Matplotlib, opaque RGBA': saved(
+        np.dstack([coloured(PURPLE, YELLOW), DISC * 0 + 255])),
+    'red on white': saved(coloured(WHITE, RED_OBJECT)),
+    'red on white, fewer colours': saved(Image.fromarray(coloured(WHITE, RED_OBJECT)).quantize(4)),
+    'palette without black': saved(palette_image(DISC, {0: PURPLE, 1: YELLOW})),
+    'VOC, the image filled': saved(coloured((128, 0, 0), (0, 128, 0)) * DISC[..., None]),
+    'a number in one channel': saved(coloured((0, 0, 0), (1, 0, 0))),
+    'a clear colour': saved(coloured((0, 255, 0), (10, 20, 30)), transparency=(0, 255, 0)),
+    'labels in floating point': floats(3),
     'VOC as RGB': saved(palette_image(two_objects(255), VOC).convert('RGB')),
     'palette without colours': saved(palette_image(DISC, {})),
     'palette of greys': saved(palette_image(DISC, {1: (255, 255, 255)})),
@@ -82,6 +102,11 @@ def test_0_and_1_in_few_bits(depth):
     pixels = zlib.compress(bytes([0, *row]))
     parts = chunk(b'IHDR', header), chunk(b'IDAT', pixels), chunk(b'IEND', b'')
     assert read_mask(PNG_START + b''.join(parts)).tolist() == [[0] * 8 + [255] * 8]
+
+
+def test_labels_of_voc_may_fill_the_image():
+    filled = read_mask(saved(coloured((128, 0, 0), (0, 128, 0))))
+    assert filled.min() == 255
 
 
 def test_nan_is_background_and_infinity_foreground():
@@ -157,6 +182,7 @@ def test_low_values_of_a_network_stay_low():
     assert read_soft_mask(saved(DISC)).max() == 1
     assert read_soft_mask(by_opencv(DISC.astype(np.uint16) * 4095, '.png')).max() == 15
     assert read_soft_mask(by_opencv(DISC.astype(np.uint16) * 255, '.png')).max() == 255
+    assert read_soft_mask(floats(3)).max() == 3
 
 
 # --- Sets -----------------------------------------------------------------------------------------
@@ -185,6 +211,18 @@ def test_plain_masks_are_not_spoken_of(tmp_path):
 def test_one_sentence_for_a_set(tmp_path, name, note):
     files = write_set(tmp_path, *[FILES[name]] * 3, FILES['8 bits'])
     assert survey_masks('TR-x', files) == [f'TR-x: 3 of 4 masks {note}, e.g. {files[0]}']
+
+
+def test_numbers_of_labels_beside_void_are_spoken_of(tmp_path):
+    labels = DISC * 7
+    labels[0] = 255
+    [sentence] = survey_masks('TR-x', write_set(tmp_path, saved(labels)))
+    assert LABELS_AND_VOID in sentence
+
+
+def test_values_that_are_lost_are_spoken_of(tmp_path):
+    files = write_set(tmp_path, floats(1e-4), FILES['8 bits'])
+    assert survey_masks('TR-x', files) == [f'TR-x: 1 of 2 masks {masks.LOST}, e.g. {files[0]}']
 
 
 @pytest.mark.parametrize('mask', [DISC * 0, DISC * 5, DISC * 128])

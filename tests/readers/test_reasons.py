@@ -30,6 +30,8 @@ RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     (b'PK\3\4' + bytes(range(128, 160)), 'a zip archive'),
     (saved(RGB).replace(b'\r\n', b'\n'), 'a PNG damaged by a conversion of line ends'),
     (b'%PDF-1.4\n', 'a PDF'),
+    (b'\xff\x0a' + bytes(range(99)), 'JPEG XL'),
+    (b'FUJIFILMCCD-RAW 0201', 'a raw photograph'),
     (b'\0\0\0\x20ftypisom' + bytes(range(99)), r'a video \(MP4 or MOV\)'),
     (bytes(range(128, 160)), 'of no known format'),
 ])
