@@ -65,7 +65,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--metrics', metavar='S+MAE',
         help=f'metrics or scores of docs/metrics.md, or {groups}, usual, all (default: usual '
              "and the task's)")
-    add('--methods', '--model_lst', metavar='A+B',
+    add('--methods', metavar='A+B',
         help='folders of pred_root, or a .toml file with names (default: all)')
     add('--ckpt_folder', metavar='DIR',
         help='a run: scores only its masks, with its config')
@@ -74,6 +74,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add('--strict', action='store_true',
         help='refuse masks of another size than their ground truth')
     add('--resize', action='store_true', help=argparse.SUPPRESS)  # was needed for that once
+    add('--model_lst', dest='methods', help=argparse.SUPPRESS)  # the published name
     add('--check_integrity', help=argparse.SUPPRESS)  # of the published code: is always checked
     add('--shard', metavar='1/2', type=parse_shard,
         help='score a part of the images; then run without it')

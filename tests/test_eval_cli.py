@@ -248,6 +248,11 @@ def test_methods_and_scores_that_are_not_there(root):
         gen_best_ep.main(['--metrics', 'sm'])
 
 
+def test_published_names_of_options():
+    options = eval_existingOnes.parse_arguments(['--model_lst', 'a+b', '--check_integrity', 'True'])
+    assert options.methods == 'a+b'
+
+
 @pytest.mark.parametrize('module', [eval_existingOnes, gen_best_ep])
 def test_help_fits_a_screen(module, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '80')
