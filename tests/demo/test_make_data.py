@@ -134,6 +134,7 @@ def s_measures_of_otsu(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray
     return np.mean(scores, axis=0)
 
 
+@pytest.mark.slow
 def test_no_threshold_solves_the_test_set():
     pairs = [sample(index, SIZE, SEED, train=False)[:2] for index in range(0, TEST, 2)]
     assert s_measures_of_otsu(pairs).max() < .65

@@ -615,6 +615,7 @@ def test_files_are_found_again_for_drawing(root, tmp_path, monkeypatch):
     assert not files.is_zero_one('SINet')
 
 
+@pytest.mark.slow
 def test_archives_from_the_command_to_the_report_and_panels(root, tmp_path, monkeypatch):
     """Names with a suffix, in archives in an archive and in one of several of a method."""
     monkeypatch.chdir(tmp_path)

@@ -86,6 +86,7 @@ def test_what_fails_is_shown_and_the_rest_goes_on():
     assert len(pictures_of(page)) == 2
 
 
+@pytest.mark.slow
 def test_one_network_at_a_time_is_in_memory():
     alive = []
 

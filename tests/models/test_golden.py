@@ -10,9 +10,10 @@ from models.checkpoints.names import DERIVED, to_official
 from tests.models import golden
 from tests.models.small import without_randomness
 
-# A step of the small backbone shows what the decoders learn from; the larger ones take longer.
+# A step of the small backbone, with the decoders of both generations; others are slow.
+QUICK = ('pvt_v2_b0', 'pvt_v2_b0-2024-05')
 TRAINED = [
-    name if name.startswith('pvt_v2_b0') else pytest.param(name, marks=pytest.mark.slow)
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in golden.NAMES]
 WEIGHTS = {'bce': 30., 'iou': .5, 'ssim': 10.}
 

@@ -138,7 +138,7 @@ def test_smallest_size_in_every_backbone(bb):
 
 @pytest.mark.parametrize('switches', [
     {},
-    {'bb': 'swin_v1_t'},
+    pytest.param({'bb': 'swin_v1_t'}, marks=pytest.mark.slow),
     {'dec_att': 'ASPP', 'squeeze_block': 'ASPP_x1'},
 ])
 def test_an_image_is_the_same_alone_and_in_a_batch(switches):
@@ -252,7 +252,8 @@ def test_a_step_lowers_the_loss(model):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    'dtype', [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_half_precision(shared, dtype):
     with torch.autocast('cpu', dtype), torch.inference_mode():
         half = shared(image())[-1].float()

@@ -245,6 +245,7 @@ def test_threads_share_what_is_kept():
     assert all(torch.equal(output, outputs[0]) for output in outputs)
 
 
+@pytest.mark.slow
 def test_compiles_in_one_graph():
     net, x = tiny(), random_map(1, 3, 32, 64)
     compiled = torch.compile(net, backend='eager', fullgraph=True)

@@ -63,6 +63,7 @@ def test_the_committed_figure_is_up_to_date():
     assert sorted(written) == sorted(expected), 'run: python -m tools.architecture'
 
 
+@pytest.mark.slow
 def test_same_network_same_bytes(tmp_path):
     overrides = ['bb=pvt_v2_b0', 'size=64']
     for name in ('a.svg', 'b.svg'):

@@ -18,6 +18,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow  # `make lint` checks them, too
 def test_the_contracts_are_kept():
     done = run('-m', 'tools.contracts')
     assert done.returncode == 0, done.stdout + done.stderr

@@ -428,6 +428,7 @@ def test_a_failure_on_one_rank_ends_all(tmp_path, more):
 
 
 @pytest.mark.skipif(not hasattr(resource, 'prlimit'), reason='needs Linux')
+@pytest.mark.slow
 def test_a_disk_that_becomes_full_leaves_the_last_state(whole, data, tmp_path):
     folder = tmp_path / 'run'
     process, = start('train', arguments(data, folder, 'save_every=1'), tmp_path / 'out')

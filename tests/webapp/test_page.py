@@ -173,6 +173,7 @@ def test_several_pictures_of_which_one_is_none(visit, server, tmp_path):
     assert download(page)[1] == predicted(server, files[1])
 
 
+@pytest.mark.slow
 def test_two_visitors_at_once(visit, server, tmp_path):
     files = [picture(tmp_path / f'{name}.jpg', seed) for seed, name in enumerate(('mine', 'yours'))]
     pages = [visit(), visit()]
