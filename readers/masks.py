@@ -8,7 +8,7 @@ from PIL import Image
 
 from readers.deep import FULL_VALUES, full_value, grey_values, to_8_bit
 from readers.metadata import JPEG_START, PNG_START
-from readers.opening import MAX_PIXELS, Source, decode, load
+from readers.opening import MAX_PIXELS, Source, decode, has_several_pages, load
 from readers.plain import decode_plain
 
 # Channels of a grey pixel differ by less than this, after JPEG too.
@@ -39,6 +39,7 @@ NO_BLACK = (
     'are in label colours without black; the colour of most of the border is taken as background')
 LOST = 'hold values that are all too low to be seen'
 COLOURED = 'are pictures in colour, not masks; their brightness is taken'
+PAGED = 'have several pages or frames; the first is taken'
 ALPHA = 'are transparent; their alpha is taken as the mask'
 
 
@@ -86,6 +87,8 @@ def interpret(
     """Reads a mask as `read_mask`, or as `read_soft_mask`, and says what was assumed."""
     name, data = load(source)
     found = _read(name, data, max_pixels, is_soft)
+    if has_several_pages(data):
+        found.notes.append(PAGED)
     # In a JPEG 1 is the noise of an empty mask.
     if is_soft or data.startswith(JPEG_START):
         return found

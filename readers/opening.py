@@ -27,6 +27,10 @@ MAX_PIXELS = 500_000_000
 START_BYTES = 16  # that show a file's format
 END_BYTES = 64  # that show whether a file is whole
 TAIL_BYTES = 1 << 16  # of a PNG that are searched for an orientation
+# Files that may hold several pages or frames begin so, or, among PNG, have a chunk near the start.
+PAGED_STARTS = (*TIFF_STARTS, b'GIF8', b'RIFF')
+ANIMATION_CHUNK = b'acTL'
+ANIMATION_BYTES = 4096
 MOST_PROFILE = 1 << 25  # bytes of an ICC profile that is kept
 END_OF_FILE: dict[str | None, bytes] = {
     'JPEG': b'\xff\xd9',
@@ -215,6 +219,17 @@ def identify(file: IO[bytes]) -> Image.Image:
             if accepts is not None:
                 problem = problem or f'{name}: {text_of(error)}'
     raise ValueError(problem or UNKNOWN)
+
+
+def has_several_pages(data: bytes) -> bool:
+    """Whether a readable file holds several pages or frames: TIFF, GIF, WebP, animated PNG."""
+    is_animated_png = data.startswith(PNG_START) and ANIMATION_CHUNK in data[:ANIMATION_BYTES]
+    if not is_animated_png and not data.startswith(PAGED_STARTS):
+        return False
+    try:
+        return getattr(identify(io.BytesIO(data)), 'is_animated', False)
+    except ValueError:  # read by other means than Pillow's
+        return False
 
 
 def _plugins() -> Iterator[tuple[str, Opener, Accepts | None]]:

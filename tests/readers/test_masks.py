@@ -220,6 +220,20 @@ def test_numbers_of_labels_beside_void_are_spoken_of(tmp_path):
     assert LABELS_AND_VOID in sentence
 
 
+@pytest.mark.parametrize('kind', ['TIFF', 'GIF', 'PNG', 'WEBP'])
+def test_pages_behind_the_first_are_spoken_of(tmp_path, kind):
+    first = Image.fromarray(DISC * 255)
+    file = tmp_path / f'mask.{kind.lower()}'
+    options = {'lossless': True} if kind == 'WEBP' else {}
+    first.save(file, kind, save_all=True, append_images=[Image.new('L', first.size)], **options)
+    found = masks.interpret(file)
+    assert np.array_equal(found.grey, DISC * 255)
+    assert masks.PAGED in found.notes
+
+    first.save(file, kind)
+    assert masks.PAGED not in masks.interpret(file).notes
+
+
 def test_values_that_are_lost_are_spoken_of(tmp_path):
     files = write_set(tmp_path, floats(1e-4), FILES['8 bits'])
     assert survey_masks('TR-x', files) == [f'TR-x: 1 of 2 masks {masks.LOST}, e.g. {files[0]}']
