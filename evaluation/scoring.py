@@ -588,7 +588,7 @@ class FmeasureV2:
         curves = counts.image_curves(handler.of)
         result = {}
         if handler.with_dynamic:
-            result['dynamic'] = self._dynamic(handler, counts)
+            result['dynamic'] = self._dynamic(handler, counts, curves)
         if handler.with_adaptive:
             result['adaptive'] = curves[:, ADAPTIVE].mean()
         if handler.with_binary and handler.sample_based:
@@ -603,8 +603,9 @@ class FmeasureV2:
     def _counts(self) -> SetCounts:
         return of_images(self.histograms)
 
-    def _dynamic(self, handler: Handler, counts: SetCounts) -> np.ndarray | list[np.ndarray]:
-        curves = counts.image_curves(handler.of)
+    def _dynamic(
+        self, handler: Handler, counts: SetCounts, curves: np.ndarray,
+    ) -> np.ndarray | list[np.ndarray]:
         return curves[:, :LEVELS].mean(axis=0)
 
 
@@ -621,7 +622,9 @@ class SizeInvarianceFmeasureV2(FmeasureV2):
     def _counts(self) -> SetCounts:
         return of_targets(self.histograms)
 
-    def _dynamic(self, handler: Handler, counts: SetCounts) -> np.ndarray | list[np.ndarray]:
+    def _dynamic(
+        self, handler: Handler, counts: SetCounts, curves: np.ndarray,
+    ) -> np.ndarray | list[np.ndarray]:
         assert isinstance(counts, TargetCounts)
         if handler.sample_based:
             return [handler.of(targets)[:, :LEVELS] for targets in counts.by_image]

@@ -46,7 +46,7 @@ class TargetCounts:
 
     def image_curves(self, curve: Curve) -> np.ndarray:
         """Computes the mean curve of each image's targets, (images, 258)."""
-        means = [mean_of_targets(curve(targets)) for targets in self.by_image]
+        means = [_mean_of_targets(curve(targets)) for targets in self.by_image]
         return np.array(means)
 
     def pooled_curve(self, curve: Curve) -> np.ndarray:
@@ -55,7 +55,7 @@ class TargetCounts:
         As in PySODMetrics, the binary prediction is scored by the sum over all targets instead.
         """
         targets = concatenate(self.by_image)
-        points = mean_of_targets(curve(targets))
+        points = _mean_of_targets(curve(targets))
         points[BINARY] = curve(add_up(targets))[BINARY]
         return points
 
@@ -96,7 +96,7 @@ def _targets_in_image(counts: Mapping[str, np.ndarray]) -> np.ndarray:
     return in_image(counts['targets'], size)
 
 
-def mean_of_targets(points: np.ndarray) -> np.ndarray:
+def _mean_of_targets(points: np.ndarray) -> np.ndarray:
     """Averages curves (targets, 258) without those that are NaN; NaN if there is none."""
     is_missing = np.isnan(points[:, 0])
     present = points[~is_missing]

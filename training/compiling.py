@@ -18,7 +18,7 @@ def run_uncompiled_what_fails() -> None:
     """
     torch._dynamo.config.suppress_errors = True
     reports = logging.getLogger('torch._dynamo.convert_frame')
-    reports.addFilter(ShortReports())
+    reports.addFilter(_short_reports)  # which is added once, however often
 
 
 class ShortReports(logging.Filter):
@@ -43,3 +43,6 @@ class ShortReports(logging.Filter):
             logger.warning('torch.compile: parts of the network run as they are, more slowly (%s)',
                            reason[:200])
         return False
+
+
+_short_reports = ShortReports()

@@ -54,7 +54,8 @@ class TileEvidence(NamedTuple):
     def is_mixed(self) -> bool:
         """Whether the weights show both orders: trained in one, fine-tuned in the other."""
         strong, weak = max(self), min(self)
-        return strong >= CLEAR and weak >= max(TRACE, SHARE * strong)
+        counts_from = max(TRACE, SHARE * strong)
+        return strong >= CLEAR and weak >= counts_from
 
     def __str__(self) -> str:
         if self.order:
