@@ -20,9 +20,10 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -41,6 +42,7 @@ from readers import read_image
 from runtime.command import explain_interrupt, run_command
 from runtime.device import AUTOCAST, prepare_device
 from runtime.distributed import World, gather, join_world, refuse_separate_tasks
+from runtime.fingerprints import Fingerprint
 from runtime.full_memory import full_memory_reason
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
@@ -52,10 +54,10 @@ logger = logging.getLogger(__name__)
 Images = Mapping[Path, Size | None]
 
 MANIFEST = 'manifest.json'
-FINGERPRINTS = 'images.json'  # of the images of each set when their masks were made
+ORIGINS = 'images.json'  # what the masks of each set were made of
 LOCK = '.lock'
 # Raise it whenever masks change: those of another version are made again.
-VERSION = 2
+VERSION = 3
 # Names of checkpoints that do not tell one run from another. The folder's name does.
 GENERIC_NAMES = r'epoch_\d+|best|last(\.previous)?|model|pytorch_model|checkpoint|weights'
 # Values of --resolution for the run's own size. The last two are the publication's.
@@ -173,15 +175,16 @@ class Target:
             cfg: the config of the test.
             architecture: fields of the network that overrule the checkpoint's.
         """
-        stat = self.checkpoint.stat()
+        fingerprint = Fingerprint.of(self.checkpoint)
         return {
             'version': VERSION,
             'run': run_of(self.checkpoint),
             'epoch': epoch_of(self.checkpoint),
             'resolution': self.resolution,
             'checkpoint': str(self.checkpoint.resolve()),
-            'checkpoint_size': stat.st_size,
-            'checkpoint_mtime': stat.st_mtime_ns,
+            'checkpoint_size': fingerprint.size,
+            'checkpoint_mtime': fingerprint.mtime,
+            'checkpoint_digest': fingerprint.digest,
             'task': self.task,
             'ckpt_dir': str(self.checkpoint.parent),
             'data_root': str(Path(cfg.data_root).resolve()),
@@ -223,12 +226,27 @@ def check_folder(target: Target) -> None:
     checkpoint = before.get('checkpoint', '')
     if Path(checkpoint).resolve() == target.checkpoint.resolve():
         return
-    stat = target.checkpoint.stat()
-    is_moved = (before.get('checkpoint_size'), before.get('checkpoint_mtime')) == (
-        stat.st_size, stat.st_mtime_ns)
+    is_moved = before.get('checkpoint_digest') == Fingerprint.of(target.checkpoint).digest
     if not is_moved:
         raise ValueError(f'{target.folder}: holds the masks of {checkpoint}, not of '
                          f'{target.checkpoint}; {advice}')
+
+
+class Origin(NamedTuple):
+    """What a mask was made of: an image, and the size of its ground truth, or None without one."""
+
+    image: Fingerprint
+    size: Size | None
+
+    @classmethod
+    def parse(cls, value: list[Any]) -> 'Origin':
+        """The origin as it is read back from JSON, which has lists in place of tuples."""
+        image, size = value
+        return cls(Fingerprint(*image), tuple(size) if size else None)
+
+    def is_same(self, other: 'Origin | None') -> bool:
+        """Whether a mask of the other origin is a mask of this one."""
+        return other is not None and self.size == other.size and self.image.is_same(other.image)
 
 
 def prepare_folder(
@@ -249,18 +267,42 @@ def prepare_folder(
         logger.info('%s: its masks are made again, because %s changed', folder, ', '.join(changed))
         for mask in folder.glob('*/*.png'):
             mask.unlink()
+        (folder / ORIGINS).unlink(missing_ok=True)
     write_json(folder / MANIFEST, manifest)
 
     # Of other test sets as they were.
-    known = _read_own(folder / FINGERPRINTS) or {}
+    known = _read_own(folder / ORIGINS) or {}
     for name, sizes in images.items():
-        now = {path.stem: fingerprint(path, size) for path, size in sizes.items()}
-        of_set = known.get(name, {})
+        of_set = {stem: Origin.parse(value) for stem, value in known.get(name, {}).items()}
+        now = find_origins(sizes, of_set, name)
         for stem in {*now, *of_set}:  # also of images that are gone
-            if of_set.get(stem) != now.get(stem):
+            is_current = stem in now and now[stem].is_same(of_set.get(stem))
+            if not is_current:
                 _mask_path(folder / name, stem).unlink(missing_ok=True)
         known[name] = now
-    write_json(folder / FINGERPRINTS, known)
+    write_json(folder / ORIGINS, known)
+
+
+def find_origins(images: Images, before: Mapping[str, Origin], name: str) -> dict[str, Origin]:
+    """Finds what the masks of a test set, called `name`, would be made of now, by their stems.
+
+    Args:
+        images: those of the set.
+        before: what its masks were made of.
+        name: of the set, for the progress.
+    """
+    def find(path: Path) -> Origin:
+        known = before.get(path.stem)
+        return Origin(Fingerprint.of(path, known.image if known else None), images[path])
+
+    found = {}
+    title = f'comparing the images of {name}'
+    with ThreadPoolExecutor() as pool, Progress(
+            len(images), title, 'image', say=logger.info) as bar:
+        for path, origin in zip(images, pool.map(find, images), strict=True):
+            found[path.stem] = origin
+            bar.update()
+    return found
 
 
 def report_earlier_folder(target: Target) -> None:
@@ -277,12 +319,6 @@ def _read_own(file: Path) -> dict[str, Any] | None:
         return read_json(file)
     except (FileNotFoundError, ValueError):
         return None
-
-
-def fingerprint(path: Path, size: Size | None = None) -> list[int]:
-    """What changes with a mask: its image's bytes and modification time, and its own `size`."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, *(size or ())]
 
 
 def _mask_path(folder: Path, stem: str) -> Path:

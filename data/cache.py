@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections import defaultdict
@@ -16,20 +17,22 @@ import numpy as np
 from tqdm import tqdm
 
 from data.pairs import Pair, Size, load_pair, raise_all
+from runtime.fingerprints import Fingerprint, State, state_of
 from runtime.locks import hold_lock
 from utils import LACKING, replace_file, round_up
 
 logger = logging.getLogger(__name__)
 
 PAGE = 4096
-VERSION = 2  # raised whenever other pixels are read of the same files
+# Raised whenever other pixels are read of the same files, or a cache's file is laid out otherwise.
+VERSION = 3
 RECORDS_PER_SYNC = 64
 
 
 class _Layout(NamedTuple):
     """Where the parts of a cache's file lie."""
 
-    table_shape: tuple[int, int]
+    table_shape: tuple[int, int, int]
     records_offset: int  # in bytes
     file_bytes: int
 
@@ -37,11 +40,11 @@ class _Layout(NamedTuple):
 class SharedCache:
     """`len(sources)` records of `record_bytes` bytes, each computed from its own source files.
 
-    The file holds a header (JSON, one page), a table with size and modification time of each
-    record's sources at the time it was made, and the records. A record is valid if its row of the
-    table equals the present state of its sources. A build that was interrupted therefore goes on
-    where it stopped, and only records of changed sources are made again. The pixels live in the
-    page cache, once per machine, whatever the number of processes.
+    The file holds a header (JSON, one page), a table with the fingerprints of each record's
+    sources at the time it was made, and the records. A record is valid if its sources are still
+    the same. A build that was interrupted therefore goes on where it stopped, and only records of
+    changed sources are made again. The pixels live in the page cache, once per machine, whatever
+    the number of processes.
 
     Args:
         file: the cache's file, made where it is missing.
@@ -95,14 +98,14 @@ class SharedCache:
                 self._create()
             table, records = self._open('r+')
 
-            # A record is stale if its sources are not what they were when it was made.
-            now = self._fingerprints(workers)
-            is_stale = (table != now).any(axis=1)
-            stale = np.flatnonzero(is_stale)
-            if not stale.size:
+            # Whether a file that was touched has changed is known when it is read.
+            states = self._states(workers)
+            is_touched = (table[..., :-1] != states).any(axis=(1, 2))
+            touched = np.flatnonzero(is_touched)
+            if not touched.size:
                 return
-            logger.info('%s: making %d of %d records', self.file, stale.size, len(self))
-            problems = self._fill(stale, table, records, now, make, workers)
+            logger.info('%s: making %d of %d records', self.file, touched.size, len(self))
+            problems = self._fill(touched, table, records, make, workers)
         if not skip_bad:
             raise_all(problems)
         for problem in problems:
@@ -113,17 +116,21 @@ class SharedCache:
         rows: np.ndarray,
         table: np.memmap,
         records: np.memmap,
-        now: np.ndarray,
         make: Callable[[int], np.ndarray],
         workers: int,
     ) -> list[str]:
-        """Makes `rows`, and returns what was wrong with those that could not be made."""
-        def fill(row: int) -> str | None:
+        """Makes those of `rows` whose sources have changed.
+
+        Returns what was wrong with those that could not be made.
+        """
+        def fill(row: int, before: np.ndarray) -> np.ndarray | str:
             try:
-                records[row] = make(row)
+                now = self._fingerprints(row, before)
+                if not _are_same(before, now):
+                    records[row] = make(row)
             except (ValueError, OSError) as error:
                 return str(error)
-            return None
+            return now
 
         problems: list[str] = []
         bar = tqdm(total=len(rows), desc=self.file.name, disable=None)
@@ -131,15 +138,16 @@ class SharedCache:
             for start in range(0, len(rows), RECORDS_PER_SYNC):
                 # The rows are invalid until their records are new: this may be interrupted.
                 chunk = rows[start:start + RECORDS_PER_SYNC]
+                before = np.array(table[chunk])
                 table[chunk] = 0
-                results = list(pool.map(fill, chunk))
+                results = list(pool.map(fill, chunk, before))
                 # A record has to be on disk before the table says that it is.
                 records.flush()
-                for row, problem in zip(chunk, results, strict=True):
-                    if problem is None:
-                        table[row] = now[row]
+                for row, result in zip(chunk, results, strict=True):
+                    if isinstance(result, str):
+                        problems.append(result)
                     else:
-                        problems.append(problem)
+                        table[row] = result
                 bar.update(len(chunk))
         table.flush()
         return problems
@@ -169,21 +177,20 @@ class SharedCache:
         return is_whole and header == self._header
 
     def _layout(self) -> _Layout:
-        rows = len(self)
-        columns = 2 * len(self.sources[0])  # size and time of each source
-        table_bytes = rows * columns * np.dtype(np.int64).itemsize
+        table_shape = (len(self), len(self.sources[0]), len(Fingerprint._fields))
+        table_bytes = math.prod(table_shape) * np.dtype(np.int64).itemsize
 
         # The records begin with a page, behind those of the header and of the table.
         records_offset = round_up(PAGE + table_bytes, PAGE)
-        records_bytes = rows * self.record_bytes
+        records_bytes = len(self) * self.record_bytes
         return _Layout(
-            table_shape=(rows, columns),
+            table_shape=table_shape,
             records_offset=records_offset,
             file_bytes=records_offset + records_bytes,
         )
 
     def _open(self, mode: Literal['r', 'r+']) -> tuple[np.memmap, np.memmap]:
-        """The table, int64 (records, columns), and the records, uint8 (records, record_bytes)."""
+        """The table, int64 (records, sources, 4), and the records, uint8 (records, bytes)."""
         layout = self._layout()
         table = np.memmap(self.file, np.int64, mode, PAGE, layout.table_shape)
         records = np.memmap(
@@ -220,18 +227,28 @@ class SharedCache:
             part.unlink(missing_ok=True)
             raise
 
-    def _fingerprints(self, workers: int) -> np.ndarray:
-        """Size and modification time of every source now, int64, of the table's shape."""
-        def fingerprint(paths: Sequence[Path]) -> list[int]:
-            values = []
-            for path in paths:
-                stat = path.stat()
-                values += [stat.st_size, stat.st_mtime_ns]
-            return values
+    def _states(self, workers: int) -> np.ndarray:
+        """Size and times of every source now, int64 (records, sources, 3)."""
+        def states(paths: Sequence[Path]) -> list[State]:
+            return [state_of(path) for path in paths]
 
         with ThreadPoolExecutor(workers) as pool:
-            rows = list(pool.map(fingerprint, self.sources))
+            rows = list(pool.map(states, self.sources))
         return np.array(rows, np.int64)
+
+    def _fingerprints(self, row: int, before: np.ndarray) -> np.ndarray:
+        """Fingerprints of a record's sources now, as its row of the table, which was `before`."""
+        found = []
+        for path, values in zip(self.sources[row], before, strict=True):
+            known = Fingerprint(*values.tolist())
+            found.append(Fingerprint.of(path, known))
+        return np.array(found, np.int64)
+
+
+def _are_same(before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether the files of two rows of the table are the same."""
+    pairs = zip(before.tolist(), now.tolist(), strict=True)
+    return all(Fingerprint(*one).is_same(Fingerprint(*other)) for one, other in pairs)
 
 
 def _allocate(handle: int, size: int) -> None:

@@ -2,11 +2,15 @@
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -41,24 +45,33 @@ def _acquire(file: Path, busy: str, wait: bool) -> FileLock | None:
     """The lock, held; None, with a warning, where the file system has no locks."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
-    waits = wait and _has_locks(file.parent)
-    timeout = WAIT_FOR_EVER if waits else 0
     try:
-        lock.acquire(timeout=timeout)
-    except (Timeout, NotImplementedError, OSError) as error:
-        if isinstance(error, Timeout) and _has_locks(file.parent):
-            raise ValueError(busy) from None
+        if _is_taken(lock):
+            if not wait:
+                raise ValueError(busy)
+            lock.acquire(timeout=WAIT_FOR_EVER)
+    except (NotImplementedError, OSError):
         logger.warning('%s: no lock can be held there: take care that no second process writes '
                        'there at the same time', file.parent)
         return None
     return lock
 
 
-def _has_locks(folder: Path) -> bool:
-    """Whether files in a folder can be locked. filelock takes a refusal for another's lock."""
+def _is_taken(lock: FileLock) -> bool:
+    """Acquires a lock, unless another process holds it.
+
+    Raises OSError or NotImplementedError if the file system has no locks.
+    """
     try:
-        probe = tempfile.TemporaryDirectory(prefix='.', dir=folder)
-        with probe as probed, FileLock(Path(probed, 'lock'), timeout=0):
-            return True
-    except (Timeout, NotImplementedError, OSError):
+        lock.acquire(timeout=0)
+    except Timeout:
+        pass
+    else:
         return False
+
+    # filelock takes a refusal for another's lock, so the system is asked. A trial with a file of
+    # its own would leave that behind where deleting is refused.
+    if fcntl is not None:
+        with open(lock.lock_file, 'r+') as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True

@@ -19,6 +19,7 @@ import pytest
 from data import cache as cache_module
 from data.cache import SharedCache
 from dataset import PairCache, find_pairs, load_pair
+from tests.files import replace_keeping_time
 from tests.training.runs import make_data
 
 REPOSITORY = Path(__file__).parents[1]
@@ -100,6 +101,19 @@ def test_only_changed_sources_are_made_again(tmp_path):
     again = Maker()
     small_cache(tmp_path).build(again)
     assert sorted(again.made) == [1, 3]
+
+
+def test_sources_that_changed_with_their_size_and_time_kept_are_noticed(tmp_path):
+    small_cache(tmp_path).build(Maker())
+    replace_keeping_time(tmp_path / '1.src', b'SOURCE')
+    replace_keeping_time(tmp_path / '3.src', b'source')
+    again, later = Maker(), Maker()
+    cache = small_cache(tmp_path)
+    cache.build(again)
+    assert again.made == [1], 'the other was only touched'
+    assert_complete(cache)
+    cache.build(later)
+    assert later.made == []
 
 
 def test_every_bad_record_is_listed_and_the_others_are_kept(tmp_path):

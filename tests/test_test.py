@@ -19,7 +19,9 @@ from dataset import normalize, to_tensor
 from models import build_birefnet, load_model, save_checkpoint
 from models.loading import Source
 from readers import read_image
+from runtime import fingerprints
 from runtime.distributed import World
+from tests.files import replace_keeping_time
 from tests.training.runs import finish, make_data, start
 from utils import write_json
 
@@ -221,8 +223,7 @@ def case(tmp_path) -> SimpleNamespace:
     target = script.Target(checkpoint, 'Tiny', '64x32', folder)
     manifest = target.manifest(Config(task='Tiny'), {})
     write_json(folder / script.MANIFEST, manifest)
-    fingerprints = {path.stem: script.fingerprint(path) for path in images}
-    write_json(folder / script.FINGERPRINTS, {'TE': fingerprints})
+    write_json(folder / script.ORIGINS, {'TE': script.find_origins(images, {}, 'TE')})
     return SimpleNamespace(target=target, folder=folder, images=images, manifest=manifest)
 
 
@@ -239,6 +240,22 @@ def test_masks_of_images_that_changed_are_made_again(case):
     first.write_bytes(b'other')
     os.utime(first, ns=(time, time + 1))
     assert left(case) == ['b']
+
+
+def test_masks_of_images_that_changed_with_their_size_and_time_kept_are_made_again(case):
+    first, second = case.images
+    for path, content in ((first, b'other'), (second, b'image')):
+        replace_keeping_time(path, content)
+    assert left(case) == ['b']
+
+
+def test_an_image_is_read_again_only_when_it_was_touched(case, monkeypatch):
+    first, _ = case.images
+    replace_keeping_time(first, b'image')
+    read = []
+    monkeypatch.setattr(fingerprints, '_digest', lambda path, _: read.append(path) or 0)
+    assert left(case) == ['b']
+    assert read == [first]
 
 
 def test_masks_of_images_that_are_gone_go_too(case):
@@ -263,7 +280,8 @@ def test_masks_are_made_again_when_the_ground_truth_has_another_size(case):
     assert left(case) == ['b']
 
 
-@pytest.mark.parametrize('field', ['data_root', 'mixed_precision', 'checkpoint_mtime', 'version'])
+@pytest.mark.parametrize('field', [
+    'data_root', 'mixed_precision', 'checkpoint_mtime', 'checkpoint_digest', 'version'])
 def test_masks_are_made_again_when_what_they_depend_on_changed(case, field):
     assert left(case, **{field: 'changed'}) == []
 
@@ -272,7 +290,8 @@ def test_masks_of_another_checkpoint_are_neither_taken_nor_deleted(case, tmp_pat
     script.check_folder(case.target)
     other = tmp_path / 'two' / 'net.pth'
     other.parent.mkdir()
-    other.write_bytes(b'other weights')
+    other.write_bytes(b'heavier')
+    shutil.copystat(case.target.checkpoint, other)
     with pytest.raises(ValueError, match=r'holds the masks of .*one.*not of .*two'):
         script.check_folder(replace(case.target, checkpoint=other))
 

@@ -1,0 +1,67 @@
+"""What tells whether a file is still the one from which something was made."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+State = tuple[int, int, int]
+
+DIGEST_BYTES = 8  # of 32: chance makes two files alike once in 2^64
+# Files whose digests are remembered: a run's checkpoints are all tested on the same images.
+MOST_REMEMBERED = 100_000
+
+
+class Fingerprint(NamedTuple):
+    """A file's size, its times and a digest of its content, as integers that JSON and tables hold.
+
+    Unpacking, `cp -p` and `rsync -t` keep modification times, and archives for reproducible builds
+    give all files one, so that a file may be replaced by another one of its size and time. The
+    digest tells them apart. It takes reading the whole file, and is computed anew only when the
+    system says that the file was touched.
+
+    Attributes:
+        size: in bytes.
+        mtime: when the content was last changed, as programs say, in nanoseconds.
+        ctime: when the file was last touched, as the system says, in nanoseconds.
+        digest: of the content.
+    """
+
+    size: int
+    mtime: int
+    ctime: int
+    digest: int
+
+    @classmethod
+    def of(cls, path: Path, before: 'Fingerprint | None' = None) -> 'Fingerprint':
+        """The fingerprint of a file now.
+
+        Args:
+            path: the file.
+            before: an earlier fingerprint of it.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        state = state_of(path)
+        if before is not None and before[:-1] == state:
+            return before
+        return cls(*state, _digest(path, state))
+
+    def is_same(self, other: 'Fingerprint') -> bool:
+        """Whether the file is the same. That it was touched, or moved, changes nothing."""
+        return self._replace(ctime=0) == other._replace(ctime=0)
+
+
+def state_of(path: Path) -> State:
+    """A file's size and times, as in its fingerprint; without reading it."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+@lru_cache(MOST_REMEMBERED)
+def _digest(path: Path, _state: State) -> int:
+    """A digest of a file's content; `_state` tells one content of the file from another."""
+    with open(path, 'rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').digest()
+    return int.from_bytes(digest[:DIGEST_BYTES], signed=True)
