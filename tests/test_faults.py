@@ -114,7 +114,7 @@ MORE_SCENARIOS = [
 
 # Files that tell of times, or of how often a run was started; and Python's own trial of TMPDIR.
 VOLATILE = re.compile(
-    r'.*(\.lock|log\.txt|last\.previous\.pt|/tensorboard/.*)|[a-z0-9_]{8}')
+    r'.*(\.lock|log\.txt|images\.json|last\.previous\.pt|/tensorboard/.*)|[a-z0-9_]{8}')
 # What a command can do without, with a warning.
 CONVENIENCES = re.compile(r'.*(curves\.png|\.cache/.*|cache/.*|home/.*)')
 TEMPORARY = re.compile(r'(.*/)?(\.[^/]*\.tmp|[^/]*\.new)')
