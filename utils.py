@@ -275,10 +275,11 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
 def print_error(line: str) -> None:
     """Prints a line to the standard error at once, also where that is a file.
 
-    Work goes on where no line can be written, as on a full disk.
+    Work goes on where no line can be written, as on a full disk. It is one write: Ctrl-C between
+    two would leave the next line behind this one.
     """
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(line + '\n', end='', file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -23,7 +23,9 @@ class _BarHandler(logging.Handler):
         try:
             # Ctrl-C within `write` as that makes its lock would be hidden by another error.
             tqdm.tqdm.get_lock()
-            tqdm.tqdm.write(self.format(record), file=sys.stderr)
+            # One write: Ctrl-C between two would leave the next line behind this one.
+            line = self.format(record) + '\n'
+            tqdm.tqdm.write(line, file=sys.stderr, end='')
         except OSError:  # as of a full disk, which is no reason to stop working
             self.handleError(record)
 

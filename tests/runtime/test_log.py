@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,35 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from runtime import log as log_module
 from runtime.log import RunLog, setup_logging
+from utils import print_error
 
 
 def tell(log: RunLog, step: int) -> None:
     log.write(step=step)
     log.scalars('loss', {'bce': float(step)}, step)
     log.image('a', np.zeros((8, 8, 3), np.uint8), step)
+
+
+class OneWrite(io.StringIO):
+    """The terminal of somebody who presses Ctrl-C after the first write."""
+
+    def write(self, text: str) -> int:
+        if text and self.getvalue():
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+@pytest.mark.parametrize('say', [logging.getLogger().warning, print_error])
+def test_ctrl_c_leaves_whole_lines(monkeypatch, say):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, 'handlers', [])
+    monkeypatch.setattr(root, 'level', root.level)
+    setup_logging()
+    monkeypatch.setattr(sys, 'stderr', OneWrite())
+    say('the line before')
+    with pytest.raises(KeyboardInterrupt):
+        say('the next line')
+    assert sys.stderr.getvalue().endswith('the line before\n')
 
 
 def test_a_log_opened_anew_goes_on_after_its_step(tmp_path: Path):
