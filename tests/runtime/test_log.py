@@ -23,12 +23,16 @@ def tell(log: RunLog, step: int) -> None:
     log.image('a', np.zeros((8, 8, 3), np.uint8), step)
 
 
+class CtrlC(BaseException):
+    """In place of KeyboardInterrupt, which would end pytest."""
+
+
 class OneWrite(io.StringIO):
     """The terminal of somebody who presses Ctrl-C after the first write."""
 
     def write(self, text: str) -> int:
         if text and self.getvalue():
-            raise KeyboardInterrupt
+            raise CtrlC
         return super().write(text)
 
 
@@ -40,7 +44,7 @@ def test_ctrl_c_leaves_whole_lines(monkeypatch, say):
     setup_logging()
     monkeypatch.setattr(sys, 'stderr', OneWrite())
     say('the line before')
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(CtrlC):
         say('the next line')
     assert sys.stderr.getvalue().endswith('the line before\n')
 
