@@ -56,6 +56,7 @@ Images = Mapping[Path, Size | None]
 MANIFEST = 'manifest.json'
 ORIGINS = 'images.json'  # what the masks of each set were made of
 LOCK = '.lock'
+BAR_SECONDS = 2.  # comparing images shows its progress where it takes longer
 # Raise it whenever masks change: those of another version are made again.
 VERSION = 3
 # Names of checkpoints that do not tell one run from another. The folder's name does.
@@ -297,8 +298,8 @@ def find_origins(images: Images, before: Mapping[str, Origin], name: str) -> dic
 
     found = {}
     title = f'comparing the images of {name}'
-    with ThreadPoolExecutor() as pool, Progress(
-            len(images), title, 'image', say=logger.info) as bar:
+    bar = Progress(len(images), title, 'image', delay=BAR_SECONDS, say=logger.info)
+    with ThreadPoolExecutor() as pool, bar:
         for path, origin in zip(images, pool.map(find, images), strict=True):
             found[path.stem] = origin
             bar.update()

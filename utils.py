@@ -300,6 +300,7 @@ class Progress:
         done: int = 0,
         quiet: bool = False,
         says_time_left: bool = False,
+        delay: float = 0.,
         say: Callable[[str], None] = print_error,
     ) -> None:
         """Begins the progress.
@@ -311,6 +312,7 @@ class Progress:
             done: units that are done already.
             quiet: show nothing.
             says_time_left: whether lines end with the time left, as bars do anyway.
+            delay: seconds before a bar is shown, for work that is mostly done by then.
             say: takes each line.
         """
         self._bar = tqdm(
@@ -319,6 +321,7 @@ class Progress:
             desc=title,
             unit=unit,
             dynamic_ncols=True,
+            delay=delay,
             disable=True if quiet else None,  # None: shown on a terminal only
         )
         self._says_lines = self._bar.disable and not quiet

@@ -73,6 +73,13 @@ def test_a_terminal_gets_a_bar_instead(clock, monkeypatch, quiet):
     assert ('scoring' in sys.stderr.getvalue()) is not quiet
 
 
+def test_work_that_ends_before_the_delay_shows_no_bar(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    with Progress(2, 'comparing', 'image', delay=60.) as progress:
+        progress.update(2)
+    assert sys.stderr.getvalue() == ''
+
+
 def test_training_says_lines_that_log_jsonl_knows_nothing_of(tmp_path, monkeypatch, capfd):
     data = make_data(tmp_path / 'data')
     for module in PICTURES:
