@@ -55,7 +55,8 @@ def test_processes_get_the_signal_and_their_code_returns(tmp_path, signals, code
                       f'touch "{tmp_path}/up$RANK"\n'
                       'for i in {1..600}; do sleep .1; done')
     launch = [sys.executable, '-m', 'runtime.launch', '--standalone', '--nproc-per-node', '2']
-    command = [*launch, '--no-python', 'bash', str(script)]
+    by_address = ['--local-addr', '127.0.0.1']  # the machine's own name may not resolve
+    command = [*launch, *by_address, '--no-python', 'bash', str(script)]
     launcher = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + HANGS
     while len(list(tmp_path.glob('up*'))) < 2 and time.monotonic() < deadline:
