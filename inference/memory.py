@@ -32,7 +32,7 @@ def free_memory(device: torch.device) -> int | None:
     if device.type != 'cpu' or not MEMINFO.exists():
         return None
     try:
-        return min(_available_memory(), *free_in_cgroups())
+        return min([_available_memory(), *free_in_cgroups()])
     except (OSError, ValueError, KeyError):  # files of a kind that we do not know
         return None
 

@@ -1,8 +1,10 @@
 """Free memory counts the limits of control groups, as containers and batch systems set them."""
 
 import pytest
+import torch
 
-from inference.memory import free_in_cgroups
+from inference import memory
+from inference.memory import free_in_cgroups, free_memory
 
 GIB = 2 ** 30
 
@@ -50,3 +52,13 @@ def test_no_limit(tmp_path, membership):
 
 def test_not_linux(tmp_path):
     assert list(free_in_cgroups(tmp_path / 'missing', tmp_path)) == []
+
+
+@pytest.mark.parametrize(('limits', 'expected'), [([], 2), ([3], 2), ([3, 1], 1)])
+def test_the_least_of_what_machine_and_limits_leave(tmp_path, monkeypatch, limits, expected):
+    """Most machines of one user have no limit."""
+    meminfo = tmp_path / 'meminfo'
+    meminfo.write_text('MemTotal: 7 kB\nMemAvailable: 2 kB\n')
+    monkeypatch.setattr(memory, 'MEMINFO', meminfo)
+    monkeypatch.setattr(memory, 'free_in_cgroups', lambda: iter(kib * 1024 for kib in limits))
+    assert free_memory(torch.device('cpu')) == expected * 1024
