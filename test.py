@@ -218,12 +218,12 @@ def run_of(path: Path) -> str:
 def check_folder(target: Target) -> None:
     """Raises ValueError if the target's folder holds masks that are not of its checkpoint."""
     advice = 'choose another pred_root, or delete the folder'
-    before = _read_own(target.folder / MANIFEST)
-    if before is None:
+    before = _read_own(target.folder / MANIFEST) or {}
+    checkpoint = before.get('checkpoint')
+    if not isinstance(checkpoint, str):
         if any(target.folder.glob('*/*.png')):
             raise ValueError(f'{target.folder}: holds masks that test.py has not written; {advice}')
         return
-    checkpoint = before.get('checkpoint', '')
     if Path(checkpoint).resolve() == target.checkpoint.resolve():
         return
     is_moved = before.get('checkpoint_digest') == Fingerprint.of(target.checkpoint).digest
@@ -271,9 +271,9 @@ def prepare_folder(
     write_json(folder / MANIFEST, manifest)
 
     # Of other test sets as they were.
-    known = _read_own(folder / ORIGINS) or {}
+    known = read_origins(folder / ORIGINS)
     for name, sizes in images.items():
-        of_set = {stem: Origin.parse(value) for stem, value in known.get(name, {}).items()}
+        of_set = known.get(name, {})
         now = find_origins(sizes, of_set, name)
         for stem in {*now, *of_set}:  # also of images that are gone
             is_current = stem in now and now[stem].is_same(of_set.get(stem))
@@ -281,6 +281,17 @@ def prepare_folder(
                 _mask_path(folder / name, stem).unlink(missing_ok=True)
         known[name] = now
     write_json(folder / ORIGINS, known)
+
+
+def read_origins(file: Path) -> dict[str, dict[str, Origin]]:
+    """Reads what the masks of each test set were made of, by stem; nothing of a damaged file."""
+    known: dict[str, dict[str, Origin]] = {}
+    try:
+        for name, values in (_read_own(file) or {}).items():
+            known[name] = {stem: Origin.parse(value) for stem, value in values.items()}
+    except (AttributeError, TypeError, ValueError):  # lists and numbers where others should be
+        return {}
+    return known
 
 
 def find_origins(images: Images, before: Mapping[str, Origin], name: str) -> dict[str, Origin]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 State = tuple[int, int, int]
 
+# Tables have no room for the nanoseconds of years after 2262, which some disks and clocks give.
+TIMES = 1 << 63
 DIGEST_BYTES = 8  # of 32: chance makes two files alike once in 2^64
 # Files whose digests are remembered: a run's checkpoints are all tested on the same images.
 MOST_REMEMBERED = 100_000
@@ -56,7 +58,7 @@ class Fingerprint(NamedTuple):
 def state_of(path: Path) -> State:
     """A file's size and times, as in its fingerprint; without reading it."""
     stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    return stat.st_size, stat.st_mtime_ns % TIMES, stat.st_ctime_ns % TIMES
 
 
 @lru_cache(MOST_REMEMBERED)
