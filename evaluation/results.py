@@ -174,9 +174,9 @@ def _scored_sets(save_dir: str | Path) -> dict[str, str]:
 def read_results(path: Path) -> dict[str, Any]:
     """Reads the results of a set. Raises ValueError that names a file of another kind."""
     content = read_json(path)
-    methods = content.get('methods')
-    is_of_set = isinstance(content.get('task'), str) and isinstance(methods, list)
-    if not is_of_set or not all(_is_method(method) for method in methods):
+    task, methods = content.get('task'), content.get('methods')
+    is_of_set = isinstance(task, str) and isinstance(methods, list)
+    if not is_of_set or not all(map(_is_method, methods or [])):
         raise ValueError(f'{path}: not the scores of a set; run eval_existingOnes.py again')
     return content
 

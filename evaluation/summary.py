@@ -13,7 +13,6 @@ from evaluation.metrics import COLUMNS
 from evaluation.store import measurement_of
 from utils import read_json
 
-
 # Those of a manifest that are read here, and their types; some may be null, or missing.
 MANIFEST_FIELDS = {
     'run': (str,),

@@ -253,7 +253,7 @@ def test_an_image_is_read_again_only_when_it_was_touched(case, monkeypatch):
     first, _ = case.images
     replace_keeping_time(first, b'image')
     read = []
-    monkeypatch.setattr(fingerprints, '_digest', lambda path, _: read.append(path) or 0)
+    monkeypatch.setattr(fingerprints, '_remembered_digest', lambda path, _: read.append(path) or 0)
     assert left(case) == ['b']
     assert read == [first]
 

@@ -85,7 +85,7 @@ def values(plans):
     for planned in plans:
         for image in planned.images:
             job = runner.ScoringJob(planned.dataset, image.name, image.mask, [
-                runner.Request(method, file, [], ['mae', 'mba'], method in planned.zero_one)
+                runner.Request(method, file, ['mae', 'mba'], method in planned.zero_one)
                 for method, file in image.predictions.items()])
             for row in runner.score_image(job, None):
                 for metric, value in row['values'].items():

@@ -47,5 +47,5 @@ def test_fingerprints_of_any_time_fit_into_a_table(file, seconds):
 
 def test_a_file_as_it_was_is_not_read(file, monkeypatch):
     before = Fingerprint.of(file)
-    monkeypatch.setattr(fingerprints, '_digest', None)
+    monkeypatch.setattr(fingerprints, '_remembered_digest', None)
     assert Fingerprint.of(file, before) is before
