@@ -80,13 +80,18 @@ def make_row(
 
 
 def measurement_of(row: dict) -> Measurement:
-    """Reads the measurement back from a row."""
+    """Reads the measurement back from a row. Raises ValueError that names it if it is damaged."""
     counts = {}
-    for kind, key in COUNTS_KEYS.items():
-        if row[key]:
-            read = decode_targets if kind == 'targets' else decode
-            counts[kind] = read(row[key])
-    return Measurement(row['values'], counts)
+    try:
+        for kind, key in COUNTS_KEYS.items():
+            if row[key]:
+                read = decode_targets if kind == 'targets' else decode
+                counts[kind] = read(row[key])
+        return Measurement(row['values'], counts)
+    except (KeyError, TypeError, ValueError, zlib.error):
+        raise ValueError(
+            f'the stored scores of {row["method"]} for {row["name"]} are damaged; delete the '
+            'folder scores in that of the results, and run eval_existingOnes.py again') from None
 
 
 def stored_metrics(row: dict) -> set[str]:
