@@ -15,6 +15,7 @@ from evaluation.archives import (
     list_contents,
     read_member,
 )
+from readers import open_file, read_bytes
 from runtime.fingerprints import Fingerprint, State, digest_of, state_in
 from utils import IMAGE_SUFFIXES
 
@@ -97,7 +98,7 @@ class File(NamedTuple):
         """
         try:
             if self.folder.inner is None:
-                return Path(self.folder.path, self.name).read_bytes()
+                return read_bytes(self.folder.path / self.name)
             return read_member(self.folder.path, self.place, self.size, self.folder.nest)
         except OSError as error:
             error.filename = error.filename or str(self)  # which an error in reading lacks
@@ -108,7 +109,7 @@ class File(NamedTuple):
     def open(self) -> IO[bytes]:
         """Opens the file for reading."""
         if self.folder.inner is None:
-            return open(Path(self.folder.path, self.name), 'rb')
+            return open_file(self.folder.path / self.name)
         return BytesIO(self.read_bytes())
 
 
@@ -144,7 +145,7 @@ def list_folder(folder: Path) -> list[File]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_image(entry):
-                state = state_in(entry.stat())
+                state = state_in(_stat(entry))
                 files.append(File(place, entry.name, *state))
     return sorted(files, key=lambda file: file.name)
 
@@ -264,12 +265,24 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(entry: os.DirEntry) -> bool:
+    """Whether an entry is an image. Of a link that leads nowhere reading will say so."""
     _, suffix = os.path.splitext(entry.name)
     is_named_so = suffix.lower() in IMAGE_SUFFIXES
     is_hidden = entry.name.startswith('.')
     if not is_named_so or is_hidden:
         return False
+    return not _is_folder(entry) and (entry.is_symlink() or entry.is_file())
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
     try:
-        return entry.is_file()
+        return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _stat(entry: os.DirEntry) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError:  # what a link leads to is gone
+        return entry.stat(follow_symlinks=False)

@@ -99,6 +99,16 @@ class TestInputs:
                              (small.name, '10x10, but its mask is 52x40; without --strict')):
             assert any(part in line and reason in line for line in lines), (part, reason)
 
+    @pytest.mark.parametrize('target', ['nowhere.png', 'im 0.é.png', '/dev/null'])
+    def test_links_that_lead_to_no_file(self, root, target):
+        """Of the mask and of all predictions: the image would be missing without a word."""
+        for folder in ('datasets/Toy/TE-A/gt', *(f'e_preds/{method}/TE-A' for method in METHODS)):
+            path = root / folder / 'im 0.é.png'
+            path.unlink()
+            path.symlink_to(target)
+        with pytest.raises(ValueError, match=r'3 problems(?s:.*)gt/im 0.é\.png: '):
+            plan(root)
+
     def test_jpeg_that_is_cut_off(self, root):
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
         assert cv2.imwrite(str(path.with_suffix('.jpg')), read_mask(path))
