@@ -46,7 +46,7 @@ from runtime.fingerprints import Fingerprint
 from runtime.full_memory import full_memory_reason
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
-from utils import STRIDE, Progress, epoch_of, read_json, write_json
+from utils import STRIDE, Progress, epoch_of, fitting_name, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class Target:
     def of(cls, checkpoint: Path, cfg: Config, resolution: str) -> 'Target':
         """Names the folder after run, epoch and resolution, which is a value of --resolution."""
         resolution = parse_resolution(resolution, cfg)
-        folder = Path(cfg.pred_root, f'{name_of(checkpoint)}-reso_{resolution}')
+        folder = Path(cfg.pred_root, name_of(checkpoint, f'-reso_{resolution}'))
         return cls(checkpoint, cfg.task, resolution, folder)
 
     @property
@@ -194,11 +194,12 @@ class Target:
         }
 
 
-def name_of(checkpoint: Path) -> str:
-    """The run and the epoch of a checkpoint, as folders of masks are called."""
+def name_of(checkpoint: Path, ending: str = '') -> str:
+    """The run and the epoch of a checkpoint, as folders of masks are called, with an ending."""
     epoch = epoch_of(checkpoint)
-    run = run_of(checkpoint)
-    return run if epoch is None else f'{run}--epoch_{epoch}'
+    if epoch is not None:
+        ending = f'--epoch_{epoch}{ending}'
+    return fitting_name(run_of(checkpoint), ending)
 
 
 def run_of(path: Path) -> str:

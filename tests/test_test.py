@@ -203,6 +203,17 @@ def test_names_of_runs(path, run):
     assert script.run_of(Path(path)) == run
 
 
+def test_a_run_whose_name_is_as_long_as_names_are():
+    cfg = Config(task='Tiny', pred_root='preds')
+    names = set()
+    for run in ('x' * 255, 'x' * 254 + 'y'):
+        for epoch in (1, 2):
+            target = script.Target.of(Path('ckpts', run, f'epoch_{epoch}.pth'), cfg, '64x32')
+            names.add(target.folder.name)
+    assert len(names) == 4
+    assert all(len(name) <= 255 and name.endswith('-reso_64x32') for name in names)
+
+
 # --- Masks that would come out differently --------------------------------------------------------
 
 

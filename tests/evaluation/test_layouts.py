@@ -143,6 +143,12 @@ class TestTrees:
         make_predictions(root, '{set}/{method}')
         assert values(find(root, gt='.', pred='.')) == expected
 
+    @pytest.mark.parametrize('tree', ['{method}/{kind}/{set}', '{method}/{set}/{kind}'])
+    def test_overlays_beside_masks(self, root, expected, tree):
+        for kind in ('mask', 'overlay'):
+            make_predictions(root / 'pred', tree.replace('{kind}', kind))
+        assert values(find(root)) == expected
+
     def test_one_folder_for_all_sets(self, root, expected):
         make_predictions(root / 'pred', '{method}')
         plans = find(root)
