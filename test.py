@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -46,6 +45,7 @@ from runtime.fingerprints import Fingerprint
 from runtime.full_memory import full_memory_reason
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
+from runtime.starting import is_main_process
 from utils import STRIDE, Progress, epoch_of, fitting_name, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -479,8 +479,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Checks all that can be checked before the first mask, then tests each checkpoint."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     refuse_separate_tasks()
-    is_main = os.environ.get('RANK', '0') == '0'
-    setup_logging(level=logging.INFO if is_main else logging.WARNING)
+    setup_logging(level=logging.INFO if is_main_process() else logging.WARNING)
 
     cfg = Config.from_overrides(options.overrides)
     checkpoints = find_checkpoints(options, cfg.ckpt_root)
