@@ -84,7 +84,10 @@ class ScoredFiles:
         row = self._rows.get(method, {}).get(name)
         if file is None or row is None or row['version'] != VERSION:
             return file
-        known = Fingerprint(*row['files'][kind])
+        try:
+            known = Fingerprint(*row['files'][kind])
+        except (IndexError, TypeError):  # a damaged row
+            return None
         is_untouched = file.state == known[:-1]
         return file if is_untouched or known.has_same_content(file.fingerprint()) else None
 
