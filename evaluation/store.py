@@ -234,7 +234,8 @@ class ScoreStore:
         place = self.rows.places.get((method, name))
         if place is None or place.version != VERSION:
             return None
-        return self.rows[method, name] if with_derived(place.groups).issuperset(metrics) else None
+        has_all = with_derived(place.groups).issuperset(metrics)
+        return self.rows[method, name] if has_all else None
 
     def append(self, rows: list[dict]) -> None:
         """Saves rows at once, in place of older ones of the same method and name."""

@@ -97,8 +97,8 @@ def _read_manifest(file: Path) -> dict[str, Any]:
         known = read_json(file)
     except ValueError:  # no JSON, or a list
         return {}
-    has_kinds = all(isinstance(known.get(name), kinds) for name, kinds in MANIFEST_FIELDS.items())
-    return known if has_kinds and 'epoch' in known else {}
+    fits = [isinstance(known.get(name), kinds) for name, kinds in MANIFEST_FIELDS.items()]
+    return known if all(fits) and 'epoch' in known else {}
 
 
 def sort_methods(methods: Collection[Method]) -> list[Method]:
