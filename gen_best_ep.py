@@ -32,7 +32,7 @@ from evaluation.paper_tables import pair_tests, write_p
 from evaluation.report import DRAWN_IMAGES, Choice, Evaluation, write_report
 from evaluation.selection import Ranking, rank
 from evaluation.significance import PairTest
-from evaluation.stored import image_scores
+from evaluation.stored import image_scores, read_rows, scores_of
 from evaluation.summary import MethodScores
 from runtime.command import run_command
 
@@ -363,10 +363,11 @@ def main(arguments: list[str]) -> None:
     # The report, with the curves and images of a few methods.
     drawn = methods_to_draw(options.methods, rankings[0])
     names = [choices[0].scores[0], 'em', 'fm', *tables.shown_scores(task.columns, COLUMNS)]
-    details = {dataset: image_scores(save_dir, dataset, drawn, names) for dataset in sets}
+    rows = {dataset: read_rows(save_dir, dataset, drawn) for dataset in sets}
+    details = {dataset: scores_of(found, names) for dataset, found in rows.items()}
     categories = read_categories(options.by, details)
     evaluation = Evaluation(
-        cfg.task, task.columns, sets, choices, details, shown, shown_runs, categories)
+        cfg.task, task.columns, sets, choices, details, shown, shown_runs, categories, rows)
     path = Path(save_dir, 'report.html')
     write_report(path, evaluation, options.images)
     print(f'report: {path}')

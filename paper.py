@@ -256,7 +256,8 @@ def main(arguments: list[str]) -> None:
     strips = []
     for request in parse_requests(options.panels, scored.images):
         methods = [method.folder for method in scored.shown]
-        strips.append(read_strip(request, scored.sets, methods, not options.no_zoom))
+        strips.append(
+            read_strip(request, scored.sets, methods, not options.no_zoom, scored.rows))
 
     # The scores of single images, and by category.
     by_set = scored.by_set()

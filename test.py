@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -46,7 +45,8 @@ from runtime.fingerprints import Fingerprint
 from runtime.full_memory import full_memory_reason
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
-from utils import STRIDE, Progress, epoch_of, read_json, write_json
+from runtime.starting import is_main_process
+from utils import STRIDE, Progress, epoch_of, fitting_name, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Target:
     def of(cls, checkpoint: Path, cfg: Config, resolution: str) -> 'Target':
         """Names the folder after run, epoch and resolution, which is a value of --resolution."""
         resolution = parse_resolution(resolution, cfg)
-        folder = Path(cfg.pred_root, f'{name_of(checkpoint)}-reso_{resolution}')
+        folder = Path(cfg.pred_root, name_of(checkpoint, f'-reso_{resolution}'))
         return cls(checkpoint, cfg.task, resolution, folder)
 
     @property
@@ -195,11 +195,12 @@ class Target:
         }
 
 
-def name_of(checkpoint: Path) -> str:
-    """The run and the epoch of a checkpoint, as folders of masks are called."""
+def name_of(checkpoint: Path, ending: str = '') -> str:
+    """The run and the epoch of a checkpoint, as folders of masks are called, with an ending."""
     epoch = epoch_of(checkpoint)
-    run = run_of(checkpoint)
-    return run if epoch is None else f'{run}--epoch_{epoch}'
+    if epoch is not None:
+        ending = f'--epoch_{epoch}{ending}'
+    return fitting_name(run_of(checkpoint), ending)
 
 
 def run_of(path: Path) -> str:
@@ -219,12 +220,12 @@ def run_of(path: Path) -> str:
 def check_folder(target: Target) -> None:
     """Raises ValueError if the target's folder holds masks that are not of its checkpoint."""
     advice = 'choose another pred_root, or delete the folder'
-    before = _read_own(target.folder / MANIFEST)
-    if before is None:
+    before = _read_own(target.folder / MANIFEST) or {}
+    checkpoint = before.get('checkpoint')
+    if not isinstance(checkpoint, str):
         if any(target.folder.glob('*/*.png')):
             raise ValueError(f'{target.folder}: holds masks that test.py has not written; {advice}')
         return
-    checkpoint = before.get('checkpoint', '')
     if Path(checkpoint).resolve() == target.checkpoint.resolve():
         return
     is_moved = before.get('checkpoint_digest') == Fingerprint.of(target.checkpoint).digest
@@ -272,9 +273,9 @@ def prepare_folder(
     write_json(folder / MANIFEST, manifest)
 
     # Of other test sets as they were.
-    known = _read_own(folder / ORIGINS) or {}
+    known = read_origins(folder / ORIGINS)
     for name, sizes in images.items():
-        of_set = {stem: Origin.parse(value) for stem, value in known.get(name, {}).items()}
+        of_set = known.get(name, {})
         now = find_origins(sizes, of_set, name)
         for stem in {*now, *of_set}:  # also of images that are gone
             is_current = stem in now and now[stem].is_same(of_set.get(stem))
@@ -282,6 +283,17 @@ def prepare_folder(
                 _mask_path(folder / name, stem).unlink(missing_ok=True)
         known[name] = now
     write_json(folder / ORIGINS, known)
+
+
+def read_origins(file: Path) -> dict[str, dict[str, Origin]]:
+    """Reads what the masks of each test set were made of, by stem; nothing of a damaged file."""
+    known: dict[str, dict[str, Origin]] = {}
+    try:
+        for name, values in (_read_own(file) or {}).items():
+            known[name] = {stem: Origin.parse(value) for stem, value in values.items()}
+    except (AttributeError, TypeError, ValueError):  # lists and numbers where others should be
+        return {}
+    return known
 
 
 def find_origins(images: Images, before: Mapping[str, Origin], name: str) -> dict[str, Origin]:
@@ -468,8 +480,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Checks all that can be checked before the first mask, then tests each checkpoint."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     refuse_separate_tasks()
-    is_main = os.environ.get('RANK', '0') == '0'
-    setup_logging(level=logging.INFO if is_main else logging.WARNING)
+    setup_logging(level=logging.INFO if is_main_process() else logging.WARNING)
 
     cfg = Config.from_overrides(options.overrides)
     checkpoints = find_checkpoints(options, cfg.ckpt_root)

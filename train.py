@@ -13,7 +13,6 @@ if __name__ == '__main__':  # before the imports, which take seconds
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -50,6 +49,7 @@ from runtime.device import prepare_device
 from runtime.distributed import World, join_world, refuse_separate_tasks, seed_everything
 from runtime.locks import hold_lock
 from runtime.log import setup_logging
+from runtime.starting import is_main_process
 from training.average import MovingAverage
 from training.beginning import first_epoch_after, report_counting_from_1
 from training.compiling import run_uncompiled_what_fails
@@ -461,7 +461,7 @@ def main(arguments: list[str] | None = None) -> int:
     refuse_separate_tasks()
 
     # Only the main rank writes and reports. A dry run writes nothing.
-    is_main = int(os.environ.get('RANK', 0)) == 0
+    is_main = is_main_process()
     level = logging.INFO if is_main else logging.WARNING
     if cfg.dry_run or not is_main:
         setup_logging(None, level)

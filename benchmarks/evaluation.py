@@ -78,14 +78,15 @@ MEMORY = """
 import sys
 from pathlib import Path
 import evaluation.runner as runner
+from evaluation.files import File, Folder
 from evaluation.metrics import USUAL
 def peak():  # not getrusage, whose maximum a child inherits from its parent
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith('VmHWM'):
             return int(line.split()[1]) / 1024
 before = peak()
-gt, pred = Path(sys.argv[1]), Path(sys.argv[2])
-request = runner.Request('a', pred, [], list(USUAL))
+gt, pred = [File(Folder(Path(arg).parent), Path(arg).name, 0, 0) for arg in sys.argv[1:3]]
+request = runner.Request('a', pred, list(USUAL))
 job = runner.ScoringJob('set', 'x', gt, [request])
 runner.score_image(job, None)
 print(peak() - before)

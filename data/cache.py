@@ -168,6 +168,8 @@ class SharedCache:
 
     def _is_on_disk(self) -> bool:
         """Whether the file is there, whole, and made for these sources."""
+        if not self.file.is_file():
+            return False
         try:
             with open(self.file, 'rb') as file:
                 header = json.loads(file.read(PAGE).rstrip(b'\0'))

@@ -11,7 +11,15 @@ import cv2
 import numpy as np
 
 from data.pairs import Pair, Size, raise_all, with_path
-from readers import MAX_PIXELS, open_header, open_image, read_image, read_mask, survey_masks
+from readers import (
+    MAX_PIXELS,
+    open_file,
+    open_header,
+    open_image,
+    read_image,
+    read_mask,
+    survey_masks,
+)
 from readers.orientation import upright
 from utils import ceil_div
 
@@ -138,7 +146,7 @@ def _look_at_all(files: Sequence[Path], workers: int, full: bool) -> list[Seen]:
 
 def _look_at_header(path: Path) -> Seen | None:
     """Looks at an image that is whole by its header and last bytes; None for all others."""
-    with open(path, 'rb') as file:
+    with open_file(path) as file:
         opened = open_header(file)
         if opened is None:
             return None

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
+from runtime.fingerprints import State, digest_of, state_of
 from utils import IMAGE_SUFFIXES
 
 SUFFIXES = ('.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tbz', '.tar.xz', '.txz')
@@ -59,7 +60,7 @@ class Member(NamedTuple):
     Attributes:
         name: Its path in the archive, with forward slashes.
         size: In bytes, as stated.
-        stamp: Changes with the content: the CRC in a zip, in a tar the time of the last change.
+        stamp: Changes with the content: the CRC in a zip, in a tar a digest of the archive.
         place: Its number in a zip, in a tar where its bytes begin.
     """
 
@@ -116,10 +117,10 @@ def read_member(path: Path, place: int, size: int, nest: Nest = ()) -> bytes:
     Raises:
         ValueError: The archive is damaged there, or has changed.
     """
-    status = path.stat()
+    state = state_of(path)
     with _lock:
         try:
-            opened = _open(path, nest, status.st_size, status.st_mtime_ns)
+            opened = _open(path, nest, state)
             data = _read(opened.archive, place, size)
         except Exception as error:  # damaged archives raise whatever they like
             raise ValueError(_reason(error)) from None
@@ -144,8 +145,8 @@ class _Opened:
 
 
 @lru_cache(maxsize=MOST_OPEN)
-def _open(path: Path, nest: Nest, _size: int, _changed: int) -> _Opened:
-    """Opens an archive for reading members; the other arguments notice that it was replaced."""
+def _open(path: Path, nest: Nest, _state: State) -> _Opened:
+    """Opens an archive for reading members; `_state` notices that it was replaced."""
     return _Opened(open(path, 'rb'), nest)
 
 
@@ -214,9 +215,10 @@ def _read(opened: Any, place: int, size: int) -> bytes:
 def _list_contents(path: Path, nest: Nest) -> Contents:
     with open(path, 'rb') as file:
         opened = _open_in(file, nest)
-        is_zip = isinstance(opened, zipfile.ZipFile)
-        changed = path.stat().st_mtime_ns
-        members = list(_zip_members(opened) if is_zip else _tar_members(opened, changed))
+        if isinstance(opened, zipfile.ZipFile):
+            members = list(_zip_members(opened))
+        else:
+            members = list(_tar_members(opened, digest_of(path)))
     contents = Contents([], [])
     for member in members:
         _check_name(member.name)
@@ -270,12 +272,12 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
     return name.replace('\\', '/')
 
 
-def _tar_members(stream: IO[bytes], changed: int) -> Iterator[Member]:
+def _tar_members(stream: IO[bytes], stamp: int) -> Iterator[Member]:
     with _open_tar(stream) as archive:
         for member in archive:
             # Links and devices are no images, and lead out of the archive.
             if member.isreg() and not member.issparse():
-                yield Member(member.name, member.size, changed, member.offset_data)
+                yield Member(member.name, member.size, stamp, member.offset_data)
 
 
 def _open_tar(stream: IO[bytes]) -> tarfile.TarFile:

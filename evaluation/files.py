@@ -15,6 +15,8 @@ from evaluation.archives import (
     list_contents,
     read_member,
 )
+from readers import open_file, read_bytes
+from runtime.fingerprints import Fingerprint, State, digest_of, state_in
 from utils import IMAGE_SUFFIXES
 
 DEEPEST = 8  # folders below the root that are looked into
@@ -54,7 +56,8 @@ class File(NamedTuple):
         folder: Where it is.
         name: With its suffix.
         size: In bytes.
-        stamp: Changes with the content: ns of the last change, or a zip's CRC.
+        stamp: Changes with the content: ns of the last change, or in an archive as of `Member`.
+        touched: ns of the last change of the file or of what is known of it; 0 in an archive.
         place: Where it is in its archive.
     """
 
@@ -62,6 +65,7 @@ class File(NamedTuple):
     name: str
     size: int
     stamp: int
+    touched: int = 0
     place: int = 0
 
     def __str__(self) -> str:
@@ -75,9 +79,15 @@ class File(NamedTuple):
         return PurePosixPath(self.name).stem
 
     @property
-    def fingerprint(self) -> list[int]:
-        """Size and stamp, which show whether the file changed."""
-        return [self.size, self.stamp]
+    def state(self) -> State:
+        """What shows, without reading it, that the file is as it was."""
+        return self.size, self.stamp, self.touched
+
+    def fingerprint(self) -> Fingerprint:
+        """Reads the file for its fingerprint. In an archive the stamp is that of the content."""
+        is_packed = self.folder.inner is not None
+        digest = 0 if is_packed else digest_of(self.folder.path / self.name)
+        return Fingerprint(*self.state, digest)
 
     def read_bytes(self) -> bytes:
         """Reads the file as a whole.
@@ -88,7 +98,7 @@ class File(NamedTuple):
         """
         try:
             if self.folder.inner is None:
-                return Path(self.folder.path, self.name).read_bytes()
+                return read_bytes(self.folder.path / self.name)
             return read_member(self.folder.path, self.place, self.size, self.folder.nest)
         except OSError as error:
             error.filename = error.filename or str(self)  # which an error in reading lacks
@@ -99,7 +109,7 @@ class File(NamedTuple):
     def open(self) -> IO[bytes]:
         """Opens the file for reading."""
         if self.folder.inner is None:
-            return open(Path(self.folder.path, self.name), 'rb')
+            return open_file(self.folder.path / self.name)
         return BytesIO(self.read_bytes())
 
 
@@ -135,8 +145,8 @@ def list_folder(folder: Path) -> list[File]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_image(entry):
-                status = entry.stat()
-                files.append(File(place, entry.name, status.st_size, status.st_mtime_ns))
+                state = state_in(_stat(entry))
+                files.append(File(place, entry.name, *state))
     return sorted(files, key=lambda file: file.name)
 
 
@@ -213,7 +223,7 @@ def _add_archive(
         where = PurePosixPath(member.name)
         place = Folder(archive.path, archive.inner / where.parent, archive.nest)
         folder = folders.setdefault(where.parent, place)
-        file = File(folder, where.name, member.size, member.stamp, member.place)
+        file = File(folder, where.name, member.size, member.stamp, place=member.place)
         by_folder[where.parent].append(file)
 
     # Archives in it, but those beside which the folder unpacked from them lies.
@@ -255,12 +265,24 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(entry: os.DirEntry) -> bool:
+    """Whether an entry is an image. Of a link that leads nowhere reading will say so."""
     _, suffix = os.path.splitext(entry.name)
     is_named_so = suffix.lower() in IMAGE_SUFFIXES
     is_hidden = entry.name.startswith('.')
     if not is_named_so or is_hidden:
         return False
+    return not _is_folder(entry) and (entry.is_symlink() or entry.is_file())
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
     try:
-        return entry.is_file()
+        return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _stat(entry: os.DirEntry) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError:  # what a link leads to is gone
+        return entry.stat(follow_symlinks=False)

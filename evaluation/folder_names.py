@@ -12,8 +12,11 @@ MASKS = frozenset((
 TRIMAPS = frozenset(('trimap', 'trimaps'))
 IMAGES = frozenset((
     'im', 'ims', 'img', 'imgs', 'image', 'images', 'rgb', 'input', 'inputs'))
+# Predictions drawn over their images, for people.
+OVERLAYS = frozenset(('overlay', 'overlays'))
 # What else lies beside the masks of a set.
-OTHERS = TRIMAPS | IMAGES | {'edge', 'edges', 'instance', 'instances', 'depth', 'skeleton'}
+OTHERS = TRIMAPS | IMAGES | OVERLAYS | {
+    'edge', 'edges', 'instance', 'instances', 'depth', 'skeleton'}
 # Names that are no method's where another folder is.
 GENERIC = MASKS | {
     'pred', 'preds', 'prediction', 'predictions', 'predictionmaps', 'epreds', 'result', 'results',

@@ -16,8 +16,9 @@ import numpy as np
 
 from evaluation import tables
 from evaluation.metrics import COLUMNS, higher_is_better
-from evaluation.places import ScoredFiles
+from evaluation.places import NO_ROWS, ScoredFiles
 from evaluation.runner import available_cores
+from evaluation.stored import Rows
 from evaluation.summary import MethodScores
 from evaluation.thumbnails import Thumbnail, draw
 
@@ -41,6 +42,7 @@ class ImageSet(NamedTuple):
         score: The score that ranks the images.
         shown: All scores that the cards list.
         categories: Categories by name of an image, where it has any.
+        rows: Stored scores of the methods, by which files are known again.
     """
 
     dataset: str
@@ -51,6 +53,7 @@ class ImageSet(NamedTuple):
     score: str
     shown: Sequence[str]
     categories: Mapping[str, Sequence[str]]
+    rows: Rows = NO_ROWS
 
     @property
     def names(self) -> list[str]:
@@ -136,7 +139,7 @@ class Panels:
         self.methods = list(images.methods)
         names = [images.titles[method] for method in self.methods]
         self._titles = panel_titles(names)
-        self._files = ScoredFiles(images.found, images.dataset)
+        self._files = ScoredFiles(images.found, images.dataset, images.rows)
 
     def strip(self, name: str, budget: int) -> str:
         """Draws an image's panels side by side, or says that its files are gone.

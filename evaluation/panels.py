@@ -1,7 +1,8 @@
 """Panels of images for a paper: image, mask and several methods, with zoomed insets."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
@@ -13,8 +14,9 @@ from evaluation.categories import Image
 from evaluation.display import Shown
 from evaluation.inputs import read_prediction
 from evaluation.paper_figures import MM, Size, encode
-from evaluation.places import ScoredFiles
+from evaluation.places import NO_ROWS, ScoredFiles
 from evaluation.results import Sets
+from evaluation.stored import Rows
 from evaluation.style import drawing
 from readers import read_image, read_mask
 
@@ -95,7 +97,13 @@ def _split_zoom(text: str) -> tuple[str, Box | None]:
     return name, (x, y, width, height)
 
 
-def read_strip(request: Request, sets: Sets, methods: Sequence[str], zooms: bool) -> Strip:
+def read_strip(
+    request: Request,
+    sets: Sets,
+    methods: Sequence[str],
+    zooms: bool,
+    rows: Mapping[str, Rows] = MappingProxyType({}),
+) -> Strip:
     """Reads an image, its mask and its predictions, from where they were scored.
 
     Args:
@@ -103,18 +111,21 @@ def read_strip(request: Request, sets: Sets, methods: Sequence[str], zooms: bool
         sets: The JSON of each set.
         methods: The methods by their names on disk.
         zooms: Whether to enlarge a part where the request names none.
+        rows: Stored scores of each set, by which files are known again.
 
     Raises:
-        ValueError: Naming the files that are gone, or a part to enlarge outside of the image.
+        ValueError: Naming the files that are gone or replaced, or a part to enlarge outside of the
+            image.
     """
     dataset, name = request.image
-    files = ScoredFiles(sets[dataset], dataset)
+    files = ScoredFiles(sets[dataset], dataset, rows.get(dataset, NO_ROWS))
     mask_file = files.mask(name)
     found = {method: files.prediction(method, name) for method in methods}
     gone = [method for method, file in found.items() if file is None]
     if mask_file is None or gone:
         what = ', '.join(gone or ['mask'])
-        raise ValueError(f'--panels {dataset}/{name}: no longer where it was scored: {what}')
+        raise ValueError(
+            f'--panels {dataset}/{name}: no longer there, or not as it was scored: {what}')
 
     # All of the mask's size.
     mask = read_mask(mask_file)

@@ -11,7 +11,7 @@ from evaluation.display import Shown
 from evaluation.metrics import COLUMNS
 from evaluation.results import Results, Sets
 from evaluation.significance import PairTest, compare_pairs
-from evaluation.stored import Rows, scores_of
+from evaluation.stored import Rows, check_tabled, scores_of
 from evaluation.summary import MethodScores
 
 ALL_SETS = 'all-sets'
@@ -56,11 +56,15 @@ class Scored:
         return list(images)
 
     def by_set(self) -> dict[str, dict[str, MethodScores]]:
-        """The scores of single images and the curves, by set and method."""
+        """The scores of single images and the curves, by set and method.
+
+        Raises ValueError as `check_tabled`.
+        """
         names = (*self.columns, *self.scores, *CURVE_METRICS)
         found = {}
         for dataset, rows in self.rows.items():
             found[dataset] = scores_of(rows, names)
+            check_tabled(self.sets[dataset], found[dataset])
         return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from evaluation.files import File, Folder, Listing, list_folder, read_tree
@@ -10,6 +11,13 @@ from evaluation.folder_names import IMAGES, means
 from evaluation.inputs import SetPlan, by_stem
 from evaluation.mask_folders import mask_folder
 from evaluation.naming import Naming
+from evaluation.store import VERSION
+from evaluation.stored import Rows
+from runtime.fingerprints import Fingerprint
+
+# Where the fingerprints of files are among those of a row.
+PREDICTION, MASK = 0, 1
+NO_ROWS: Rows = MappingProxyType({})
 
 
 def describe_places(plan: SetPlan) -> dict[str, Any]:
@@ -27,14 +35,18 @@ def describe_places(plan: SetPlan) -> dict[str, Any]:
 class ScoredFiles:
     """The files of a scored set by the names of its images; those that are gone are None.
 
+    Masks and predictions are gone, too, where another file has taken their place.
+
     Args:
         found: The set's JSON, as `evaluation.results.write_set` writes it.
         dataset: Name of the set.
+        rows: Its stored scores, which know the files that were scored.
     """
 
-    def __init__(self, found: Mapping[str, Any], dataset: str) -> None:
+    def __init__(self, found: Mapping[str, Any], dataset: str, rows: Rows = NO_ROWS) -> None:
         self._found = found
         self._dataset = dataset
+        self._rows = rows
         self._places: Mapping[str, Any] = found.get('places') or {'methods': {}}
         self._methods: dict[str, dict[str, File]] = {}
 
@@ -44,7 +56,9 @@ class ScoredFiles:
 
     def mask(self, name: str) -> File | None:
         """Returns the image's mask."""
-        return self._masks.get(name)
+        file = self._masks.get(name)
+        methods = list(self._rows)
+        return self._as_scored(file, methods[0], name, MASK) if methods else file
 
     def prediction(self, method: str, name: str) -> File | None:
         """Returns a method's prediction of the image."""
@@ -57,12 +71,25 @@ class ScoredFiles:
         affixes = [place.get(field, '') for field in Naming._fields]
         naming = Naming(*affixes)
         expected = naming.prediction_of(name)
-        return self._methods[method].get(expected)
+        file = self._methods[method].get(expected)
+        return self._as_scored(file, method, name, PREDICTION)
 
     def is_zero_one(self, method: str) -> bool:
         """Whether the method's predictions hold but 0 and 1, for `read_prediction`."""
         place = self._places['methods'].get(method, {})
         return place.get('zero_one', False)
+
+    def _as_scored(self, file: File | None, method: str, name: str, kind: int) -> File | None:
+        """Returns a file, or None if it is another one than that which was scored."""
+        row = self._rows.get(method, {}).get(name)
+        if file is None or row is None or row['version'] != VERSION:
+            return file
+        try:
+            known = Fingerprint(*row['files'][kind])
+        except (IndexError, TypeError):  # a damaged row
+            return None
+        is_untouched = file.state == known[:-1]
+        return file if is_untouched or known.has_same_content(file.fingerprint()) else None
 
     @cached_property
     def _mask_folder(self) -> Folder:

@@ -13,6 +13,7 @@ from evaluation.files import Listing, read_tree
 from evaluation.folder_names import (
     GENERIC,
     OTHERS,
+    OVERLAYS,
     find_set,
     last_name,
     path_names,
@@ -60,7 +61,7 @@ def find_predictions(
     datasets = [found.dataset for found in masks]
     tree = read_tree(root)
     listings = list(_without_masks(tree.listings, masks))
-    named = [one for one in listings if plain(last_name(one)) not in OTHERS]
+    named = [one for one in listings if not _is_of_others(one)]
     of_sets, of_all = _split(named or listings, datasets, other_sets)
     found = Predictions(root, {}, {}, list(tree.problems), list(tree.notes))
     keys = [_key(listing, datasets) for listing in (*of_sets, *of_all)]
@@ -84,6 +85,14 @@ def _without_masks(listings: Sequence[Listing], masks: Sequence[Masks]) -> Itera
     for listing in listings:
         if os.path.realpath(str(listing.folder)) not in places:
             yield listing
+
+
+def _is_of_others(listing: Listing) -> bool:
+    """Whether a folder has what lies beside predictions: METHOD/SET/im, METHOD/overlay/SET."""
+    _, *below_method = path_names(listing) or ('',)
+    has_overlays = not OVERLAYS.isdisjoint(map(plain, below_method))
+    is_beside_masks = plain(last_name(listing)) in OTHERS
+    return has_overlays or is_beside_masks
 
 
 def _split(

@@ -26,6 +26,7 @@ from evaluation.gallery import (
 )
 from evaluation.metrics import COLUMNS, higher_is_better, metric_of
 from evaluation.paper_tables import comparison
+from evaluation.places import NO_ROWS
 from evaluation.results import (
     Sets,
     mean_over_sets,
@@ -34,6 +35,7 @@ from evaluation.results import (
     scores_by_method,
     scores_by_run,
 )
+from evaluation.stored import Rows
 from evaluation.summary import MethodScores
 from utils import atomic_write
 
@@ -94,6 +96,7 @@ class Evaluation(NamedTuple):
         shown: The methods, in the order of tables.
         runs: The runs of several epochs, in the order of legends.
         categories: Categories by name of an image, by set; may lack sets and images.
+        rows: Stored scores by set, by which the files that were scored are known.
     """
 
     task: str
@@ -104,6 +107,7 @@ class Evaluation(NamedTuple):
     shown: Sequence[Shown]
     runs: Sequence[Shown]
     categories: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
+    rows: Mapping[str, Rows] = MappingProxyType({})
 
 
 def write_report(path: str | Path, evaluation: Evaluation, most: int = DRAWN_IMAGES) -> None:
@@ -347,9 +351,10 @@ def _image_sets(evaluation: Evaluation) -> list[ImageSet]:
     for number, (dataset, methods) in enumerate(evaluation.details.items()):
         drawn = dict(list(methods.items())[:DRAWN_MASKS])
         categories = evaluation.categories.get(dataset, {})
+        rows = evaluation.rows.get(dataset, NO_ROWS)
         found = evaluation.sets[dataset]
         images.append(ImageSet(
-            dataset, number, found, drawn, titles, score, shown, categories))
+            dataset, number, found, drawn, titles, score, shown, categories, rows))
     return images
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,22 +162,30 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
     return sets
 
 
-def _scored_sets(save_dir: str | Path) -> list[str]:
-    """Lists the sets that have scores."""
-    names = []
-    for path in Path(save_dir).glob('*' + SUFFIX):
-        name = path.name.removesuffix(SUFFIX)
-        if name != 'overall':
-            names.append(name)
-    return sorted(names)
+def _scored_sets(save_dir: str | Path) -> dict[str, str]:
+    """The tasks of the sets that have scores, by name; other files are left out."""
+    tasks = {}
+    for path in sorted(Path(save_dir).glob('*' + SUFFIX)):
+        with suppress(ValueError, IsADirectoryError):
+            tasks[path.name.removesuffix(SUFFIX)] = read_results(path)['task']
+    return tasks
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """Reads the results of a set. Raises ValueError that names a file of another kind."""
     content = read_json(path)
-    if 'task' not in content:
-        raise ValueError(f'{path}: not of this evaluator; run eval_existingOnes.py again')
+    task, methods = content.get('task'), content.get('methods')
+    is_of_set = isinstance(task, str) and isinstance(methods, list)
+    if not is_of_set or not all(map(_is_method, methods or [])):
+        raise ValueError(f'{path}: not the scores of a set; run eval_existingOnes.py again')
     return content
+
+
+def _is_method(method: Any) -> bool:
+    """Whether a record is that of a method, as `write_set` writes it."""
+    if not isinstance(method, dict) or not isinstance(method.get('scores'), dict):
+        return False
+    return {'method', 'run', 'epoch', 'resolution'} <= set(method)
 
 
 def scores_by_method(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict]]:
@@ -226,10 +235,7 @@ def scores_by_run(sets: Sets, score: str) -> dict[str, dict[str, list[tuple[int,
 
 def only_task(save_dir: str | Path) -> str | None:
     """Returns the task of all results in a folder; None if there are several or none."""
-    tasks = set()
-    for path in Path(save_dir).glob('*' + SUFFIX):
-        content = read_results(path)
-        tasks.add(content['task'])
+    tasks = set(_scored_sets(save_dir).values())
     return tasks.pop() if len(tasks) == 1 else None
 
 

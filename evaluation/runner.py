@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from evaluation import pool
 from evaluation.files import File
@@ -14,20 +14,32 @@ from evaluation.inputs import ImageFiles, SetPlan, read_image_for, read_predicti
 from evaluation.kernels import hce
 from evaluation.measuring import GroundTruth
 from evaluation.metrics import METRICS
-from evaluation.store import MethodRows, ScoreStore, make_row
+from evaluation.store import MethodRows, ScoreStore, are_same, make_row
 from readers import read_mask
+from runtime.fingerprints import Fingerprint
 from runtime.locks import hold_lock
 from utils import Progress
 
+# Stands among the fingerprints of files: 1 is white, which further predictions may change.
+AS_ZERO_ONE = Fingerprint(0, 1, 0, 0)
+
 
 class Request(NamedTuple):
-    """What to score: a method's prediction by some metrics, with fingerprints of its files."""
+    """What to score: a method's prediction by some metrics.
+
+    Attributes:
+        method: The method.
+        prediction: Its prediction.
+        metrics: What is measured.
+        is_zero_one: Whether 1 is white.
+        before: The row with these metrics, which stays where files were touched but are the same.
+    """
 
     method: str
-    prediction: Path | File
-    files: list[list[int]]
+    prediction: File
     metrics: list[str]
     is_zero_one: bool = False
+    before: dict[str, Any] | None = None
 
 
 class ScoringJob(NamedTuple):
@@ -35,10 +47,15 @@ class ScoringJob(NamedTuple):
 
     dataset: str
     name: str
-    mask: Path | File
+    mask: File
     requests: list[Request]
-    trimap: Path | File | None = None
-    image: Path | File | None = None
+    trimap: File | None = None
+    image: File | None = None
+
+    @property
+    def truth(self) -> list[File]:
+        """The files that all predictions are scored against."""
+        return [file for file in (self.mask, self.trimap, self.image) if file]
 
     @property
     def needs_image(self) -> bool:
@@ -93,22 +110,34 @@ def available_cores() -> int:
 
 def score_image(job: ScoringJob, skeleton_cache: str | os.PathLike | None) -> list[dict]:
     """Scores the predictions of one image; returns their rows."""
+    # Taken before the files are read: of one that changes meanwhile the next evaluation knows.
+    truth_files = [file.fingerprint() for file in job.truth]
+    truth = None
+    rows = []
+    for request in job.requests:
+        files = [request.prediction.fingerprint(), *truth_files]
+        if request.is_zero_one:
+            files.append(AS_ZERO_ONE)
+        if request.before and are_same(request.before['files'], files):
+            rows.append({**request.before, 'files': files})
+            continue
+        truth = truth or _read_truth(job, skeleton_cache)
+        prediction = read_prediction(request.prediction, truth.shape, request.is_zero_one)
+        measured = truth.measure(prediction, request.metrics)
+        rows.append(make_row(request.method, job.name, files, request.metrics, measured))
+    return rows
+
+
+def _read_truth(job: ScoringJob, skeleton_cache: str | os.PathLike | None) -> GroundTruth:
     mask = read_mask(job.mask)
     trimap = read_mask(job.trimap) if job.trimap else None
     image = None
     if job.image and job.needs_image:
         image = read_image_for(job.image, mask.shape)
     try:
-        truth = GroundTruth(mask, skeleton_cache, trimap, image)
+        return GroundTruth(mask, skeleton_cache, trimap, image)
     except ValueError as error:
         raise ValueError(f'{job.trimap or job.mask}: {error}') from None
-    rows = []
-    for method, file, files, metrics, is_zero_one in job.requests:
-        prediction = read_prediction(file, truth.shape, is_zero_one)
-        measured = truth.measure(prediction, metrics)
-        row = make_row(method, job.name, files, metrics, measured)
-        rows.append(row)
-    return rows
 
 
 def evaluate(
@@ -246,21 +275,22 @@ def _missing_jobs(
     images.sort(key=_place_in_archive)
 
     for image in images:
-        # The prints of the files show which scores are out of date.
-        truth_files = [file for file in (image.mask, image.trimap, image.image) if file]
-        truth = [file.fingerprint for file in truth_files]
-        requests = []
+        # The states of the files show which scores may be out of date.
+        requests: list[Request] = []
+        job = ScoringJob(
+            plan.dataset, image.name, image.mask, requests, image.trimap, image.image)
+        truth = [file.state for file in job.truth]
         for method, file in image.predictions.items():
             is_zero_one = method in plan.zero_one
-            files = [file.fingerprint, *truth]
-            if is_zero_one:  # which further predictions may change
-                files.append([0, 1])
+            files = [file.state, *truth]
+            if is_zero_one:
+                files.append(AS_ZERO_ONE[:-1])
             missing = store.missing(method, image.name, files, metrics)
             if missing:
-                requests.append(Request(method, file, files, missing, is_zero_one))
+                before = store.row_with(method, image.name, metrics)
+                requests.append(Request(method, file, missing, is_zero_one, before))
         if requests:
-            yield ScoringJob(
-                plan.dataset, image.name, image.mask, requests, image.trimap, image.image)
+            yield job
 
 
 def _place_in_archive(image: ImageFiles) -> tuple[int, int]:

@@ -21,10 +21,12 @@ import numpy as np
 from evaluation.kernels.histograms import BINARY
 from evaluation.measuring import Measurement
 from evaluation.metrics import METRICS
+from runtime.fingerprints import Fingerprint, State
 from utils import atomic_write, errors_naming, printable
 
-# Raise it whenever a metric's values change: scores of another version are computed again.
-VERSION = 3
+# Raise it whenever a metric's values or what is kept of files change: scores of another version
+# are computed again.
+VERSION = 4
 # The key of a row for each kind of counts.
 COUNTS_KEYS = {'pixels': 'counts', 'boundary': 'edge_counts', 'targets': 'target_counts'}
 
@@ -50,7 +52,7 @@ def decode_targets(text: str) -> np.ndarray:
 def make_row(
     method: str,
     name: str,
-    files: list[list[int]],
+    files: Sequence[Fingerprint],
     metrics: Collection[str],
     measured: Measurement,
 ) -> dict:
@@ -59,7 +61,7 @@ def make_row(
     Args:
         method: The prediction's method.
         name: The image's name.
-        files: Fingerprints of prediction and mask.
+        files: Fingerprints of prediction and mask, and of what else may matter.
         metrics: Names of the metrics that were measured.
         measured: The measurement.
     """
@@ -78,13 +80,18 @@ def make_row(
 
 
 def measurement_of(row: dict) -> Measurement:
-    """Reads the measurement back from a row."""
+    """Reads the measurement back from a row. Raises ValueError that names it if it is damaged."""
     counts = {}
-    for kind, key in COUNTS_KEYS.items():
-        if row[key]:
-            read = decode_targets if kind == 'targets' else decode
-            counts[kind] = read(row[key])
-    return Measurement(row['values'], counts)
+    try:
+        for kind, key in COUNTS_KEYS.items():
+            if row[key]:
+                read = decode_targets if kind == 'targets' else decode
+                counts[kind] = read(row[key])
+        return Measurement(row['values'], counts)
+    except (KeyError, TypeError, ValueError, zlib.error):
+        raise ValueError(
+            f'the stored scores of {row["method"]} for {row["name"]} are damaged; delete the '
+            'folder scores in that of the results, and run eval_existingOnes.py again') from None
 
 
 def stored_metrics(row: dict) -> set[str]:
@@ -105,7 +112,7 @@ class _Place(NamedTuple):
     offset: int
     length: int
     version: int
-    files: int  # hash of the fingerprints
+    files: int  # hash of their states
     groups: tuple[str, ...]
 
 
@@ -157,7 +164,7 @@ class Rows(Mapping[tuple[str, str], dict[str, Any]]):
         groups = self._groups.setdefault(named, named)
         method = sys.intern(row['method'])
 
-        files = _hash(row['files'])
+        files = _hash([fingerprint[:-1] for fingerprint in row['files']])
         place = _Place(path, offset, length, row['version'], files, groups)
         self.places[method, row['name']] = place
 
@@ -197,12 +204,18 @@ class ScoreStore:
                 self.rows.read(file)
 
     def missing(
-        self, method: str, name: str, files: list[list[int]], metrics: Collection[str],
+        self, method: str, name: str, files: Sequence[State], metrics: Collection[str],
     ) -> list[str]:
         """Returns the metrics to measure so that a row has all of `metrics`; none if it has them.
 
         A row is replaced as a whole, so the metrics it has already are measured again with them.
         Metrics that follow from counts are in every row.
+
+        Args:
+            method: The prediction's method.
+            name: The image's name.
+            files: States of prediction and mask, and of what else may matter.
+            metrics: Names of the metrics that the row should have.
         """
         place = self.rows.places.get((method, name))
         wanted = set(metrics)
@@ -213,6 +226,16 @@ class ScoreStore:
                 return []
             wanted.update(place.groups)
         return [metric for metric in METRICS if metric in wanted]
+
+    def row_with(
+        self, method: str, name: str, metrics: Collection[str],
+    ) -> dict[str, Any] | None:
+        """Returns the row that has these metrics, though its files may have changed since."""
+        place = self.rows.places.get((method, name))
+        if place is None or place.version != VERSION:
+            return None
+        has_all = with_derived(place.groups).issuperset(metrics)
+        return self.rows[method, name] if has_all else None
 
     def append(self, rows: list[dict]) -> None:
         """Saves rows at once, in place of older ones of the same method and name."""
@@ -260,8 +283,16 @@ class ScoreStore:
         return self.path.exists() and self.path.stat().st_size == offset
 
 
+def are_same(before: Sequence[Sequence[int]], now: Sequence[Fingerprint]) -> bool:
+    """Whether the files of a row, as it was read, have the content that they had."""
+    if len(before) != len(now):
+        return False
+    pairs = zip(before, now, strict=True)
+    return all(Fingerprint(*one).has_same_content(other) for one, other in pairs)
+
+
 def _hash(files: Sequence[Sequence[int]]) -> int:
-    """A number for the fingerprints of files: for memory, as there may be 100,000 of them."""
+    """A number for the states of files: for memory, as there may be 100,000 of them."""
     return hash(tuple(tuple(one) for one in files))
 
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from evaluation.metrics import select_metrics
-from evaluation.results import store_path
+from evaluation.results import read_sets, store_path
 from evaluation.store import MethodRows, ScoreStore, stored_metrics
 from evaluation.summary import MethodScores, collect
 
+SAME = 1e-6  # the difference of a mean on another machine, and far below a digit of the tables
 # The store's rows of one set, by method and image.
 Rows = Mapping[str, Mapping[str, dict]]
 
@@ -66,6 +70,27 @@ def image_scores(
         names: Scores or metrics to read; those that were not computed are left out.
 
     Raises:
-        ValueError: If a method has no scores.
+        ValueError: If a method has no scores, or as `check_tabled`.
     """
-    return scores_of(read_rows(save_dir, dataset, methods), names)
+    found = scores_of(read_rows(save_dir, dataset, methods), names)
+    check_tabled(read_sets(save_dir, [dataset])[dataset], found)
+    return found
+
+
+def check_tabled(content: Mapping[str, Any], found: Mapping[str, MethodScores]) -> None:
+    """Raises ValueError if scores of single images are not those that a set's tables are of.
+
+    Folders of results are copied and deleted in parts, and an evaluation may have been interrupted.
+
+    Args:
+        content: The set's JSON.
+        found: Scores of single images by method.
+    """
+    tabled = {method['method']: method['scores'] for method in content['methods']}
+    for method, of_images in found.items():
+        for score, value in of_images.scores.items():
+            expected = tabled.get(method, {}).get(score, value)
+            if not np.isclose(value, expected, rtol=SAME, atol=SAME, equal_nan=True):
+                raise ValueError(
+                    f'{content["dataset"]}: the scores of single images of {method} are not those '
+                    'of the tables; run eval_existingOnes.py again')

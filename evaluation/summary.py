@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,14 @@ from evaluation.measuring import average, mean_of_present, pool
 from evaluation.metrics import COLUMNS
 from evaluation.store import measurement_of
 from utils import read_json
+
+# Those of a manifest that are read here, and their types; some may be null, or missing.
+MANIFEST_FIELDS = {
+    'run': (str,),
+    'epoch': (int, NoneType),
+    'resolution': (str, NoneType),
+    'task': (str, NoneType),
+}
 
 
 class Method(NamedTuple):
@@ -65,9 +73,8 @@ def describe_method(pred_root: str | Path, name: str) -> Method:
 
     Our own have a manifest.json; of others the name may contain the epoch.
     """
-    manifest = Path(pred_root, name, 'manifest.json')
-    known = read_json(manifest) if manifest.is_file() else {}
-    if 'run' in known and 'epoch' in known:  # not another project's
+    known = _read_manifest(Path(pred_root, name, 'manifest.json'))
+    if known:
         return Method(
             name,
             run=known['run'],
@@ -80,6 +87,18 @@ def describe_method(pred_root: str | Path, name: str) -> Method:
     run = name[:found.start()] or name
     epoch = int(found.group(1))
     return Method(name, run, epoch, resolution=None, task=None)
+
+
+def _read_manifest(file: Path) -> dict[str, Any]:
+    """Reads what test.py wrote beside its masks; nothing of another project's file."""
+    if not file.is_file():
+        return {}
+    try:
+        known = read_json(file)
+    except ValueError:  # no JSON, or a list
+        return {}
+    fits = [isinstance(known.get(name), kinds) for name, kinds in MANIFEST_FIELDS.items()]
+    return known if all(fits) and 'epoch' in known else {}
 
 
 def sort_methods(methods: Collection[Method]) -> list[Method]:

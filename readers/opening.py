@@ -5,7 +5,6 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 from PIL import Image
@@ -96,22 +95,34 @@ def load(source: Source) -> tuple[str, bytes]:
 def read_bytes(path: str | os.PathLike) -> bytes:
     """Reads a file.
 
-    Pipes and devices are read where they are named as such: /dev/stdin, or /dev/fd/63 of a shell's
-    <(command). Among images they would never end.
-
     Raises:
         ValueError: names what is a pipe, a device or a socket.
         OSError: names the file, as an error in the midst of reading does not by itself.
     """
     try:
-        mode = os.stat(path).st_mode
-        is_special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-        if is_special and not os.fspath(path).startswith('/dev/'):
-            raise ValueError(f'{os.fspath(path)}: a pipe, a device or a socket, not a file')
-        return Path(path).read_bytes()
+        with open_file(path) as file:
+            return file.read()
     except OSError as error:
         error.filename = error.filename or os.fspath(path)
         raise
+
+
+def open_file(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a file for reading.
+
+    Pipes and devices are opened where they are named as such: /dev/stdin, or /dev/fd/63 of a
+    shell's <(command). Among images they would never end, and a pipe that nobody writes to would
+    never open.
+
+    Raises:
+        ValueError: names what is a pipe, a device or a socket.
+        OSError: the file is missing, or may not be read.
+    """
+    mode = os.stat(path).st_mode
+    is_special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    if is_special and not os.fspath(path).startswith('/dev/'):
+        raise ValueError(f'{os.fspath(path)}: a pipe, a device or a socket, not a file')
+    return open(path, 'rb')
 
 
 def decode(name: str, data: bytes, max_pixels: int) -> Image.Image:

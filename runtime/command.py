@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from runtime.full_memory import full_memory_reason
 from runtime.processes import heeded_signals
+from runtime.starting import is_main_process
 from utils import errors_naming, print_error
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def run_command(
         _ignore_signals()  # a second one would interrupt the clean-up
         number = received[0] if received else signal.SIGINT
         text = 'interrupted' if number == signal.SIGINT else f'ended by {number.name}'
-        if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
+        if is_main_process():
             print_error(f'{name}: {str(interrupt) or text}')
         return 128 + number
     except BrokenPipeError as error:
@@ -59,16 +60,24 @@ def run_command(
         print_error(f'{name}: {error}')
         return 1
     except Exception as error:
-        full_memory = full_memory_reason(error)
-        if full_memory is None and not isinstance(error, expected):
+        exhausted = full_memory_reason(error) or _no_threads_reason(error)
+        if exhausted is None and not isinstance(error, expected):
             raise
-        print_error(f'{name}: {full_memory or error}')
+        print_error(f'{name}: {exhausted or error}')
         return 1
     finally:
         _ignore_signals()  # all is done but for Python's own end
         if not _can_print():
             # Python would try once more, and report that in its own words.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _no_threads_reason(error: Exception) -> str | None:
+    """Says that no thread can be started, and what to do, if that is what an error means."""
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return ('no more threads are allowed: raise the limit of processes (ulimit -u, or '
+                '--pids-limit of a container)')
+    return None
 
 
 def _prepare_process() -> None:

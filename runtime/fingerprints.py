@@ -1,12 +1,15 @@
 """What tells whether a file is still the one from which something was made."""
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 State = tuple[int, int, int]
 
+# Tables have no room for the nanoseconds of years after 2262, which some disks and clocks give.
+TIMES = 1 << 63
 DIGEST_BYTES = 8  # of 32: chance makes two files alike once in 2^64
 # Files whose digests are remembered: a run's checkpoints are all tested on the same images.
 MOST_REMEMBERED = 100_000
@@ -24,7 +27,7 @@ class Fingerprint(NamedTuple):
         size: in bytes.
         mtime: when the content was last changed, as programs say, in nanoseconds.
         ctime: when the file was last touched, as the system says, in nanoseconds.
-        digest: of the content.
+        digest: of the content; 0: not computed.
     """
 
     size: int
@@ -46,22 +49,37 @@ class Fingerprint(NamedTuple):
         state = state_of(path)
         if before is not None and before[:-1] == state:
             return before
-        return cls(*state, _digest(path, state))
+        return cls(*state, _remembered_digest(path, state))
 
     def is_same(self, other: 'Fingerprint') -> bool:
         """Whether the file is the same. That it was touched, or moved, changes nothing."""
         return self._replace(ctime=0) == other._replace(ctime=0)
 
+    def has_same_content(self, other: 'Fingerprint') -> bool:
+        """Whether the content is the same, whatever the times. Without a digest these decide."""
+        if self.digest:
+            return (self.size, self.digest) == (other.size, other.digest)
+        return self == other
+
 
 def state_of(path: Path) -> State:
     """A file's size and times, as in its fingerprint; without reading it."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    return state_in(path.stat())
 
 
-@lru_cache(MOST_REMEMBERED)
-def _digest(path: Path, _state: State) -> int:
-    """A digest of a file's content; `_state` tells one content of the file from another."""
+def state_in(stat: os.stat_result) -> State:
+    """The same of a file of which the system has told already."""
+    return stat.st_size, stat.st_mtime_ns % TIMES, stat.st_ctime_ns % TIMES
+
+
+def digest_of(path: Path) -> int:
+    """A digest of a file's content."""
     with open(path, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').digest()
     return int.from_bytes(digest[:DIGEST_BYTES], signed=True)
+
+
+@lru_cache(MOST_REMEMBERED)
+def _remembered_digest(path: Path, _state: State) -> int:
+    """The same; `_state` tells one content of the file from another."""
+    return digest_of(path)

@@ -17,7 +17,7 @@ def start_command(name: str) -> None:
     _silence_decoders()
 
     def end(*_: object) -> None:
-        if os.environ.get('RANK', '0') == '0':  # of several processes one speaks
+        if is_main_process():
             os.write(2, f'{name}: interrupted before it began\n'.encode())
         # Libraries would take an exception for their own, or go on without it.
         os._exit(INTERRUPTED)
@@ -25,6 +25,15 @@ def start_command(name: str) -> None:
     # Where the system ignores Ctrl-C, as for processes in the background, that stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end)
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks and writes, of those that torchrun has started.
+
+    RANK alone may be left over from another launcher.
+    """
+    environment = os.environ
+    return environment.get('WORLD_SIZE', '1') == '1' or environment.get('RANK', '0') == '0'
 
 
 def _silence_decoders() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import pytest
 
 import eval_existingOnes
 import gen_best_ep
+import paper
+from readers import read_mask
 from tests.evaluation.folders import make_folders
+from utils import write_png
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -100,6 +104,20 @@ def test_published_flags(root):
     assert not (root / 'out/overall_eval.txt').exists()
     gen_best_ep.main(['task=Toy', '--save_dir', 'out', '--metric', 'mae'])
     assert 'run--epoch_10' in (root / 'out/eval-Toy_best_on_mae.txt').read_text()
+
+
+def test_other_files_than_were_scored_are_not_drawn(root):
+    eval_existingOnes.main(['testsets=TE-A', '--metrics', 'S', '--workers', '1'])
+    changed, touched, *_ = sorted((root / 'e_preds/run--epoch_10/TE-A').iterdir())
+    write_png(changed, 255 - read_mask(changed))
+    os.utime(touched, (0, 0))
+    gen_best_ep.main(['testsets=TE-A', '--metrics', 'sm'])
+    _, *cards = (root / 'e_results/report.html').read_text().split('<article')
+    gone = [card for card in cards if 'no longer as they were scored' in card]
+    assert len(gone) == 1
+    assert f'<h4>{changed.stem}</h4>' in gone[0]
+    with pytest.raises(ValueError, match=r'not as it was scored: run--epoch_10$'):
+        paper.main(['testsets=TE-A', '--panels', f'TE-A/{changed.stem}', '--scores', 'sm'])
 
 
 METHODS_FILE = """

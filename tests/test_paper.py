@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 
 import pytest
 
@@ -45,6 +46,24 @@ def in_root(root, monkeypatch):
 def rows_of(path):
     with open(path, encoding='utf-8', newline='') as file:
         return list(csv.reader(file))
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda rows: rows.__delitem__(slice(None, None, 6)),  # an image of all methods
+     'TE-B: .*not those of the tables'),
+    (lambda rows: rows[0]['values'].update(sm=.1), 'TE-B: .*run--epoch_10 are not those'),
+    (lambda rows: rows[0].update(counts='AAAA'), 'run--epoch_10 for im 0.é are damaged'),
+    (lambda rows: rows[0].pop('values'), 'run--epoch_10 for im 0.é are damaged'),
+])
+def test_scores_that_are_not_those_of_the_tables(root, tmp_path, change, words):
+    results = shutil.copytree(root / 'e_results', tmp_path / 'results')
+    store = results / 'scores/TE-B.jsonl'
+    rows = [json.loads(line) for line in store.read_text(encoding='utf-8').splitlines()]
+    change(rows)
+    store.write_text('\n'.join(map(json.dumps, rows)))
+    for main, options in ((paper.main, ['--no-figures']), (gen_best_ep.main, ['--no-report'])):
+        with pytest.raises(ValueError, match=words):
+            main(['--save_dir', str(results), *options])
 
 
 def test_tables_and_figures(root, capsys):

@@ -203,6 +203,17 @@ def test_names_of_runs(path, run):
     assert script.run_of(Path(path)) == run
 
 
+def test_a_run_whose_name_is_as_long_as_names_are():
+    cfg = Config(task='Tiny', pred_root='preds')
+    names = set()
+    for run in ('x' * 255, 'x' * 254 + 'y'):
+        for epoch in (1, 2):
+            target = script.Target.of(Path('ckpts', run, f'epoch_{epoch}.pth'), cfg, '64x32')
+            names.add(target.folder.name)
+    assert len(names) == 4
+    assert all(len(name) <= 255 and name.endswith('-reso_64x32') for name in names)
+
+
 # --- Masks that would come out differently --------------------------------------------------------
 
 
@@ -253,9 +264,17 @@ def test_an_image_is_read_again_only_when_it_was_touched(case, monkeypatch):
     first, _ = case.images
     replace_keeping_time(first, b'image')
     read = []
-    monkeypatch.setattr(fingerprints, '_digest', lambda path, _: read.append(path) or 0)
+    monkeypatch.setattr(fingerprints, '_remembered_digest', lambda path, _: read.append(path) or 0)
     assert left(case) == ['b']
     assert read == [first]
+
+
+@pytest.mark.parametrize('content', [
+    '{', '[]', '{"TE": []}', '{"TE": null}', '{"TE": {"a": [5, 6]}}',
+    '{"TE": {"a": [[5, 6, 7], null]}}', '{"TE": {"a": [[5, 6, 7, 8], null, 9]}}'])
+def test_masks_are_made_again_when_the_list_of_their_images_is_damaged(case, content):
+    (case.folder / script.ORIGINS).write_text(content)
+    assert left(case) == []
 
 
 def test_masks_of_images_that_are_gone_go_too(case):
@@ -284,6 +303,13 @@ def test_masks_are_made_again_when_the_ground_truth_has_another_size(case):
     'data_root', 'mixed_precision', 'checkpoint_mtime', 'checkpoint_digest', 'version'])
 def test_masks_are_made_again_when_what_they_depend_on_changed(case, field):
     assert left(case, **{field: 'changed'}) == []
+
+
+@pytest.mark.parametrize('content', ['{}', '{"checkpoint": null}', '{"checkpoint": 5}', '[]'])
+def test_a_manifest_of_another_project_does_not_make_masks_ours(case, content):
+    (case.folder / script.MANIFEST).write_text(content)
+    with pytest.raises(ValueError, match=r'test\.py has not written'):
+        script.check_folder(case.target)
 
 
 def test_masks_of_another_checkpoint_are_neither_taken_nor_deleted(case, tmp_path):

@@ -78,6 +78,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
     assert os.listdir(tmp_path) == ['file']
 
 
+def test_an_error_names_the_file_once(tmp_path):
+    with pytest.raises(IsADirectoryError) as error:
+        write_json(tmp_path, {})
+    assert str(error.value) == f"[Errno 21] Is a directory: '{tmp_path}'"
+
+
 @pytest.mark.skipif(os.name == 'nt', reason='no umask')
 def test_files_have_the_rights_of_plain_files(tmp_path):
     (tmp_path / 'plain').touch()

@@ -131,6 +131,7 @@ class Run:
         state.check_tile_order()
         if self.resume != 'force':
             state.check_config(self.config)
+            state.check_images(self.sampler.n)
         self.trainer.load_state_dict(state.trainer)
         self.best.load_state_dict(state.best)
         self.saved = epoch, batch = state.position
@@ -206,7 +207,8 @@ class Run:
             return
         log_position = self.log.position if self.log else 0
         best = self.best.state_dict()
-        state = RunState(trainer, best, log_position, self.config, self.world.size)
+        state = RunState(
+            trainer, best, log_position, self.config, self.world.size, self.sampler.n)
         state.save(self.folder)
         self.saved = state.position
 

@@ -38,6 +38,7 @@ class RunState:
         log_position: where log.jsonl ended.
         config: every field of the run's config.
         world_size: the number of ranks, on which the order of images depends.
+        images: the number of training images, likewise; None in states of earlier versions.
     """
 
     trainer: dict[str, Any]
@@ -45,6 +46,7 @@ class RunState:
     log_position: int
     config: dict[str, Any]
     world_size: int
+    images: int | None = None
 
     def save(self, folder: Path) -> None:
         """Writes the state of the run in `folder`; errors as of `save_state`."""
@@ -60,6 +62,7 @@ class RunState:
         saved = load_state(folder)
         if saved is None:
             return None
+        saved.setdefault('images', None)
         missing = [name for name in _RUN_KEYS if name not in saved]
         if missing:
             raise ValueError(f'{folder / LAST} is not the state of a run: '
@@ -89,6 +92,13 @@ class RunState:
             raise ValueError(
                 'the run to resume contradicts this config (resume=force goes on all the same):\n  '
                 + '\n  '.join(conflicts))
+
+    def check_images(self, images: int) -> None:
+        """Raises ValueError if the run had another number of training images."""
+        if self.images not in (None, images):
+            raise ValueError(
+                f'the run to resume had {self.images} training images, now there are {images}: '
+                'it would not go on exactly (resume=force goes on all the same)')
 
     def check_tile_order(self) -> None:
         """Raises ValueError for a run of an earlier version whose network was in column order."""

@@ -85,7 +85,7 @@ def values(plans):
     for planned in plans:
         for image in planned.images:
             job = runner.ScoringJob(planned.dataset, image.name, image.mask, [
-                runner.Request(method, file, [], ['mae', 'mba'], method in planned.zero_one)
+                runner.Request(method, file, ['mae', 'mba'], method in planned.zero_one)
                 for method, file in image.predictions.items()])
             for row in runner.score_image(job, None):
                 for metric, value in row['values'].items():
@@ -142,6 +142,12 @@ class TestTrees:
         make_masks(root, '{set}/Image')
         make_predictions(root, '{set}/{method}')
         assert values(find(root, gt='.', pred='.')) == expected
+
+    @pytest.mark.parametrize('tree', ['{method}/{kind}/{set}', '{method}/{set}/{kind}'])
+    def test_overlays_beside_masks(self, root, expected, tree):
+        for kind in ('mask', 'overlay'):
+            make_predictions(root / 'pred', tree.replace('{kind}', kind))
+        assert values(find(root)) == expected
 
     def test_one_folder_for_all_sets(self, root, expected):
         make_predictions(root / 'pred', '{method}')

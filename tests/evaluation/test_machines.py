@@ -15,7 +15,7 @@ import eval_existingOnes
 import gen_best_ep
 from evaluation import inputs, mask_folders, prediction_folders, runner
 from evaluation.kernels import skeleton
-from evaluation.results import read_results
+from evaluation.results import read_sets, with_task, write_set
 from evaluation.selection import rank
 from evaluation.store import ScoreStore
 from evaluation.summary import describe_method
@@ -114,19 +114,24 @@ def test_the_errors_of_a_disk_end_an_evaluation(root, monkeypatch):
         runner.evaluate(planned, root / 'scores.jsonl', metrics=('mae',))
 
 
-@pytest.mark.parametrize('content', ['{"name": "another project\'s"}', '{}'])
+@pytest.mark.parametrize('content', [
+    '{"name": "another project\'s"}', '{}', '[1]', 'no JSON', '{"run": "one"}',
+    '{"run": 1, "epoch": 5}', '{"run": "one", "epoch": "last"}',
+    '{"run": "one", "epoch": 7, "resolution": [64, 64]}'])
 def test_a_manifest_of_another_project_is_not_ours(root, content):
     (root / 'e_preds/run--epoch_5/manifest.json').write_text(content)
     method = describe_method(root / 'e_preds', 'run--epoch_5')
     assert (method.run, method.epoch) == ('run', 5)
 
 
-def test_a_damaged_file_of_ours_is_named(root):
-    (root / 'e_preds/run--epoch_5/manifest.json').write_text('{"run"')
-    with pytest.raises(ValueError, match=r'manifest\.json: not JSON'):
-        describe_method(root / 'e_preds', 'run--epoch_5')
-    results = root / 'TE-A_eval.json'
-    for content in ('{"task"', '[]', '{}'):
-        results.write_text(content)
-        with pytest.raises(ValueError, match=r'TE-A_eval\.json: '):
-            read_results(results)
+@pytest.mark.parametrize('content', [
+    '{"task"', '[]', '{}', '{"task": "Toy"}', '{"task": "Toy", "methods": {"one": {}}}',
+    '{"task": "Toy", "methods": [{"method": "one"}]}'])
+def test_a_file_of_results_that_is_none_is_named_where_it_is_read(root, content):
+    (root / 'TE-A_eval.json').write_text(content)
+    with pytest.raises(ValueError, match=r'TE-A_eval\.json: '):
+        read_sets(root, ['TE-A'])
+    write_set(root, 'Toy', ['Smeasure'], 'TE-B', ('', ''), [])
+    assert with_task([], root) == ['task=Toy'], 'the others count'
+    with pytest.raises(ValueError, match='--data_lst TE-B has some'):
+        read_sets(root, ['TE-C'])

@@ -394,5 +394,5 @@ def test_panels_of_files(tmp_path, drawn):
     outside = panels.Request(('A', 'x'), (70, 0, 20, 20))
     with pytest.raises(ValueError, match='not inside 80x60'):
         panels.read_strip(outside, sets, ['n'], zooms=True)
-    with pytest.raises(ValueError, match='A/x: no longer where it was scored: gone'):
+    with pytest.raises(ValueError, match='A/x: no longer there, or not as it was scored: gone'):
         panels.read_strip(request, sets, ['gone'], zooms=True)

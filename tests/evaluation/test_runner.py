@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from evaluation.store import VERSION, ScoreStore, decode, encode
 from evaluation.summary import collect
 from readers import read_image, read_mask
 from tests.evaluation.folders import SHAPE, make_folders
+from tests.files import replace_keeping_time
 from utils import write_png
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,6 +58,30 @@ def computed(monkeypatch):
     return seen
 
 
+def invert(folder):
+    """Makes each PNG a BMP, whose size says nothing; returns its inverse, by its name."""
+    inverse = {}
+    for path in list(folder.iterdir()):
+        pixels = read_mask(path)
+        bitmap = path.with_suffix('.bmp')
+        path.unlink()
+        assert cv2.imwrite(str(bitmap), pixels)
+        _, data = cv2.imencode('.bmp', 255 - pixels)
+        inverse[bitmap.name] = data.tobytes()
+    return inverse
+
+
+def pack(folder, archive):
+    with tarfile.open(archive, 'w') as packed:
+        packed.add(folder, folder.name)
+    return archive
+
+
+def mean_error(root):
+    rows = evaluate(root, metrics=['mae'])['run--epoch_5']
+    return np.mean([row['values']['mae'] for row in rows.values()])
+
+
 class TestInputs:
     def test_all_offenders_in_one_error(self, root):
         folder = root / 'e_preds/run--epoch_5/TE-A'
@@ -71,6 +98,16 @@ class TestInputs:
                              (unreadable.name, 'unreadable'), (cut.name, 'cut off'),
                              (small.name, '10x10, but its mask is 52x40; without --strict')):
             assert any(part in line and reason in line for line in lines), (part, reason)
+
+    @pytest.mark.parametrize('target', ['nowhere.png', 'im 0.é.png', '/dev/null'])
+    def test_links_that_lead_to_no_file(self, root, target):
+        """Of the mask and of all predictions: the image would be missing without a word."""
+        for folder in ('datasets/Toy/TE-A/gt', *(f'e_preds/{method}/TE-A' for method in METHODS)):
+            path = root / folder / 'im 0.é.png'
+            path.unlink()
+            path.symlink_to(target)
+        with pytest.raises(ValueError, match=r'3 problems(?s:.*)gt/im 0.é\.png: '):
+            plan(root)
 
     def test_jpeg_that_is_cut_off(self, root):
         path = next((root / 'e_preds/run--epoch_5/TE-A').iterdir())
@@ -252,6 +289,38 @@ class TestEvaluation:
             ('im 3.é', 'run--epoch_5'),
         ]
 
+    def test_predictions_replaced_with_their_size_and_time_kept(self, root):
+        folder = root / 'e_preds/run--epoch_5/TE-A'
+        inverse = invert(folder)
+        before = mean_error(root)
+        for path in folder.iterdir():
+            replace_keeping_time(path, inverse[path.name])
+        assert mean_error(root) == pytest.approx(1 - before, abs=.01)
+
+    def test_an_archive_replaced_with_its_size_and_time_kept(self, root):
+        folder = root / 'e_preds/run--epoch_5/TE-A'
+        inverse = invert(folder)
+        first = pack(folder, root / 'first.tar')
+        for path in folder.iterdir():
+            path.write_bytes(inverse[path.name])
+        second = pack(folder, root / 'second.tar')
+        archive = first.rename(folder.with_suffix('.tar'))
+        shutil.rmtree(folder)
+        before = mean_error(root)
+        replace_keeping_time(archive, second.read_bytes())
+        assert mean_error(root) == pytest.approx(1 - before, abs=.01)
+
+    def test_files_that_were_only_touched_are_not_scored_again(self, root, computed, monkeypatch):
+        before = evaluate(root, metrics=['mae'])['run--epoch_5']['im 0.é']
+        for path in root.rglob('*.png'):
+            os.utime(path, (0, 0))
+        monkeypatch.setattr(runner, 'read_prediction', None)
+        after = evaluate(root, metrics=['mae'])['run--epoch_5']['im 0.é']
+        assert {**after, 'files': before['files']} == before
+        computed.clear()
+        evaluate(root, metrics=['mae'])
+        assert computed == [], 'the second time they are as they were'
+
     def test_further_metrics_keep_those_there(self, root, computed):
         evaluate(root, metrics=['sm'])
         evaluate(root, metrics=['mae'])
@@ -407,7 +476,8 @@ def test_other_version_is_stale(root):
     evaluate(root, metrics=['mae'])
     path = root / 'scores.jsonl'
     [row] = [row for row in ScoreStore(path).rows.values() if row['method'] == METHODS[0]][:1]
-    asked = row['method'], row['name'], row['files'], ['mae']
+    states = [fingerprint[:-1] for fingerprint in row['files']]
+    asked = row['method'], row['name'], states, ['mae']
     assert ScoreStore(path).missing(*asked) == []
     path.write_text(json.dumps(row | {'version': VERSION + 1}))
     assert ScoreStore(path).missing(*asked) == ['mae']

@@ -5,6 +5,9 @@ import os
 import numpy as np
 import pytest
 
+from data.checks import check_images
+from evaluation.files import File, Folder
+from evaluation.inputs import read_header
 from inference.images import decode_image
 from readers import read_bytes, read_image
 from tests.readers.files import saved
@@ -44,9 +47,15 @@ def test_a_file_that_is_no_image(data, reason):
 def test_pipes_and_devices_among_images_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'pipe.png')
     (tmp_path / 'device.png').symlink_to('/dev/zero')
-    for name in ('pipe.png', 'device.png'):
-        with pytest.raises(ValueError, match=f'{name}: a pipe, a device or a socket'):
-            read_bytes(tmp_path / name)
+    (tmp_path / 'link.png').symlink_to('pipe.png')
+    for name in ('pipe.png', 'device.png', 'link.png'):
+        for read in (read_bytes, lambda path: check_images([path]), read_header_in_place):
+            with pytest.raises(ValueError, match=f'{name}: a pipe, a device or a socket'):
+                read(tmp_path / name)
+
+
+def read_header_in_place(path):
+    return read_header(File(Folder(path.parent), path.name, 0, 0))
 
 
 @pytest.mark.skipif(not os.path.isdir('/dev/fd'), reason='needs /dev/fd')

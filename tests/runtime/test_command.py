@@ -40,6 +40,9 @@ def own_process(monkeypatch):
      "train: [Errno 13] Permission denied: '/proc/x'\n"),
     (MemoryError('8 GB'), 1, 'train: the memory is full (8 GB); use a smaller size or batch\n'),
     (ZeroDivisionError('its own'), 1, 'train: its own\n'),
+    (RuntimeError("can't start new thread"), 1,
+     'train: no more threads are allowed: raise the limit of processes (ulimit -u, or '
+     '--pids-limit of a container)\n'),
     (KeyboardInterrupt(), INTERRUPTED, 'train: interrupted\n'),
 ], ids=lambda value: type(value).__name__)
 def test_what_a_user_can_cause_is_one_line(capsys, error, code, line):

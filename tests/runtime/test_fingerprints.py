@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from runtime import fingerprints
@@ -36,7 +37,15 @@ def test_another_time_is_noticed(file):
     assert not Fingerprint.of(file, before).is_same(before)
 
 
+@pytest.mark.parametrize('seconds', [0, -10**9, 10**10])
+def test_fingerprints_of_any_time_fit_into_a_table(file, seconds):
+    os.utime(file, (seconds, seconds))
+    fingerprint = Fingerprint.of(file)
+    assert fingerprint.mtime == seconds * 10**9 % 2**63
+    np.array(fingerprint, np.int64)  # raises
+
+
 def test_a_file_as_it_was_is_not_read(file, monkeypatch):
     before = Fingerprint.of(file)
-    monkeypatch.setattr(fingerprints, '_digest', None)
+    monkeypatch.setattr(fingerprints, '_remembered_digest', None)
     assert Fingerprint.of(file, before) is before

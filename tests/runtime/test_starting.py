@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.starting import is_main_process
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ['app.py', 'config.py', 'eval_existingOnes.py', 'export.py', 'gen_best_ep.py',
            'paper.py', 'predict.py', 'test.py', 'train.py',
@@ -69,3 +71,17 @@ def test_output_into_a_full_disk_is_one_line():
     assert done.returncode == 1
     assert done.stderr.startswith('config: [Errno 28] No space left on device')
     assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(('variables', 'is_main'), [
+    ({}, True),
+    ({'RANK': '1'}, True),  # left over: there is no other process
+    ({'RANK': '0', 'WORLD_SIZE': '2'}, True),
+    ({'RANK': '1', 'WORLD_SIZE': '2'}, False),
+])
+def test_which_process_speaks_and_writes(monkeypatch, variables, is_main):
+    for name in ('RANK', 'WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_main_process() is is_main

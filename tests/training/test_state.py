@@ -6,6 +6,7 @@ import os
 import resource
 import zipfile
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,9 @@ def test_a_state_is_compared_with_the_config():
     state.check_config({'lr': 1., 'num_workers': 0, 'added': 1})
     with pytest.raises(ValueError, match=r'lr: the run was started with 1\.0, now it is 2\.0'):
         state.check_config({'lr': 2., 'num_workers': 2})
+    state.check_images(5)
+    with pytest.raises(ValueError, match=r'had 6 training images, now there are 5.*resume=force'):
+        replace(state, images=6).check_images(5)
     state.check_world_size(2)
     with pytest.raises(ValueError, match='had 2 processes, now there are 1'):
         state.check_world_size(1)
