@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from readers.deep import image_of
+from readers.deep import PHOTOMETRIC, PLANAR, SEPARATE, WHITE_IS_ZERO, image_of
 
 TIFF_STARTS = (b'II*\0', b'MM\0*')
 IMAGE_WIDTH = 256
@@ -30,7 +30,10 @@ def open_tiff(data: bytes, check_size: Callable[[tuple[int, int]], None]) -> Ima
     file = io.BytesIO(data)
     file.seek(directory.next)
     directory.load(file)
-    if is_preview(directory):
+    # What OpenCV reads as if it were otherwise.
+    is_planar = directory.get(PLANAR) == SEPARATE
+    is_inverted = directory.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    if is_preview(directory) or is_planar or is_inverted:
         return None
     check_size((directory[IMAGE_WIDTH], directory[IMAGE_LENGTH]))
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -134,6 +134,19 @@ def test_srgb_and_damaged_chunks_need_no_profile(chunks):
     assert color.profile_of_chunks(tuple(chunks), None) is None
 
 
+def test_the_code_of_colours_in_heic_and_avif_is_kept():
+    heif = pytest.importorskip('pillow_heif')
+    buffer = io.BytesIO()
+    heif.from_pillow(Image.fromarray(GREY)).save(
+        buffer, color_primaries=12, transfer_characteristics=13)
+    image = decode_image(buffer.getvalue())
+    assert image.chunks == (P3_CODE,)
+    assert image.color_profile
+    buffer = io.BytesIO()
+    heif.from_pillow(Image.fromarray(GREY)).save(buffer)
+    assert decode_image(buffer.getvalue()).chunks == ()
+
+
 def test_a_damaged_profile_changes_nothing():
     assert (color.from_srgb(GREY, b'no profile') == GREY).all()
 

@@ -7,6 +7,7 @@ import zlib
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 
 def disc() -> np.ndarray:
@@ -52,3 +53,19 @@ def with_last_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
     """A PNG with one more chunk, behind its pixels."""
     end = len(data) - len(chunk(b'IEND', b''))
     return data[:end] + chunk(kind, body) + data[end:]
+
+
+def tiff(values: np.ndarray, **tags: int | str) -> bytes:
+    """An uncompressed TIFF of (H, W), or of (3, H, W) in separate planes, with tags by number."""
+    planes = np.atleast_3d(values.T).T
+    count, height, width = planes.shape
+    directory = ImageFileDirectory_v2()
+    directory[256], directory[257] = width, height
+    directory[258] = (8 * values.itemsize,) * count
+    directory[259], directory[262] = 1, 2 if count == 3 else 1
+    directory[277], directory[278], directory[284] = count, height, 2 if count == 3 else 1
+    directory[273] = tuple(number * planes[0].nbytes for number in range(count))
+    directory[279] = (planes[0].nbytes,) * count
+    for name, value in tags.items():
+        directory[int(name.removeprefix('tag_'))] = value
+    return b'II*\0\x08\0\0\0' + directory.tobytes(8) + values.tobytes()

@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from inference.images import decode_image
 from readers import open_image, plain, read_image, read_mask
-from tests.readers.files import by_opencv, saved
+from tests.readers.files import by_opencv, saved, tiff
 
 
 @pytest.fixture
@@ -183,6 +183,13 @@ def test_the_preview_of_a_raw_photograph_is_not_taken_for_it(pixels):
     tags[254] = 1
     with pytest.raises(ValueError, match='raw photograph'):
         read_image(saved(pixels, 'TIFF', tiffinfo=tags))
+
+
+def test_deep_colours_in_planes_are_refused_by_name(pixels):
+    planes = np.moveaxis(pixels, 2, 0)
+    assert np.array_equal(read_image(tiff(planes)), pixels)
+    with pytest.raises(ValueError, match='16 bits in separate planes'):
+        read_image(tiff(planes.astype(np.uint16) * 257))
 
 
 @pytest.mark.parametrize('damage', [
