@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 av = pytest.importorskip('av')
 
 from inference import video_writing  # noqa: E402
+from inference.color import to_srgb, with_chunks  # noqa: E402
+from inference.images import decode_image  # noqa: E402
 from inference.video import check_video_target, convert_video  # noqa: E402
+from tests.readers.files import by_opencv  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 TIMES = [0, 250, 350, 600, 700, 950]  # milliseconds, of varying distance
@@ -181,6 +184,51 @@ def test_frames_are_upright(source, tmp_path):
     with av.open(str(tmp_path / 'out.mp4')) as container:
         frame = next(container.decode(video=0))
     assert (frame.width, frame.height, frame.rotation) == (HEIGHT, WIDTH, 0)
+
+
+@pytest.mark.parametrize('suffix', ['.webp', '.png'])
+def test_frames_of_animated_images_are_as_the_first_one_alone(tmp_path, suffix):
+    """Upright, and in the colours that are meant."""
+    path = tmp_path / f'in{suffix}'
+    frames = [np.full((HEIGHT, WIDTH, 3), level, np.uint8) for level in (60, 90)]
+    frames[0][:9] = 200
+    first, second = map(Image.fromarray, frames)
+    exif = first.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    first.save(path, save_all=True, append_images=[second], exif=exif, lossless=True)
+    if suffix == '.png':
+        linear = (b'gAMA', struct.pack('>I', 100_000))
+        path.write_bytes(with_chunks(path.read_bytes(), (linear,)))
+    convert_video(path, tmp_path / 'f-%d.png', unchanged)
+    written = np.asarray(Image.open(tmp_path / 'f-1.png'))
+    alone = decode_image(path)
+    assert np.array_equal(written, to_srgb(alone.pixels, alone.color_profile))
+    assert written.shape == (WIDTH, HEIGHT, 3)
+
+
+def test_animated_images_of_16_bits(tmp_path):
+    with av.open(str(tmp_path / 'in.apng'), 'w') as container:
+        video = container.add_stream('apng', rate=5)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, 'gray16be'
+        for level in (60, 90):
+            pixels = np.full((HEIGHT, WIDTH), level * 257, np.uint16)
+            pixels[0] = 65535
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, 'gray16be')))
+        container.mux(video.encode(None))
+    convert_video(tmp_path / 'in.apng', tmp_path / 'f-%d.png', unchanged)
+    for number, level in ((1, 60), (2, 90)):
+        assert (np.asarray(Image.open(tmp_path / f'f-{number}.png'))[1:] == level).all()
+
+
+@pytest.mark.parametrize(('data', 'reason'), [
+    (b'', 'the file is empty'),
+    (b'<html>404', 'a web page'),
+    (by_opencv(np.zeros((8, 8, 3), np.uint8), '.jpg'), 'a single image'),
+])
+def test_images_of_which_no_video_is_made(tmp_path, data, reason):
+    (tmp_path / 'in.webp').write_bytes(data)
+    with pytest.raises(ValueError, match=reason):
+        convert_video(tmp_path / 'in.webp', tmp_path / 'out.webm', unchanged)
 
 
 @pytest.mark.parametrize('name', ['in.mp4', 'in.gif'])
