@@ -1,6 +1,7 @@
 """Reads videos and animated images: upright frames with their times, and packets of sound."""
 
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -273,6 +274,7 @@ class _VideoReader:
         """Yields upright frames, and fills the source's times, sound and losses."""
         for packet in self._packets():
             self._note_end(packet)
+            self._move_to_0(packet)
             if packet.stream is self.source.sound_track:
                 self.source.sound.append(packet)
                 continue
@@ -293,6 +295,17 @@ class _VideoReader:
         if packet.pts is not None:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
             self.seconds = max(self.seconds, float(end))
+
+    def _move_to_0(self, packet: Any) -> None:
+        """Lets the file begin at 0: recordings of broadcasts begin hours later, after nothing."""
+        start = Fraction(max(self.container.start_time or 0, 0), av.time_base)
+        if not start or packet.time_base is None:
+            return
+        shift = round(start / packet.time_base)
+        if packet.pts is not None:
+            packet.pts -= shift
+        if packet.dts is not None:
+            packet.dts -= shift
 
     def _stated_seconds(self) -> float:
         """How long the file says that it is; 0 where it does not say that of what is read of it."""
@@ -407,8 +420,22 @@ class _VideoReader:
         except av.FFmpegError as error:
             reason = f'frames of {frame.format.name} cannot be converted ({error})'
             raise ValueError(f'{self.source.name}: {reason}') from error
-        return np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
+        turns = _quarter_turns(frame)
+        if _is_mirrored(frame):  # before it is turned, and turned by the mirror's angle as well
+            pixels = pixels[:, ::-1]
+            turns += 2
+        return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
 def _quarter_turns(frame: Any) -> int:
     return round(frame.rotation / 90) % 4
+
+
+def _is_mirrored(frame: Any) -> bool:
+    """Whether the file asks for a mirror image, as cameras on the front of telephones do."""
+    matrix = frame.side_data.get('DISPLAYMATRIX')
+    if matrix is None:
+        return False
+    # Of the two rows, the numbers for x and y.
+    a, b, _, c, d = struct.unpack_from('5i', bytes(matrix))
+    return a * d < b * c

@@ -186,6 +186,46 @@ def test_frames_are_upright(source, tmp_path):
     assert (frame.width, frame.height, frame.rotation) == (HEIGHT, WIDTH, 0)
 
 
+@pytest.mark.parametrize(('matrix', 'mirror'), [
+    ((-1, 0, 0, 1), lambda frame: frame[:, ::-1]),
+    ((1, 0, 0, -1), lambda frame: frame[::-1]),
+    ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+], ids=['left and right', 'up and down', 'transposed'])
+def test_mirrored_frames(source, tmp_path, matrix, mirror):
+    """As cameras on the front of telephones write them: by the matrix of the track."""
+    data = bytearray(source.read_bytes())
+    place = data.index(b'tkhd') + 44  # of the first track, in fixed point
+    a, b, c, d = (number << 16 for number in matrix)
+    data[place:place + 36] = struct.pack('>9i', a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / 'mirrored.mp4').write_bytes(data)
+    for name in ('in', 'mirrored'):
+        convert_video(tmp_path / f'{name}.mp4', tmp_path / f'{name}-%d.png', unchanged)
+    plain, mirrored = (np.asarray(Image.open(tmp_path / f'{name}-1.png'))
+                       for name in ('in', 'mirrored'))
+    assert np.array_equal(mirrored, mirror(plain))
+
+
+@pytest.mark.parametrize('name', ['out.webm', 'out.mp4'])
+def test_a_clip_that_begins_hours_later_begins_at_once(source, tmp_path, name):
+    """As recordings of broadcasts do; sound and frames keep their distance."""
+    seconds = 36_000
+    with av.open(str(source)) as old, av.open(str(tmp_path / 'in.ts'), 'w') as new:
+        streams = {stream: new.add_stream_from_template(stream) for stream in old.streams}
+        for packet in old.demux():
+            if packet.dts is None:
+                continue
+            packet.pts += int(seconds / packet.time_base)
+            packet.dts += int(seconds / packet.time_base)
+            packet.stream = streams[packet.stream]
+            new.mux(packet)
+    assert times_of(tmp_path / 'in.ts')[0] == pytest.approx(seconds, abs=1)
+    convert_video(tmp_path / 'in.ts', tmp_path / name, unchanged)
+    assert times_of(tmp_path / name) == pytest.approx(np.array(TIMES) / 1000, abs=.05)
+    with av.open(str(tmp_path / name)) as container:
+        assert container.duration / av.time_base < 2
+        assert next(container.decode(audio=0)).time < .1
+
+
 @pytest.mark.parametrize('suffix', ['.webp', '.png'])
 def test_frames_of_animated_images_are_as_the_first_one_alone(tmp_path, suffix):
     """Upright, and in the colours that are meant."""
