@@ -29,7 +29,7 @@ LINEAR, SRGB, PQ, HLG = 8, 13, 16, 18  # transfer functions of ITU-T H.273
 GAMMAS = {4: 2.2, 5: 2.8, LINEAR: 1.}
 REFERENCE_WHITE = 203  # candelas per square metre, of HDR video (ITU-R BT.2408)
 
-D50 = np.array([.96422, 1, .82521])
+D50 = np.array([.9642, 1, .8249])  # as profiles must have it
 BRADFORD = np.array([[.8951, .2664, -.1614], [-.7502, 1.7135, .0367], [.0389, -.0685, 1.0296]])
 CURVE_POINTS = 1024
 LIKE_SRGB = .05  # libpng's tolerance: nearer exponents are meant as sRGB's

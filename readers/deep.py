@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from readers.metadata import without_metadata
+
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 # Of a network's masks.
 SOFT_DEPTHS = (8, 16, 32)
@@ -130,7 +132,8 @@ def with_all_bits(image: Image.Image, data: bytes) -> Image.Image:
         return image
     if is_planar:
         raise ValueError(PLANES)
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    bare = without_metadata(data)  # of which libpng might print a warning
+    values = cv2.imdecode(np.frombuffer(bare or data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.shape[:2] != image.size[::-1]:
         return image
     deep = image_of(values)

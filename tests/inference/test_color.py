@@ -47,6 +47,10 @@ def png(pixels, chunks=(), **options):
     return color.with_chunks(buffer.getvalue(), chunks)
 
 
+def test_a_built_profile_has_the_illuminant_that_decoders_ask_for(p3):
+    assert p3[68:80].hex() == '0000f6d6' '00010000' '0000d32d'
+
+
 def test_a_built_profile_says_what_the_points_say(p3):
     """Of Display P3's own profile, in XYZ by D50: ICC's registry of colour spaces.
 

@@ -172,6 +172,14 @@ def test_highlights_above_1_do_not_darken_a_photograph(pixels):
     assert np.array_equal(read_image(by_opencv(linear, '.tif'))[4:], pixels[4:])
 
 
+def test_floating_point_keeps_its_profile(pixels):
+    profile = b'\0' * 16 + b'RGB ' + b'\0' * 108
+    values = pixels.astype(np.float32) / 255
+    data = tiff(values, tag_339=(3, 3, 3), tag_34675=profile)
+    assert decode_image(data).profile == profile
+    assert np.abs(read_image(data).astype(int) - pixels).max() <= 1
+
+
 def test_an_alpha_that_nobody_has_filled_is_none(pixels):
     data = saved(np.dstack([pixels, 0 * pixels[..., :1]]), 'TGA')
     assert decode_image(data).alpha is None
@@ -186,10 +194,11 @@ def test_the_preview_of_a_raw_photograph_is_not_taken_for_it(pixels):
 
 
 def test_deep_colours_in_planes_are_refused_by_name(pixels):
-    planes = np.moveaxis(pixels, 2, 0)
-    assert np.array_equal(read_image(tiff(planes)), pixels)
+    assert np.array_equal(read_image(tiff(pixels, planes=True)), pixels)
+    deep = pixels.astype(np.uint16) * 257
+    assert np.array_equal(read_image(tiff(deep)), pixels)
     with pytest.raises(ValueError, match='16 bits in separate planes'):
-        read_image(tiff(planes.astype(np.uint16) * 257))
+        read_image(tiff(deep, planes=True))
 
 
 @pytest.mark.parametrize('damage', [
