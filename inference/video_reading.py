@@ -227,8 +227,11 @@ def _open_video(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
 
 def _reason(error: Any, path: str | os.PathLike) -> str:
     """Why FFmpeg does not open a file: what it is instead, or that its index is missing."""
-    if not isinstance(error, av.error.InvalidDataError):
+    # The second is FFmpeg's for a format that is not among CONTAINERS.
+    if not isinstance(error, (av.error.InvalidDataError, av.error.ArgumentError)):
         return error.strerror or str(error)
+    with open(path, 'rb') as file, suppress(ValueError):
+        return f'an image ({identify(file).format})'
     start = first_bytes(path)
     is_mp4 = start[4:8] == VIDEO_BOX
     other = UNKNOWN if is_mp4 else stranger(start)

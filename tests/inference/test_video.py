@@ -309,6 +309,7 @@ def test_no_video_and_wrong_targets(tmp_path):
     (b'<!doctype html><title>Sign in</title>', 'a web page, as sites send'),
     (b'\0\0\0\x20ftypisom' + bytes(99), 'damaged or cut off'),
     (bytes(range(256)), 'damaged or cut off'),
+    (b'GIF89a\1\0\1\0\x80\0\0' + bytes(6) + b',' + bytes(99), r'an image \(GIF\)'),
 ])
 def test_what_is_called_a_video_and_is_none(tmp_path, data, reason):
     (tmp_path / 'a.mp4').write_bytes(data)
