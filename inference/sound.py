@@ -111,7 +111,9 @@ class SoundWriter:
                 return
             for frame in packet.decode():
                 self._encode(frame)
-        except (av.error.InvalidDataError, av.error.ArgumentError):
+        except av.FFmpegError as error:
+            if not isinstance(error, ValueError):  # that of invalid data or times
+                raise
             self.damaged += 1
 
     def finish(self) -> None:

@@ -227,8 +227,8 @@ def _open_video(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
 
 def _reason(error: Any, path: str | os.PathLike) -> str:
     """Why FFmpeg does not open a file: what it is instead, or that its index is missing."""
-    # The second is FFmpeg's for a format that is not among CONTAINERS.
-    if not isinstance(error, (av.error.InvalidDataError, av.error.ArgumentError)):
+    # FFmpeg's of that kind are of invalid data, or of a format that is not among CONTAINERS.
+    if not isinstance(error, ValueError):
         return error.strerror or str(error)
     with open(path, 'rb') as file, suppress(ValueError):
         return f'an image ({identify(file).format})'

@@ -55,23 +55,16 @@ def with_last_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
     return data[:end] + chunk(kind, body) + data[end:]
 
 
-def tiff(values: np.ndarray, planes: bool = False, **tags: int | str | bytes | tuple) -> bytes:
-    """An uncompressed TIFF of (H, W) or (H, W, 3), with further tags by number.
-
-    Its colours are interleaved, or in separate planes.
-    """
+def tiff(values: np.ndarray, **tags: int | str | bytes | tuple) -> bytes:
+    """An uncompressed TIFF of (H, W) or (H, W, 3), with further tags by number."""
     height, width = values.shape[:2]
     count = values.size // (height * width)
-    strips = count if planes else 1
-    size = values.nbytes // strips
     directory = ImageFileDirectory_v2()
     directory[256], directory[257] = width, height
     directory[258] = (8 * values.itemsize,) * count
     directory[259], directory[262] = 1, 2 if count == 3 else 1
-    directory[277], directory[278], directory[284] = count, height, 2 if planes else 1
-    directory[273] = tuple(number * size for number in range(strips))
-    directory[279] = (size,) * strips
+    directory[273], directory[277] = 0, count
+    directory[278], directory[279] = height, values.nbytes
     for name, value in tags.items():
         directory[int(name.removeprefix('tag_'))] = value
-    stored = np.moveaxis(values, 2, 0) if planes else values
-    return b'II*\0\x08\0\0\0' + directory.tobytes(8) + stored.tobytes()
+    return b'II*\0\x08\0\0\0' + directory.tobytes(8) + values.tobytes()
