@@ -421,6 +421,18 @@ def test_images_hold_no_sound(source, tmp_path):
             f'{source}: the sound is left out: images hold none']
 
 
+@pytest.mark.parametrize('name', ['out.webm', 'out.mkv'])
+def test_clips_in_a_row_keep_all_their_sound(tmp_path, name):
+    """Their times begin anew with each; the sound is encoded anew, or copied."""
+    write_clip(tmp_path / 'one.ts', count=20, sound='mp2')
+    clip = (tmp_path / 'one.ts').read_bytes()
+    (tmp_path / 'in.ts').write_bytes(clip + clip)
+    count, lines = convert(tmp_path / 'in.ts', tmp_path / name)
+    assert count == 40
+    assert lines == []
+    assert abs(sound_of(tmp_path / name)[2] - 2 * 96_000) < 4800
+
+
 def test_a_damaged_packet_costs_its_frames_alone(tmp_path):
     write_clip(tmp_path / 'in.mp4', count=30, options={'g': '10', 'bf': '0'})
     data = bytearray((tmp_path / 'in.mp4').read_bytes())
