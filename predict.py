@@ -63,6 +63,7 @@ from inference.video import (
     convert_video,
     is_animated,
     is_sequence,
+    numbered,
 )
 from models import load_model, optimize
 from models.loading import resolve
@@ -408,8 +409,7 @@ def _tree_target(folder: Path, output: str | None) -> Path:
 def _listed_jobs(path: Path, output: str | None, suffix: str) -> list[Job]:
     """Reads a list of images, whose paths are relative to the list's folder."""
     names = [line.strip() for line in read_lines(path)]
-    # Twice the same image is one.
-    files = list(dict.fromkeys(path.parent / name for name in names if name))
+    files = [path.parent / name for name in names if name]
     if not files or not all(_absolute(file).name for file in files):
         raise ValueError(f'{path}: not a list of images')
     return _several_jobs(str(path), files, output, suffix)
@@ -430,7 +430,7 @@ def _pattern_jobs(pattern: str, output: str | None, suffix: str) -> list[Job]:
 def _several_jobs(source: str, files: list[Path], output: str | None, suffix: str) -> list[Job]:
     """Makes jobs of files in several folders, whose tree is kept below the nearest common one."""
     _check_folder(output)
-    files = sorted(_absolute(file) for file in files)
+    files = sorted({_absolute(file) for file in files})  # twice the same image is one
     try:
         root = Path(os.path.commonpath([file.parent for file in files]))
     except ValueError as error:  # on several drives
@@ -514,18 +514,21 @@ def _entries(folder: str) -> list[os.DirEntry]:
 def _folder_jobs(root: Path, files: list[Path], output: Path, suffix: str) -> list[Job]:
     """Names each result after its image below `root`, with the new suffix.
 
-    Where two names would be equal, the new suffix comes after the old one.
+    Where two names would be equal, the new suffix comes after the old one. So it does where a name
+    is what another image would be called then, as that of photo.jpg.png beside photo.jpg.
     """
-    names = []
+    short_names = []
+    long_names = []
     for file in files:
-        result = fitting_name(file.stem, suffix)
-        names.append(file.relative_to(root).with_name(result))
-    counts = Counter(names)
+        place = file.relative_to(root)
+        short_names.append(place.with_name(fitting_name(file.stem, suffix)))
+        long_names.append(place.with_name(fitting_name(file.name, suffix)))
+    counts = Counter(short_names)
+    taken = set(long_names)
     jobs = []
-    for file, name in zip(files, names, strict=True):
-        if counts[name] > 1:
-            name = name.with_name(fitting_name(file.name, suffix))
-        jobs.append(Job(file, output / name))
+    for file, short, long in zip(files, short_names, long_names, strict=True):
+        is_unique = counts[short] == 1 and short not in taken
+        jobs.append(Job(file, output / (short if is_unique else long)))
     return jobs
 
 
@@ -844,7 +847,8 @@ def run_video(
     """
     target = video_target(source, output, style)
     os.stat(source)
-    if problems := list(_replaced([Path(source)], [target])):
+    problems = [*_folder_problems([target]), *_replaced([Path(source)], [target])]
+    if problems:
         raise ValueError(problems[0])
     network, size_of = load_network(network_options)
 
@@ -877,6 +881,9 @@ def run_video(
         raise
     for loss in losses:
         _warn(loss)
+    behind = numbered(target, count + 1)
+    if is_sequence(target) and behind.exists():
+        _warn(f'{behind}: is not of this video, but of an earlier run, as those behind it may be')
     return Summary(count + len(losses), 0, losses, time.perf_counter() - start)
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from inference.masks import png_chunk
+from readers.metadata import PNG_COLOURS, PNG_START, png_chunks
 
-PNG_START = b'\x89PNG\r\n\x1a\n'
 END_OF_HEADER = len(PNG_START) + 25  # of the chunk IHDR, which comes first
-COLOR_CHUNKS = (b'cICP', b'sRGB', b'gAMA', b'cHRM')
+HEIF_BOX = b'ftyp'  # of HEIC and AVIF, behind four bytes
+HEIF_BYTES = 1 << 16  # at the start of a file, among which its properties are
 Chunks = tuple[tuple[bytes, bytes], ...]  # names and contents
 
 # CIE xy of white, red, green and blue, by the numbers of ITU-T H.273.
@@ -28,7 +29,7 @@ LINEAR, SRGB, PQ, HLG = 8, 13, 16, 18  # transfer functions of ITU-T H.273
 GAMMAS = {4: 2.2, 5: 2.8, LINEAR: 1.}
 REFERENCE_WHITE = 203  # candelas per square metre, of HDR video (ITU-R BT.2408)
 
-D50 = np.array([.96422, 1, .82521])
+D50 = np.array([.9642, 1, .8249])  # as profiles must have it
 BRADFORD = np.array([[.8951, .2664, -.1614], [-.7502, 1.7135, .0367], [.0389, -.0685, 1.0296]])
 CURVE_POINTS = 1024
 LIKE_SRGB = .05  # libpng's tolerance: nearer exponents are meant as sRGB's
@@ -61,19 +62,34 @@ def _transform(pixels: np.ndarray, profile: bytes | None, to_srgb: bool) -> np.n
 
 
 def color_chunks(data: bytes) -> Chunks:
-    """Returns the COLOR_CHUNKS of a PNG file, as they are; () for other files."""
+    """Returns what a file says of its colours as chunks of a PNG.
+
+    Of a PNG they are its own, without damaged ones; of HEIC and AVIF they stand for their code of
+    the colours, where these are not sRGB and no profile describes them.
+    """
+    if data[4:8] == HEIF_BOX:
+        return _chunks_of_heif(data[:HEIF_BYTES])
     if not data.startswith(PNG_START):
         return ()
     found = []
-    at = len(PNG_START)
-    while at + 8 <= len(data):
-        length, name = struct.unpack('>I4s', data[at:at + 8])
+    for name, start, end in png_chunks(data):
         if name == b'IDAT':
             break
-        if name in COLOR_CHUNKS:
-            found.append((name, data[at + 8:at + 8 + length]))
-        at += length + 12  # with its length, its name and its checksum
+        if PNG_COLOURS.get(name) == end - start:
+            found.append((name, data[start:end]))
     return tuple(found)
+
+
+def _chunks_of_heif(header: bytes) -> Chunks:
+    has_profile = b'colrprof' in header or b'colrrICC' in header
+    _, _, code = header.partition(b'colrnclx')
+    if has_profile or len(code) < 4:
+        return ()
+    primaries, transfer = struct.unpack_from('>2H', code)
+    if max(primaries, transfer) > 255:
+        return ()
+    content = bytes([primaries, transfer, 0, 1])  # RGB of the full range
+    return ((b'cICP', content),) if _profile_of_cicp(content) else ()
 
 
 def with_chunks(data: bytes, chunks: Chunks) -> bytes:

@@ -16,6 +16,7 @@ from readers import (
     MAX_PIXELS,
     decode,
     decode_rgb,
+    grey_values,
     identify,
     load,
     to_rgb,
@@ -142,12 +143,16 @@ def from_pil(image: Image.Image) -> DecodedImage:
     """
     exif = _exif_without_orientation(image)
     alpha = None
-    if image.has_transparency_data:
+    deep = grey_values(image)
+    if image.has_transparency_data and deep is not None:
+        is_clear = deep == image.info['transparency']
+        alpha = np.where(is_clear, np.uint8(0), np.uint8(255))
+    elif image.has_transparency_data:
         if image.mode not in ('LA', 'PA'):
             image = image.convert('RGBA')
-        values = np.asarray(image.getchannel('A'))
-        is_opaque = values.min() == 255
-        alpha = None if is_opaque else values
+        alpha = np.asarray(image.getchannel('A'))
+    if alpha is not None and alpha.min() == 255:
+        alpha = None
 
     profile = _rgb_profile(image) if image.mode in ('RGB', 'RGBA', 'P') else None
     return DecodedImage(to_rgb(image), alpha, profile, exif)

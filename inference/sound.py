@@ -97,6 +97,8 @@ class SoundWriter:
         self.is_copy = not plan.encoder
         self.resampler: Any = None  # of av, for frames of one kind
         self.next_time = 0.  # seconds, at which the sound is expected to go on
+        self.end = 0.  # seconds, at which the last packet ends
+        self.shift = 0.  # seconds, by which packets are moved
         if self.is_copy:
             self.stream = container.add_stream_from_template(track)
             return
@@ -105,13 +107,16 @@ class SoundWriter:
 
     def add(self, packet: Any) -> None:
         """Takes the next packet of the track."""
+        self._move_behind_the_last(packet)
         try:
             if self.is_copy:
                 self._copy(packet)
                 return
             for frame in packet.decode():
                 self._encode(frame)
-        except (av.error.InvalidDataError, av.error.ArgumentError):
+        except av.FFmpegError as error:
+            if not isinstance(error, ValueError):  # that of invalid data or times
+                raise
             self.damaged += 1
 
     def finish(self) -> None:
@@ -120,6 +125,22 @@ class SoundWriter:
             return
         self._flush_resampler()
         self.container.mux(self.stream.encode(None))
+
+    def _move_behind_the_last(self, packet: Any) -> None:
+        """Lets times grow that begin anew, as in clips that were put in a row."""
+        if packet.dts is None:
+            return
+        base = packet.time_base
+        time = float(packet.dts * base)
+        if abs(time - self.end) <= LARGEST_GAP:  # after a damaged time
+            self.shift = 0.
+        elif time + self.shift < self.end - LARGEST_GAP:
+            self.shift = self.end - time
+        self.end = time + self.shift + float((packet.duration or 0) * base)
+        ticks = round(self.shift / base)
+        packet.dts += ticks
+        if packet.pts is not None:
+            packet.pts += ticks
 
     def _copy(self, packet: Any) -> None:
         if packet.dts is None:  # the last packet is empty and has no time

@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from inference.video_reading import Report, is_animated, open_source
-from inference.video_writing import ANIMATED_FORMATS, check_video_target, is_sequence, open_target
+from inference.video_writing import (
+    ANIMATED_FORMATS,
+    check_video_target,
+    is_sequence,
+    numbered,
+    open_target,
+)
 from readers import MAX_PIXELS
 from utils import print_error
 
@@ -22,6 +28,7 @@ __all__ = [
     'convert_video',
     'is_animated',
     'is_sequence',
+    'numbered',
 ]
 
 VIDEO_SUFFIXES = frozenset(

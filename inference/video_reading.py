@@ -1,6 +1,7 @@
 """Reads videos and animated images: upright frames with their times, and packets of sound."""
 
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from inference.color import to_srgb
-from readers import TooManyPixels
+from inference.color import color_chunks, profile_of_chunks, to_srgb
+from inference.images import from_pil
+from readers import TooManyPixels, identify
+from readers.orientation import orientation_of, upright
 from readers.reasons import UNKNOWN, VIDEO_BOX, first_bytes, stranger
 from utils import IMAGE_SUFFIXES
 
@@ -29,6 +32,7 @@ except ImportError:
 # and addresses.
 CONTAINERS = 'mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg'
 ANIMATED = ('GIF', 'WEBP', 'PNG', 'AVIF')  # image formats that may have several frames
+COLOUR_BYTES = 1 << 16  # at the start of an image, that may say how its colours are meant
 DEFAULT_FRAME_MS = 100  # duration of a frame of an animated image that has none
 DEFAULT_FRAME_RATE = Fraction(25)
 HIGH_DEFINITION = 720  # rows from which unmarked videos have BT.709's colours, below BT.601's
@@ -144,32 +148,44 @@ def is_animated(path: str | os.PathLike, formats: tuple[str, ...] = ANIMATED) ->
 
 @contextmanager
 def _open_animation(path: str | os.PathLike, max_pixels: int) -> Iterator[Source]:
-    try:
-        image = Image.open(path, formats=ANIMATED)
-    except Exception as error:  # Pillow raises errors of many types on damaged data
-        reason = error or type(error).__name__
-        raise ValueError(f'{path}: unreadable image ({reason})') from error
-    with image:
+    with open(path, 'rb') as file:
+        try:
+            image = identify(file)
+        except ValueError as error:
+            reason = str(error) if str(error) != UNKNOWN else stranger(first_bytes(path))
+            raise ValueError(f'{path}: unreadable image ({reason})') from error
+        if image.format not in ANIMATED:
+            raise ValueError(f'{path}: a single image, of which no video is made; '
+                             'name an image as OUTPUT, such as out.png')
         _check_size(path, *image.size, max_pixels)
         source = Source(os.fspath(path), Fraction(1000, DEFAULT_FRAME_MS))
         # GIF counts repetitions after the first showing, and none where it does not say.
         is_once = image.format == 'GIF' and 'loop' not in image.info
         source.loops = 1 if is_once else image.info.get('loop', 0)
-        source.frames = _animation_frames(image, source)
+        file.seek(0)
+        chunks = color_chunks(file.read(COLOUR_BYTES))
+        profile = profile_of_chunks(chunks, image.info.get('icc_profile'))
+        source.frames = _animation_frames(image, source, profile)
         yield source
 
 
-def _animation_frames(image: Image.Image, source: Source) -> Iterator[np.ndarray]:
+def _animation_frames(
+    image: Image.Image,
+    source: Source,
+    profile: bytes | None,
+) -> Iterator[np.ndarray]:
+    """Yields upright frames as sRGB, since videos hold no profile."""
     start = 0.
+    orientation = orientation_of(image)
     # An APNG may begin with an image for viewers that cannot show its frames.
     number = int(image.info.get('default_image', False))
-    profile = image.info.get('icc_profile')  # of which videos hold none
     while True:
         try:
             image.seek(number)
-            mode = 'RGBA' if image.has_transparency_data else 'RGB'
-            pixels = np.array(image.convert(mode))
-            pixels[..., :3] = to_srgb(np.ascontiguousarray(pixels[..., :3]), profile)
+            frame = from_pil(image)
+            pixels = to_srgb(frame.pixels, profile)
+            if frame.alpha is not None:
+                pixels = np.dstack((pixels, frame.alpha))
         except EOFError:
             return
         except Exception as error:  # Pillow raises errors of many types on damaged data
@@ -180,7 +196,7 @@ def _animation_frames(image: Image.Image, source: Source) -> Iterator[np.ndarray
         source.times.append(Time(round(start), round(end) - round(start), Fraction(1, 1000)))
         start = end
         number += 1
-        yield pixels
+        yield np.ascontiguousarray(upright(pixels, orientation))
 
 
 # --- Videos ---------------------------------------------------------------------------------------
@@ -211,8 +227,11 @@ def _open_video(path: str | os.PathLike, max_pixels: int, warn: Report) -> Itera
 
 def _reason(error: Any, path: str | os.PathLike) -> str:
     """Why FFmpeg does not open a file: what it is instead, or that its index is missing."""
-    if not isinstance(error, av.error.InvalidDataError):
+    # FFmpeg's of that kind are of invalid data, or of a format that is not among CONTAINERS.
+    if not isinstance(error, ValueError):
         return error.strerror or str(error)
+    with open(path, 'rb') as file, suppress(ValueError):
+        return f'an image ({identify(file).format})'
     start = first_bytes(path)
     is_mp4 = start[4:8] == VIDEO_BOX
     other = UNKNOWN if is_mp4 else stranger(start)
@@ -258,6 +277,7 @@ class _VideoReader:
         """Yields upright frames, and fills the source's times, sound and losses."""
         for packet in self._packets():
             self._note_end(packet)
+            self._move_to_0(packet)
             if packet.stream is self.source.sound_track:
                 self.source.sound.append(packet)
                 continue
@@ -278,6 +298,17 @@ class _VideoReader:
         if packet.pts is not None:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
             self.seconds = max(self.seconds, float(end))
+
+    def _move_to_0(self, packet: Any) -> None:
+        """Lets the file begin at 0: recordings of broadcasts begin hours later, after nothing."""
+        start = Fraction(max(self.container.start_time or 0, 0), av.time_base)
+        if not start or packet.time_base is None:
+            return
+        shift = round(start / packet.time_base)
+        if packet.pts is not None:
+            packet.pts -= shift
+        if packet.dts is not None:
+            packet.dts -= shift
 
     def _stated_seconds(self) -> float:
         """How long the file says that it is; 0 where it does not say that of what is read of it."""
@@ -392,8 +423,22 @@ class _VideoReader:
         except av.FFmpegError as error:
             reason = f'frames of {frame.format.name} cannot be converted ({error})'
             raise ValueError(f'{self.source.name}: {reason}') from error
-        return np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
+        turns = _quarter_turns(frame)
+        if _is_mirrored(frame):  # before it is turned, and turned by the mirror's angle as well
+            pixels = pixels[:, ::-1]
+            turns += 2
+        return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
 def _quarter_turns(frame: Any) -> int:
     return round(frame.rotation / 90) % 4
+
+
+def _is_mirrored(frame: Any) -> bool:
+    """Whether the file asks for a mirror image, as cameras on the front of telephones do."""
+    matrix = frame.side_data.get('DISPLAYMATRIX')
+    if matrix is None:
+        return False
+    # Of the two rows, the numbers for x and y.
+    a, b, _, c, d = struct.unpack_from('5i', bytes(matrix))
+    return a * d < b * c

@@ -1,5 +1,6 @@
 """The one reader of images and masks: what training, testing, evaluation and prediction see."""
 
+from readers.deep import grey_values
 from readers.images import decode_rgb, image_to_srgb, read_image, to_rgb
 from readers.masks import ZERO_ONE, Interpretation, interpret, read_mask, read_soft_mask
 from readers.opening import (
@@ -26,6 +27,7 @@ __all__ = [
     'check_size',
     'decode',
     'decode_rgb',
+    'grey_values',
     'identify',
     'image_to_srgb',
     'interpret',

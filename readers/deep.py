@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from readers.metadata import without_metadata
+
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 # Of a network's masks.
 SOFT_DEPTHS = (8, 16, 32)
@@ -20,8 +22,15 @@ HIGHLIGHTS = 16
 UPPER_BYTE_OF_14_BITS = 1 << 6  # what fits into 14 bits is below
 
 BITS_PER_SAMPLE = 258  # tags of TIFF
+COMPRESSION = 259
+PHOTOMETRIC = 262
+PLANAR = 284
 SAMPLE_FORMAT = 339
+UNCOMPRESSED = 1
+WHITE_IS_ZERO = 0
+SEPARATE = 2
 UNSIGNED = 1
+PLANES = 'colours of 16 bits in separate planes, which are not taken; save them interleaved'
 
 
 def grey_values(image: Image.Image) -> np.ndarray | None:
@@ -29,14 +38,16 @@ def grey_values(image: Image.Image) -> np.ndarray | None:
     if not image.mode.startswith(('I', 'F')):
         return None
     values = np.asarray(image)
-    if values.dtype == np.int32 and _is_unsigned(image):
-        return values.view(np.uint32)  # Pillow knows signed ones only
-    return values
-
-
-def _is_unsigned(image: Image.Image) -> bool:
     tags = getattr(image, 'tag_v2', None)
-    return tags is not None and tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED
+    if tags is None:
+        return values
+    is_unsigned = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED
+    if values.dtype == np.int32 and is_unsigned:
+        values = values.view(np.uint32)  # Pillow knows signed ones only
+    # Pillow turns values of 8 bits alone.
+    if values.dtype.kind == 'u' and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        values = np.iinfo(values.dtype).max - values
+    return values
 
 
 def to_8_bit(values: np.ndarray, is_soft: bool = False) -> np.ndarray:
@@ -103,15 +114,26 @@ def with_all_bits(image: Image.Image, data: bytes) -> Image.Image:
 
     Returns:
         The image itself, or one of the lower bits if they are all that it holds.
+
+    Raises:
+        ValueError: the colours are in separate planes of a TIFF, as neither Pillow nor OpenCV read
+            them.
     """
     if image.mode not in ('RGB', 'RGBA', 'LA') or not _has_16_bits(image, data):
         return image
+    tags = getattr(image, 'tag_v2', {})
+    is_planar = tags.get(PLANAR) == SEPARATE
+    if is_planar and tags.get(COMPRESSION) == UNCOMPRESSED:
+        raise ValueError(PLANES)
     upper_bytes = np.asarray(image)
     if image.mode.endswith('A'):
         upper_bytes = upper_bytes[..., :-1]
     if upper_bytes.max() >= UPPER_BYTE_OF_14_BITS:
         return image
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if is_planar:
+        raise ValueError(PLANES)
+    bare = without_metadata(data)  # of which libpng might print a warning
+    values = cv2.imdecode(np.frombuffer(bare or data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.shape[:2] != image.size[::-1]:
         return image
     deep = image_of(values)

@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from readers.deep import FULL_VALUES, full_value, grey_values, to_8_bit
+from readers.deep import (
+    FULL_VALUES,
+    PHOTOMETRIC,
+    WHITE_IS_ZERO,
+    full_value,
+    grey_values,
+    to_8_bit,
+)
 from readers.metadata import JPEG_START, PNG_START
 from readers.opening import MAX_PIXELS, Source, decode, has_several_pages, load
 from readers.plain import decode_plain
@@ -20,6 +27,7 @@ MOST_LABELS = 8
 LABEL_SHARE = .9
 LABEL_STEP = 32  # the colours of DAVIS and VOC are multiples of it
 PLAIN_16_BITS = 1 << 15  # a largest value from here on is one of 16 bits or more
+SOFTWARE = 305  # a tag of TIFF
 VOID_INDEX = 255
 VOID_COLOUR = (224, 224, 192)  # of the borders between the objects of PASCAL VOC
 VOC_STEP = 64  # all colours of its labels are multiples of it
@@ -39,6 +47,7 @@ NO_BLACK = (
     'are in label colours without black; the colour of most of the border is taken as background')
 LOST = 'hold values that are all too low to be seen'
 COLOURED = 'are pictures in colour, not masks; their brightness is taken'
+BOOLEAN = 'are bits by tifffile, which states that 1 is black; 1 is taken as foreground'
 PAGED = 'have several pages or frames; the first is taken'
 ALPHA = 'are transparent; their alpha is taken as the mask'
 
@@ -171,7 +180,8 @@ def _visible(values: np.ndarray, grey: np.ndarray, notes: list[str]) -> Interpre
 def _from_colours(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     """Grey values of an image of 8 bits, without its alpha, and notes."""
     if image.mode in ('1', 'L', 'LA'):
-        return np.asarray(image.convert('L')), []
+        grey = np.asarray(image.convert('L'))
+        return (255 - grey, [BOOLEAN]) if _is_boolean_array(image) else (grey, [])
     if image.mode in ('P', 'PA'):
         return _from_palette(image)
     rgb = np.asarray(image.convert('RGB'))
@@ -187,6 +197,13 @@ def _from_colours(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     distances = cv2.absdiff(rgb, background)
     is_labelled = (distances >= COLOUR_SPREAD).any(axis=2) & (rgb != VOID_COLOUR).any(axis=2)
     return is_labelled * np.uint8(255), notes
+
+
+def _is_boolean_array(image: Image.Image) -> bool:
+    """Whether tifffile wrote an array of booleans, whose True it states to be black."""
+    tags = getattr(image, 'tag_v2', {})
+    is_inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    return image.mode == '1' and is_inverted and 'tifffile' in tags.get(SOFTWARE, '')
 
 
 def _background_of(rgb: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -9,6 +9,8 @@ JPEG_START = b'\xff\xd8'
 PNG_PIXELS = frozenset({b'IHDR', b'PLTE', b'IDAT', b'IEND'})
 # What the pixels mean. Whatever else there is, texts above all, may be left out.
 PNG_MEANING = frozenset({b'tRNS', b'gAMA', b'cHRM', b'sRGB', b'cICP', b'eXIf', b'tEXt'})
+# The chunks of colours have one length, in bytes. Decoders refuse files with others.
+PNG_COLOURS = {b'gAMA': 4, b'cHRM': 32, b'sRGB': 1, b'cICP': 4}
 MOST_TEXT = 1 << 20  # bytes of a text that stays
 
 # Markers of JPEG: JFIF's and Adobe's segments say how colours are stored.
@@ -54,7 +56,8 @@ def _bare_png(data: bytes) -> bytes:
     for kind, start, end in png_chunks(data):
         chunk = data[start - 8:end + 4]
         is_kept = kind in PNG_PIXELS
-        if kind in PNG_MEANING and len(chunk) < MOST_TEXT:
+        has_length = PNG_COLOURS.get(kind, end - start) == end - start
+        if kind in PNG_MEANING and has_length and len(chunk) < MOST_TEXT:
             checksum = zlib.crc32(chunk[4:-4])
             is_kept = chunk[-4:] == checksum.to_bytes(4, 'big')
         if is_kept:

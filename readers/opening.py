@@ -147,10 +147,19 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     if image.format == 'TIFF' and is_preview(image.tag_v2):  # type: ignore[attr-defined]
         raise ValueError(PREVIEW)
     image.load()
+    if image.format == 'PNG':
+        _scale_clear_grey(image, bits=data[24])
     has_alpha = image.format in UNFILLED_ALPHA and image.mode == 'RGBA'
     if has_alpha and not image.getchannel('A').getbbox():
         image = image.convert('RGB')
     return upright_image(with_all_bits(image, data))
+
+
+def _scale_clear_grey(image: Image.Image, bits: int) -> None:
+    """Scales the grey that is to be transparent like the pixels: Pillow scales those alone."""
+    grey = image.info.get('transparency')
+    if image.mode == 'L' and isinstance(grey, int) and grey < 1 << bits < 256:
+        image.info['transparency'] = grey * 255 // ((1 << bits) - 1)
 
 
 def check_size(size: tuple[int, int], max_pixels: int) -> None:

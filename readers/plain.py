@@ -5,7 +5,7 @@ import io
 import cv2
 import numpy as np
 
-from readers.metadata import is_whole_png, png_chunks
+from readers.metadata import is_whole_png, png_chunks, without_metadata
 from readers.opening import open_header
 from readers.orientation import upright
 
@@ -46,7 +46,9 @@ def decode_plain(data: bytes, mode: str, max_pixels: int) -> np.ndarray | None:
         if header.format == 'PNG' and mode == 'L' and decompressobj is not None:
             pixels = _decode_grey_png(data, *header.size)
         if pixels is None:
-            pixels = _decode_by_opencv(data, mode)
+            # Of metadata that libpng does not like it would print a warning.
+            bare = without_metadata(data) if header.info else None
+            pixels = _decode_by_opencv(bare or data, mode)
     return None if pixels is None else upright(pixels, orientation)
 
 

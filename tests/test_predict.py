@@ -135,11 +135,19 @@ def test_a_subfolder_that_may_not_be_listed_costs_itself_alone(run, monkeypatch,
 def test_list_and_pattern(run, tmp_path):
     write('in/a.png')
     write('in/x/b.png')
-    Path('list.txt').write_text('in/a.png\nin/x/b.png\n./in/a.png\n')
+    Path('list.txt').write_text('in/a.png\nin/x/b.png\n./in/a.png\nin/x/../a.png\n')
     assert run('list.txt', 'one') == 0
     assert run('in/**/*.png', 'two') == 0
     for folder in ('one', 'two'):
         assert images_below(Path(folder)) == ['a.png', 'x/b.png']
+
+
+def test_no_two_images_have_one_result(run):
+    """Beside a.png the result of a.jpg is a.jpg.png, as another image may be called."""
+    for name in ('a.jpg', 'a.png', 'a.jpg.png', 'b.png'):
+        write(f'in/{name}')
+    assert run('in', 'out') == 0
+    assert images_below(Path('out')) == ['a.jpg.png', 'a.jpg.png.png', 'a.png.png', 'b.png']
 
 
 def test_standard_input_and_output(run, monkeypatch):
@@ -176,6 +184,7 @@ def test_standard_input_and_output(run, monkeypatch):
     ('in.png out.bmp', '.bmp: no format'),
     ('in.mp4 out.webm', 'in.mp4'),
     ('in.mp4 x.mp4', 'transparency'),
+    ('in.png in.png/x.webm', 'not a folder that can be written to'),
     ('in.png --max-pixels 2399 --resolution 32x32', 'limit of 2399; --max-pixels raises it'),
 ])
 def test_mistakes_are_named(model, tmp_path, monkeypatch, capsys, arguments, message):
@@ -284,6 +293,17 @@ def test_animated_image_as_video(run):
     assert run('in.gif', 'out.webm', '-bgc', '0', '0', '0', '255') == 0
     assert run('in.gif') == 0
     assert Image.open('in.out.png').size == (60, 40)
+
+
+def test_frames_of_an_earlier_run_are_spoken_of(run, capsys):
+    pytest.importorskip('av')
+    write_animated('in.gif')
+    write('out/f-4.png')
+    write('out/f-6.png')
+    assert run('in.gif', 'out/f-%d.png') == 0
+    assert 'out/f-4.png: is not of this video, but of an earlier run' in capsys.readouterr().err
+    assert run('in.gif', 'other/f-%d.png') == 0
+    assert 'earlier' not in capsys.readouterr().err
 
 
 def test_percent_signs_are_plain_in_names_of_images(run):

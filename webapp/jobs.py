@@ -25,9 +25,10 @@ from utils import STRIDE
 
 PREVIEW_SIDE = 1400  # long side, in pixels, of what the page shows
 WORKERS = 2  # threads that decode and encode: at most seven images are in memory at once
-NO_IMAGE = ('this is not an image that can be read. '
+# With the reason in the place of the braces.
+NO_IMAGE = ('this is not an image that can be read ({}). '
             'JPEG, PNG, WebP, TIFF, BMP, GIF and the like can.')
-NO_VIDEO = 'this is not a video that can be read. MP4, MOV, WebM, MKV and AVI can.'
+NO_VIDEO = 'this is not a video that can be read ({}). MP4, MOV, WebM, MKV and AVI can.'
 HEX_COLOR = re.compile(r'#([0-9a-fA-F]{6}|[0-9a-fA-F]{8})')
 NUMBER = r'(\d+(?:\.\d+)?)'
 RGB_COLOR = re.compile(rf'rgba?\({NUMBER}, *{NUMBER}, *{NUMBER}(?:, *{NUMBER})?\)')
@@ -211,10 +212,13 @@ def refusal(file: Path, error: Exception) -> str:
     if full_memory_reason(error):
         return f'{file.name}: the memory is full. A smaller size needs less.'
     reason = str(error).removeprefix('image data: ').removeprefix(f'{file}: ')
+    why = reason.partition(' (')[2].removesuffix(')')
     if reason.startswith('unreadable image'):
-        reason = NO_IMAGE
-    elif reason.startswith(('unreadable video', 'holds no')):
-        reason = NO_VIDEO
+        reason = NO_IMAGE.format(why)
+    elif reason.startswith('unreadable video'):
+        reason = NO_VIDEO.format(why)
+    elif reason.startswith('holds no'):
+        reason = NO_VIDEO.format(reason)
     return f'{file.name}: {reason}'
 
 

@@ -12,6 +12,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from inference.compose import OUTPUTS, Style
+from inference.edges import MATTING
 from inference.images import read_backdrop, write_bytes
 from webapp.gate import Gate
 from webapp.jobs import (
@@ -399,8 +400,21 @@ class Page:
         result = session.results[event.index]
         return _before_and_after(result), str(result.mask), _download(result.file)
 
-    def _style(self, output: str, color: str, backdrop: str | None, edges: str) -> Style:
-        """Reads the style from the controls. Raises ValueError where something is missing."""
+    def _style(
+        self,
+        output: str | None,
+        color: str | None,
+        backdrop: str | None,
+        edges: str | None,
+    ) -> Style:
+        """Reads the style from the controls, of which an empty one stands for its default.
+
+        Raises:
+            ValueError: something is missing or unknown.
+        """
+        edges = edges or ''
+        if edges and edges not in MATTING:
+            raise ValueError(f'edges {edges}: take {" or ".join(MATTING)}')
         pixels = None
         if output == 'picture':
             if not backdrop:
@@ -410,8 +424,8 @@ class Page:
             except (ValueError, OSError) as error:
                 raise ValueError(refusal(Path(backdrop), error)) from error
         return Style(
-            output=output,
-            color=parse_color(color) if output == 'color' else (255, 255, 255, 255),
+            output=output or 'cutout',
+            color=parse_color((output == 'color' and color) or WHITE),
             backdrop=pixels,
             matting=edges,
         )
@@ -441,16 +455,16 @@ class Page:
     def _segment(
         self,
         paths: list[Path],
-        weights: str,
-        resolution: str,
+        weights: str | None,
+        resolution: str | None,
         request: gr.Request,
         progress: gr.Progress,
     ) -> tuple[list[Segmentation], list[str]]:
         """Segments images. Raises ValueError where all are refused."""
         segmentations, refused = segment(
             paths,
-            self.models[weights],
-            resolution,
+            self._model(weights),
+            resolution or '',
             self.limits,
             self.storage.new_folder(request.session_hash),
             _report(progress, 'Looking', 'pictures'),
@@ -458,6 +472,13 @@ class Page:
         if not segmentations:
             raise ValueError('\n'.join(refused))
         return segmentations, refused
+
+    def _model(self, weights: str | None) -> LoadedModel:
+        """The network of this name; without one the first."""
+        name = weights or next(iter(self.models))
+        if name not in self.models:
+            raise ValueError(f'weights {name}: take one of {", ".join(self.models)}')
+        return self.models[name]
 
     def _render(
         self,
@@ -477,8 +498,8 @@ class Page:
     def _convert(
         self,
         path: Path,
-        weights: str,
-        resolution: str,
+        weights: str | None,
+        resolution: str | None,
         style: Style,
         request: gr.Request,
         progress: gr.Progress,
@@ -486,9 +507,9 @@ class Page:
         """Segments a video. Raises ValueError, in words for the visitor, where it is refused."""
         folder = self.storage.new_folder(request.session_hash)
         report = _report(progress, 'Cutting', 'frames')
-        model = self.models[weights]
+        model = self._model(weights)
         try:
-            return convert(path, model, resolution, style, self.limits, folder, report)
+            return convert(path, model, resolution or '', style, self.limits, folder, report)
         except ValueError as error:
             raise ValueError(refusal(path, error)) from error
 
@@ -501,11 +522,11 @@ class Page:
         with gr.Column(visible=False):
             inputs = [
                 gr.File(file_count='multiple', label='Pictures, or one video'),
-                gr.Dropdown(names, value=names[0], label='Weights: a name from /weights'),
+                _choice(names, 'Weights: a name from /weights'),
                 gr.Textbox('', label="Resolution: WxH, a long side, 'native', or '' as trained"),
-                gr.Dropdown(list(OUTPUTS), value='cutout', label='Output'),
+                _choice(OUTPUTS, 'Output'),
                 gr.Textbox(WHITE, label="Color, for output 'color': #rrggbb or #rrggbbaa"),
-                gr.Dropdown(edges, value='', label='Colour of soft edges'),
+                _choice(edges, 'Colour of soft edges'),
                 gr.File(label="Backdrop, for output 'picture'"),
             ]
             outputs = [gr.File(file_count='multiple', label='Results'), gr.JSON(label='Refused')]
@@ -558,6 +579,11 @@ class Page:
             width, height = model.size_rule('')((1024, 1024))
             sizes[name] = f'{width}x{height}'
         return sizes
+
+
+def _choice(values: Sequence[str], label: str) -> gr.Dropdown:
+    """A choice of which the first is the default. Others are refused in our own words."""
+    return gr.Dropdown(list(values), value=values[0], label=label, allow_custom_value=True)
 
 
 def _build_thumbs() -> gr.Gallery:

@@ -47,6 +47,10 @@ def png(pixels, chunks=(), **options):
     return color.with_chunks(buffer.getvalue(), chunks)
 
 
+def test_a_built_profile_has_the_illuminant_that_decoders_ask_for(p3):
+    assert p3[68:80].hex() == '0000f6d6' '00010000' '0000d32d'
+
+
 def test_a_built_profile_says_what_the_points_say(p3):
     """Of Display P3's own profile, in XYZ by D50: ICC's registry of colour spaces.
 
@@ -132,6 +136,19 @@ def test_reference_white_of_hdr_is_white():
 ])
 def test_srgb_and_damaged_chunks_need_no_profile(chunks):
     assert color.profile_of_chunks(tuple(chunks), None) is None
+
+
+def test_the_code_of_colours_in_heic_and_avif_is_kept():
+    heif = pytest.importorskip('pillow_heif')
+    buffer = io.BytesIO()
+    heif.from_pillow(Image.fromarray(GREY)).save(
+        buffer, color_primaries=12, transfer_characteristics=13)
+    image = decode_image(buffer.getvalue())
+    assert image.chunks == (P3_CODE,)
+    assert image.color_profile
+    buffer = io.BytesIO()
+    heif.from_pillow(Image.fromarray(GREY)).save(buffer)
+    assert decode_image(buffer.getvalue()).chunks == ()
 
 
 def test_a_damaged_profile_changes_nothing():

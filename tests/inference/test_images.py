@@ -1,6 +1,8 @@
 """Decoding: modes, transparency, profiles, orientation. Sizes of the input. Encoding."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import Base
 
 from inference.images import DecodedImage, decode_image, encode, network_size
+from readers import read_image
+from readers.metadata import PNG_START
+from tests.readers.files import chunk
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -73,6 +78,22 @@ def test_opaque_alpha_and_palettes():
     palette = Image.fromarray(RGB).quantize(16)
     decoded = decode_image(saved(palette, 'PNG', transparency=3))
     assert np.array_equal(decoded.alpha == 0, np.asarray(palette) == 3)
+
+
+@pytest.mark.parametrize('bits', [2, 4, 8, 16])
+def test_a_grey_that_is_to_be_transparent(bits):
+    """In few bits Pillow scales the pixels and not that grey; of 16 it converts none."""
+    height, width = RGB.shape[:2]
+    values = np.tile(np.arange(width) % 4, (height, 1)).astype(np.uint16)
+    rows = np.unpackbits(values.astype('>u2').view(np.uint8).reshape(height, width, 2), axis=2)
+    packed = np.packbits(rows[..., 16 - bits:].reshape(height, -1), axis=1)
+    body = zlib.compress(np.pad(packed, ((0, 0), (1, 0))).tobytes())
+    header = struct.pack('>IIBBBBB', width, height, bits, 0, 0, 0, 0)
+    data = PNG_START + b''.join((
+        chunk(b'IHDR', header), chunk(b'tRNS', b'\0\2'), chunk(b'IDAT', body), chunk(b'IEND', b'')))
+    decoded = decode_image(data)
+    assert np.array_equal(decoded.alpha == 0, values == 2)
+    assert np.array_equal(decoded.pixels, read_image(data))
 
 
 @pytest.mark.parametrize('mode', ['L', 'LA', '1', 'I;16', 'I', 'F', 'CMYK', 'YCbCr', 'P'])

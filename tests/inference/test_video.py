@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 av = pytest.importorskip('av')
 
 from inference import video_writing  # noqa: E402
+from inference.color import to_srgb, with_chunks  # noqa: E402
+from inference.images import decode_image  # noqa: E402
 from inference.video import check_video_target, convert_video  # noqa: E402
+from tests.readers.files import by_opencv  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 TIMES = [0, 250, 350, 600, 700, 950]  # milliseconds, of varying distance
@@ -183,6 +186,91 @@ def test_frames_are_upright(source, tmp_path):
     assert (frame.width, frame.height, frame.rotation) == (HEIGHT, WIDTH, 0)
 
 
+@pytest.mark.parametrize(('matrix', 'mirror'), [
+    ((-1, 0, 0, 1), lambda frame: frame[:, ::-1]),
+    ((1, 0, 0, -1), lambda frame: frame[::-1]),
+    ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+], ids=['left and right', 'up and down', 'transposed'])
+def test_mirrored_frames(source, tmp_path, matrix, mirror):
+    """As cameras on the front of telephones write them: by the matrix of the track."""
+    data = bytearray(source.read_bytes())
+    place = data.index(b'tkhd') + 44  # of the first track, in fixed point
+    a, b, c, d = (number << 16 for number in matrix)
+    data[place:place + 36] = struct.pack('>9i', a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / 'mirrored.mp4').write_bytes(data)
+    for name in ('in', 'mirrored'):
+        convert_video(tmp_path / f'{name}.mp4', tmp_path / f'{name}-%d.png', unchanged)
+    plain, mirrored = (np.asarray(Image.open(tmp_path / f'{name}-1.png'))
+                       for name in ('in', 'mirrored'))
+    assert np.array_equal(mirrored, mirror(plain))
+
+
+@pytest.mark.parametrize('name', ['out.webm', 'out.mp4'])
+def test_a_clip_that_begins_hours_later_begins_at_once(source, tmp_path, name):
+    """As recordings of broadcasts do; sound and frames keep their distance."""
+    seconds = 36_000
+    with av.open(str(source)) as old, av.open(str(tmp_path / 'in.ts'), 'w') as new:
+        streams = {stream: new.add_stream_from_template(stream) for stream in old.streams}
+        for packet in old.demux():
+            if packet.dts is None:
+                continue
+            packet.pts += int(seconds / packet.time_base)
+            packet.dts += int(seconds / packet.time_base)
+            packet.stream = streams[packet.stream]
+            new.mux(packet)
+    assert times_of(tmp_path / 'in.ts')[0] == pytest.approx(seconds, abs=1)
+    convert_video(tmp_path / 'in.ts', tmp_path / name, unchanged)
+    assert times_of(tmp_path / name) == pytest.approx(np.array(TIMES) / 1000, abs=.05)
+    with av.open(str(tmp_path / name)) as container:
+        assert container.duration / av.time_base < 2
+        assert next(container.decode(audio=0)).time < .1
+
+
+@pytest.mark.parametrize('suffix', ['.webp', '.png'])
+def test_frames_of_animated_images_are_as_the_first_one_alone(tmp_path, suffix):
+    """Upright, and in the colours that are meant."""
+    path = tmp_path / f'in{suffix}'
+    frames = [np.full((HEIGHT, WIDTH, 3), level, np.uint8) for level in (60, 90)]
+    frames[0][:9] = 200
+    first, second = map(Image.fromarray, frames)
+    exif = first.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    first.save(path, save_all=True, append_images=[second], exif=exif, lossless=True)
+    if suffix == '.png':
+        linear = (b'gAMA', struct.pack('>I', 100_000))
+        path.write_bytes(with_chunks(path.read_bytes(), (linear,)))
+    convert_video(path, tmp_path / 'f-%d.png', unchanged)
+    written = np.asarray(Image.open(tmp_path / 'f-1.png'))
+    alone = decode_image(path)
+    assert np.array_equal(written, to_srgb(alone.pixels, alone.color_profile))
+    assert written.shape == (WIDTH, HEIGHT, 3)
+
+
+def test_animated_images_of_16_bits(tmp_path):
+    with av.open(str(tmp_path / 'in.apng'), 'w') as container:
+        video = container.add_stream('apng', rate=5)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, 'gray16be'
+        for level in (60, 90):
+            pixels = np.full((HEIGHT, WIDTH), level * 257, np.uint16)
+            pixels[0] = 65535
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, 'gray16be')))
+        container.mux(video.encode(None))
+    convert_video(tmp_path / 'in.apng', tmp_path / 'f-%d.png', unchanged)
+    for number, level in ((1, 60), (2, 90)):
+        assert (np.asarray(Image.open(tmp_path / f'f-{number}.png'))[1:] == level).all()
+
+
+@pytest.mark.parametrize(('data', 'reason'), [
+    (b'', 'the file is empty'),
+    (b'<html>404', 'a web page'),
+    (by_opencv(np.zeros((8, 8, 3), np.uint8), '.jpg'), 'a single image'),
+])
+def test_images_of_which_no_video_is_made(tmp_path, data, reason):
+    (tmp_path / 'in.webp').write_bytes(data)
+    with pytest.raises(ValueError, match=reason):
+        convert_video(tmp_path / 'in.webp', tmp_path / 'out.webm', unchanged)
+
+
 @pytest.mark.parametrize('name', ['in.mp4', 'in.gif'])
 def test_too_large_frames_are_refused(source, tmp_path, name):
     Image.new('L', (WIDTH, HEIGHT)).save(tmp_path / 'in.gif')
@@ -221,6 +309,7 @@ def test_no_video_and_wrong_targets(tmp_path):
     (b'<!doctype html><title>Sign in</title>', 'a web page, as sites send'),
     (b'\0\0\0\x20ftypisom' + bytes(99), 'damaged or cut off'),
     (bytes(range(256)), 'damaged or cut off'),
+    (b'GIF89a\1\0\1\0\x80\0\0' + bytes(6) + b',' + bytes(99), r'an image \(GIF\)'),
 ])
 def test_what_is_called_a_video_and_is_none(tmp_path, data, reason):
     (tmp_path / 'a.mp4').write_bytes(data)
@@ -330,6 +419,18 @@ def test_images_hold_no_sound(source, tmp_path):
     for name in ('out.webp', 'f-%d.png'):
         assert convert(source, tmp_path / name)[1] == [
             f'{source}: the sound is left out: images hold none']
+
+
+@pytest.mark.parametrize('name', ['out.webm', 'out.mkv'])
+def test_clips_in_a_row_keep_all_their_sound(tmp_path, name):
+    """Their times begin anew with each; the sound is encoded anew, or copied."""
+    write_clip(tmp_path / 'one.ts', count=20, sound='mp2')
+    clip = (tmp_path / 'one.ts').read_bytes()
+    (tmp_path / 'in.ts').write_bytes(clip + clip)
+    count, lines = convert(tmp_path / 'in.ts', tmp_path / name)
+    assert count == 40
+    assert lines == []
+    assert abs(sound_of(tmp_path / name)[2] - 2 * 96_000) < 4800
 
 
 def test_a_damaged_packet_costs_its_frames_alone(tmp_path):

@@ -7,6 +7,7 @@ import zlib
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 
 def disc() -> np.ndarray:
@@ -52,3 +53,18 @@ def with_last_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
     """A PNG with one more chunk, behind its pixels."""
     end = len(data) - len(chunk(b'IEND', b''))
     return data[:end] + chunk(kind, body) + data[end:]
+
+
+def tiff(values: np.ndarray, **tags: int | str | bytes | tuple) -> bytes:
+    """An uncompressed TIFF of (H, W) or (H, W, 3), with further tags by number."""
+    height, width = values.shape[:2]
+    count = values.size // (height * width)
+    directory = ImageFileDirectory_v2()
+    directory[256], directory[257] = width, height
+    directory[258] = (8 * values.itemsize,) * count
+    directory[259], directory[262] = 1, 2 if count == 3 else 1
+    directory[273], directory[277] = 0, count
+    directory[278], directory[279] = height, values.nbytes
+    for name, value in tags.items():
+        directory[int(name.removeprefix('tag_'))] = value
+    return b'II*\0\x08\0\0\0' + directory.tobytes(8) + values.tobytes()

@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from inference.images import decode_image
 from readers import open_image, plain, read_image, read_mask
-from tests.readers.files import by_opencv, saved
+from tests.readers.files import by_opencv, saved, tiff
 
 
 @pytest.fixture
@@ -172,6 +172,14 @@ def test_highlights_above_1_do_not_darken_a_photograph(pixels):
     assert np.array_equal(read_image(by_opencv(linear, '.tif'))[4:], pixels[4:])
 
 
+def test_floating_point_keeps_its_profile(pixels):
+    profile = b'\0' * 16 + b'RGB ' + b'\0' * 108
+    values = pixels.astype(np.float32) / 255
+    data = tiff(values, tag_339=(3, 3, 3), tag_34675=profile)
+    assert decode_image(data).profile == profile
+    assert np.abs(read_image(data).astype(int) - pixels).max() <= 1
+
+
 def test_an_alpha_that_nobody_has_filled_is_none(pixels):
     data = saved(np.dstack([pixels, 0 * pixels[..., :1]]), 'TGA')
     assert decode_image(data).alpha is None
@@ -183,6 +191,13 @@ def test_the_preview_of_a_raw_photograph_is_not_taken_for_it(pixels):
     tags[254] = 1
     with pytest.raises(ValueError, match='raw photograph'):
         read_image(saved(pixels, 'TIFF', tiffinfo=tags))
+
+
+def test_deep_colours_in_planes_are_refused_by_name(pixels):
+    deep = pixels.astype(np.uint16) * 257
+    assert np.array_equal(read_image(tiff(deep)), pixels)
+    with pytest.raises(ValueError, match='16 bits in separate planes'):
+        read_image(tiff(deep, tag_284=2))
 
 
 @pytest.mark.parametrize('damage', [

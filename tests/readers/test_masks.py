@@ -11,7 +11,7 @@ from PIL import Image
 from readers import masks, read_mask, read_soft_mask, survey_masks
 from readers.metadata import PNG_START
 from readers.survey import LABELS_AND_VOID
-from tests.readers.files import by_opencv, chunk, disc, palette_image, saved
+from tests.readers.files import by_opencv, chunk, disc, palette_image, saved, tiff
 
 DISC = disc()
 RED = {1: (128, 0, 0)}  # DAVIS and VOC
@@ -82,6 +82,8 @@ FILES = {
     'alpha over white': saved(np.dstack([BLACK + 255, DISC * 255])),
     'alpha over black': saved(np.dstack([BLACK, DISC * 255])),
     'grey with alpha': saved(Image.fromarray(np.dstack([PHOTO[..., 0], DISC * 255]), 'LA')),
+    '0 is white': tiff(255 - DISC * 255, tag_262=0),
+    '0 is white, 16 bits': tiff(65535 - DISC.astype(np.uint16) * 65535, tag_262=0),
     'opaque RGBA': saved(np.dstack([rgb(DISC * 255), BLACK[..., 0] + 255])),
 }
 
@@ -102,6 +104,16 @@ def test_0_and_1_in_few_bits(depth):
     pixels = zlib.compress(bytes([0, *row]))
     parts = chunk(b'IHDR', header), chunk(b'IDAT', pixels), chunk(b'IEND', b'')
     assert read_mask(PNG_START + b''.join(parts)).tolist() == [[0] * 8 + [255] * 8]
+
+
+def test_booleans_of_tifffile_are_not_inverted():
+    """It writes True as 1, and states that 1 is black."""
+    bits = np.packbits(DISC, axis=1)
+    options = {'tag_256': DISC.shape[1], 'tag_258': 1, 'tag_262': 0}
+    assert np.array_equal(read_mask(tiff(bits, **options)), 255 - DISC * 255)
+    grey, notes = masks.interpret(tiff(bits, **options, tag_305='tifffile.py'))
+    assert np.array_equal(grey, DISC * 255)
+    assert notes == [masks.BOOLEAN]
 
 
 def test_labels_of_voc_may_fill_the_image():

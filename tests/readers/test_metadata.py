@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from inference.images import decode_image
+from inference.images import decode_image, encode
 from readers import open_header, open_image, read_image, read_mask, to_rgb
-from tests.readers.files import by_opencv, saved, with_last_chunk
+from readers.metadata import PNG_START
+from tests.readers.files import by_opencv, chunk, saved, with_last_chunk
 
 RGB = np.zeros((20, 30, 3), np.uint8)
 RGB[:, :15] = 200
@@ -46,6 +47,12 @@ def read_by_all(data: bytes) -> np.ndarray:
     return image
 
 
+def with_first_chunk(kind: bytes, body: bytes) -> bytes:
+    data = saved(RGB)
+    end_of_header = len(PNG_START) + 25
+    return data[:end_of_header] + chunk(kind, body) + data[end_of_header:]
+
+
 GOOD_PIXELS = {
     'malformed EXIF, PNG': saved(RGB, exif=MALFORMED),
     'malformed EXIF, WebP': saved(RGB, 'WEBP', lossless=True, exif=MALFORMED),
@@ -54,6 +61,8 @@ GOOD_PIXELS = {
     'long text': png('text', 'x' * 2_000_000),
     'long zTXt': png('text', 'x' * 2_000_000, packed=True),
     'long iTXt': png('itxt', 'x' * 2_000_000, packed=True),
+    'gamma of 2 bytes': with_first_chunk(b'gAMA', b'12'),
+    'white point of 1 byte': with_first_chunk(b'cHRM', b'1'),
     'wrong checksum of a text': with_bad_checksum(png('text', 'hello')),
 }
 
@@ -61,6 +70,19 @@ GOOD_PIXELS = {
 @pytest.mark.parametrize('name', GOOD_PIXELS)
 def test_good_pixels_with_bad_metadata(name):
     assert np.array_equal(read_by_all(GOOD_PIXELS[name]), RGB)
+
+
+def test_damaged_metadata_are_not_written_again():
+    for kind in (b'gAMA', b'cHRM', b'cICP'):
+        result = encode(RGB, '.png', decode_image(with_first_chunk(kind, b'1')))
+        assert kind not in result
+        assert np.array_equal(read_image(result), RGB)
+
+
+def test_libpng_does_not_complain_of_profiles(capfd):
+    grey = b'\0' * 16 + b'GRAY' + b'\0' * 112
+    assert np.array_equal(read_image(saved(RGB, icc_profile=grey)), RGB)
+    assert capfd.readouterr().err == ''
 
 
 @pytest.mark.parametrize('options', [

@@ -140,17 +140,18 @@ def test_equal_names_are_numbered():
 FILE = Path('/srv/secret/cat.mp4')
 
 
-@pytest.mark.parametrize('error', [
-    FileNotFoundError(2, 'No such file', str(FILE)),
-    ValueError(f'{FILE}: unreadable video (x)'),
-    ValueError('image data: unreadable image (cannot identify <BytesIO>)'),
-    ValueError('too big'),
+@pytest.mark.parametrize(('error', 'reason'), [
+    (FileNotFoundError(2, 'No such file', str(FILE)), 'no longer here'),
+    (ValueError(f'{FILE}: unreadable video (a text)'), 'read (a text). MP4'),
+    (ValueError(f'{FILE}: holds no video stream'), 'read (holds no video stream). MP4'),
+    (ValueError('image data: unreadable image (GIF: the file is cut off)'), 'cut off). JPEG'),
+    (ValueError('too big'), 'too big'),
 ])
-def test_refusals_name_no_folder(error):
+def test_refusals_say_why_and_name_no_folder(error, reason):
     words = refusal(FILE, error)
     assert words.startswith('cat.mp4: ')
+    assert reason in words
     assert 'srv' not in words
-    assert 'BytesIO' not in words
 
 
 def test_the_first_of_several_frames_is_announced(model, tmp_path):

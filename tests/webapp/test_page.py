@@ -209,11 +209,11 @@ def test_phone_paste_and_example(visit):
 
 
 @pytest.mark.parametrize(('name', 'words'), [
-    ('text.png', 'this is not an image that can be read'),
+    ('text.png', 'this is not an image that can be read (a text'),
     ('huge.png', '300x200 pixels are more than the limit'),
     ('film.mp4', 'this is not a video that can be read'),
 ])
-def test_refusals_are_in_words(visit, tmp_path, name, words):
+def test_refusals_are_in_words(visit, server, tmp_path, name, words):
     file = tmp_path / name
     if name == 'huge.png':
         picture(file, 0, (300, 200))
@@ -223,7 +223,7 @@ def test_refusals_are_in_words(visit, tmp_path, name, words):
     give(page, file)
     page.click('#cut')
     expect(page.locator('.toast-body')).to_contain_text(f'{name}: {words}')
-    assert '/' not in page.locator('.toast-body').inner_text()
+    assert str(server.files) not in page.locator('.toast-body').inner_text()
 
 
 def test_nothing_is_left_behind(visit, server, tmp_path):
@@ -285,7 +285,9 @@ def test_api(api, server, tmp_path):
     ({'output': 'color', 'color': 'red;'}, 'give #rrggbb'),
     ({'output': 'picture', 'backdrop': (300, 200)}, '300x200 pixels are more'),
     ({'files': 0}, 'a picture first'),
-    ({'weights': '/etc/passwd'}, 'not in the list'),
+    ({'weights': '/etc/passwd'}, 'weights /etc/passwd: take one of one, two'),
+    ({'output': 'zip'}, 'output zip: take one of cutout, mask'),
+    ({'edges': 'x'}, 'edges x: take blur-fusion or multi-level'),
     ({'files': 5}, '5 pictures are too many at once'),
 ])
 def test_mistakes_of_callers_are_named(api, tmp_path, arguments, words):
@@ -296,6 +298,14 @@ def test_mistakes_of_callers_are_named(api, tmp_path, arguments, words):
         arguments['backdrop'] = handle_file(backdrop)
     with pytest.raises(AppError, match=words):
         api.predict(**arguments, api_name='/cut_out')
+
+
+def test_what_callers_leave_empty_is_the_default(api, server, tmp_path):
+    file = picture(tmp_path / 'a.png', 7)
+    empty = dict.fromkeys(('weights', 'resolution', 'output', 'color', 'edges', 'backdrop'))
+    results, refused = api.predict([handle_file(file)], **empty, api_name='/cut_out')
+    assert refused == []
+    assert Path(results[0]).read_bytes() == predicted(server, file)
 
 
 @pytest.mark.parametrize('path', [
