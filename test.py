@@ -37,6 +37,7 @@ from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import BiRefNet, load_model, optimize
+from models.checkpoints.files import files_of
 from models.loading import Source, resolve
 from readers import read_image
 from runtime.command import explain_interrupt, run_command
@@ -59,7 +60,8 @@ LOCK = '.lock'
 # Raise it whenever masks change: those of another version are made again.
 VERSION = 3
 # Names of checkpoints that do not tell one run from another. The folder's name does.
-GENERIC_NAMES = r'epoch_\d+|best|last(\.previous)?|model|pytorch_model|checkpoint|weights'
+GENERIC_NAMES = (r'epoch_\d+|best|last(\.previous)?|checkpoint|weights|'
+                 r'(pytorch_)?model(\.(safetensors|bin)\.index)?')
 # Values of --resolution for the run's own size. The last two are the publication's.
 RUN_SIZE = ('config', '', 'config.size', 'default')
 
@@ -175,7 +177,7 @@ class Target:
             cfg: the config of the test.
             architecture: fields of the network that overrule the checkpoint's.
         """
-        fingerprint = Fingerprint.of(self.checkpoint)
+        fingerprint = fingerprint_of(self.checkpoint)
         return {
             'version': VERSION,
             'run': run_of(self.checkpoint),
@@ -215,6 +217,11 @@ def run_of(path: Path) -> str:
     return without_epoch or path.stem
 
 
+def fingerprint_of(checkpoint: Path) -> Fingerprint:
+    """The fingerprint of all files of a checkpoint. An index lists names, whatever they hold."""
+    return Fingerprint.of_all(files_of(checkpoint))
+
+
 def check_folder(target: Target) -> None:
     """Raises ValueError if the target's folder holds masks that are not of its checkpoint."""
     advice = 'choose another pred_root, or delete the folder'
@@ -226,7 +233,7 @@ def check_folder(target: Target) -> None:
     checkpoint = before.get('checkpoint', '')
     if Path(checkpoint).resolve() == target.checkpoint.resolve():
         return
-    is_moved = before.get('checkpoint_digest') == Fingerprint.of(target.checkpoint).digest
+    is_moved = before.get('checkpoint_digest') == fingerprint_of(target.checkpoint).digest
     if not is_moved:
         raise ValueError(f'{target.folder}: holds the masks of {checkpoint}, not of '
                          f'{target.checkpoint}; {advice}')

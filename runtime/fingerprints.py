@@ -1,6 +1,7 @@
 """What tells whether a file is still the one from which something was made."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,23 @@ class Fingerprint(NamedTuple):
             return before
         return cls(*state, _digest(path, state))
 
+    @classmethod
+    def of_all(cls, paths: Sequence[Path]) -> 'Fingerprint':
+        """The fingerprint of files that belong together; of a single one, as `of`.
+
+        Raises OSError if one of them cannot be read.
+        """
+        found = [cls.of(path) for path in paths]
+        if len(found) == 1:
+            return found[0]
+        digests = ','.join(str(fingerprint.digest) for fingerprint in found)
+        return cls(
+            size=sum(fingerprint.size for fingerprint in found),
+            mtime=max(fingerprint.mtime for fingerprint in found),
+            ctime=max(fingerprint.ctime for fingerprint in found),
+            digest=_shortened(hashlib.sha256(digests.encode()).digest()),
+        )
+
     def is_same(self, other: 'Fingerprint') -> bool:
         """Whether the file is the same. That it was touched, or moved, changes nothing."""
         return self._replace(ctime=0) == other._replace(ctime=0)
@@ -64,4 +82,8 @@ def _digest(path: Path, _state: State) -> int:
     """A digest of a file's content; `_state` tells one content of the file from another."""
     with open(path, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').digest()
+    return _shortened(digest)
+
+
+def _shortened(digest: bytes) -> int:
     return int.from_bytes(digest[:DIGEST_BYTES], signed=True)

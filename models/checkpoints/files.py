@@ -146,6 +146,17 @@ def _read_shards(index: Path) -> State:
     return state
 
 
+def files_of(path: Path) -> list[Path]:
+    """All files that hold a checkpoint: itself and, if it is an index, those that it lists.
+
+    Raises ValueError for an index that lists none.
+    """
+    if not path.name.endswith(INDEX):
+        return [path]
+    shards = sorted(set(_read_index(path).values()))
+    return [path, *(path.parent / name for name in shards)]
+
+
 def _read_index(index: Path) -> dict[str, str]:
     """The file of each key. Raises ValueError if names are missing, or lead out of the folder."""
     try:
