@@ -4,6 +4,7 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageSegmentation
 
 from exporting.hub import push_to_hub, save_pretrained
+from inference import predict
 from models import BiRefNet, load_model, save_checkpoint
 from models.checkpoints.names import to_official
 from tests.models.small import build, image, output
@@ -116,6 +118,10 @@ def test_transformers_reads_it(foreign, model):
     assert torch.equal(found, output(model))
     assert foreign.config.get_text_config() is foreign.config
     assert type(foreign).__module__.startswith('transformers_modules')
+
+    # `predict` finds the training size in its config.
+    pixels = np.full((30, 40, 3), 99, np.uint8)
+    assert np.array_equal(predict(aligned(foreign), pixels), predict(model, pixels))
 
 
 @pytest.mark.slow
