@@ -101,7 +101,6 @@ def test_weights_for_tools_of_the_old_order(weights, tmp_path, capsys):
         assert all(torch.equal(again[key], value) for key, value in half.items())
 
 
-
 @pytest.mark.parametrize(('arguments', 'complaint'), [
     (['-m', 'no.pth'], 'no such checkpoint'),
     (['--size', '100x64'], 'nearest: 96x64'),
@@ -112,3 +111,20 @@ def test_what_cannot_be_done(weights, tmp_path, capsys, arguments, complaint):
     assert export.main(['pt2', '-m', file, '-o', str(tmp_path / 'x.pt2'), *arguments]) == 1
     assert complaint in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('command', 'target', 'complaint'), [
+    ('onnx', '', 'TARGET is empty'),
+    ('hf', '', 'TARGET is empty'),
+    ('pt2', '.', 'a folder; name the file'),
+    ('onnx', 'new/', 'a folder; name the file'),
+    ('hf', 'file', 'a file; name the folder'),
+    ('weights', 'file/net.pth', 'file: not a folder that can be written to'),
+])
+def test_a_wrong_target_is_named_before_the_work(
+        command, target, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('file').touch()
+    assert export.main([command, '-m', 'net.pth', '-o', target]) == 1
+    assert complaint in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['file']

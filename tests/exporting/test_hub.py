@@ -265,6 +265,29 @@ def test_a_card_without_a_run(folder):
     assert 'training set is not known' in text
 
 
+@pytest.mark.parametrize('config', [{'training_set': 3}, [], {'bb': 1, 'training_set': 'DIS-TR'}])
+def test_files_of_others_beside_the_weights_do_no_harm(model, config, tmp_path, caplog):
+    run, results = tmp_path / 'run', tmp_path / 'results'
+    save_checkpoint(model, run / 'epoch_3.pth')
+    (run / 'config.json').write_text(json.dumps(config))
+    (run / 'log.jsonl').write_text(
+        'text\n[]\n{"validation": 3}\n{"epoch": 3, "validation": {"sm": 0.8}}\n{"epoch": 4, "val')
+    results.mkdir()
+    (results / 'x_eval.json').write_text('{"methods": 3}')
+    save_pretrained(model, tmp_path / 'net', checkpoint=run / 'epoch_3.pth', results=results)
+    assert 'x_eval.json: not of this evaluator' in caplog.text
+    _, text = card_of(tmp_path / 'net')
+    assert 'training set is not known' in text
+    assert '0.8' in text
+
+
+def test_a_run_is_not_overwritten(model, tmp_path):
+    (tmp_path / 'last.pt').touch()
+    with pytest.raises(ValueError, match='holds a run'):
+        save_pretrained(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['last.pt']
+
+
 def test_a_card_tells_of_the_run(model, tmp_path):
     run, results = tmp_path / 'ckpts' / 'first', tmp_path / 'results'
     save_checkpoint(model, run / 'epoch_3.pth')
