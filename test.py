@@ -104,6 +104,8 @@ def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Source
     """
     if options.ckpt:
         return [resolve(name) for name in options.ckpt]
+    if options.ckpt_folder == '':
+        raise ValueError('--ckpt_folder is empty, as an unset variable of the shell is')
     folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
     found = list(folder.glob('epoch_*.pth'))
     if not found:  # published files, perhaps, whose names have an epoch, too

@@ -168,6 +168,12 @@ def test_a_folder_of_published_files(tmp_path):
     assert found_in(tmp_path) == ['epoch_3.pth'], 'a run has its own'
 
 
+def test_an_empty_folder_is_not_the_newest_run():
+    options = script.parse_arguments(['--ckpt_folder', ''])
+    with pytest.raises(ValueError, match='--ckpt_folder is empty'):
+        script.find_checkpoints(options, 'ckpts')
+
+
 def found_in(folder: Path) -> list[str]:
     options = script.parse_arguments(['--ckpt_folder', str(folder)])
     return [source.file.name for source in script.find_checkpoints(options, '')]
