@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import export
 from exporting.onnx import OLDEST_TORCH, run_onnx
+from exporting.program import OLDEST_FOR_DYNAMIC, ExportWrapper, trace
 from models import convert_tile_order, load_model, save_checkpoint
 from models.checkpoints.files import read_state
 from models.checkpoints.names import to_official
@@ -128,3 +130,21 @@ def test_a_wrong_target_is_named_before_the_work(
     assert export.main([command, '-m', 'net.pth', '-o', target]) == 1
     assert complaint in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+@pytest.mark.parametrize(('dynamic', 'words'), [
+    (False, 'cannot be traced for 96x64: made for 64$'),
+    (True, 'cannot be traced for all sizes, as --dynamic asks'),
+])
+def test_a_backbone_of_one_size(dynamic, words):
+    """As some of timm's are."""
+    class Fixed(nn.Module):
+        def forward(self, image):
+            assert image.shape[-1] == 64, 'made for 64\nand more of it'
+            return [image]
+
+    if dynamic and torch.__version__ < OLDEST_FOR_DYNAMIC:
+        pytest.skip('this PyTorch is too old for a dynamic program')
+    with pytest.raises(ValueError, match=words) as raised:
+        trace(ExportWrapper(Fixed()), (96, 64), dynamic)
+    assert '\n' not in str(raised.value)
