@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 from exporting.card import scores_of, validation_of, write_card
 from exporting.huggingface import write_companions
 from models import Architecture, BiRefNet, save_checkpoint
-from models.finding import STATES, saved_config
+from models.finding import saved_config
 from models.zoo import WEIGHTS
 from utils import epoch_of, replace_file
 
@@ -59,7 +59,7 @@ def save_pretrained(
             own config would be replaced; nothing is written.
     """
     folder = Path(folder)
-    if any((folder / name).exists() for name in STATES):
+    if _is_run(folder):
         raise ValueError(f'{folder}: holds a run, whose config.json would be replaced; name '
                          'another folder')
     fields_of_config = model.config.as_dict()
@@ -70,6 +70,14 @@ def save_pretrained(
     with _files_moved_together(folder) as part:
         write_companions(part, config, card)
         save_checkpoint(model, part / WEIGHTS, dtype=dtype)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the config in a folder is that of a run: exported ones leave its training set out."""
+    try:
+        return 'training_set' in saved_config(folder / WEIGHTS)
+    except ValueError:  # no config at all
+        return False
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Image -> mask or composite: the single steps, and `predict`, which returns its input's type."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -238,18 +238,24 @@ def _check_model(model: Any) -> None:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network that has a config, in whatever wraps it, as DataParallel does; else `model`."""
-    networks = (module for module in model.modules() if hasattr(module, 'config'))
+    """The network that knows its size, in whatever wraps it, as DataParallel does; else `model`."""
+    networks = (module for module in model.modules() if _sized_config(module))
     return next(networks, model)
 
 
 def _trained_sizes(network: nn.Module) -> tuple[Size, Sequence[Sequence[int]] | None]:
     """The training size of a network, and the range of a dynamic one."""
-    config = getattr(network, 'config', None)
-    # That of transformers has our fields inside.
-    fields = getattr(config, 'birefnet', None) or vars(config) if config else {}
+    fields = _sized_config(network)
     size = tuple(fields.get('size', DEFAULT_SIZE))
     return size, fields.get('dynamic_size')
+
+
+def _sized_config(network: nn.Module) -> Mapping[str, Any]:
+    """The fields of a network's config; {} without one of ours."""
+    config = getattr(network, 'config', None)
+    # That of transformers has our fields inside.
+    fields = getattr(config, 'birefnet', None) or getattr(config, '__dict__', {})
+    return fields if 'size' in fields else {}
 
 
 def _device(model: nn.Module) -> torch.device:

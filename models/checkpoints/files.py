@@ -17,13 +17,14 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from models.backbones.registry import State
-from models.checkpoints.reasons import ZIP_START, what_it_is
+from models.checkpoints.reasons import what_it_is
 from utils import atomic_write, check_state_dict, read_json, system_error
 
 logger = logging.getLogger(__name__)
 
-TORCH_STARTS = (ZIP_START, b'\x80')  # of files of torch.save, new and old
-LENGTH_BYTES = 8  # of a safetensors file: the length of its header, which is JSON, comes first
+# A safetensors file begins with the length of its header, which is JSON.
+LENGTH_BYTES = 8
+LONGEST_HEADER = 100_000_000
 MOST_DICTS = 1000  # that are searched in a file
 # Of a folder in Hugging Face's layout, in the order in which they are looked for. The list of
 # weights in several files ends in INDEX.
@@ -79,7 +80,7 @@ def read_state(path: str | os.PathLike) -> State:
                  if WEIGHT.fullmatch(key) and not value.is_floating_point()]
     if quantised:
         raise ValueError(f'{path}: holds weights that are no real numbers, as quantised ones: '
-                         f'{shorten(quantised)}; take the network before that')
+                         f'{shorten(quantised)}; take the weights from before that')
     return state
 
 
@@ -186,8 +187,8 @@ def _holds_safetensors(path: str | os.PathLike) -> bool:
             start = file.read(LENGTH_BYTES + 1)
     except OSError:  # reading it will say why
         return False
-    is_torch = start.startswith(TORCH_STARTS)
-    return start[LENGTH_BYTES:] == b'{' and not is_torch
+    length = int.from_bytes(start[:LENGTH_BYTES], 'little')
+    return length <= LONGEST_HEADER and start[LENGTH_BYTES:] == b'{'
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

@@ -282,10 +282,10 @@ def test_files_of_others_beside_the_weights_do_no_harm(model, config, tmp_path, 
 
 
 def test_a_run_is_not_overwritten(model, tmp_path):
-    (tmp_path / 'last.pt').touch()
+    (tmp_path / 'config.json').write_text(json.dumps(model.config.as_dict()))
     with pytest.raises(ValueError, match='holds a run'):
         save_pretrained(model, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ['last.pt']
+    assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
 def test_a_card_tells_of_the_run(model, tmp_path):

@@ -121,7 +121,19 @@ def plain():
     return build_birefnet(Config(bb='pvt_v2_b0', size=(64, 32), dec_att='')).eval()
 
 
-@pytest.mark.parametrize('wrap', [nn.DataParallel, AveragedModel, nn.Sequential])
+class Program(nn.Module):
+    """A network as part of another program's, which has a config of its own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.config = {'lr': 1}
+
+    def forward(self, image):
+        return self.network(image)
+
+
+@pytest.mark.parametrize('wrap', [nn.DataParallel, AveragedModel, nn.Sequential, Program])
 def test_a_wrapped_network_runs_at_its_own_size(plain, wrap):
     assert np.array_equal(predict(wrap(plain), RGB), predict(plain, RGB))
 
