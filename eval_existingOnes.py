@@ -46,6 +46,9 @@ from evaluation.tables import all_scores, shown_scores
 from runtime.command import explain_interrupt, run_command
 from utils import print_error, read_json
 
+# Fields of a run's config, which those of other projects have not together.
+RUN_FIELDS = {'task', 'bb', 'mul_scl_ipt'}
+
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parses the command line; `workers=N` among the overrides means `--workers N`."""
@@ -99,8 +102,8 @@ def parse_shard(text: str) -> Shard:
 def read_config(options: argparse.Namespace) -> Config:
     """Reads the config. Without `task=` its task is that of the run, or of all manifests."""
     saved = Path(options.ckpt_folder or '', 'config.json')
-    # A folder of downloaded weights has none, or that of another project, which names no task.
-    if options.ckpt_folder and saved.exists() and 'task' in read_json(saved):
+    # A folder of downloaded weights has none, or that of another project.
+    if options.ckpt_folder and saved.exists() and read_json(saved).keys() >= RUN_FIELDS:
         return Config.load(saved, options.overrides)
     cfg = Config.from_overrides(options.overrides)
     root = Path(options.pred_root or cfg.pred_root)

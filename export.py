@@ -22,6 +22,7 @@ if __name__ == '__main__':  # before the imports, which take seconds
     start_command('export')
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ from models.checkpoints.tile_order import ORDERS
 from models.loading import resolve
 from runtime.command import run_command
 from runtime.log import print_messages
-from utils import print_error
+from utils import folder_problem, print_error
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 EXTRAS = 'needs what `pip install ".[export]"` installs'
@@ -86,7 +87,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         '-m', '--model', required=True,
         help='checkpoint, run, folder, repository, or name of published weights')
     command.add_argument(
-        '-o', '--output', required=True, type=Path, metavar='TARGET',
+        '-o', '--output', required=True, metavar='TARGET',
         help='file or folder to write')
     command.add_argument(
         '--input-tile-order', choices=ORDERS,
@@ -115,6 +116,24 @@ def _add_program(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--photo', nargs='*', default=[], type=Path,
         help='compare on these photographs (default: two of scikit-image)')
+
+
+def check_target(text: str, *, is_folder: bool) -> Path:
+    """Checks TARGET before the work, which may take minutes, and returns its path.
+
+    Raises ValueError if no such folder, or no such file, can be written.
+    """
+    target = Path(text)
+    names_folder = text.endswith(('/', os.sep)) or target.is_dir()
+    if not text:
+        raise ValueError('TARGET is empty, as an unset variable of the shell is')
+    if names_folder and not is_folder:
+        raise ValueError(f'{text}: a folder; name the file to write')
+    if is_folder and target.exists() and not target.is_dir():
+        raise ValueError(f'{text}: a file; name the folder to write')
+    if problem := folder_problem(target if is_folder else target.parent):
+        raise ValueError(problem)
+    return target
 
 
 def export_program(args: argparse.Namespace, model: BiRefNet) -> None:
@@ -237,6 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == 'zoo':
             list_weights(args.names, args.json)
             return 0
+        args.output = check_target(args.output, is_folder=args.command == 'hf')
         overrides: dict[str, Any] = {}
         if args.input_tile_order:
             overrides['tile_order'] = args.input_tile_order

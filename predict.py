@@ -72,7 +72,7 @@ from runtime.command import run_command
 from runtime.device import choose_device, prepare_device
 from runtime.full_memory import full_memory_reason
 from runtime.log import print_messages
-from utils import IMAGE_SUFFIXES, fitting_name, print_error, read_lines
+from utils import IMAGE_SUFFIXES, fitting_name, folder_problem, print_error, read_lines
 
 MOST_OFFSET = 1000  # pixels: the time and memory that it takes grow with its square
 WATCH_SECONDS = 1.
@@ -572,15 +572,8 @@ def _format_problems(targets: list[Path], transparent: bool) -> Iterator[str]:
 
 def _folder_problems(targets: list[Path]) -> Iterator[str]:
     for folder in sorted({target.parent for target in targets}):
-        existing = _nearest_existing(folder)
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            yield f'{existing}: not a folder that can be written to'
-
-
-def _nearest_existing(folder: Path) -> Path:
-    """Returns the folder, or the first of its parents that exists."""
-    candidates = (folder, *folder.absolute().parents)
-    return next(path for path in candidates if path.exists())
+        if problem := folder_problem(folder):
+            yield problem
 
 
 # --- Work -----------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from inference.masks import to_mask, write_mask
 from inference.network import Predictor
 from inference.pipeline import run_pipeline
 from models import BiRefNet, load_model, optimize
+from models.checkpoints.files import files_of
 from models.loading import Source, resolve
 from readers import read_image
 from runtime.command import explain_interrupt, run_command
@@ -60,7 +61,8 @@ BAR_SECONDS = 2.  # comparing images shows its progress where it takes longer
 # Raise it whenever masks change: those of another version are made again.
 VERSION = 3
 # Names of checkpoints that do not tell one run from another. The folder's name does.
-GENERIC_NAMES = r'epoch_\d+|best|last(\.previous)?|model|pytorch_model|checkpoint|weights'
+GENERIC_NAMES = (r'epoch_\d+|best|last(\.previous)?|checkpoint|weights|'
+                 r'(pytorch_)?model(\.(safetensors|bin)\.index)?')
 # Values of --resolution for the run's own size. The last two are the publication's.
 RUN_SIZE = ('config', '', 'config.size', 'default')
 
@@ -103,6 +105,8 @@ def find_checkpoints(options: argparse.Namespace, ckpt_root: str) -> list[Source
     """
     if options.ckpt:
         return [resolve(name) for name in options.ckpt]
+    if options.ckpt_folder == '':
+        raise ValueError('--ckpt_folder is empty, as an unset variable of the shell is')
     folder = Path(options.ckpt_folder) if options.ckpt_folder else _newest_run(Path(ckpt_root))
     found = list(folder.glob('epoch_*.pth'))
     if not found:  # published files, perhaps, whose names have an epoch, too
@@ -176,7 +180,7 @@ class Target:
             cfg: the config of the test.
             architecture: fields of the network that overrule the checkpoint's.
         """
-        fingerprint = Fingerprint.of(self.checkpoint)
+        fingerprint = fingerprint_of(self.checkpoint)
         return {
             'version': VERSION,
             'run': run_of(self.checkpoint),
@@ -217,6 +221,11 @@ def run_of(path: Path) -> str:
     return without_epoch or path.stem
 
 
+def fingerprint_of(checkpoint: Path) -> Fingerprint:
+    """The fingerprint of all files of a checkpoint. An index lists names, whatever they hold."""
+    return Fingerprint.of_all(files_of(checkpoint))
+
+
 def check_folder(target: Target) -> None:
     """Raises ValueError if the target's folder holds masks that are not of its checkpoint."""
     advice = 'choose another pred_root, or delete the folder'
@@ -228,7 +237,7 @@ def check_folder(target: Target) -> None:
         return
     if Path(checkpoint).resolve() == target.checkpoint.resolve():
         return
-    is_moved = before.get('checkpoint_digest') == Fingerprint.of(target.checkpoint).digest
+    is_moved = before.get('checkpoint_digest') == fingerprint_of(target.checkpoint).digest
     if not is_moved:
         raise ValueError(f'{target.folder}: holds the masks of {checkpoint}, not of '
                          f'{target.checkpoint}; {advice}')

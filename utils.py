@@ -203,6 +203,15 @@ def _move_aside_and_replace(source: Path, target: Path) -> None:
     aside.unlink()
 
 
+def folder_problem(folder: Path) -> str:
+    """Says why no file can be written into a folder, which need not exist yet; '' if one can."""
+    candidates = (folder, *folder.absolute().parents)
+    existing = next(path for path in candidates if path.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return ''
+    return f'{existing}: not a folder that can be written to'
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically.
 

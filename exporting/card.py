@@ -9,10 +9,9 @@ from typing import Any
 from tabulate import tabulate
 
 from evaluation.metrics import HEADLINES, higher_is_better
-from evaluation.results import SUFFIX
+from evaluation.results import SUFFIX, read_results
 from exporting.huggingface import MODEL_CLASS
 from inference.images import Size
-from utils import read_json
 
 PAPER = 'https://arxiv.org/abs/2401.03407'
 TEXT = '''---
@@ -55,11 +54,15 @@ def scores_of(
 
     Returns:
         Scores by name, by test set.
+
+    Raises:
+        ValueError: names a file of another kind.
+        OSError: a file cannot be read.
     """
     found = {}
     own_sizes = (None, '', f'{size[0]}x{size[1]}')
     for path in sorted(Path(results).glob(f'*{SUFFIX}')):
-        content = read_json(path)
+        content = read_results(path)
         if 'dataset' not in content:  # the means over all sets
             continue
         for method in content['methods']:
@@ -86,14 +89,24 @@ def validation_of(run: str | os.PathLike, epoch: int | None, metric: str) -> dic
     if not log.is_file():
         return {}
     found = []
-    for text in log.read_text(encoding='utf-8').splitlines():
-        line = json.loads(text)
-        if 'validation' in line and epoch in (None, line['epoch']):
-            found.append(line['validation'])
+    for text in log.read_text(encoding='utf-8', errors='replace').splitlines():
+        line = _fields_in(text)
+        scores = line.get('validation')
+        if isinstance(scores, dict) and epoch in (None, line.get('epoch')):
+            found.append(scores)
     if not found:
         return {}
     sign = 1 if metric != 'loss' and higher_is_better(metric) else -1
     return max(found, key=lambda scores: sign * scores.get(metric, 0))
+
+
+def _fields_in(text: str) -> dict[str, Any]:
+    """The fields of a line; {} of one that was cut off, or is of another project."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return {}
+    return line if isinstance(line, dict) else {}
 
 
 def write_card(

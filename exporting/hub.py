@@ -5,6 +5,7 @@ state dict under the module's own names and the arguments of its constructor as 
 every method of it would have to be overridden.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,11 @@ from huggingface_hub import HfApi
 from exporting.card import scores_of, validation_of, write_card
 from exporting.huggingface import write_companions
 from models import Architecture, BiRefNet, save_checkpoint
+from models.finding import saved_config
 from models.zoo import WEIGHTS
-from utils import epoch_of, read_json, replace_file
+from utils import epoch_of, replace_file
+
+logger = logging.getLogger(__name__)
 
 # Config fields written into exported folders; local paths are left out.
 PUBLIC = ('bb', *(field.name for field in fields(Architecture)), 'task', 'size', 'dynamic_size')
@@ -51,9 +55,13 @@ def save_pretrained(
         dtype: of the weights.
 
     Raises:
-        ValueError: transformers cannot load this backbone; nothing is written.
+        ValueError: transformers cannot load this backbone, or the folder is that of a run, whose
+            own config would be replaced; nothing is written.
     """
     folder = Path(folder)
+    if _is_run(folder):
+        raise ValueError(f'{folder}: holds a run, whose config.json would be replaced; name '
+                         'another folder')
     fields_of_config = model.config.as_dict()
     config = {name: value for name, value in fields_of_config.items() if name in PUBLIC}
     facts = _facts_of_run(checkpoint, results, tuple(config['size']))
@@ -62,6 +70,14 @@ def save_pretrained(
     with _files_moved_together(folder) as part:
         write_companions(part, config, card)
         save_checkpoint(model, part / WEIGHTS, dtype=dtype)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the config in a folder is that of a run: exported ones leave its training set out."""
+    try:
+        return 'training_set' in saved_config(folder / WEIGHTS)
+    except ValueError:  # no config at all
+        return False
 
 
 @contextmanager
@@ -100,13 +116,14 @@ def _facts_of_run(
     run = Path(checkpoint).parent
     epoch = epoch_of(Path(checkpoint))
 
-    # A config without training sets is one of an exported folder.
-    training: dict[str, Any] = {}
-    config = run / 'config.json'
-    if config.is_file():
-        saved = read_json(config)
-        training = saved if 'training_set' in saved else {}
-    scores = scores_of(results, run.name, epoch, size)
+    # A config of ours without these is one of an exported folder.
+    saved = saved_config(Path(checkpoint))
+    training = saved if saved.keys() >= {'training_set', 'epochs', 'batch_size'} else {}
+    try:
+        scores = scores_of(results, run.name, epoch, size)
+    except (OSError, ValueError) as error:  # the card is a convenience
+        logger.warning('the card shows no scores: %s', error)
+        scores = {}
     validation = validation_of(run, epoch, training.get('val_metric', 'sm'))
     return _RunFacts(training, scores, validation)
 

@@ -74,10 +74,11 @@ def trace(module: ExportWrapper, size: Size, dynamic: bool = False) -> ExportedP
         module: what the program computes.
         size: (width, height) that it takes, one image at a time.
         dynamic: instead of that, take batches of up to 64 with sides of 64 to 8192, multiples of
-            32. Backbones of a fixed input size keep theirs: torch says so in an error.
+            32.
 
     Raises:
-        ValueError: if `dynamic`, and PyTorch is too old for it.
+        ValueError: the backbone does not take that size, or not every size; or PyTorch is too old
+            for a dynamic program.
     """
     # Of a dynamic program, the example's sizes only have to be unequal, and not small.
     batch = 1
@@ -91,9 +92,14 @@ def trace(module: ExportWrapper, size: Size, dynamic: bool = False) -> ExportedP
         columns = STRIDE * Dim('columns', min=2, max=LARGEST // STRIDE)
         shapes = {INPUT: {0: Dim('batch', min=1, max=MOST), 2: rows, 3: columns}}
     example = torch.zeros(batch, 3, height, width)
-    with torch.no_grad():
-        return torch.export.export(
-            module.eval(), (example,), dynamic_shapes=shapes, strict=False)
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                module.eval(), (example,), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch's are of many types, and backbones assert their size
+        sizes = 'all sizes, as --dynamic asks' if dynamic else f'{width}x{height}'
+        reason = str(error).partition('\n')[0] or type(error).__name__
+        raise ValueError(f'this backbone cannot be traced for {sizes}: {reason}') from error
 
 
 def save_program(

@@ -1,7 +1,7 @@
 """Image -> mask or composite: the single steps, and `predict`, which returns its input's type."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from inference.compose import Style, compose
 from inference.images import (
     DecodedImage,
+    Size,
     SizeRule,
     decode_image,
     encode,
@@ -25,6 +26,7 @@ from inference.masks import to_mask
 from inference.network import Predictor
 from inference.pipeline import DEFAULT_WORKERS, run_pipeline, values_of
 
+DEFAULT_SIZE = (1024, 1024)  # (width, height) of the input of a network without a config
 BOX_MARGIN = .1  # of the box's sides, added all round: the network needs the object's surroundings
 Box = tuple[int, int, int, int]
 
@@ -150,7 +152,9 @@ def predict(
     Safe to call from several threads.
 
     Args:
-        model: a network from `load_model`, or `optimize` of one, on any device.
+        model: a network from `load_model`, or `optimize` of one, in eval mode, on any device and
+            of any dtype; also within DataParallel or a like wrapper, or as transformers has loaded
+            it from an exported folder.
         images: an image or a list of images, which may mix types and sizes. An image is a PIL
             image; an array, uint8 (H, W), (H, W, 3) or (H, W, 4); a tensor (1, H, W), (3, H, W)
             or (4, H, W), uint8 or float in 0..1; the bytes of a file; or a path.
@@ -171,13 +175,15 @@ def predict(
 
     Raises:
         ValueError: an image cannot be read, which the message names; `output`, the box or the
-            resolution is wrong; or the input would not fit into the free memory.
-        TypeError: an image is of another type.
+            resolution is wrong; the model is in training mode; or the input would not fit into the
+            free memory.
+        TypeError: an image is of another type, or the model is no network.
 
     >>> mask = predict(model, Image.open('photo.jpg'))          # PIL image, mode 'L'
     >>> cutout = predict(model, 'photo.jpg', 'cutout', resolution='2048x2048')    # mode 'RGBA'
     >>> masks = predict(model, [array, other_array], batch=2)   # list of arrays, uint8 (H, W)
     """
+    _check_model(model)
     style = replace(style or Style(), output=output)
     size_of = size_rule(model, resolution)
     network = Predictor(model, _device(model))
@@ -205,7 +211,8 @@ def size_rule(model: nn.Module, resolution: str) -> SizeRule:
     """Builds the rule for the size of the network's input.
 
     Args:
-        model: a network, whose `config` gives the training size and the range of a dynamic one.
+        model: a network whose `config`, or that of the network inside it, gives the training size
+            and the range of a dynamic one.
         resolution: as for `network_size`.
 
     Returns:
@@ -214,11 +221,41 @@ def size_rule(model: nn.Module, resolution: str) -> SizeRule:
     Raises:
         ValueError: the resolution is wrong.
     """
-    config = getattr(model, 'config', None)
-    size = config.size if config else (1024, 1024)
-    dynamic = config.dynamic_size if config else None
+    size, dynamic = _trained_sizes(_unwrapped(model))
     network_size(resolution, (32, 32), size)  # raises before any image is read
     return lambda image_size: network_size(resolution, image_size, size, dynamic)
+
+
+def _check_model(model: Any) -> None:
+    """Raises TypeError for what is no network, ValueError in training mode, which changes masks."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'{type(model).__name__} is not a network: give the model that '
+                        'load_model returns for a file or name')
+    network = _unwrapped(model)
+    is_known = hasattr(network, 'config')  # a wrapper alone does not know the mode of what it wraps
+    if is_known and network.training:
+        raise ValueError('predict: the model is in training mode; call model.eval() first')
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network that knows its size, in whatever wraps it, as DataParallel does; else `model`."""
+    networks = (module for module in model.modules() if _sized_config(module))
+    return next(networks, model)
+
+
+def _trained_sizes(network: nn.Module) -> tuple[Size, Sequence[Sequence[int]] | None]:
+    """The training size of a network, and the range of a dynamic one."""
+    fields = _sized_config(network)
+    size = tuple(fields.get('size', DEFAULT_SIZE))
+    return size, fields.get('dynamic_size')
+
+
+def _sized_config(network: nn.Module) -> Mapping[str, Any]:
+    """The fields of a network's config; {} without one of ours."""
+    config = getattr(network, 'config', None)
+    # That of transformers has our fields inside.
+    fields = getattr(config, 'birefnet', None) or getattr(config, '__dict__', {})
+    return fields if 'size' in fields else {}
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.images import Size
 from inference.memory import free_memory
@@ -22,7 +22,8 @@ class Predictor:
     """Turns images of one size into foreground probabilities. Safe to call from several threads.
 
     Args:
-        network: takes normalised RGB, float32 (B, 3, H, W), and returns [..., logits (B, 1, H, W)].
+        network: takes normalised RGB (B, 3, H, W), of its own dtype if it is a module and else
+            float32, and returns [..., logits (B, 1, H, W)].
         device: the device that the network is on.
     """
 
@@ -33,6 +34,7 @@ class Predictor:
     ) -> None:
         self.network = network
         self.device = torch.device(device)
+        self.dtype = _dtype_of(network)
         self.mean = torch.tensor(IMAGENET_MEAN, device=self.device) * 255
         self.std = torch.tensor(IMAGENET_STD, device=self.device) * 255
 
@@ -56,7 +58,7 @@ class Predictor:
 
         with torch.inference_mode():
             normalized = self._normalized(np.stack(images))
-            logits = self.network(normalized)[-1]
+            logits = self.network(normalized.to(self.dtype))[-1]
             probability = logits.float().sigmoid()[:, 0].cpu().numpy()
         if not np.isfinite(probability).all():
             raise ValueError("the network's output is not finite; "
@@ -75,6 +77,13 @@ class Predictor:
         rows.div_(self.std.repeat(width))
         normalized = rows.view(batch, height, width, 3)
         return normalized.permute(0, 3, 1, 2)
+
+
+def _dtype_of(network: Callable) -> torch.dtype:
+    """The dtype of a network's first weights; float32 for other functions."""
+    weights = network.parameters() if isinstance(network, nn.Module) else ()
+    dtypes = (weight.dtype for weight in weights if weight.is_floating_point())
+    return next(dtypes, torch.float32)
 
 
 def check_memory(

@@ -9,6 +9,7 @@ from typing import Any
 
 from models import zoo
 from models.checkpoints.files import IN_FOLDERS, find_in_folder, read_content, read_metadata
+from models.checkpoints.tile_order import ORDERS
 
 STATES = ('last.pt', 'last.previous.pt')  # of a run, from which it goes on
 # Files that this project writes beside a config of its own, one of which transformers may divide.
@@ -28,6 +29,8 @@ def find_checkpoint(path: str | os.PathLike, **hub: Any) -> Path:
     """
     # What is on the disk goes before names.
     name = str(path)
+    if not name:
+        raise ValueError('the name of the weights is empty, as an unset variable of the shell is')
     path = Path(path)
     if path.is_file():
         return path
@@ -44,7 +47,7 @@ def find_checkpoint(path: str | os.PathLike, **hub: Any) -> Path:
 
     near = difflib.get_close_matches(name, zoo.zoo(), 1)
     advice = f'; did you mean {near[0]}?' if near else ''
-    raise ValueError(f'{path}: there is no such checkpoint{advice}')
+    raise ValueError(f'{name}: there is no such checkpoint{advice}')
 
 
 def _find_in_folder(folder: Path) -> Path:
@@ -117,8 +120,7 @@ def written_tile_order(file: Path, config: dict[str, Any]) -> str:
 
     `config` is what `saved_config` found. Runs of earlier versions could have the order 'column'.
     """
-    if order := read_metadata(file).get('tile_order'):
-        return order
-    if config and WRITTEN.fullmatch(file.name):
-        return config.get('tile_order', 'row')
-    return ''
+    order = read_metadata(file).get('tile_order', '')
+    if not order and config and WRITTEN.fullmatch(file.name):
+        order = config.get('tile_order', 'row')
+    return order if order in ORDERS else ''  # others' files may have a field of this name

@@ -291,7 +291,10 @@ def _build_without_values(bb: str, size: tuple[int, int], scales: tuple[float, .
         backbone = build_backbone(bb, size, scales)
     buffers = dict(backbone.named_buffers())
     computed = buffers.keys() - backbone.state_dict().keys()
-    return build_backbone(bb, size, scales) if computed else backbone
+    if not computed:
+        return backbone
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        return build_backbone(bb, size, scales)
 
 
 def _fill(model: BiRefNet, state: State) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +52,23 @@ class Fingerprint(NamedTuple):
             return before
         return cls(*state, _remembered_digest(path, state))
 
+    @classmethod
+    def of_all(cls, paths: Sequence[Path]) -> 'Fingerprint':
+        """The fingerprint of files that belong together; of a single one, as `of`.
+
+        Raises OSError if one of them cannot be read.
+        """
+        found = [cls.of(path) for path in paths]
+        if len(found) == 1:
+            return found[0]
+        digests = ','.join(str(fingerprint.digest) for fingerprint in found)
+        return cls(
+            size=sum(fingerprint.size for fingerprint in found),
+            mtime=max(fingerprint.mtime for fingerprint in found),
+            ctime=max(fingerprint.ctime for fingerprint in found),
+            digest=_shortened(hashlib.sha256(digests.encode()).digest()),
+        )
+
     def is_same(self, other: 'Fingerprint') -> bool:
         """Whether the file is the same. That it was touched, or moved, changes nothing."""
         return self._replace(ctime=0) == other._replace(ctime=0)
@@ -68,7 +86,7 @@ def state_of(path: Path) -> State:
 
 
 def state_in(stat: os.stat_result) -> State:
-    """The same of a file of which the system has told already."""
+    """As `state_of`, of what the system has told of a file already."""
     return stat.st_size, stat.st_mtime_ns % TIMES, stat.st_ctime_ns % TIMES
 
 
@@ -76,10 +94,14 @@ def digest_of(path: Path) -> int:
     """A digest of a file's content."""
     with open(path, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').digest()
-    return int.from_bytes(digest[:DIGEST_BYTES], signed=True)
+    return _shortened(digest)
 
 
 @lru_cache(MOST_REMEMBERED)
 def _remembered_digest(path: Path, _state: State) -> int:
-    """The same; `_state` tells one content of the file from another."""
+    """As `digest_of`; `_state` tells one content of the file from another."""
     return digest_of(path)
+
+
+def _shortened(digest: bytes) -> int:
+    return int.from_bytes(digest[:DIGEST_BYTES], signed=True)

@@ -197,7 +197,8 @@ def test_run_of_a_checkpoint_folder(root):
         eval_existingOnes.main(['--ckpt_folder', 'ckpts/other', '--metrics', 'S', '--workers', '1'])
 
 
-@pytest.mark.parametrize('content', [None, '{"architectures": ["BiRefNet"]}'])
+@pytest.mark.parametrize('content', [
+    None, '{"architectures": ["BiRefNet"]}', '{"task": "segmentation", "learning_rate": 3}'])
 def test_a_folder_of_downloaded_weights_has_no_config_of_ours(root, content):
     folder = root / 'ckpts/downloaded'
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import export
 from exporting.onnx import OLDEST_TORCH, run_onnx
+from exporting.program import OLDEST_FOR_DYNAMIC, ExportWrapper, trace
 from models import convert_tile_order, load_model, save_checkpoint
 from models.checkpoints.files import read_state
 from models.checkpoints.names import to_official
@@ -101,7 +103,6 @@ def test_weights_for_tools_of_the_old_order(weights, tmp_path, capsys):
         assert all(torch.equal(again[key], value) for key, value in half.items())
 
 
-
 @pytest.mark.parametrize(('arguments', 'complaint'), [
     (['-m', 'no.pth'], 'no such checkpoint'),
     (['--size', '100x64'], 'nearest: 96x64'),
@@ -112,3 +113,38 @@ def test_what_cannot_be_done(weights, tmp_path, capsys, arguments, complaint):
     assert export.main(['pt2', '-m', file, '-o', str(tmp_path / 'x.pt2'), *arguments]) == 1
     assert complaint in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('command', 'target', 'complaint'), [
+    ('onnx', '', 'TARGET is empty'),
+    ('hf', '', 'TARGET is empty'),
+    ('pt2', '.', 'a folder; name the file'),
+    ('onnx', 'new/', 'a folder; name the file'),
+    ('hf', 'file', 'a file; name the folder'),
+    ('weights', 'file/net.pth', 'file: not a folder that can be written to'),
+])
+def test_a_wrong_target_is_named_before_the_work(
+        command, target, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('file').touch()
+    assert export.main([command, '-m', 'net.pth', '-o', target]) == 1
+    assert complaint in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+@pytest.mark.parametrize(('dynamic', 'words'), [
+    (False, 'cannot be traced for 96x64: made for 64$'),
+    (True, 'cannot be traced for all sizes, as --dynamic asks'),
+])
+def test_a_backbone_of_one_size(dynamic, words):
+    """As some of timm's are."""
+    class Fixed(nn.Module):
+        def forward(self, image):
+            assert image.shape[-1] == 64, 'made for 64\nand more of it'
+            return [image]
+
+    if dynamic and torch.__version__ < OLDEST_FOR_DYNAMIC:
+        pytest.skip('this PyTorch is too old for a dynamic program')
+    with pytest.raises(ValueError, match=words) as raised:
+        trace(ExportWrapper(Fixed()), (96, 64), dynamic)
+    assert '\n' not in str(raised.value)

@@ -168,6 +168,12 @@ def test_a_folder_of_published_files(tmp_path):
     assert found_in(tmp_path) == ['epoch_3.pth'], 'a run has its own'
 
 
+def test_an_empty_folder_is_not_the_newest_run():
+    options = script.parse_arguments(['--ckpt_folder', ''])
+    with pytest.raises(ValueError, match='--ckpt_folder is empty'):
+        script.find_checkpoints(options, 'ckpts')
+
+
 def found_in(folder: Path) -> list[str]:
     options = script.parse_arguments(['--ckpt_folder', str(folder)])
     return [source.file.name for source in script.find_checkpoints(options, '')]
@@ -196,6 +202,8 @@ def test_names_and_configs_of_others_do_not_decide(setting, tmp_path):
     ('ckpts/mine/epoch_3.pth', 'mine'),
     ('ckpts/mine/last.pt', 'mine'),
     ('my-net/model.safetensors', 'my-net'),
+    ('my-net/model.safetensors.index.json', 'my-net'),
+    ('my-net/pytorch_model.bin.index.json', 'my-net'),
     ('hub/models--someone--BiRefNet-ft/snapshots/abc/model.safetensors', 'BiRefNet-ft'),
     ('BiRefNet-general-epoch_244.pth', 'BiRefNet-general'),
 ])
@@ -326,6 +334,26 @@ def test_masks_of_another_checkpoint_are_neither_taken_nor_deleted(case, tmp_pat
     (case.folder / script.MANIFEST).unlink()
     with pytest.raises(ValueError, match='not written'):
         script.check_folder(case.target)
+
+
+def test_weights_in_several_files_are_known_by_all_of_them(case, tmp_path):
+    """Indexes of two networks of one architecture are equal byte for byte."""
+    targets = []
+    for name in ('one', 'two'):
+        folder = tmp_path / name
+        write_json(folder / 'model.safetensors.index.json', {'weight_map': {'key': 'part.bin'}})
+        (folder / 'part.bin').write_bytes(name.encode())
+        checkpoint = folder / 'model.safetensors.index.json'
+        targets.append(replace(case.target, checkpoint=checkpoint))
+    one, two = targets
+    before = one.manifest(Config(task='Tiny'), {})
+    write_json(case.folder / script.MANIFEST, before)
+    with pytest.raises(ValueError, match=r'holds the masks of .*one.*not of .*two'):
+        script.check_folder(two)
+
+    replace_keeping_time(tmp_path / 'one' / 'part.bin', b'eno')
+    changed = one.manifest(Config(task='Tiny'), {})
+    assert [name for name in before if before[name] != changed[name]] == ['checkpoint_digest']
 
 
 def test_a_folder_of_an_earlier_version_is_reported(tmp_path, caplog):

@@ -17,11 +17,14 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from models.backbones.registry import State
+from models.checkpoints.reasons import what_it_is
 from utils import atomic_write, check_state_dict, read_json, system_error
 
 logger = logging.getLogger(__name__)
 
-ZIP_START = b'PK\3\4'
+# A safetensors file begins with the length of its header, which is JSON.
+LENGTH_BYTES = 8
+LONGEST_HEADER = 100_000_000
 MOST_DICTS = 1000  # that are searched in a file
 # Of a folder in Hugging Face's layout, in the order in which they are looked for. The list of
 # weights in several files ends in INDEX.
@@ -35,7 +38,8 @@ IN_FOLDERS = (
 DECODER = re.compile(r'(.*\.)?decoder\.')
 ENCODERS = ('bb.', 'encoder.')  # official, ours
 SHARD = re.compile(r'[\w-][\w.-]*\.(safetensors|bin|pth?)')  # a plain name
-AVERAGE = re.compile(r'(?<![a-z])ema(?![a-z])')
+AVERAGE = re.compile(r'(?<![a-z])ema(?![a-z])|EMA')
+WEIGHT = re.compile(r'(.*\.)?(weight|bias)')
 
 
 def read_state(path: str | os.PathLike) -> State:
@@ -46,12 +50,13 @@ def read_state(path: str | os.PathLike) -> State:
     in keys is dropped.
 
     Args:
-        path: `.safetensors`, a list of several such files as Hugging Face has it (`.index.json`),
-            else a file of `torch.save`.
+        path: a safetensors file or one of `torch.save`, whatever its name; or a list of several
+            such files as Hugging Face has it (`.index.json`).
 
     Raises:
-        ValueError: the file holds no tensors by name, several networks and no moving average, or
-            tensors that would fill the memory; or one of several files is missing.
+        ValueError: the file holds no tensors by name, several networks and no moving average,
+            tensors that would fill the memory, or quantised weights; or one of several files is
+            missing.
     """
     # Wherever in the file tensors lie by name.
     groups = _find_groups(read_content(path))
@@ -70,18 +75,24 @@ def read_state(path: str | os.PathLike) -> State:
     if strange := [key for key, value in state.items() if not _is_plain(value)]:
         raise ValueError(f'{path}: holds tensors that are not stored value by value: '
                          f'{shorten(strange)}')
+    # As real numbers, whole ones would be read without their scale.
+    quantised = [f'{key} ({value.dtype})' for key, value in state.items()
+                 if WEIGHT.fullmatch(key) and not value.is_floating_point()]
+    if quantised:
+        raise ValueError(f'{path}: holds weights that are no real numbers, as quantised ones: '
+                         f'{shorten(quantised)}; take the weights from before that')
     return state
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     """What a safetensors file says of itself; {} for other files."""
-    if not _is_safetensors(path):
+    if not _holds_safetensors(path):
         return {}
     try:
         with safe_open(path, 'pt') as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        reason = _what_it_is(path) or error
+        reason = what_it_is(path) or error
         raise ValueError(f'{path}: not a safetensors file ({reason})') from error
 
 
@@ -94,35 +105,23 @@ def read_content(path: str | os.PathLike, mmap: bool = False) -> Any:
     if str(path).endswith(INDEX):
         return _read_shards(Path(path))
     try:
-        if _is_safetensors(path):
+        if _holds_safetensors(path):
             return load_safetensors(path)
         if not _is_compressed(path):
             return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise ValueError(f'{path}: there is no such checkpoint') from None
     except SafetensorError as error:
-        reason = _what_it_is(path) or error
+        reason = what_it_is(path) or error
         raise ValueError(f'{path}: not a safetensors file ({reason})') from error
     except Exception as error:  # torch's unpickler raises many kinds on foreign or damaged files
         cause = system_error(error)
         if cause and cause.errno != errno.EINVAL:  # in a file cut off, torch looks before its start
             raise ValueError(f'{path}: not read ({cause.strerror or cause})') from error
         # torch's own words advise against weights_only=True, which keeps foreign code out.
-        reason = _what_it_is(path) or 'damaged, or holding more than tensors'
+        reason = what_it_is(path) or 'damaged, or holding more than tensors'
         raise ValueError(f'{path}: not loaded: {reason}') from error
     raise ValueError(f'{path}: not loaded: compressed, as no checkpoint is')
-
-
-def _what_it_is(path: str | os.PathLike) -> str:
-    """What a file is by its first bytes if it is no checkpoint; '' if they do not tell."""
-    # Only where loading has failed: the package imports all decoders of images.
-    from readers.reasons import CUT_OFF, UNKNOWN, first_bytes, stranger
-
-    start = first_bytes(path)
-    if start.startswith(ZIP_START):  # as torch's files do, which end with their list
-        return '' if zipfile.is_zipfile(path) else CUT_OFF
-    what = stranger(start)
-    return '' if what == UNKNOWN else what
 
 
 def _read_shards(index: Path) -> State:
@@ -146,6 +145,17 @@ def _read_shards(index: Path) -> State:
     return state
 
 
+def files_of(path: Path) -> list[Path]:
+    """All files that hold a checkpoint: itself and, if it is an index, those that it lists.
+
+    Raises ValueError for an index that lists none.
+    """
+    if not path.name.endswith(INDEX):
+        return [path]
+    shards = sorted(set(_read_index(path).values()))
+    return [path, *(path.parent / name for name in shards)]
+
+
 def _read_index(index: Path) -> dict[str, str]:
     """The file of each key. Raises ValueError if names are missing, or lead out of the folder."""
     try:
@@ -166,6 +176,19 @@ def _is_shard(name: Any) -> bool:
 def find_in_folder(folder: Path, names: Iterable[str] = IN_FOLDERS) -> Path | None:
     """The first of these files in a folder; None if it holds none."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _holds_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a file is to be read as safetensors, by its name or else by its content."""
+    if _is_safetensors(path):
+        return True
+    try:
+        with open(path, 'rb') as file:
+            start = file.read(LENGTH_BYTES + 1)
+    except OSError:  # reading it will say why
+        return False
+    length = int.from_bytes(start[:LENGTH_BYTES], 'little')
+    return length <= LONGEST_HEADER and start[LENGTH_BYTES:] == b'{'
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

@@ -8,10 +8,11 @@ from models.backbones.base import Backbone
 from models.backbones.registry import State, find_family
 from models.checkpoints.files import IN_FOLDERS, find_in_folder, read_state
 from models.checkpoints.infer import differences
-from models.checkpoints.names import DERIVED
+from models.checkpoints.names import DERIVED, OFFICIAL_PREFIX, OUR_PREFIX
 from models.zoo import weights_folder
 
 WEIGHTS = Path('weights')  # beside the commands, where pretrained files are looked for
+WHOLE_NETWORKS = (OFFICIAL_PREFIX, OUR_PREFIX)  # with which keys of their backbones begin
 PUBLISHED_FOLDER = 'cv'  # in which the publication keeps them there
 
 
@@ -65,6 +66,9 @@ def load_backbone(backbone: Backbone, path: str | os.PathLike) -> None:
     own = net.state_dict()
     family = find_family(backbone.name)
     state = _read_pretrained(path)
+    if any(key.startswith(WHOLE_NETWORKS) for key in state):
+        raise ValueError(f'{path}: holds a whole network, not a backbone alone; weights=FILE '
+                         'starts from all of it')
     if family and family.rename_pretrained:
         state = family.rename_pretrained(state, net)
     fitting = {key: value for key, value in state.items() if key in own}

@@ -103,8 +103,8 @@ def read_tile_order(state: Mapping[str, Tensor]) -> TileEvidence:
         return TileEvidence(0., 0.)
 
     # Their weighted mean, scaled to deviation 1 again.
-    weights = torch.tensor(channels, dtype=torch.float64)
-    levels = torch.tensor([row, column], dtype=torch.float64)
+    weights = torch.tensor(channels, dtype=torch.float64, device='cpu')
+    levels = torch.tensor([row, column], dtype=torch.float64, device='cpu')
     levels = levels.nan_to_num(posinf=0, neginf=0)  # what is not finite shows nothing
     deviations = levels @ weights / weights.norm()
     return TileEvidence(*deviations.tolist())
@@ -147,7 +147,7 @@ def _products(filters: Tensor, distance: int) -> Tensor:
 def _row_contrast(filters: Tensor) -> Tensor:
     """(out, channels, 9) -> (out,)."""
     image = filters.shape[1] // COLOURS
-    contrast = torch.zeros(len(filters), dtype=filters.dtype)
+    contrast = filters.new_zeros(len(filters))
     for distance in (image, 2 * image):
         same_tile = _products(filters, distance).mean(1)
         nearer = _products(filters, distance - COLOURS).mean(1)
@@ -160,10 +160,10 @@ def _row_contrast(filters: Tensor) -> Tensor:
 
 def _column_contrast(filters: Tensor) -> Tensor:
     """(out, channels, 9) -> (out,)."""
-    contrast = torch.zeros(len(filters), dtype=filters.dtype)
+    contrast = filters.new_zeros(len(filters))
     for distance in (1, 2):
         agreement = _products(filters, distance)
-        start = torch.arange(agreement.shape[1])
+        start = torch.arange(agreement.shape[1], device=agreement.device)
         # In row order these are neighbours in a row of tiles. Its ends, at multiples of a power of
         # 2, fall on all places of a group of three alike.
         within = start % COLOURS + distance < COLOURS

@@ -60,7 +60,8 @@ def optimize(
         raise ValueError(f'optimize: dtype={dtype}; take one of {known}')
     with torch.no_grad():
         fast = FastBiRefNet(model).eval().requires_grad_(False)
-        if dtype != torch.float32:
+        is_float32 = all(weight.dtype == torch.float32 for weight in fast.parameters())
+        if dtype != torch.float32 or not is_float32:
             fast = copy.deepcopy(fast).set_dtype(dtype)
     return Compiled(fast) if compile else fast
 
@@ -120,6 +121,9 @@ class FastBiRefNet(nn.Module):
         Raises ValueError if H or W is not a multiple of 32.
         """
         check_size(image)
+        if _is_autocast(image.device.type):  # the caller's: `dtype` decides on the maps here
+            with torch.autocast(image.device.type, enabled=False):
+                return self.forward(image)
         image = image.to(self.dtype, memory_format=torch.channels_last)
 
         # Each level is the map of the image, and beside it perhaps that of its half.
@@ -139,6 +143,10 @@ class FastBiRefNet(nn.Module):
             parts += [resize_through(x, own_size, size) for x in level]
         parts += [resize(x, size) for x in maps[3]]
         return torch.cat(parts, 1)
+
+
+def _is_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _through_neck(neck: nn.ModuleList, maps: Sequence[Maps], size: Sequence[int]) -> list[Maps]:

@@ -4,6 +4,7 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageSegmentation
 
 from exporting.hub import push_to_hub, save_pretrained
+from inference import predict
 from models import BiRefNet, load_model, save_checkpoint
 from models.checkpoints.names import to_official
 from tests.models.small import build, image, output
@@ -116,6 +118,10 @@ def test_transformers_reads_it(foreign, model):
     assert torch.equal(found, output(model))
     assert foreign.config.get_text_config() is foreign.config
     assert type(foreign).__module__.startswith('transformers_modules')
+
+    # `predict` finds the training size in its config.
+    pixels = np.full((30, 40, 3), 99, np.uint8)
+    assert np.array_equal(predict(aligned(foreign), pixels), predict(model, pixels))
 
 
 @pytest.mark.slow
@@ -257,6 +263,29 @@ def test_a_card_without_a_run(folder):
     assert 'model-index' not in header
     assert 'has not been scored' in text
     assert 'training set is not known' in text
+
+
+@pytest.mark.parametrize('config', [{'training_set': 3}, [], {'bb': 1, 'training_set': 'DIS-TR'}])
+def test_files_of_others_beside_the_weights_do_no_harm(model, config, tmp_path, caplog):
+    run, results = tmp_path / 'run', tmp_path / 'results'
+    save_checkpoint(model, run / 'epoch_3.pth')
+    (run / 'config.json').write_text(json.dumps(config))
+    (run / 'log.jsonl').write_text(
+        'text\n[]\n{"validation": 3}\n{"epoch": 3, "validation": {"sm": 0.8}}\n{"epoch": 4, "val')
+    results.mkdir()
+    (results / 'x_eval.json').write_text('{"methods": 3}')
+    save_pretrained(model, tmp_path / 'net', checkpoint=run / 'epoch_3.pth', results=results)
+    assert 'x_eval.json: not of this evaluator' in caplog.text
+    _, text = card_of(tmp_path / 'net')
+    assert 'training set is not known' in text
+    assert '0.8' in text
+
+
+def test_a_run_is_not_overwritten(model, tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(model.config.as_dict()))
+    with pytest.raises(ValueError, match='holds a run'):
+        save_pretrained(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
 def test_a_card_tells_of_the_run(model, tmp_path):

@@ -1,15 +1,19 @@
 """`predict`: types of inputs and results, sizes, threads, examples, memory."""
 
+import copy
 import doctest
 import io
 import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from config import Config
 from inference import predict
@@ -105,6 +109,68 @@ def test_documented_examples_run(model, tmp_path, monkeypatch):
     assert names['mask'].mode == 'L'
     assert names['cutout'].mode == 'RGBA'
     assert [m.shape for m in names['masks']] == [(40, 60), (9, 60)]
+
+
+# --- Networks as host programs have them ----------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def plain():
+    """A network that is not optimized. Not to be changed."""
+    torch.manual_seed(0)
+    return build_birefnet(Config(bb='pvt_v2_b0', size=(64, 32), dec_att='')).eval()
+
+
+class Program(nn.Module):
+    """A network as part of another program's, which has a config of its own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.config = {'lr': 1}
+
+    def forward(self, image):
+        return self.network(image)
+
+
+@pytest.mark.parametrize('wrap', [nn.DataParallel, AveragedModel, nn.Sequential, Program])
+def test_a_wrapped_network_runs_at_its_own_size(plain, wrap):
+    assert np.array_equal(predict(wrap(plain), RGB), predict(plain, RGB))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_a_converted_network_gets_its_own_dtype(plain, dtype):
+    converted = copy.deepcopy(plain).to(dtype)
+    for network in (converted, optimize(converted)):
+        difference = predict(network, RGB).astype(int) - predict(plain, RGB)
+        assert np.abs(difference).max() <= 3
+
+
+def test_defaults_of_the_host_program_do_not_matter(plain):
+    expected = predict(plain, RGB)
+    fast = optimize(plain)
+    torch.set_default_dtype(torch.float64)
+    try:
+        results = [predict(network, RGB) for network in (plain, fast)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for result in results:
+        assert np.abs(result.astype(int) - expected).max() <= 1
+
+
+def test_a_network_in_training_mode_is_refused_as_it_is(plain):
+    network = copy.deepcopy(plain).train()
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match=r'model\.eval\(\)'):
+        predict(nn.DataParallel(network), RGB)
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize('model', ['general', Path('best.pth'), None])
+def test_what_is_no_network_is_refused(model):
+    with pytest.raises(TypeError, match='load_model'):
+        predict(model, RGB)
 
 
 def test_threads_do_not_disturb_each_other(model):

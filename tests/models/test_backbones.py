@@ -396,6 +396,12 @@ def write_shards(folder: Path, state: dict[str, torch.Tensor], count: int = 3) -
     (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': places}))
 
 
+def test_a_whole_network_in_place_of_a_backbone_is_named(tmp_path):
+    torch.save({'bb.patch_embed1.proj.weight': torch.zeros(2)}, tmp_path / 'net.pth')
+    with pytest.raises(ValueError, match='a whole network, not a backbone alone; weights=FILE'):
+        load_backbone(build_backbone('pvt_v2_b0'), tmp_path / 'net.pth')
+
+
 def test_a_dino_in_several_files(tmp_path, small_dino, monkeypatch):
     """By its folder or its index; the folder is found under the name of the repository."""
     name, gated, official = small_dino

@@ -336,6 +336,13 @@ def test_loading_draws_no_weights(tmp_path, model):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_building_what_computes_buffers_leaves_random_numbers_alone():
+    state = torch.get_rng_state()
+    backbone = models.loading._build_without_values('dino_v3_s', (64, 64), (1.,))
+    assert all(not buffer.is_meta for buffer in backbone.buffers())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 # --- Folders --------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,15 @@
 """What a path or name means: the file, and what is known of it without its weights."""
 
+import argparse
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from models import BiRefNet, load_model, save_checkpoint, zoo
@@ -226,6 +230,7 @@ WRAPPED = {
     'weights': lambda state: {'weights': state},
     'module': lambda state: behind('module._orig_mod.', state),
     'average': lambda state: {**behind('module.', state), 'n_averaged': torch.tensor(3)},
+    'EMA': lambda state: {'model': {k: v + 1 for k, v in state.items()}, 'modelEMA': state},
     'both': lambda state: {'model': {k: v + 1 for k, v in state.items()}, 'model_ema': state},
     'beside': lambda state: {**behind('net.', {k: v + 1 for k, v in state.items()}),
                              **behind('net_ema.', state)},
@@ -264,7 +269,76 @@ STRANGERS = {
     'c.pth': (b'', 'the file is empty'),
     'd.safetensors': (b'<html><body>', 'a web page'),
     'e.safetensors': (b'', 'the file is empty'),
+    'photo.png': (b'\x89PNG\r\n\x1a\n', 'not loaded: an image'),
+    'net.onnx': (b'\x08\n\x12\x07pytorch', 'an ONNX file; give the checkpoint'),
 }
+
+
+def write_archive(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name in names:
+            archive.writestr(name, '')
+    return path
+
+
+@pytest.mark.parametrize(('name', 'members', 'words'), [
+    ('a.pt2', ['a/archive_format', 'a/models/model.json'], 'a program of torch.export'),
+    ('a.pth', ['a/data.pkl', 'a/constants.pkl', 'a/code/x.py'], 'a program of TorchScript'),
+    ('a.safetensors', ['a/data.pkl'], r'a file of torch\.save; let its name end in \.pth'),
+])
+@pytest.mark.filterwarnings('ignore:.*TorchScript')
+def test_programs_in_place_of_weights_are_named(tmp_path, name, members, words):
+    with pytest.raises(ValueError, match=words):
+        load_model(write_archive(tmp_path / name, *members))
+
+
+@pytest.mark.parametrize('beside', [
+    {'best': np.float64(.9)}, {'args': argparse.Namespace(lr=1)}, {'folder': Path('ckpts')},
+])
+def test_what_a_checkpoint_holds_besides_tensors_is_named(tmp_path, model, beside):
+    torch.save({'state_dict': model.state_dict(), **beside}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'multiarray\.scalar|Namespace|PosixPath') as raised:
+        load_model(tmp_path / 'a.pth')
+    assert 'save its state_dict() alone' in str(raised.value)
+
+
+@pytest.mark.parametrize('dtype', [torch.int8, torch.bool, torch.complex64])
+def test_quantised_weights_are_refused(tmp_path, model, dtype):
+    """They would load without their scale."""
+    state = model.state_dict()
+    key = 'decoder.levels.0.lateral.weight'
+    torch.save({**state, key: state[key].to(dtype)}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=rf'quantised ones: {key} \({dtype}\)'):
+        load_model(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.ckpt', 'blob'])
+def test_safetensors_under_any_name(tmp_path, model, name):
+    """As in the hub's cache, whose files have no suffix, or renamed by hand."""
+    save_checkpoint(model, tmp_path / 'a.safetensors')
+    (tmp_path / 'a.safetensors').rename(tmp_path / name)
+    source = resolve(tmp_path / name)
+    assert (source.tile_order, source.is_ours) == ('row', True)
+    assert torch.equal(output(load_model(tmp_path / name)), output(model))
+
+
+def test_a_tile_order_of_others_counts_for_none(tmp_path, model):
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    save_file(state, tmp_path / 'a.safetensors', {'tile_order': 'diagonal'})
+    assert resolve(tmp_path / 'a.safetensors').tile_order == ''
+    folder = write_run(tmp_path / 'run', model, 'best.pth')
+    config = {**model.config.as_dict(), 'tile_order': 'diagonal'}
+    (folder / 'config.json').write_text(json.dumps(config))
+    assert resolve(folder).tile_order == ''
+
+
+@pytest.mark.parametrize(('name', 'words'), [
+    ('', 'the name of the weights is empty'),
+    ('https://example.org/a/b', 'https://example.org/a/b: there is no such checkpoint'),
+])
+def test_names_that_mean_nothing(name, words):
+    with pytest.raises(ValueError, match=words):
+        resolve(name)
 
 
 @pytest.mark.parametrize('name', STRANGERS)

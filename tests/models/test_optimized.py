@@ -87,6 +87,16 @@ def test_low_precision(dtype, most):
     assert error(model, optimize(model, dtype), (1, 128, 96)) < most
 
 
+def test_autocast_of_the_caller_changes_nothing():
+    fast = optimize(randomize(build_birefnet(Config(bb='pvt_v2_b0'))))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected, = fast(x)
+        with torch.autocast('cpu', torch.bfloat16):
+            found, = fast(x)
+    assert torch.equal(found, expected)
+
+
 def test_positions_stay_in_float32():
     """Sampled by our blocks and by the operator of other devices.
 

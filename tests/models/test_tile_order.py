@@ -129,6 +129,12 @@ def test_photographs_leave_the_order_in_weights(levels, dtype, order):
     assert str(evidence).startswith(f'its weights show {order} (')
 
 
+def test_the_default_device_of_the_host_program_does_not_matter(grown):
+    expected = read_tile_order(grown)
+    with torch.device('meta'):
+        assert read_tile_order(grown) == expected
+
+
 @pytest.mark.parametrize('seed', range(5))
 def test_untrained_weights_show_none(seed):
     evidence = read_tile_order(grow((5, 4, 3, 2), 0, seed))
