@@ -156,19 +156,19 @@ def read_sets(save_dir: str | Path, datasets: Sequence[str]) -> dict[str, dict[s
                     method['scores'][score] = math.nan
         sets[dataset] = content
     if not sets:
-        there = '+'.join(_scored_sets(save_dir))
+        there = '+'.join(scored_sets(save_dir))
         advice = f'--data_lst {there} has some' if there else 'run eval_existingOnes.py first'
         raise ValueError(f'{save_dir}: no scores of {", ".join(datasets)}; {advice}')
     return sets
 
 
-def _scored_sets(save_dir: str | Path) -> dict[str, str]:
-    """The tasks of the sets that have scores, by name; other files are left out."""
-    tasks = {}
+def scored_sets(save_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """Reads the JSON of all sets that have scores, by name; other files are left out."""
+    sets = {}
     for path in sorted(Path(save_dir).glob('*' + SUFFIX)):
         with suppress(ValueError, IsADirectoryError):
-            tasks[path.name.removesuffix(SUFFIX)] = read_results(path)['task']
-    return tasks
+            sets[path.name.removesuffix(SUFFIX)] = read_results(path)
+    return sets
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def scores_by_run(sets: Sets, score: str) -> dict[str, dict[str, list[tuple[int,
 
 def only_task(save_dir: str | Path) -> str | None:
     """Returns the task of all results in a folder; None if there are several or none."""
-    tasks = set(_scored_sets(save_dir).values())
+    tasks = {content['task'] for content in scored_sets(save_dir).values()}
     return tasks.pop() if len(tasks) == 1 else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from evaluation.metrics import HEADLINES, higher_is_better
-from evaluation.results import SUFFIX, read_results
+from evaluation.results import scored_sets
 from exporting.huggingface import MODEL_CLASS
 from inference.images import Size
 
@@ -56,21 +56,17 @@ def scores_of(
         Scores by name, by test set.
 
     Raises:
-        ValueError: names a file of another kind.
         OSError: a file cannot be read.
     """
     found = {}
     own_sizes = (None, '', f'{size[0]}x{size[1]}')
-    for path in sorted(Path(results).glob(f'*{SUFFIX}')):
-        content = read_results(path)
-        if 'dataset' not in content:  # the means over all sets
-            continue
+    for dataset, content in scored_sets(Path(results)).items():
         for method in content['methods']:
             is_ours = method['run'] == run and method['epoch'] == epoch
             if is_ours and method.get('resolution') in own_sizes:
                 scores = method['scores'].items()
                 known = {name: value for name, value in scores if value is not None}
-                found[content['dataset']] = known
+                found[dataset] = known
     return found
 
 

@@ -121,7 +121,7 @@ def _facts_of_run(
     training = saved if saved.keys() >= {'training_set', 'epochs', 'batch_size'} else {}
     try:
         scores = scores_of(results, run.name, epoch, size)
-    except (OSError, ValueError) as error:  # the card is a convenience
+    except OSError as error:  # the card is a convenience
         logger.warning('the card shows no scores: %s', error)
         scores = {}
     validation = validation_of(run, epoch, training.get('val_metric', 'sm'))
