@@ -126,7 +126,7 @@ def _name_file(error: OSError, temporary: Path, path: Path) -> None:
     """Lets an error name the file that is meant. One without a number would show no reason then."""
     if error.errno is not None and error.filename in (None, str(temporary)):
         error.filename = str(path)
-        del error.filename2
+        del error.filename2  # of renaming; the message would name the file twice
 
 
 def encoding_of(mode: str) -> str | None:

@@ -123,7 +123,8 @@ class SharedCache:
 
         Returns what was wrong with those that could not be made.
         """
-        def fill(row: int, before: np.ndarray) -> np.ndarray | str:
+        def fill(row: int, values: np.ndarray) -> list[Fingerprint] | str:
+            before = [Fingerprint(*of_source) for of_source in values.tolist()]
             try:
                 now = self._fingerprints(row, before)
                 if not _are_same(before, now):
@@ -238,19 +239,18 @@ class SharedCache:
             rows = list(pool.map(states, self.sources))
         return np.array(rows, np.int64)
 
-    def _fingerprints(self, row: int, before: np.ndarray) -> np.ndarray:
-        """Fingerprints of a record's sources now, as its row of the table, which was `before`."""
+    def _fingerprints(self, row: int, before: Sequence[Fingerprint]) -> list[Fingerprint]:
+        """Fingerprints of a record's sources now; of those that are as `before` without reading."""
         found = []
-        for path, values in zip(self.sources[row], before, strict=True):
-            known = Fingerprint(*values.tolist())
+        for path, known in zip(self.sources[row], before, strict=True):
             found.append(Fingerprint.of(path, known))
-        return np.array(found, np.int64)
+        return found
 
 
-def _are_same(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether the files of two rows of the table are the same."""
-    pairs = zip(before.tolist(), now.tolist(), strict=True)
-    return all(Fingerprint(*one).is_same(Fingerprint(*other)) for one, other in pairs)
+def _are_same(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> bool:
+    """Whether the sources of a record are the same."""
+    pairs = zip(before, now, strict=True)
+    return all(one.is_same(other) for one, other in pairs)
 
 
 def _allocate(handle: int, size: int) -> None:

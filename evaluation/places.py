@@ -57,8 +57,11 @@ class ScoredFiles:
     def mask(self, name: str) -> File | None:
         """Returns the image's mask."""
         file = self._masks.get(name)
-        methods = list(self._rows)
-        return self._as_scored(file, methods[0], name, MASK) if methods else file
+        if not self._rows:
+            return file
+        # The rows of all methods know it.
+        any_method = next(iter(self._rows))
+        return self._as_scored(file, any_method, name, MASK)
 
     def prediction(self, method: str, name: str) -> File | None:
         """Returns a method's prediction of the image."""
@@ -89,7 +92,9 @@ class ScoredFiles:
         except (IndexError, TypeError):  # a damaged row
             return None
         is_untouched = file.state == known[:-1]
-        return file if is_untouched or known.has_same_content(file.fingerprint()) else None
+        if is_untouched or known.has_same_content(file.fingerprint()):
+            return file
+        return None
 
     @cached_property
     def _mask_folder(self) -> Folder:

@@ -89,8 +89,9 @@ def _without_masks(listings: Sequence[Listing], masks: Sequence[Masks]) -> Itera
 
 def _is_of_others(listing: Listing) -> bool:
     """Whether a folder has what lies beside predictions: METHOD/SET/im, METHOD/overlay/SET."""
-    _, *below_method = path_names(listing) or ('',)
-    has_overlays = not OVERLAYS.isdisjoint(map(plain, below_method))
+    names = [plain(name) for name in path_names(listing)]
+    below_method = names[1:]
+    has_overlays = not OVERLAYS.isdisjoint(below_method)
     is_beside_masks = plain(last_name(listing)) in OTHERS
     return has_overlays or is_beside_masks
 

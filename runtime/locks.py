@@ -46,9 +46,10 @@ def _acquire(file: Path, busy: str, wait: bool) -> FileLock | None:
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
     try:
-        if _is_taken(lock):
-            if not wait:
-                raise ValueError(busy)
+        is_held = _acquire_if_free(lock)
+        if not is_held and not wait:
+            raise ValueError(busy)
+        if not is_held:
             lock.acquire(timeout=WAIT_FOR_EVER)
     except (NotImplementedError, OSError):
         logger.warning('%s: no lock can be held there: take care that no second process writes '
@@ -57,21 +58,18 @@ def _acquire(file: Path, busy: str, wait: bool) -> FileLock | None:
     return lock
 
 
-def _is_taken(lock: FileLock) -> bool:
-    """Acquires a lock, unless another process holds it.
+def _acquire_if_free(lock: FileLock) -> bool:
+    """Acquires a lock and returns True; returns False if another process holds it.
 
     Raises OSError or NotImplementedError if the file system has no locks.
     """
-    try:
+    with contextlib.suppress(Timeout):
         lock.acquire(timeout=0)
-    except Timeout:
-        pass
-    else:
-        return False
+        return True
 
     # filelock takes a refusal for another's lock, so the system is asked. A trial with a file of
     # its own would leave that behind where deleting is refused.
     if fcntl is not None:
         with open(lock.lock_file, 'r+') as file, contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
+    return False

@@ -32,8 +32,9 @@ def is_main_process() -> bool:
 
     RANK alone may be left over from another launcher.
     """
-    environment = os.environ
-    return environment.get('WORLD_SIZE', '1') == '1' or environment.get('RANK', '0') == '0'
+    is_alone = os.environ.get('WORLD_SIZE', '1') == '1'
+    is_first = os.environ.get('RANK', '0') == '0'
+    return is_alone or is_first
 
 
 def _silence_decoders() -> None:
